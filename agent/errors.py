@@ -1,0 +1,36 @@
+"""What the agent raises for machines that failed; a failing tool call is an Observation, not an exception.
+
+AgentError
+├── ModelError               the endpoint could not answer; ``retryable`` says whether a later try may
+├── RepositoryError          the repository cannot be used; the message says what to do
+├── LeaseLost                another worker owns the run now; everything this one writes is refused
+└── UnknownTask              no such task
+"""
+
+
+class AgentError(Exception):
+    """Something the agent depends on failed."""
+
+
+class ModelError(AgentError):
+    """The model endpoint could not answer.
+
+    ``retryable`` is false where the same request would fail again (bad key, unknown model, context exceeded).
+    """
+
+    def __init__(self, message: str, *, retryable: bool, code: str = "model_error") -> None:
+        super().__init__(message)
+        self.retryable = retryable
+        self.code = code
+
+
+class RepositoryError(AgentError):
+    """The repository cannot be used; the message says what to do."""
+
+
+class LeaseLost(AgentError):
+    """Another worker owns the run now; everything this worker still writes is refused."""
+
+
+class UnknownTask(AgentError):
+    """No task has this id."""

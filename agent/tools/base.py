@@ -1,0 +1,76 @@
+"""What a tool is: a schema the model reads, and a coroutine that turns arguments into an observation."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pydantic import BaseModel, ValidationError
+
+from sandbox.types import Sandbox
+
+OBSERVATION_CHARS = 10_000
+"""Most characters of one observation: the first and the last half of them are kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    """What the model reads, and whether the call failed. ``finished`` ends the run."""
+
+    text: str
+    error: bool = False
+    truncated_bytes: int = 0
+    finished: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ToolContext:
+    """What a tool may use while it runs."""
+
+    sandbox: Sandbox
+    call_id: str
+    """Id of the intent; the sandbox never runs the same id twice."""
+    command_timeout_s: float
+
+
+class Tool(Protocol):
+    """One tool of a profile."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def description(self) -> str: ...
+
+    @property
+    def arguments(self) -> type[BaseModel]: ...
+
+    async def run(self, arguments: Any, context: ToolContext) -> ToolResult:
+        """Do the work; ``arguments`` is a checked instance of ``self.arguments``."""
+
+
+def function_schema(tool: Tool) -> dict[str, Any]:
+    """The tool as an OpenAI ``tools`` entry. Key order is fixed: the rendered prompt must not change between runs."""
+    schema = tool.arguments.model_json_schema()
+    properties = {
+        name: {key: value[key] for key in ("type", "description") if key in value}
+        for name, value in schema["properties"].items()
+    }
+    parameters = {"type": "object", "properties": properties, "required": schema.get("required", [])}
+    return {
+        "type": "function",
+        "function": {"name": tool.name, "description": tool.description, "parameters": parameters},
+    }
+
+
+def argument_error(tool: str, error: ValidationError) -> str:
+    """What the model reads when its arguments do not fit the schema."""
+    problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'arguments'}: {e['msg']}" for e in error.errors())
+    return f"[error] {tool}: {problems}"
+
+
+def fit(text: str, limit: int = OBSERVATION_CHARS) -> tuple[str, int]:
+    """Cut the middle out of a long text; returns the text and how many characters were dropped."""
+    if len(text) <= limit:
+        return text, 0
+    half = limit // 2
+    dropped = len(text) - 2 * half
+    return f"{text[:half]}\n[... {dropped} characters not shown ...]\n{text[-half:]}", dropped

@@ -1,0 +1,189 @@
+"""The records of the agent: what was asked, what happened, what came of it.
+
+Everything here crosses a process or is stored, so everything is a frozen pydantic model that refuses unknown
+fields. Words are those of ``docs/architecture.md``.
+"""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+
+class Status(StrEnum):
+    """State of the service's work on a task."""
+
+    QUEUED = "queued"
+    PROVISIONING = "provisioning"
+    RUNNING = "running"
+    FINALIZING = "finalizing"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def terminal(self) -> bool:
+        return self in (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
+
+
+class StopReason(StrEnum):
+    """Why the agent stopped."""
+
+    FINISHED = "finished"
+    STEP_LIMIT = "step_limit"
+    TOKEN_BUDGET = "token_budget"
+    WALL_CLOCK = "wall_clock"
+    STUCK = "stuck"
+    FORMAT_ERRORS = "format_errors"
+    CONTEXT_EXHAUSTED = "context_exhausted"
+    MODEL_ERROR = "model_error"
+    SANDBOX_LOST = "sandbox_lost"
+    CANCELLED = "cancelled"
+
+
+class VerdictKind(StrEnum):
+    """What the checks proved about the patch."""
+
+    VERIFIED = "verified"
+    """Every check passes with the patch, in a fresh sandbox."""
+    PARTLY_VERIFIED = "partly_verified"
+    """Some checks pass; none that passed before the patch fails now."""
+    UNVERIFIED = "unverified"
+    """No check passes that would prove the patch, or there are no checks."""
+    NO_CHANGE = "no_change"
+    """The patch is empty."""
+    REGRESSED = "regressed"
+    """A check that passed before the patch fails with it."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Check(_Record):
+    """A command that proves something about the work tree: exit code 0 is a pass."""
+
+    command: Annotated[str, StringConstraints(min_length=1, max_length=4096)]
+    timeout_s: float = Field(300.0, gt=0, le=3600)
+
+
+class Limits(_Record):
+    """Where a run ends by itself. Every limit has its own stop reason."""
+
+    max_steps: int = Field(50, gt=0, le=1000, description="Model calls.")
+    max_tokens: int = Field(2_000_000, gt=0, description="Prompt tokens not cached, plus completion tokens.")
+    wall_clock_s: float = Field(1800.0, gt=0, le=86_400)
+    command_timeout_s: float = Field(60.0, gt=0, le=3600, description="Default for one command, s.")
+
+
+class ModelOptions(_Record):
+    """How the model is asked."""
+
+    name: str | None = Field(None, description="Served model name; None takes the service's default.")
+    temperature: float = Field(0.3, ge=0, le=2)
+    top_p: float = Field(0.95, gt=0, le=1)
+    seed: int | None = Field(None, ge=0, description="Makes sampling repeatable where the endpoint supports it.")
+    thinking: bool = True
+    max_tokens: int = Field(4096, gt=0, description="Completion tokens of one model call.")
+
+
+class TaskRequest(_Record):
+    """What a caller submits. Validated once, at the edge."""
+
+    repository: Annotated[str, StringConstraints(min_length=1, max_length=4096)]
+    """Path of a git repository on the service's machine."""
+    base_commit: Annotated[str, StringConstraints(min_length=1, max_length=256)] = "HEAD"
+    problem_statement: Annotated[str, StringConstraints(min_length=1, max_length=100_000)]
+    checks: tuple[Check, ...] = ()
+    limits: Limits = Limits()
+    model: ModelOptions = ModelOptions()
+    attempts: int = Field(1, ge=1, le=8, description="Independent runs; the best by the checks is selected.")
+    profile: Literal["native"] = "native"
+    image: str = "host"
+    labels: dict[str, str] = Field(default_factory=dict, max_length=32)
+
+
+class Usage(_Record):
+    """Tokens as the endpoint counted them, summed over model calls."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    reasoning_tokens: int = 0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
+            cached_tokens=self.cached_tokens + other.cached_tokens,
+            completion_tokens=self.completion_tokens + other.completion_tokens,
+            reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
+        )
+
+
+class ToolCall(_Record):
+    """A call as the model wrote it; ``arguments`` is the endpoint's JSON text, byte for byte."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+class AssistantMessage(_Record):
+    """One model answer, kept exactly.
+
+    ``reasoning_content`` has three states: ``None`` (the endpoint sent no such field), ``""`` and text.
+    """
+
+    content: str = ""
+    reasoning_content: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    finish_reason: str | None = None
+
+
+class Observation(_Record):
+    """What a tool call gave back."""
+
+    call_id: str
+    text: str
+    """What the model reads."""
+    error: bool = False
+    duration_s: float = 0.0
+    truncated_bytes: int = 0
+    """Bytes of output the model does not see."""
+
+
+class Evidence(_Record):
+    """One check as it was run, and on which tree."""
+
+    command: str
+    exit_code: int | None
+    """None where the command did not end by itself (deadline, memory, output limit)."""
+    passed: bool
+    passed_before: bool | None = None
+    """Whether the same check passed without the patch; None where that was not run."""
+    output: str
+    """End of the output, at most 4,000 characters."""
+    tree: str
+    """Git tree id the check ran on."""
+    duration_s: float
+
+
+class Verdict(_Record):
+    """What the checks say about the patch, with evidence."""
+
+    kind: VerdictKind
+    evidence: tuple[Evidence, ...] = ()
+
+
+class Event(_Record):
+    """One immutable entry of a task's log. The log is the truth; everything else is derived from it."""
+
+    task_id: str
+    seq: int
+    """Position in the task's log, from 1, without holes."""
+    run_id: str | None
+    generation: int
+    type: str
+    body: dict[str, Any]
+    at: datetime

@@ -1,0 +1,23 @@
+"""What the sandbox raises. A failing *command* is never an exception: it is an :class:`~sandbox.types.Outcome`.
+
+SandboxError                 a machine failed, not a command
+├── SandboxLost              the sandbox is gone; whatever ran in it is gone too
+├── SandboxUnavailable       no backend can start a sandbox here; the message says what to install
+└── SandboxRejected          the request breaks a rule of the sandbox (path outside, too large)
+"""
+
+
+class SandboxError(Exception):
+    """A machine failed, not a command."""
+
+
+class SandboxLost(SandboxError):
+    """The sandbox is gone; whatever ran in it is gone too."""
+
+
+class SandboxUnavailable(SandboxError):
+    """No backend can start a sandbox on this machine; the message says what to install or change."""
+
+
+class SandboxRejected(SandboxError):
+    """The request breaks a rule of the sandbox, such as a path outside it or a file over the size bound."""

@@ -1,0 +1,160 @@
+"""The machine wanted, the running machine, and how a command ended.
+
+Nothing here knows of agents, models or a particular backend.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class NetworkMode(StrEnum):
+    """What a sandbox may reach."""
+
+    NONE = "none"
+    """An empty network namespace: not even loopback to the host."""
+
+
+class Resources(BaseModel):
+    """Upper bounds for everything that runs in one sandbox, together."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    memory_mib: int = Field(1024, gt=0, description="Memory of all processes together, MiB.")
+    processes: int = Field(256, gt=0, description="Processes and threads alive at once.")
+    disk_mib: int = Field(1024, gt=0, description="Everything written in the sandbox, MiB.")
+
+
+class SandboxSpec(BaseModel):
+    """The machine wanted."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    image: str = Field("host", min_length=1, description="Name of a read-only root file system the backend knows.")
+    resources: Resources = Resources()
+    network: NetworkMode = NetworkMode.NONE
+    lifetime_s: float = Field(3600.0, gt=0, description="The sandbox is ended this long after its start, s.")
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One shell command. ``request_id`` is the caller's id: a repeated id never runs twice in one sandbox."""
+
+    line: str
+    request_id: str
+    timeout_s: float
+    cwd: str = "/workspace"
+    env: dict[str, str] = field(default_factory=dict)
+    stdin: bytes = b""
+    output_limit_bytes: int = 16 * 1024 * 1024
+    """Output beyond this ends the command with :class:`OutputLimit`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ended:
+    """What every outcome carries."""
+
+    output: bytes = b""
+    """Standard output and error in the order they were written, as far as kept."""
+    total_bytes: int = 0
+    """Bytes the command wrote, kept or not."""
+    run_s: float = 0.0
+    """Wall time from start to end, s."""
+    boot_id: str = ""
+    """Random id of the sandbox the command ran in."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exited(_Ended):
+    """The shell ended by itself with ``code``."""
+
+    code: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signalled(_Ended):
+    """The shell was ended by ``signal``, not by us."""
+
+    signal: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimedOut(_Ended):
+    """The deadline passed; the whole process tree was ended and ``output`` is what came before."""
+
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OomKilled(_Ended):
+    """The memory limit was reached and the kernel ended the command."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputLimit(_Ended):
+    """The command wrote more than its output limit and was ended."""
+
+    limit_bytes: int
+
+
+Outcome = Exited | Signalled | TimedOut | OomKilled | OutputLimit
+"""How a command ended: data for whoever asked. A lost or broken machine is raised instead (``sandbox.errors``)."""
+
+
+class Sandbox(Protocol):
+    """A running machine. Paths are absolute inside it; the repository lives in ``/workspace``.
+
+    Every method raises :class:`~sandbox.errors.SandboxLost` once the machine is gone.
+    """
+
+    boot_id: str
+
+    async def exec(self, command: Command) -> Outcome:
+        """Run one command in a fresh shell and wait for it; the deadline is enforced inside the sandbox."""
+
+    async def read(self, path: str, max_bytes: int = 16 * 1024 * 1024) -> bytes:
+        """The bytes of a regular file; links are not followed.
+
+        Raises:
+            FileNotFoundError, IsADirectoryError: as usual.
+            SandboxRejected: the file is larger than ``max_bytes``, or not a regular file.
+        """
+
+    async def write(self, path: str, data: bytes) -> None:
+        """Replace a file as a whole, keeping its mode; parent directories are made. Links are not followed.
+
+        Raises:
+            OSError: with ``ENOSPC`` where the disk bound is reached.
+        """
+
+    async def upload(self, tar: bytes, path: str = "/workspace") -> None:
+        """Unpack a tar archive of ours below ``path``."""
+
+    async def download(self, path: str = "/workspace", max_bytes: int = 512 * 1024 * 1024) -> bytes:
+        """A tar archive of everything below ``path``; it was made by hostile code and is to be read as such.
+
+        Raises:
+            SandboxRejected: the tree is larger than ``max_bytes``.
+        """
+
+    async def close(self) -> None:
+        """End every process and free everything. Safe to call twice."""
+
+
+class Backend(Protocol):
+    """Starts sandboxes of one kind."""
+
+    name: str
+
+    async def acquire(self, spec: SandboxSpec) -> Sandbox:
+        """Start one sandbox.
+
+        Raises:
+            SandboxUnavailable: this machine cannot run such a sandbox; says what to install.
+            SandboxRejected: the spec names an unknown image.
+        """
+
+    async def close(self) -> None:
+        """End every sandbox of this backend that is still alive."""
