@@ -1,0 +1,81 @@
+"""What the server asks of an engine, and what it gets back. Token ids only: text is the chat layer's."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How tokens are drawn. ``temperature`` 0 is greedy, ties to the lowest id."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    """0 keeps every token."""
+    seed: int | None = None
+    """A draw depends on (seed, position) only, never on what else runs; None takes a random seed."""
+    max_tokens: int = 4096
+    stop_ids: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """One sequence to continue."""
+
+    request_id: str
+    prompt_ids: tuple[int, ...]
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenEvent:
+    """One sampled token. The last event of a sequence has a finish reason; a stop token is reported as ``stop`` with
+    its id."""
+
+    token_id: int
+    finish_reason: FinishReason | None = None
+    cached_tokens: int = 0
+    """Prompt tokens whose keys and values were reused."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """A moment's view of the engine."""
+
+    running: int
+    waiting: int
+    context_length: int
+    """Longest prompt plus completion, tokens."""
+
+
+class EngineError(Exception):
+    """The engine cannot serve a request."""
+
+
+class ContextLengthExceeded(EngineError):
+    """Prompt and requested tokens do not fit the context; the message has both numbers."""
+
+
+class Overloaded(EngineError):
+    """The wait queue is full; try again later."""
+
+
+class Engine(Protocol):
+    """Continues sequences, many at once."""
+
+    def generate(self, request: GenerateRequest) -> AsyncIterator[TokenEvent]:
+        """Stream the continuation. Closing the iterator cancels the sequence within one step.
+
+        Raises:
+            ContextLengthExceeded, Overloaded: before the first token.
+            EngineError: the engine failed.
+        """
+
+    def stats(self) -> EngineStats:
+        """What runs and what waits."""
+
+    async def close(self) -> None:
+        """End all sequences and the engine's thread."""
