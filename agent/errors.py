@@ -4,7 +4,8 @@ AgentError
 ├── ModelError               the endpoint could not answer; ``retryable`` says whether a later try may
 ├── RepositoryError          the repository cannot be used; the message says what to do
 ├── LeaseLost                another worker owns the run now; everything this one writes is refused
-└── UnknownTask              no such task
+├── UnknownTask              no such task
+└── InvalidCursor            a page was asked for with a cursor that no page gave
 """
 
 
@@ -34,3 +35,7 @@ class LeaseLost(AgentError):
 
 class UnknownTask(AgentError):
     """No task has this id."""
+
+
+class InvalidCursor(AgentError):
+    """A page was asked for with a cursor that no page gave."""
