@@ -1,0 +1,41 @@
+"""Settings of the agent. Entry points read them once, at the start; everything else receives them."""
+
+from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints
+
+
+class ModelSettings(BaseModel):
+    """Which model endpoint to ask, and how long to wait for it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    url: Annotated[str, StringConstraints(pattern=r"^https?://\S+$")] = "http://127.0.0.1:9001/v1"
+    """Base address of an OpenAI-compatible endpoint, up to and including ``/v1``."""
+    name: Annotated[str, StringConstraints(min_length=1)] = "mimo-v2-nano"
+    """Model asked for where a task names none."""
+    api_key: SecretStr | None = None
+    """Sent as a bearer token; None sends no such header."""
+    connect_timeout_s: float = Field(10.0, gt=0)
+    first_token_s: float = Field(300.0, gt=0)
+    """Longest wait for the first token: covers the endpoint's queue and a long prompt."""
+    idle_s: float = Field(60.0, gt=0)
+    """Longest pause between two tokens."""
+    retries: int = Field(5, ge=0)
+    """Further tries after a failure that may pass, before the run ends with ``model_error``."""
+    backoff_s: float = Field(1.0, ge=0)
+    """First pause between two tries; it doubles, with jitter, up to 30 s. A ``Retry-After`` wins."""
+
+
+_ENVIRONMENT = {"url": "MIMO_MODEL_URL", "name": "MIMO_MODEL_NAME", "api_key": "MIMO_MODEL_API_KEY"}
+
+
+def model_settings(environment: Mapping[str, str]) -> ModelSettings:
+    """Settings with what ``MIMO_MODEL_URL``, ``MIMO_MODEL_NAME`` and ``MIMO_MODEL_API_KEY`` say; empty is unset.
+
+    Raises:
+        pydantic.ValidationError: a value is unusable; the message does not repeat it.
+    """
+    given = {field: environment[variable] for field, variable in _ENVIRONMENT.items() if environment.get(variable)}
+    return ModelSettings.model_validate(given)
