@@ -5,7 +5,8 @@ AgentError
 ├── RepositoryError          the repository cannot be used; the message says what to do
 ├── LeaseLost                another worker owns the run now; everything this one writes is refused
 ├── UnknownTask              no such task
-└── InvalidCursor            a page was asked for with a cursor that no page gave
+├── InvalidCursor            a page was asked for with a cursor that no page gave
+└── StoreError               the store cannot be opened; the message says why
 """
 
 
@@ -39,3 +40,7 @@ class UnknownTask(AgentError):
 
 class InvalidCursor(AgentError):
     """A page was asked for with a cursor that no page gave."""
+
+
+class StoreError(AgentError):
+    """The store cannot be opened; the message says why."""

@@ -1,0 +1,57 @@
+"""What a log says: the state of a run and of a task, by pure functions over events."""
+
+from collections.abc import Iterable
+
+from agent.store.base import RunRecord, select
+from agent.types import Event, Status, StopReason, Usage, Verdict
+
+_FURTHEST_FIRST = (Status.RUNNING, Status.FINALIZING, Status.PROVISIONING, Status.QUEUED)
+
+
+def advance(run: RunRecord, event: Event) -> RunRecord:
+    """The run after one more of its events; events that change nothing of the record pass through."""
+    body = event.body
+    match event.type:
+        case "run.claimed":
+            # A run whose agent had stopped is only missing its verdict.
+            status = Status.FINALIZING if run.stop_reason else Status.PROVISIONING
+            started_at = run.started_at or event.at
+            return run.model_copy(update={"status": status, "generation": event.generation, "started_at": started_at})
+        case "run.provisioned" | "run.resumed":
+            return run.model_copy(update={"status": Status.RUNNING})
+        case "step.message":
+            usage = run.usage + Usage.model_validate(body.get("usage") or {})
+            return run.model_copy(update={"steps": run.steps + 1, "usage": usage})
+        case "run.stopped":
+            stop_reason = StopReason(body["stop_reason"])
+            return run.model_copy(update={"status": Status.FINALIZING, "stop_reason": stop_reason})
+        case "verdict.reached":
+            return run.model_copy(update={"verdict": Verdict.model_validate(body["verdict"])})
+        case "run.finished":
+            stop_reason_text = body["stop_reason"]
+            return run.model_copy(
+                update={
+                    "status": Status(body["status"]),
+                    "stop_reason": None if stop_reason_text is None else StopReason(stop_reason_text),
+                    "error": body["error"],
+                    "finished_at": event.at,
+                }
+            )
+        case _:
+            return run
+
+
+def replay(run: RunRecord, log: Iterable[Event]) -> RunRecord:
+    """The run after all events of a log that are its own."""
+    for event in log:
+        if event.run_id == run.run_id:
+            run = advance(run, event)
+    return run
+
+
+def task_status(runs: tuple[RunRecord, ...]) -> Status:
+    """Terminal when all runs are: that of the selected one. Else how far the furthest living run is."""
+    living = {run.status for run in runs if not run.status.terminal}
+    if not living:
+        return select(runs).status
+    return next(status for status in _FURTHEST_FIRST if status in living)
