@@ -1,0 +1,46 @@
+# Every target sets up what it needs first (deploy/setup.sh); that is quick when nothing changed.
+# Pass options on with ARGS, e.g. make demo ARGS="--model-url http://127.0.0.1:8000/v1"
+
+PYTHON := .venv/bin/python
+BENCHMARKS := $(sort $(wildcard benchmarks/*.py))
+
+.PHONY: help setup demo serve test check format bench lock
+
+help:
+	@echo "make demo    five held-out repositories, repaired over REST by the model that ships with the project"
+	@echo "make serve   REST API, worker and embedded model server on this machine"
+	@echo "make test    all tests"
+	@echo "make check   format, lint, types, import contracts, doc examples"
+	@echo "make bench   every benchmark; tables in build/bench/"
+	@echo "make format  format and fix what can be fixed"
+	@echo "make lock    write requirements/*.txt anew from pyproject.toml (ARGS=--upgrade for newest versions)"
+
+setup:
+	@deploy/setup.sh
+
+demo: setup
+	$(PYTHON) -m evals.demo $(ARGS)
+
+serve: setup
+	.venv/bin/mimo serve $(ARGS)
+
+test: setup
+	$(PYTHON) -m pytest $(ARGS)
+
+check: setup
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+	$(PYTHON) -m pytest --doctest-modules sandbox agent model_server evals training tests/docs
+
+format: setup
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+bench: setup
+	@mkdir -p build/bench
+	@set -e; for benchmark in $(BENCHMARKS); do echo "== $$benchmark"; $(PYTHON) $$benchmark $(ARGS); done
+
+lock: setup
+	deploy/lock.sh $(ARGS)

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Writes requirements/*.txt from pyproject.toml: exact versions with hashes, no addresses.
+# Keeps the pins that still fit; `deploy/lock.sh --upgrade` takes the newest versions.
+#
+#   build.txt   what deploy/setup.sh installs first
+#   base.txt    the light install: agent, sandbox, REST API, command line
+#   model.txt   base + the embedded model server and training
+#   dev.txt     model + tests and checks; what the checkout's .venv holds
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export UV_SYSTEM_CERTS=1
+
+main() {
+    lock dev "$@" pyproject.toml --extra model --extra dev --group build
+    # The smaller sets are cut from the largest, so that a package has one version everywhere.
+    lock model --constraints requirements/dev.txt pyproject.toml --extra model
+    lock base --constraints requirements/dev.txt pyproject.toml
+    lock build --constraints requirements/dev.txt --group build
+}
+
+lock() {
+    local name=$1
+    shift
+    .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+        --output-file "requirements/$name.txt" "$@" >/dev/null
+}
+
+main "$@"

@@ -1,0 +1,91 @@
+#!/usr/bin/env bash
+# Makes this checkout ready: system packages, then .venv with the locked Python packages and our own.
+# Written for Debian 12; elsewhere it says what to install. Does nothing, quickly, when nothing changed.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+stamp=.venv/.installed
+
+main() {
+    install_system_packages
+    local wanted
+    wanted=$(wanted_state)
+    if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+        make_environment
+        install_python_packages
+        echo "$wanted" >"$stamp"
+    fi
+}
+
+# What the installed state depends on. The folder is part of it: a moved .venv no longer works.
+wanted_state() {
+    { cat requirements/build.txt requirements/dev.txt pyproject.toml && pwd; } | sha256sum | cut -d' ' -f1
+}
+
+install_system_packages() {
+    local missing=()
+    have git || missing+=(git)
+    have make || missing+=(make)
+    have unshare || missing+=(util-linux) # the sandbox's namespaces
+    have mount || missing+=(mount)
+    [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
+    [ -x .venv/bin/python ] || find_python >/dev/null || missing+=(python3 python3-venv)
+    [ ${#missing[@]} -eq 0 ] && return
+    have apt-get || fail "please install: ${missing[*]} (Python 3.11 or later, with venv)"
+    echo "setup: installing ${missing[*]}"
+    as_root apt-get update -qq
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+make_environment() {
+    if ! .venv/bin/python -c '' 2>/dev/null; then
+        local python
+        python=$(find_python) || fail "no Python 3.11 or later with the venv module was found"
+        rm -rf .venv
+        "$python" -m venv .venv
+    fi
+}
+
+# uv is installed by pip, everything else by uv, and both only what the locks' hashes allow.
+install_python_packages() {
+    # pip and Debian's Python trust the system's certificates; uv is told to.
+    export UV_SYSTEM_CERTS=1
+    if [ ! -x .venv/bin/uv ]; then
+        .venv/bin/python -m ensurepip --upgrade >/dev/null
+        .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/build.txt
+    fi
+    echo "setup: installing the Python packages (several GB the first time: PyTorch)"
+    .venv/bin/uv pip sync --quiet --python .venv/bin/python --require-hashes requirements/build.txt requirements/dev.txt
+    .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable .
+}
+
+# The first Python that is new enough and can make a virtual environment (Debian ships it without).
+find_python() {
+    local python
+    for python in python3.11 python3 python3.12 python3.13 /usr/bin/python3; do
+        if "$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            echo "$python"
+            return
+        fi
+    done
+    return 1
+}
+
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then
+        "$@"
+    elif have sudo; then
+        sudo "$@"
+    else
+        fail "not root and no sudo; please run as root: $*"
+    fi
+}
+
+have() { command -v "$1" >/dev/null || [ -x "/usr/sbin/$1" ]; }
+
+fail() {
+    echo "setup: $*" >&2
+    exit 1
+}
+
+main
