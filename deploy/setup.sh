@@ -5,6 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 stamp=.venv/.installed
+certificates=/etc/ssl/certs/ca-certificates.crt
 
 main() {
     install_system_packages
@@ -28,7 +29,7 @@ install_system_packages() {
     have make || missing+=(make)
     have unshare || missing+=(util-linux) # the sandbox's namespaces
     have mount || missing+=(mount)
-    [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
+    [ -e "$certificates" ] || missing+=(ca-certificates)
     [ -x .venv/bin/python ] || find_python >/dev/null || missing+=(python3 python3-venv)
     [ ${#missing[@]} -eq 0 ] && return
     have apt-get || fail "please install: ${missing[*]} (Python 3.11 or later, with venv)"
@@ -48,8 +49,8 @@ make_environment() {
 
 # uv is installed by pip, everything else by uv, and both only what the locks' hashes allow.
 install_python_packages() {
-    # pip and Debian's Python trust the system's certificates; uv is told to.
-    export UV_SYSTEM_CERTS=1
+    # Trust what the machine trusts, such as a company's own certificate, and not the tools' built-in lists.
+    export UV_SYSTEM_CERTS=1 PIP_CERT="${PIP_CERT:-$certificates}"
     if [ ! -x .venv/bin/uv ]; then
         .venv/bin/python -m ensurepip --upgrade >/dev/null
         .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/build.txt
