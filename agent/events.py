@@ -61,6 +61,8 @@ class ToolCompleted(_Body):
     observation: Observation
     tree: str | None = None
     """Git tree of the work tree right after the call; None where none was taken."""
+    finished: bool = False
+    """The call ended the run."""
 
 
 class StepCompleted(_Body):

@@ -1,14 +1,30 @@
-"""Asks one OpenAI-compatible endpoint for the next answer."""
+"""Asks one OpenAI-compatible endpoint for the next answer: stream, translate every failure, try again where it helps.
 
+The client is our own because gateways and client libraries lose ``reasoning_content``.
+"""
+
+import asyncio
+import random
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
+from urllib.parse import urlsplit
 
 import httpx
+from httpx_sse import SSEError, aconnect_sse
+from pydantic import BaseModel, ValidationError
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 
 from agent.config import ModelSettings
-from agent.types import AssistantMessage, Message, ModelOptions, Usage
+from agent.errors import ModelError
+from agent.types import AssistantMessage, Message, ModelOptions, ToolCall, Usage
+
+_LONGEST_PAUSE_S = 30.0
+_LONGEST_RETRY_AFTER_S = 120.0
+_QUOTED_CHARS = 500
+"""How much of an endpoint's own words an error repeats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +38,7 @@ class Delta:
 
 
 class StreamGuard(Protocol):
-    """Watches an answer while it is written; fresh for every answer."""
+    """Watches an answer while it is written; fresh for every call of :meth:`Model.complete`."""
 
     def watch(self, kind: str, text: str, index: int) -> str | None:
         """Takes the fields of a :class:`Delta`; returns why the answer must end now, or None."""
@@ -36,6 +52,7 @@ class Completion:
     usage: Usage
     """As the endpoint counted; of an aborted answer only the completion tokens, counted as pieces received."""
     duration_s: float
+    """The successful try alone, s."""
     aborted: str | None = None
 
 
@@ -72,11 +89,323 @@ class HttpModel:
         on_delta: Callable[[Delta], None] | None = None,
         watch: StreamGuard | None = None,
     ) -> Completion:
-        raise NotImplementedError
+        body = self._body(messages, tools, options)
+        tell = _Audience(on_delta, watch)
+        tries = AsyncRetrying(
+            retry=retry_if_exception(lambda error: isinstance(error, ModelError) and error.retryable),
+            stop=stop_after_attempt(1 + self._settings.retries),
+            wait=self._pause,
+            reraise=True,
+        )
+        return await tries(self._answer, body, tell)
+
+    def _body(
+        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], options: ModelOptions
+    ) -> dict[str, Any]:
+        # Defaults of both template switches differ between releases of the model, so both are always sent.
+        body: dict[str, Any] = {
+            "model": options.name or self._settings.name,
+            "messages": list(messages),
+            "temperature": options.temperature,
+            "top_p": options.top_p,
+            "max_tokens": options.max_tokens,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            "chat_template_kwargs": {"enable_thinking": options.thinking, "keep_all_reasoning": True},
+        }
+        if tools:
+            body["tools"] = list(tools)
+        if options.seed is not None:
+            body["seed"] = options.seed
+        return body
+
+    async def _answer(self, body: dict[str, Any], tell: "_Audience") -> Completion:
+        tell.start()
+        begun = time.monotonic()
+        answer = _Answer()
+        deadline = asyncio.timeout(self._settings.first_token_s)
+        try:
+            async with deadline:
+                aborted = await self._read(body, answer, tell, deadline)
+        except TimeoutError as error:
+            raise self._failed(self._too_slow(answer), retryable=True, code="timeout") from error
+        except SSEError as error:
+            raise self._failed("did not answer with an event stream", retryable=False, code="protocol") from error
+        except httpx.ConnectError as error:
+            raise self._failed(f"cannot be reached: {error}", retryable=True, code="unreachable") from error
+        except httpx.TimeoutException as error:
+            raise self._failed("did not accept the connection in time", retryable=True, code="timeout") from error
+        except (httpx.HTTPError, httpx.StreamError) as error:
+            what = str(error) or type(error).__name__
+            raise self._failed(f"broke the connection: {what}", retryable=True, code="cut") from error
+        except httpx.InvalidURL as error:
+            raise self._failed("has an address that cannot be used", retryable=False, code="unreachable") from error
+        return answer.completion(time.monotonic() - begun, aborted)
+
+    async def _read(
+        self, body: dict[str, Any], answer: "_Answer", tell: "_Audience", deadline: asyncio.Timeout
+    ) -> str | None:
+        """Fill ``answer`` from the stream; returns why the guard ended it, or None."""
+        headers = {}
+        if self._settings.api_key is not None:
+            headers["Authorization"] = f"Bearer {self._settings.api_key.get_secret_value()}"
+        url = f"{self._settings.url.rstrip('/')}/chat/completions"
+        timeout = httpx.Timeout(None, connect=self._settings.connect_timeout_s)
+        async with aconnect_sse(self._client, "POST", url, json=body, headers=headers, timeout=timeout) as source:
+            if source.response.status_code != httpx.codes.OK:
+                await source.response.aread()
+                raise self._refused(source.response)
+            async with aclosing(source.aiter_sse()) as events:
+                async for event in events:
+                    if event.data == "[DONE]":
+                        return None
+                    for delta in answer.add(self._chunk(event.data)):
+                        if reason := tell.delta(delta):
+                            return reason
+                    deadline.reschedule(asyncio.get_running_loop().time() + self._settings.idle_s)
+        if answer.finish_reason is None:
+            raise self._failed("ended the answer in the middle", retryable=True, code="cut")
+        return None
+
+    def _chunk(self, data: str) -> "_Chunk":
+        try:
+            chunk = _Chunk.model_validate_json(data)
+        except ValidationError as error:
+            raise self._failed(f"sent what is no answer: {data}", retryable=True, code="protocol") from error
+        if chunk.error is not None:
+            raise self._error(500, _text_of(chunk.error), chunk.error)
+        return chunk
+
+    def _refused(self, response: httpx.Response) -> ModelError:
+        """The error of an HTTP status."""
+        try:
+            error = _Refusal.model_validate_json(response.content).error
+        except ValidationError:
+            error = None
+        text = _text_of(error) if error is not None else response.text.strip()
+        return self._error(response.status_code, text, error, _retry_after(response.headers.get("Retry-After")))
+
+    def _error(
+        self, status: int, text: str, error: "dict[str, Any] | str | None", retry_after_s: float | None = None
+    ) -> ModelError:
+        code = str(error.get("code") or error.get("type") or "") if isinstance(error, dict) else ""
+        if "context_length" in code or (status in (400, 413, 500) and _says_too_long(text)):
+            return self._failed(f"says the prompt is too long: {text}", retryable=False, code="context_length_exceeded")
+        if status in (401, 403):
+            return self._failed(
+                f"refused the key (HTTP {status}): {text}. Check MIMO_MODEL_API_KEY",
+                retryable=False,
+                code="unauthorized",
+            )
+        if status == 404:
+            return self._failed(
+                f"knows no such model or path (HTTP 404): {text}. The address must end in /v1",
+                retryable=False,
+                code="not_found",
+            )
+        retryable = status in (408, 409, 425, 429) or status >= 500
+        return self._failed(
+            f"answered HTTP {status}: {text}",
+            retryable=retryable,
+            code="busy" if retryable else "refused",
+            retry_after_s=retry_after_s,
+        )
+
+    def _failed(self, what: str, *, retryable: bool, code: str, retry_after_s: float | None = None) -> "_EndpointError":
+        address = urlsplit(self._settings.url)
+        where = f"{address.scheme}://{address.netloc.rpartition('@')[2]}{address.path}"
+        what = what if len(what) <= _QUOTED_CHARS else what[:_QUOTED_CHARS] + "..."
+        key = self._settings.api_key.get_secret_value() if self._settings.api_key else None
+        for secret in filter(None, (key, address.password)):
+            what = what.replace(secret, "***")
+        return _EndpointError(
+            f"the model endpoint {where} {what}", retryable=retryable, code=code, retry_after_s=retry_after_s
+        )
+
+    def _too_slow(self, answer: "_Answer") -> str:
+        if answer.pieces:
+            return f"sent nothing for {self._settings.idle_s:g} s in the middle of an answer"
+        return f"did not begin to answer within {self._settings.first_token_s:g} s"
+
+    def _pause(self, state: RetryCallState) -> float:
+        """Seconds until the next try: what the endpoint asked for, else doubling with jitter."""
+        error = state.outcome.exception() if state.outcome else None
+        if isinstance(error, _EndpointError) and error.retry_after_s is not None:
+            return min(error.retry_after_s, _LONGEST_RETRY_AFTER_S)
+        longest = min(self._settings.backoff_s * 2 ** (state.attempt_number - 1), _LONGEST_PAUSE_S)
+        return random.uniform(longest / 2, longest)  # noqa: S311 - jitter
 
 
 @asynccontextmanager
 async def open_model(settings: ModelSettings) -> AsyncIterator[HttpModel]:
     """A model with its own connections, closed at the end."""
-    async with httpx.AsyncClient() as client:
+    # A proxy of the environment cannot reach this machine's loopback.
+    loopback = urlsplit(settings.url).hostname in ("127.0.0.1", "::1", "localhost")
+    async with httpx.AsyncClient(trust_env=not loopback) as client:
         yield HttpModel(settings, client)
+
+
+class _EndpointError(ModelError):
+    def __init__(self, message: str, *, retryable: bool, code: str, retry_after_s: float | None) -> None:
+        super().__init__(message, retryable=retryable, code=code)
+        self.retry_after_s = retry_after_s
+
+
+class _Audience:
+    """Whoever follows the stream. A new try is announced to them, since what they saw of the old one is void."""
+
+    def __init__(self, on_delta: Callable[[Delta], None] | None, guard: StreamGuard | None) -> None:
+        self._on_delta = on_delta
+        self._guard = guard
+        self._said_something = False
+
+    def start(self) -> None:
+        if self._said_something:
+            self.delta(Delta("restart"))
+        self._said_something = False
+
+    def delta(self, delta: Delta) -> str | None:
+        self._said_something = True
+        if self._on_delta:
+            self._on_delta(delta)
+        return self._guard.watch(delta.kind, delta.text, delta.index) if self._guard else None
+
+
+class _FunctionPiece(BaseModel):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class _CallPiece(BaseModel):
+    index: int = 0
+    id: str | None = None
+    function: _FunctionPiece = _FunctionPiece()
+
+
+class _Piece(BaseModel):
+    content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    tool_calls: list[_CallPiece] | None = None
+
+
+class _Choice(BaseModel):
+    delta: _Piece = _Piece()
+    finish_reason: str | None = None
+
+
+class _PromptDetails(BaseModel):
+    cached_tokens: int | None = None
+
+
+class _CompletionDetails(BaseModel):
+    reasoning_tokens: int | None = None
+
+
+class _Usage(BaseModel):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    prompt_tokens_details: _PromptDetails | None = None
+    completion_tokens_details: _CompletionDetails | None = None
+
+
+class _Chunk(BaseModel):
+    """One event of the stream; fields we do not use are ignored."""
+
+    choices: list[_Choice] = []
+    usage: _Usage | None = None
+    error: dict[str, Any] | str | None = None
+
+
+class _Refusal(BaseModel):
+    error: dict[str, Any] | str
+
+
+@dataclass(slots=True)
+class _Call:
+    id: str = ""
+    name: str = ""
+    arguments: list[str] = field(default_factory=list)
+
+
+class _Answer:
+    """An answer as its pieces come in."""
+
+    def __init__(self) -> None:
+        self.pieces = 0
+        self.finish_reason: str | None = None
+        self._content: list[str] = []
+        self._reasoning: list[str] | None = None
+        self._calls: dict[int, _Call] = {}
+        self._usage: Usage | None = None
+
+    def add(self, chunk: _Chunk) -> list[Delta]:
+        """Take one event in; returns what it added."""
+        if chunk.usage is not None:
+            self._usage = _usage(chunk.usage)
+        deltas: list[Delta] = []
+        for choice in chunk.choices[:1]:
+            deltas.extend(self._add_piece(choice.delta))
+            self.finish_reason = choice.finish_reason or self.finish_reason
+        self.pieces += bool(deltas)
+        return deltas
+
+    def _add_piece(self, piece: _Piece) -> list[Delta]:
+        deltas: list[Delta] = []
+        reasoning = piece.reasoning_content if piece.reasoning_content is not None else piece.reasoning
+        if reasoning is not None:
+            # An empty text makes the list too: empty and absent are two states.
+            self._reasoning = self._reasoning or []
+            self._reasoning.append(reasoning)
+            if reasoning:
+                deltas.append(Delta("reasoning", reasoning))
+        if piece.content:
+            self._content.append(piece.content)
+            deltas.append(Delta("content", piece.content))
+        for call in piece.tool_calls or ():
+            deltas.append(self._add_call(call))
+        return deltas
+
+    def _add_call(self, piece: _CallPiece) -> Delta:
+        call = self._calls.setdefault(piece.index, _Call())
+        call.id = call.id or piece.id or ""
+        call.name += piece.function.name or ""
+        call.arguments.append(piece.function.arguments or "")
+        return Delta("tool_call", piece.function.arguments or "", piece.index)
+
+    def completion(self, duration_s: float, aborted: str | None) -> Completion:
+        message = AssistantMessage(
+            content="".join(self._content),
+            reasoning_content=None if self._reasoning is None else "".join(self._reasoning),
+            tool_calls=tuple(
+                ToolCall(id=call.id or f"call_{index}", name=call.name, arguments="".join(call.arguments))
+                for index, call in sorted(self._calls.items())
+            ),
+            finish_reason=self.finish_reason,
+        )
+        return Completion(message, self._usage or Usage(completion_tokens=self.pieces), duration_s, aborted)
+
+
+def _usage(usage: _Usage) -> Usage:
+    prompt, completion = usage.prompt_tokens_details, usage.completion_tokens_details
+    return Usage(
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        cached_tokens=(prompt and prompt.cached_tokens) or 0,
+        reasoning_tokens=(completion and completion.reasoning_tokens) or 0,
+    )
+
+
+def _text_of(error: "dict[str, Any] | str") -> str:
+    return error if isinstance(error, str) else str(error.get("message") or error)
+
+
+def _says_too_long(text: str) -> bool:
+    """Servers differ: vLLM and SGLang speak of the context length only in the message."""
+    text = text.lower()
+    return "context length" in text or "context_length" in text or "maximum context" in text
+
+
+def _retry_after(value: str | None) -> float | None:
+    """The header in seconds; its other form, a date, is left to our own pauses."""
+    return float(value) if value and value.isdecimal() else None

@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-
 Message = dict[str, Any]
 """A chat message in OpenAI's wire shape; ``agent.history`` alone makes them."""
 
