@@ -1,0 +1,150 @@
+"""The examples on our pages are true.
+
+A page's fences say how far they can be run here:
+
+- ``python``: run, in order, in one namespace per page
+- ``console``: each line after ``$ `` is run in the checkout; what follows is its output, where ``...`` stands for
+  anything
+- ``sh``: needs a running service or minutes; its syntax is checked, and that every target, command and option exists
+- ``json``: parses
+"""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from agent.cli.app import app
+from agent.types import TaskRequest
+
+ROOT = Path(__file__).parents[2]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    page: Path
+    line: int
+    language: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+def examples(page: Path) -> list[Example]:
+    text = page.read_text("utf-8")
+    return [
+        Example(page, text[: match.start()].count("\n") + 1, match["language"], match["text"])
+        for match in re.finditer(r"^```(?P<language>\w*)\n(?P<text>.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    ]
+
+
+EXAMPLES = [example for page in PAGES for example in examples(page)]
+
+
+def in_language(language: str) -> Any:
+    return pytest.mark.parametrize("example", [e for e in EXAMPLES if e.language == language], ids=str)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_examples_run(page: Path) -> None:
+    namespace: dict[str, Any] = {"__name__": "__example__"}
+    for example in examples(page):
+        if example.language == "python":
+            blank = "\n" * example.line  # so that a traceback names the page's line
+            exec(compile(blank + example.text, str(page), "exec"), namespace)
+
+
+@in_language("console")
+def test_console_examples_print_what_the_page_says(example: Example) -> None:
+    for command, expected in sessions(example.text):
+        path = f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
+        result = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", command],
+            cwd=ROOT,
+            env={"PATH": path, "HOME": str(Path.home()), "COLUMNS": "120", "NO_COLOR": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert result.returncode == 0, f"{example}: {command}\n{result.stdout}"
+        pattern = r"[\s\S]*".join(re.escape(part) for part in expected.split("..."))
+        assert re.fullmatch(pattern, result.stdout), f"{example}: {command}\n{result.stdout}"
+
+
+@in_language("sh")
+def test_shell_examples_name_what_exists(example: Example) -> None:
+    subprocess.run(["bash", "-n", "-c", example.text], check=True)
+    for words in commands(example.text):
+        match words:
+            case ["make", *targets]:
+                assert {t for t in targets if "=" not in t} <= make_targets(), f"{example}: {words}"
+            case ["mimo", *arguments]:
+                assert_command_exists(arguments, example)
+            case ["python", "-m", module, *_]:
+                assert (ROOT / module.replace(".", "/")).exists() or (
+                    ROOT / f"{module.replace('.', '/')}.py"
+                ).exists(), f"{example}: {words}"
+            case ["curl", *arguments]:
+                assert_body_is_a_task(arguments)
+
+
+@in_language("json")
+def test_json_examples_parse(example: Example) -> None:
+    json.loads(example.text)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_paths_on_a_page_exist(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)", page.read_text("utf-8")):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def sessions(text: str) -> list[tuple[str, str]]:
+    """``$ command`` lines with the output each is followed by."""
+    parts = re.split(r"^\$ (.*)\n", text, flags=re.MULTILINE)
+    return list(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def commands(text: str) -> list[list[str]]:
+    """The words of each simple command, without comments and variable assignments before it."""
+    found = []
+    for line in text.replace("\\\n", " ").splitlines():
+        for part in re.split(r"&&|\||;", line) if "'" not in line else [line]:
+            words = shlex.split(part, comments=True)
+            while words and re.match(r"\w+=", words[0]):
+                words = words[1:]
+            if words:
+                found.append([re.sub(r"^\.venv/bin/", "", words[0]), *words[1:]])
+    return found
+
+
+def make_targets() -> set[str]:
+    return set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+
+
+def assert_command_exists(arguments: list[str], example: Example) -> None:
+    command: Any = typer.main.get_command(app)
+    while arguments and arguments[0] in getattr(command, "commands", {}):
+        command, arguments = command.commands[arguments[0]], arguments[1:]
+    known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    unknown = [word for word in arguments if word.startswith("-") and word not in {*known, "--help"}]
+    assert not unknown, f"{example}: mimo {command.name} has no {unknown}"
+    assert not hasattr(command, "commands") or not arguments or arguments[0].startswith("-"), f"{example}: {arguments}"
+
+
+def assert_body_is_a_task(arguments: list[str]) -> None:
+    for flag, value in zip(arguments, arguments[1:], strict=False):
+        if flag in ("-d", "--data"):
+            TaskRequest.model_validate_json(value)
