@@ -32,7 +32,7 @@ class RunRecord(_Record):
     patch: str = ""
     """Unified diff against the base commit; what there was of it where the run did not end well."""
     steps: int = 0
-    """Model calls that were answered."""
+    """Number of the newest step the model answered in."""
     usage: Usage = Usage()
     error: str | None = None
     """Why the run failed, in words for the user."""
@@ -120,13 +120,6 @@ class Claim(_Record):
     """What this run already did, oldest first; holds at least the claim itself."""
 
 
-class Lease(_Record):
-    """What a renewal answers."""
-
-    cancel_requested: bool
-    expires_at: datetime
-
-
 class RunResult(_Record):
     """How a run ended."""
 
@@ -201,12 +194,15 @@ class Store(Protocol):
     async def wait_for_work(self, timeout_s: float) -> None:
         """Return when something may have become claimable, at the latest after ``timeout_s``."""
 
-    async def renew(self, run_id: str, generation: int, ttl_s: float) -> Lease:
+    async def renew(self, run_id: str, generation: int, ttl_s: float) -> None:
         """Keep the run for ``ttl_s`` more.
 
         Raises:
             LeaseLost: another worker owns the run, or it ended.
         """
+
+    async def cancel_requested(self, task_id: str) -> bool:
+        """Whether the user wants the end; cheap, for a worker that looks twice a second."""
 
     async def append(self, run_id: str, generation: int, type: str, body: dict[str, Any]) -> Event:  # noqa: A002
         """Write one event of a run; it is durable when this returns.

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable
 
+from agent.events import RunStopped, StepMessage
 from agent.store.base import RunRecord, select
-from agent.types import Event, Status, StopReason, Usage, Verdict
+from agent.types import Event, Status, StopReason, Verdict
 
 _FURTHEST_FIRST = (Status.RUNNING, Status.FINALIZING, Status.PROVISIONING, Status.QUEUED)
 
@@ -20,11 +21,11 @@ def advance(run: RunRecord, event: Event) -> RunRecord:
         case "run.provisioned" | "run.resumed":
             return run.model_copy(update={"status": Status.RUNNING})
         case "step.message":
-            usage = run.usage + Usage.model_validate(body.get("usage") or {})
-            return run.model_copy(update={"steps": run.steps + 1, "usage": usage})
+            answer = StepMessage.model_validate(body)
+            return run.model_copy(update={"steps": max(run.steps, answer.step), "usage": run.usage + answer.usage})
         case "run.stopped":
-            stop_reason = StopReason(body["stop_reason"])
-            return run.model_copy(update={"status": Status.FINALIZING, "stop_reason": stop_reason})
+            stopped = RunStopped.model_validate(body)
+            return run.model_copy(update={"status": Status.FINALIZING, "stop_reason": stopped.stop_reason})
         case "verdict.reached":
             return run.model_copy(update={"verdict": Verdict.model_validate(body["verdict"])})
         case "run.finished":

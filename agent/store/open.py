@@ -1,18 +1,19 @@
 """Opens a store from an address."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import anyio
 from sqlalchemy import URL, AsyncAdaptedQueuePool, Connection, event, insert, make_url
 from sqlalchemy import select as sql_select
-from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from agent.errors import StoreError
-from agent.store.sql import READ_ONLY, SqlStore
+from agent.store.sql import READ_ONLY, SqlStore, utc_now
 from agent.store.tables import SCHEMA_VERSION, metadata, schema
 
 _BUSY_TIMEOUT_S = 30.0
@@ -23,7 +24,7 @@ _OPEN_PAUSE_S = 0.1
 
 
 @asynccontextmanager
-async def open_store(url: str) -> AsyncIterator[SqlStore]:
+async def open_store(url: str, *, clock: Callable[[], datetime] = utc_now) -> AsyncIterator[SqlStore]:
     """The store at ``url``: ``sqlite:///relative.db``, ``sqlite:////absolute.db``, or ``sqlite://`` in memory.
 
     The file and its tables are made where they are missing.
@@ -33,11 +34,11 @@ async def open_store(url: str) -> AsyncIterator[SqlStore]:
     """
     parsed = _sqlite_url(url)
     if parsed.database:
-        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(Path(parsed.database).parent)
     engine = _engine(parsed)
     try:
         await _create_tables(engine)
-        yield SqlStore(engine)
+        yield SqlStore(engine, clock=clock)
     finally:
         with anyio.CancelScope(shield=True):
             await engine.dispose()
@@ -53,6 +54,13 @@ def _sqlite_url(url: str) -> URL:
     if parsed.database == ":memory:":
         parsed = parsed.set(database=None)
     return parsed.set(drivername="sqlite+aiosqlite")
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot make the store's folder {folder}: {error.strerror}") from error
 
 
 def _engine(url: URL) -> AsyncEngine:
@@ -94,7 +102,7 @@ async def _create_tables(engine: AsyncEngine) -> None:
                 version = (await db.execute(sql_select(schema.c.version))).scalar()
                 if version is None:
                     await db.execute(insert(schema).values(version=SCHEMA_VERSION))
-        except OperationalError as error:
+        except DatabaseError as error:
             # Two processes that switch a new file to WAL at once: SQLite refuses one of them without waiting.
             if "locked" not in str(error) or attempt == _OPEN_TRIES - 1:
                 raise StoreError(f"cannot open {engine.url.database}: {error.orig}") from error

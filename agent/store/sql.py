@@ -18,11 +18,11 @@ from sqlalchemy import select as sql_select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from agent.errors import InvalidCursor, LeaseLost, UnknownTask
-from agent.store.base import Claim, Lease, RunRecord, RunResult, TaskPage, TaskRecord, select
+from agent.store.base import Claim, RunRecord, RunResult, TaskPage, TaskRecord, select
 from agent.store.derive import advance, task_status
 from agent.store.ids import new_id
 from agent.store.tables import events, runs, tasks
-from agent.types import Event, Status, TaskRequest, Usage, Verdict
+from agent.types import Event, Status, StopReason, TaskRequest, Usage, Verdict
 
 READ_ONLY = "mimo_read_only"
 """Execution option of connections that never write: on SQLite they begin without the write lock."""
@@ -35,14 +35,14 @@ _RUN_FIELDS = tuple(RunRecord.model_fields)
 _EVENT_FIELDS = tuple(Event.model_fields)
 
 
-def _utc_now() -> datetime:
+def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
 class SqlStore:
     """An :class:`~agent.store.base.Store` on an engine whose tables exist; ``open_store`` makes both."""
 
-    def __init__(self, engine: AsyncEngine, *, clock: Callable[[], datetime] = _utc_now) -> None:
+    def __init__(self, engine: AsyncEngine, *, clock: Callable[[], datetime] = utc_now) -> None:
         self._engine = engine
         self._reader = engine.execution_options(**{READ_ONLY: True})
         self._clock = clock
@@ -121,7 +121,9 @@ class SqlStore:
             await self._log(db, task_id, None, 0, "task.cancel_requested", {})
             for run in task.runs:
                 if run.status is Status.QUEUED:
-                    await self._end(db, task_id, run, RunResult(status=Status.CANCELLED, stop_reason="cancelled"))
+                    await self._end(
+                        db, task_id, run, RunResult(status=Status.CANCELLED, stop_reason=StopReason.CANCELLED)
+                    )
             await self._derive_task(db, task_id)
             return await _task(db, task_id)
 
@@ -154,13 +156,16 @@ class SqlStore:
     async def wait_for_work(self, timeout_s: float) -> None:
         await _wait(self._changed, min(timeout_s, _POLL_S))
 
-    async def renew(self, run_id: str, generation: int, ttl_s: float) -> Lease:
+    async def renew(self, run_id: str, generation: int, ttl_s: float) -> None:
         async with self._writing(silent=True) as db:
-            task_id, _ = await _owned(db, run_id, generation)
-            expires_at = self._clock() + timedelta(seconds=ttl_s)
-            await db.execute(update(runs).where(runs.c.run_id == run_id).values(lease_until=expires_at))
-            task = await _require_task(db, task_id)
-        return Lease(cancel_requested=task["cancel_requested"], expires_at=expires_at)
+            await _owned(db, run_id, generation)
+            until = self._clock() + timedelta(seconds=ttl_s)
+            await db.execute(update(runs).where(runs.c.run_id == run_id).values(lease_until=until))
+
+    async def cancel_requested(self, task_id: str) -> bool:
+        query = sql_select(tasks.c.cancel_requested).where(tasks.c.task_id == task_id)
+        async with self._reading() as db:
+            return bool((await db.execute(query)).scalar())
 
     async def append(self, run_id: str, generation: int, type: str, body: dict[str, Any]) -> Event:  # noqa: A002
         async with self._writing() as db:
