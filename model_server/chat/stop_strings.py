@@ -1,0 +1,45 @@
+"""Ends a sequence at strings the caller chose."""
+
+from collections.abc import Sequence
+
+from model_server.chat.template import Span
+
+
+class StopStrings:
+    """Cuts decoded text before the first stop string, however the stream is split.
+
+    Text that could be the start of a stop string waits. A marker is never part of one.
+    """
+
+    def __init__(self, strings: Sequence[str]) -> None:
+        self._strings = tuple(strings)
+        self._held = ""
+        self.stopped = False
+        """A stop string was found; whatever follows is dropped."""
+
+    def push(self, span: Span) -> list[Span]:
+        if self.stopped or not self._strings:
+            return [] if self.stopped else [span]
+        if span.control:
+            return [*self.finish(), span]
+        text = self._held + span.text
+        found = [index for index in map(text.find, self._strings) if index >= 0]
+        self.stopped = bool(found)
+        cut = min(found) if found else len(text) - self._num_held(text)
+        self._held = "" if found else text[cut:]
+        return _text(text[:cut])
+
+    def finish(self) -> list[Span]:
+        """Text that waited for a stop string that did not come."""
+        text, self._held = self._held, ""
+        return _text(text)
+
+    def _num_held(self, text: str) -> int:
+        """Length of the longest end of the text that begins a stop string."""
+        longest = max(map(len, self._strings)) - 1
+        ends = (text[-length:] for length in range(min(longest, len(text)), 0, -1))
+        return next((len(end) for end in ends if any(string.startswith(end) for string in self._strings)), 0)
+
+
+def _text(text: str) -> list[Span]:
+    return [Span(text, control=False)] if text else []
