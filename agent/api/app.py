@@ -1,0 +1,92 @@
+"""Builds the API over a store."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from pydantic.json_schema import models_json_schema
+
+from agent.api import events, tasks
+from agent.api.context import Context, ResolveCommit
+from agent.api.gate import Gate
+from agent.api.problems import ProblemDocument, install
+from agent.store.base import Store
+from agent.types import TaskRequest
+
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    "default": {
+        "description": "Any error, as a problem document (RFC 9457).",
+        "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}},
+    }
+}
+
+
+def create_app(
+    store: Store,
+    resolve_commit: ResolveCommit,
+    *,
+    api_key: str | None = None,
+    hosts: frozenset[str] | None = None,
+    heartbeat_s: float = 15.0,
+) -> FastAPI:
+    """The application. The caller keeps the store and closes it.
+
+    Args:
+        api_key: what a caller must show as bearer token; None asks for none.
+        hosts: names this service answers to; None accepts any, as behind a proxy.
+        heartbeat_s: longest silence of an event stream, s.
+    """
+    app = FastAPI(
+        title="mimo-coder",
+        summary="Tasks in, tested patches out.",
+        version="1",
+        docs_url=None,  # Their pages load scripts from elsewhere.
+        redoc_url=None,
+        responses=_ERRORS,
+        redirect_slashes=False,
+    )
+    app.state.context = Context(store, resolve_commit, heartbeat_s)
+    install(app, [*tasks.router.routes, *events.router.routes])
+    app.add_middleware(Gate, api_key=api_key, hosts=hosts)
+    app.include_router(tasks.router)
+    app.include_router(events.router)
+    app.add_api_route("/livez", _live, tags=["probes"])
+    app.add_api_route("/readyz", _ready_probe(store), tags=["probes"])
+    _describe(app)
+    return app
+
+
+async def _live() -> dict[str, str]:
+    """The process answers."""
+    return {"status": "alive"}
+
+
+def _ready_probe(store: Store) -> Any:
+    async def ready() -> dict[str, str]:
+        """The store answers too."""
+        await store.list_tasks(limit=1)
+        return {"status": "ready"}
+
+    return ready
+
+
+def _describe(app: FastAPI) -> None:
+    """Add to the description what the routes read by themselves: the strictly checked body, and errors."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        description = generate()
+        schemas = description["components"]["schemas"]
+        _, extra = models_json_schema(
+            [(TaskRequest, "validation"), (ProblemDocument, "serialization")],
+            ref_template="#/components/schemas/{model}",
+        )
+        for name, schema in extra["$defs"].items():
+            schemas.setdefault(name, schema)
+        for operations in description["paths"].values():
+            for operation in operations.values():
+                operation["responses"].pop("422", None)  # The framework's own shape, which nothing here answers.
+        for name in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(name, None)
+        return description
+
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -1,0 +1,159 @@
+"""What happens to a request before any route sees it: its id, who may come in, and how large its body may be."""
+
+import hmac
+import logging
+import secrets
+import time
+from collections.abc import Iterable
+from http import HTTPStatus
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from agent.api.problems import Problem, problem_response
+
+logger = logging.getLogger(__name__)
+
+BODY_LIMIT_BYTES = 2 * 1024 * 1024
+"""A task of the longest problem statement in four-byte characters, all escaped, still fits."""
+
+_DRAIN_LIMIT_BYTES = 64 * 1024 * 1024
+"""A body over the limit is read to its end up to here and thrown away: a client that is still sending when the answer
+comes would see a broken connection instead of the reason."""
+
+_OPEN_PATHS = frozenset({"/livez", "/readyz"})
+"""Probes carry no key."""
+
+LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+class Gate:
+    """The one middleware of the API.
+
+    ``hosts`` are the names this service answers to; ``None`` accepts any (then an API key guards it). A web page that
+    points its own name at 127.0.0.1 is stopped by this, one that posts forms from elsewhere by its ``Origin``.
+    """
+
+    def __init__(self, app: ASGIApp, *, api_key: str | None, hosts: Iterable[str] | None) -> None:
+        self._app = app
+        self._api_key = api_key
+        self._hosts = None if hosts is None else frozenset(hosts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        scope.setdefault("state", {})["request_id"] = f"req_{secrets.token_hex(8)}"
+        answer = _Answer(scope, send)
+        body = _Body(receive)
+        try:
+            self._admit(scope)
+            await body.check_length(scope)
+            await self._app(scope, body.receive, answer.send)
+        except Problem as problem:
+            await problem_response(problem, scope)(scope, receive, answer.send)
+
+    def _admit(self, scope: Scope) -> None:
+        headers = Headers(scope=scope)
+        host = headers.get("host", "")
+        if self._hosts is not None and _host_name(host) not in self._hosts:
+            raise Problem(
+                HTTPStatus.MISDIRECTED_REQUEST,
+                "foreign_host",
+                f"This service is local and does not answer to the host name {host!r}.",
+                remedy="Call it by 127.0.0.1 or localhost; to serve others, start it with --host and an API key.",
+            )
+        origin = headers.get("origin")
+        if origin is not None and urlsplit(origin).netloc != host:
+            raise Problem(
+                HTTPStatus.FORBIDDEN,
+                "foreign_origin",
+                f"Requests from pages of {origin!r} are not accepted.",
+                remedy="Call the service from a program, or from a page it serves itself.",
+            )
+        if self._api_key is not None and scope["path"] not in _OPEN_PATHS:
+            _authenticate(headers.get("authorization", ""), self._api_key)
+
+
+def _authenticate(authorization: str, api_key: str) -> None:
+    scheme, _, token = authorization.partition(" ")
+    # Compared as bytes: compare_digest refuses text outside ASCII.
+    if scheme.lower() == "bearer" and hmac.compare_digest(token.strip().encode(), api_key.encode()):
+        return
+    raise Problem(
+        HTTPStatus.UNAUTHORIZED,
+        "unauthenticated",
+        "The request carries no valid API key.",
+        remedy="Send the header 'Authorization: Bearer KEY' with the key the service was started with.",
+        headers={"WWW-Authenticate": "Bearer"},
+    )
+
+
+def _host_name(host: str) -> str:
+    """The name in a Host header, without its port; brackets of IPv6 addresses removed."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
+class _Body:
+    """Counts the body on its way in."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._num_bytes = 0
+
+    async def check_length(self, scope: Scope) -> None:
+        length = Headers(scope=scope).get("content-length", "")
+        if length.isdecimal() and int(length) > BODY_LIMIT_BYTES:
+            await self._refuse(int(length))
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self._num_bytes += len(message.get("body", b""))
+            if self._num_bytes > BODY_LIMIT_BYTES:
+                await self._refuse(None, more=message.get("more_body", False))
+        return message
+
+    async def _refuse(self, length: int | None, *, more: bool = True) -> None:
+        while more and self._num_bytes <= _DRAIN_LIMIT_BYTES:
+            message = await self._receive()
+            self._num_bytes += len(message.get("body", b""))
+            more = message["type"] == "http.request" and message.get("more_body", False)
+        size = f"{length if length is not None else self._num_bytes:,} bytes"
+        raise Problem(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            "body_too_large",
+            f"The request body has {size}; at most {BODY_LIMIT_BYTES:,} are accepted.",
+            remedy="Shorten the problem statement to 100,000 characters; put long material into a file of the "
+            "repository and name that file.",
+        )
+
+
+class _Answer:
+    """Puts the request id on the answer and one line into the log."""
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self._scope = scope
+        self._send = send
+        self._started_at = time.monotonic()
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            request_id = self._scope["state"]["request_id"]
+            MutableHeaders(scope=message)["X-Request-Id"] = request_id
+            logger.info(
+                "%s %s %s",
+                self._scope["method"],
+                self._scope["path"],
+                message["status"],
+                extra={
+                    "action": "request",
+                    "request_id": request_id,
+                    "duration_s": round(time.monotonic() - self._started_at, 4),
+                },
+            )
+        await self._send(message)

@@ -1,0 +1,229 @@
+"""Every error answer of the API: ``application/problem+json`` (RFC 9457), whatever went wrong.
+
+Beside the standard members a problem has ``code`` (a stable word to branch on), ``remedy`` (what the caller can do),
+``request_id`` (also in the ``X-Request-Id`` header and the service's log) and, for rejected input, ``errors`` with a
+JSON pointer into the body.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Match, Route
+from starlette.types import Scope
+
+from agent.errors import UnknownTask
+
+logger = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class FieldError(BaseModel):
+    """One rejected value."""
+
+    model_config = ConfigDict(frozen=True)
+
+    pointer: str | None = Field(None, description="JSON pointer into the request body, such as #/limits/max_steps.")
+    parameter: str | None = Field(None, description="Name of the query parameter or header, where it was not the body.")
+    detail: str
+
+
+class ProblemDocument(BaseModel):
+    """RFC 9457, with this service's extra members."""
+
+    model_config = ConfigDict(frozen=True)
+
+    type: str = Field(description="Names the kind of problem; one to one with code.")
+    title: str
+    status: int
+    detail: str
+    instance: str = Field(description="Path of the request.")
+    code: str = Field(description="Stable word to branch on.")
+    remedy: str = Field(description="What the caller can do.")
+    request_id: str
+    errors: tuple[FieldError, ...] = ()
+
+
+class Problem(Exception):
+    """Raised by a route; becomes the answer."""
+
+    def __init__(
+        self,
+        status: HTTPStatus,
+        code: str,
+        detail: str,
+        *,
+        remedy: str,
+        errors: Sequence[FieldError] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.remedy = remedy
+        self.errors = tuple(errors)
+        self.headers = dict(headers or {})
+
+
+def problem_response(problem: Problem, scope: Scope) -> JSONResponse:
+    """The answer a problem becomes. Takes the ASGI scope, so that middleware can answer too."""
+    document = ProblemDocument(
+        type=f"urn:mimo-coder:problem:{problem.code.replace('_', '-')}",
+        title=_TITLES.get(problem.code, problem.status.phrase),
+        status=problem.status,
+        detail=problem.detail,
+        instance=scope["path"],
+        code=problem.code,
+        remedy=problem.remedy,
+        request_id=request_id(scope),
+        errors=problem.errors,
+    )
+    body = document.model_dump(exclude_none=True)
+    if not problem.errors:
+        del body["errors"]
+    return JSONResponse(body, status_code=problem.status, media_type=MEDIA_TYPE, headers=problem.headers)
+
+
+def request_id(scope: Scope) -> str:
+    """The id the gate gave this request."""
+    return str(scope.get("state", {}).get("request_id", "req_unknown"))
+
+
+def invalid_input(errors: Sequence[Mapping[str, Any]]) -> Problem:
+    """Pydantic's findings about a body as one problem."""
+    if any(error["type"] == "json_invalid" for error in errors):
+        return Problem(
+            HTTPStatus.BAD_REQUEST,
+            "invalid_json",
+            f"The request body is not valid JSON: {errors[0]['msg'].removeprefix('Invalid JSON: ')}",
+            remedy="Send one JSON object in UTF-8.",
+        )
+    found = [FieldError(pointer=_pointer(error["loc"]), detail=_explain(error)) for error in errors[:_MAX_ERRORS]]
+    return Problem(
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        "invalid_request",
+        "; ".join(f"{error.pointer}: {error.detail}" for error in found[:3]),
+        remedy="Correct the fields listed in errors; /openapi.json describes every field.",
+        errors=found,
+    )
+
+
+def install(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
+    """Make every error of ``app`` a problem document; ``routes`` are asked which methods a path has."""
+
+    async def on_http_exception(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException), error
+        return problem_response(_http_problem(request, error, routes), request.scope)
+
+    app.add_exception_handler(Problem, _on_problem)
+    app.add_exception_handler(UnknownTask, _on_unknown_task)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(HTTPException, on_http_exception)
+    app.add_exception_handler(Exception, _on_bug)
+
+
+_MAX_ERRORS = 20
+"""Most rejected values one answer lists."""
+
+_TITLES = {
+    "invalid_json": "Not valid JSON",
+    "invalid_request": "Invalid request",
+    "invalid_repository": "Repository cannot be used",
+    "unknown_task": "No such task",
+    "not_found": "No such resource",
+    "task_already_ended": "Task already ended",
+    "body_too_large": "Request body too large",
+    "unauthenticated": "API key missing or wrong",
+    "foreign_host": "Foreign host",
+    "foreign_origin": "Foreign origin",
+}
+
+_REMEDIES = {
+    HTTPStatus.NOT_FOUND: "Check the path; /openapi.json lists every resource.",
+    HTTPStatus.METHOD_NOT_ALLOWED: "Use one of the methods in the Allow header.",
+}
+
+
+async def _on_problem(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, Problem), error
+    return problem_response(error, request.scope)
+
+
+async def _on_unknown_task(request: Request, error: Exception) -> JSONResponse:
+    problem = Problem(
+        HTTPStatus.NOT_FOUND,
+        "unknown_task",
+        str(error) or "No task has this id.",
+        remedy="GET /v1/tasks lists the tasks of this service.",
+    )
+    return problem_response(problem, request.scope)
+
+
+async def _on_validation_error(request: Request, error: Exception) -> JSONResponse:
+    """Query parameters, paths and headers; bodies are validated by the routes, strictly."""
+    assert isinstance(error, RequestValidationError), error
+    found = [
+        FieldError(parameter=".".join(map(str, part["loc"][1:])), detail=_explain(part)) for part in error.errors()
+    ]
+    problem = Problem(
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        "invalid_request",
+        "; ".join(f"{part.parameter}: {part.detail}" for part in found),
+        remedy="Correct the parameters listed in errors; /openapi.json describes every parameter.",
+        errors=found,
+    )
+    return problem_response(problem, request.scope)
+
+
+def _http_problem(request: Request, error: HTTPException, routes: Sequence[BaseRoute]) -> Problem:
+    """What the framework itself refuses: unknown paths and methods."""
+    status = HTTPStatus(error.status_code)
+    headers = dict(error.headers or {})
+    if status is HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = _methods(request, routes) or headers.get("Allow", "GET")
+    return Problem(
+        status,
+        status.name.lower(),
+        f"{request.method} {request.url.path}: {status.description or status.phrase}.",
+        remedy=_REMEDIES.get(status, "See /openapi.json."),
+        headers=headers,
+    )
+
+
+def _methods(request: Request, routes: Sequence[BaseRoute]) -> str:
+    """Every method of the path: the framework names those of its first route only."""
+    matching = (route for route in routes if isinstance(route, Route) and route.matches(request.scope)[0] != Match.NONE)
+    return ", ".join(sorted({method for route in matching for method in route.methods or ()}))
+
+
+async def _on_bug(request: Request, error: Exception) -> JSONResponse:
+    """The server re-raises the error after this answer, so its traceback is logged."""
+    problem = Problem(
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+        "internal_error",
+        "The service failed while it handled this request.",
+        remedy="Try again; if it stays, look for the request id in the service's log.",
+    )
+    logger.error("request failed", extra={"action": "request_failed", "request_id": request_id(request.scope)})
+    return problem_response(problem, request.scope)
+
+
+def _pointer(location: Sequence[str | int]) -> str:
+    """A location as a JSON pointer in fragment form (RFC 6901, section 6)."""
+    return "#" + "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in location)
+
+
+def _explain(error: Mapping[str, Any]) -> str:
+    if error["type"] == "extra_forbidden":
+        return "Unknown field"
+    if error["type"] == "missing":
+        return "Required field is missing"
+    return str(error["msg"])

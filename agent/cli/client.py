@@ -1,0 +1,155 @@
+"""Client of the REST API, as far as ``mimo task`` needs it."""
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+import anyio
+import httpx
+import httpx_sse
+
+from agent.api.schemas import DiffView, EventView, TaskList, TaskView
+from agent.types import Status, TaskRequest
+
+_RECONNECT_S = 1.0
+_GIVE_UP_AFTER = 30
+"""Reconnections in a row that bring no event, before the service counts as gone."""
+
+
+class ServiceUnreachable(Exception):
+    """Nobody answers at the service's address; the message says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class FieldProblem:
+    where: str
+    detail: str
+
+
+class ServiceProblem(Exception):
+    """The service refused; carries what its problem document says."""
+
+    def __init__(self, status: int, document: dict[str, Any]) -> None:
+        self.status = status
+        self.code = str(document.get("code", "unknown"))
+        self.detail = str(document.get("detail", f"HTTP {status}"))
+        self.remedy = str(document.get("remedy", ""))
+        self.request_id = str(document.get("request_id", ""))
+        self.errors = tuple(
+            FieldProblem(str(error.get("pointer") or error.get("parameter", "")), str(error.get("detail", "")))
+            for error in document.get("errors", ())
+        )
+        super().__init__(self.detail)
+
+    @property
+    def retryable(self) -> bool:
+        return self.status >= 500 or self.status == 429
+
+
+class Client:
+    """One service. Use in ``async with``."""
+
+    def __init__(
+        self, server: str, *, api_key: str | None = None, transport: httpx.AsyncBaseTransport | None = None
+    ) -> None:
+        self._server = server.rstrip("/")
+        headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+        # trust_env: a proxy set for the outside must not see a loopback service's traffic.
+        self._http = httpx.AsyncClient(
+            base_url=self._server, headers=headers, timeout=30.0, transport=transport, trust_env=False
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._http.aclose()
+
+    async def submit(self, request: TaskRequest) -> TaskView:
+        return TaskView.model_validate_json(
+            await self._send("POST", "/v1/tasks", content=request.model_dump_json().encode())
+        )
+
+    async def list(self, *, status: Status | None = None, cursor: str | None = None, limit: int = 20) -> TaskList:
+        parameters = {"status": status, "cursor": cursor, "limit": limit}
+        known = {name: str(value) for name, value in parameters.items() if value is not None}
+        return TaskList.model_validate_json(await self._send("GET", "/v1/tasks", params=known))
+
+    async def show(self, task_id: str) -> TaskView:
+        return TaskView.model_validate_json(await self._send("GET", _task(task_id)))
+
+    async def diff(self, task_id: str) -> DiffView:
+        return DiffView.model_validate_json(await self._send("GET", f"{_task(task_id)}/diff"))
+
+    async def cancel(self, task_id: str) -> TaskView:
+        return TaskView.model_validate_json(await self._send("POST", f"{_task(task_id)}/cancel"))
+
+    async def watch(self, task_id: str, *, after: int = 0) -> AsyncIterator[EventView]:
+        """Every event after ``after``, until the task's last one; lost connections are taken up again without a hole.
+
+        Raises:
+            ServiceProblem: no such task.
+            ServiceUnreachable: the service stayed away.
+        """
+        misses = 0
+        while misses < _GIVE_UP_AFTER:
+            try:
+                async for event in self._stream(task_id, after):
+                    after, misses = event.seq, 0
+                    yield event
+                    if event.type == TERMINAL_EVENT:
+                        return
+            except httpx.TransportError:
+                if after == 0 and misses == 0:
+                    await self._send("GET", _task(task_id))  # Never was there: say so at once.
+            misses += 1
+            await anyio.sleep(_RECONNECT_S)
+        raise self._unreachable()
+
+    async def _stream(self, task_id: str, after: int) -> AsyncIterator[EventView]:
+        headers = {"Accept": "text/event-stream", "Last-Event-ID": str(after)}
+        # Heartbeats come every 15 s; three missing ones mean that the connection is dead.
+        timeout = httpx.Timeout(30.0, read=45.0)
+        url = f"{_task(task_id)}/events"
+        async with httpx_sse.aconnect_sse(self._http, "GET", url, headers=headers, timeout=timeout) as source:
+            if source.response.is_error:
+                raise _problem(source.response.status_code, await source.response.aread())
+            async for message in source.aiter_sse():
+                if message.data:
+                    yield EventView.model_validate_json(message.data)
+
+    async def _send(self, method: str, url: str, **arguments: Any) -> bytes:
+        headers = {"Accept": "application/json", "Content-Type": "application/json"}
+        try:
+            response = await self._http.request(method, url, headers=headers, **arguments)
+        except httpx.TransportError as error:
+            raise self._unreachable() from error
+        if response.is_error:
+            raise _problem(response.status_code, response.content)
+        return response.content
+
+    def _unreachable(self) -> ServiceUnreachable:
+        return ServiceUnreachable(
+            f"no service answers at {self._server}; start one with 'mimo serve', "
+            "or name another with --server or MIMO_SERVER_URL"
+        )
+
+
+TERMINAL_EVENT = "task.finished"
+
+
+def _task(task_id: str) -> str:
+    return f"/v1/tasks/{quote(task_id, safe='')}"
+
+
+def _problem(status: int, content: bytes) -> ServiceProblem:
+    try:
+        document = json.loads(content)
+    except ValueError:
+        document = {}
+    return ServiceProblem(status, document if isinstance(document, dict) else {})
