@@ -1,0 +1,116 @@
+"""The house keeps its own rules."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ["agent", "sandbox", "model_server", "evals", "training"]
+LIGHT = ["agent", "sandbox", "evals"]
+LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+
+
+def modules(package: str) -> list[str]:
+    files = (path.relative_to(ROOT) for path in sorted((ROOT / package).rglob("*.py")) if path.name != "__main__.py")
+    return [".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in files]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_importing_a_module_prints_nothing_starts_nothing_and_writes_nothing(package: str, tmp_path: Path) -> None:
+    program = f"""
+        import importlib, sys, threading
+        started = []
+        def watch(event, args):
+            if event == "socket.connect" or event == "socket.bind" or event == "subprocess.Popen":
+                started.append((event, args))
+            if event == "open" and isinstance(args[1], str) and set(args[1]) & set("wax+") and "__pycache__" not in str(args[0]):
+                started.append((event, args))
+        importlib.import_module({"torch" if package not in LIGHT else "json"!r})  # its own doings are not ours
+        sys.addaudithook(watch)
+        for name in {modules(package)!r}:
+            importlib.import_module(name)
+        assert not started, started
+        assert threading.active_count() == 1, threading.enumerate()
+    """
+    result = run_python(program, tmp_path)
+    assert (result.returncode, result.stdout) == (0, ""), result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_light_packages_do_not_import_torch(tmp_path: Path) -> None:
+    names = [name for package in LIGHT for name in modules(package)]
+    program = f"""
+        import importlib, sys
+        for name in {names!r}:
+            importlib.import_module(name)
+        heavy = {{"torch", "numpy", "tokenizers", "safetensors", "transformers", "model_server"}} & set(sys.modules)
+        assert not heavy, heavy
+    """
+    result = run_python(program, tmp_path)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.name)
+def test_every_locked_package_has_one_version_with_hashes_and_no_address(lock: Path) -> None:
+    text = lock.read_text("utf-8")
+    assert "://" not in text
+    assert "--index-url" not in text
+    entries = [entry for entry in re.split(r"^(?=[a-z0-9])", text, flags=re.MULTILINE) if entry]
+    for entry in entries:
+        assert re.match(r"[a-z0-9-]+==[^ ]+", entry), entry
+        assert "--hash=sha256:" in entry, entry
+
+
+def test_a_package_has_the_same_version_in_every_lock() -> None:
+    largest = pins(ROOT / "requirements" / "dev.txt")
+    for lock in LOCKS:
+        assert pins(lock) <= largest, lock.name
+
+
+def test_the_locks_hold_what_the_project_asks_for() -> None:
+    extras = PROJECT["project"]["optional-dependencies"]
+    wanted = {"base": PROJECT["project"]["dependencies"]}
+    wanted["model"] = [*wanted["base"], *extras["model"]]
+    wanted["dev"] = [*wanted["model"], *extras["dev"], *PROJECT["dependency-groups"]["build"]]
+    for name, requirements in wanted.items():
+        locked = {pin.partition("==")[0] for pin in pins(ROOT / "requirements" / f"{name}.txt")}
+        asked = {match[0].lower() for line in requirements if (match := re.match(r"[\w-]+", line))}
+        assert asked <= locked, f"{name}.txt lacks {asked - locked}; run `make lock`"
+
+
+def test_the_version_is_written_in_one_place() -> None:
+    number = PROJECT["project"]["version"]
+    assert version("mimo-coder") == number
+    written = re.compile(rf"^\s*(__version__|version)\b.*[\"']{re.escape(number)}[\"']", re.MULTILINE)
+    sources = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    assert [path for path in sources if written.search(path.read_text("utf-8"))] == []
+
+
+def test_every_target_named_in_the_help_exists_and_sets_up_first() -> None:
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    for target in re.findall(r"@echo \"make (\w+)", makefile):
+        assert re.search(rf"^{target}: setup$", makefile, re.MULTILINE), target
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_says_that_it_is_typed(package: str) -> None:
+    assert (ROOT / package / "py.typed").exists()
+
+
+def pins(lock: Path) -> set[str]:
+    return set(re.findall(r"^[a-z0-9-]+==[^ ]+", lock.read_text("utf-8"), re.MULTILINE))
+
+
+def run_python(program: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    lines = program.splitlines()
+    indent = min(len(line) - len(line.lstrip()) for line in lines if line.strip())
+    source = "\n".join(line[indent:] for line in lines)
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", source], cwd=folder, capture_output=True, text=True, check=False
+    )
