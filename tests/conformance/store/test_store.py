@@ -68,7 +68,7 @@ async def test_submitted_task_is_queued_and_reads_back_as_it_was(store: Store, c
     assert submitted.request == request(labels={"team": "a"}, attempts=2)
     assert [run.attempt for run in submitted.runs] == [1, 2]
     assert submitted.created_at == submitted.updated_at == clock.now
-    assert submitted.started_at is submitted.finished_at is submitted.duration_s is None
+    assert (submitted.started_at, submitted.finished_at, submitted.duration_s) == (None, None, None)
 
 
 async def test_submission_is_the_first_event(store: Store) -> None:
