@@ -54,7 +54,7 @@ class Attention(nn.Module):
     @staticmethod
     def _split(x: Tensor, num_heads: int) -> Tensor:
         """[B, T, N * D] -> [B, N, T, D]."""
-        return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+        return torch.unflatten(x, -1, (num_heads, -1)).transpose(1, 2)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, sink: Tensor | None) -> Tensor:
@@ -69,7 +69,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, sink: Tensor | None) -
     else:
         column = sink.to(scores.dtype).view(1, -1, 1, 1).expand(batch, -1, num_new, 1)
         weights = torch.cat((scores, column), dim=-1).softmax(-1)[..., :-1]
-    mixed = weights.reshape(batch, groups, (num_heads // groups) * num_new, -1) @ v
+    mixed: Tensor = weights.reshape(batch, groups, (num_heads // groups) * num_new, -1) @ v
     return mixed.view(batch, num_heads, num_new, -1)
 
 

@@ -44,13 +44,13 @@ class Experts(nn.Module):
 
     def forward(self, x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
         """x [R, C], ids and weights [R, K] -> weighted sum of the chosen experts, [R, C]."""
-        num_rows, top_k = ids.shape
+        top_k = ids.shape[1]
         order = ids.flatten().argsort(stable=True)
         counts = torch.bincount(ids.flatten(), minlength=self.gate_up.shape[0]).tolist()
         rows = order // top_k
         outputs = [
             _expert(part, gate_up, down)
-            for part, gate_up, down in zip(x[rows].split(counts), self.gate_up, self.down, strict=True)
+            for part, gate_up, down in zip(torch.split(x[rows], counts), self.gate_up, self.down, strict=True)
             if len(part)
         ]
         weighted = torch.cat(outputs) * weights.flatten()[order].unsqueeze(1).to(x.dtype)

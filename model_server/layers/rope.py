@@ -7,7 +7,8 @@ from torch import Tensor
 def rotary_table(positions: Tensor, rotary_dim: int, theta: float) -> tuple[Tensor, Tensor]:
     """Cosine and sine [B, 1, T, rotary_dim / 2] in f32 for positions [B, T]."""
     exponents = torch.arange(0, rotary_dim, 2, device=positions.device, dtype=torch.float32) / rotary_dim
-    angles = positions[:, None, :, None].float() * (theta**-exponents)
+    # 1 / theta**e and not theta**-e: the last bit differs, and a far position multiplies it.
+    angles = positions[:, None, :, None].float() * (1.0 / theta**exponents)
     return angles.cos(), angles.sin()
 
 
