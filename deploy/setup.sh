@@ -27,8 +27,6 @@ install_system_packages() {
     local missing=()
     have git || missing+=(git)
     have make || missing+=(make)
-    have unshare || missing+=(util-linux) # the sandbox's namespaces
-    have mount || missing+=(mount)
     [ -e "$certificates" ] || missing+=(ca-certificates)
     [ -x .venv/bin/python ] || find_python >/dev/null || missing+=(python3 python3-venv)
     [ ${#missing[@]} -eq 0 ] && return
@@ -82,7 +80,7 @@ as_root() {
     fi
 }
 
-have() { command -v "$1" >/dev/null || [ -x "/usr/sbin/$1" ]; }
+have() { command -v "$1" >/dev/null; }
 
 fail() {
     echo "setup: $*" >&2

@@ -9,6 +9,7 @@ A page's fences say how far they can be run here:
 - ``json``: parses
 """
 
+import itertools
 import json
 import re
 import shlex
@@ -145,6 +146,6 @@ def assert_command_exists(arguments: list[str], example: Example) -> None:
 
 
 def assert_body_is_a_task(arguments: list[str]) -> None:
-    for flag, value in zip(arguments, arguments[1:], strict=False):
+    for flag, value in itertools.pairwise(arguments):
         if flag in ("-d", "--data"):
             TaskRequest.model_validate_json(value)

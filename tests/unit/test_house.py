@@ -27,9 +27,10 @@ def test_importing_a_module_prints_nothing_starts_nothing_and_writes_nothing(pac
         import importlib, sys, threading
         started = []
         def watch(event, args):
-            if event == "socket.connect" or event == "socket.bind" or event == "subprocess.Popen":
+            if event in ("socket.connect", "socket.bind", "subprocess.Popen"):
                 started.append((event, args))
-            if event == "open" and isinstance(args[1], str) and set(args[1]) & set("wax+") and "__pycache__" not in str(args[0]):
+            writes = event == "open" and isinstance(args[1], str) and set(args[1]) & set("wax+")
+            if writes and "__pycache__" not in str(args[0]):
                 started.append((event, args))
         importlib.import_module({"torch" if package not in LIGHT else "json"!r})  # its own doings are not ours
         sys.addaudithook(watch)
