@@ -3,6 +3,7 @@
 AgentError
 ├── ModelError               the endpoint could not answer; ``retryable`` says whether a later try may
 ├── RepositoryError          the repository cannot be used; the message says what to do
+├── GitError                 git failed on a directory of ours (not installed, disk full)
 ├── LeaseLost                another worker owns the run now; everything this one writes is refused
 ├── UnknownTask              no such task
 ├── InvalidCursor            a page was asked for with a cursor that no page gave
@@ -28,6 +29,10 @@ class ModelError(AgentError):
 
 class RepositoryError(AgentError):
     """The repository cannot be used; the message says what to do."""
+
+
+class GitError(AgentError):
+    """Git failed on a directory of ours, such as for want of disk; ``RepositoryError`` is for the user's."""
 
 
 class LeaseLost(AgentError):

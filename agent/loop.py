@@ -323,6 +323,8 @@ class _Run:
             working.cancel()
             waiting.cancel()
             await asyncio.wait({working, waiting})
+            if not working.cancelled():
+                working.exception()  # marks it as seen where it came too late to matter
 
     def _seconds_left(self) -> float:
         """Of the run as a whole: earlier workers' time counts."""

@@ -1,0 +1,160 @@
+"""From a user's repository to the starting point of a task."""
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from agent.errors import GitError, RepositoryError
+from agent.git import git
+from agent.patch import TaskRepository
+
+_SUBMODULE = "160000"
+
+
+class Base(BaseModel):
+    """What a task starts from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    commit: str
+    """Full id in the user's repository."""
+    tree: str
+    """Git tree id of the starting files, in the task's git directory."""
+    dirty: bool
+    """The checkout had changes that are in no commit; they are part of ``tree`` only where asked for."""
+
+
+async def prepare_repository(path: Path, commit: str, git_dir: Path, *, uncommitted: bool = False) -> Base:
+    """Copy one commit's files into a new bare git directory of the task. A second call returns the first's answer.
+
+    Args:
+        path: a checkout's top directory, or a bare repository. It is only read.
+        uncommitted: start from the checkout as it is (``commit`` must then be HEAD) instead of from the commit.
+
+    Raises:
+        RepositoryError: the repository or the commit cannot be used; the message says what to do.
+        GitError: the task's git directory could not be written.
+    """
+    prepared = git_dir / "base.json"
+    if not prepared.exists():
+        # Another worker may do the same: whoever renames first wins, and nobody sees half a directory.
+        git_dir.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=git_dir.parent, prefix=f".{git_dir.name}.") as scratch:
+            new = Path(scratch) / "git"
+            base = await _prepare(path, commit, new, uncommitted)
+            (new / prepared.name).write_text(base.model_dump_json(), "utf-8")
+            try:
+                new.rename(git_dir)
+            except OSError:
+                if not prepared.exists():
+                    raise
+    return Base.model_validate_json(prepared.read_bytes())
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A user's repository, as far as we need it."""
+
+    path: Path
+    objects: str
+    excludes: Path
+    checkout: bool
+    """It has a work tree, in ``path``."""
+
+
+async def _prepare(path: Path, commit: str, git_dir: Path, uncommitted: bool) -> Base:
+    source = await _open(path)
+    commit_id = await _resolve(source, commit)
+    repository = await TaskRepository.create(git_dir)
+    tree = await _fetch(source, commit_id, git_dir)
+    await _refuse_submodules(repository, tree)
+    head = await _resolve(source, "HEAD") if source.checkout else None
+    if uncommitted and commit_id != head:
+        raise RepositoryError(f"uncommitted changes of {path} can only be added to the commit that is checked out")
+    if head is None:
+        return Base(commit=commit_id, tree=tree, dirty=False)
+    head_tree = tree if head == commit_id else await _fetch(source, head, git_dir)
+    try:
+        work_tree = await repository.tree_of(source.path, head_tree, source.excludes)
+    except GitError as error:
+        if uncommitted:
+            raise RepositoryError(f"the files of {path} cannot be read: {error}") from error
+        return Base(commit=commit_id, tree=tree, dirty=True)
+    if uncommitted:
+        await _refuse_submodules(repository, work_tree)
+        tree = work_tree
+    return Base(commit=commit_id, tree=tree, dirty=work_tree != head_tree)
+
+
+async def _open(path: Path) -> _Source:
+    path = _directory(path)
+    wanted = ("--is-inside-work-tree", "--path-format=absolute", "--git-path", "objects", "--git-path", "info/exclude")
+    try:
+        answer = await git("rev-parse", *wanted, cwd=path, environment={"GIT_CEILING_DIRECTORIES": str(path.parent)})
+    except PermissionError as error:
+        raise RepositoryError(f"{path} cannot be read: {error.strerror}") from error
+    except GitError as error:
+        raise RepositoryError(
+            f"{path} is not a git repository ({error}). Give its top directory, or run git init and commit there"
+        ) from error
+    inside, objects, excludes = os.fsdecode(answer).splitlines()
+    return _Source(path, objects, Path(excludes), inside == "true")
+
+
+def _directory(path: Path) -> Path:
+    try:
+        if path.is_dir():
+            return path.resolve()
+    except OSError as error:
+        raise RepositoryError(f"{path} cannot be read: {error.strerror}") from error
+    raise RepositoryError(f"{path} is not a directory. Give the path of a git repository on the service's machine")
+
+
+async def _resolve(source: _Source, commit: str) -> str:
+    name = f"{commit}^{{commit}}"
+    try:
+        if "\0" in commit:
+            raise GitError("a NUL character is in the name")
+        answer = await git("rev-parse", "--verify", "--quiet", "--end-of-options", name, cwd=source.path)
+    except GitError as error:
+        if commit == "HEAD":
+            raise RepositoryError(f"{source.path} has no commit yet. Commit its files first") from error
+        raise RepositoryError(
+            f"{source.path} has no commit {commit!r}. Give a commit id, branch or tag that git log shows there"
+        ) from error
+    return answer.decode().strip()
+
+
+async def _fetch(source: _Source, commit: str, git_dir: Path) -> str:
+    """Copy the files of a commit, without its history; returns its tree.
+
+    Git runs in our directory and borrows the other's objects, so the other's configuration is not read.
+    """
+    environment = {"GIT_DIR": str(git_dir), "GIT_ALTERNATE_OBJECT_DIRECTORIES": _quoted(source.objects)}
+    try:
+        tree = await git("rev-parse", "--verify", f"{commit}^{{tree}}", cwd=git_dir, environment=environment)
+        pack = str(git_dir / "objects" / "pack" / "pack")
+        await git("pack-objects", "--quiet", "--revs", pack, cwd=git_dir, environment=environment, stdin=tree)
+    except GitError as error:
+        raise RepositoryError(
+            f"the files of commit {commit} cannot all be read ({error}). A partial clone must be completed first: "
+            "git fetch --refetch; otherwise try git fsck"
+        ) from error
+    return tree.decode().strip()
+
+
+async def _refuse_submodules(repository: TaskRepository, tree: str) -> None:
+    paths = [os.fsdecode(entry.path) for entry in await repository.entries(tree) if entry.mode == _SUBMODULE]
+    if paths:
+        raise RepositoryError(
+            f"the commit has submodules ({', '.join(paths[:5])}), which are not supported. "
+            "Give a commit that holds their files itself"
+        )
+
+
+def _quoted(path: str) -> str:
+    """A path as an entry of git's list of object directories, where a colon would separate."""
+    return '"' + path.replace("\\", "\\\\").replace('"', '\\"') + '"'
