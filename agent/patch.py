@@ -169,7 +169,7 @@ class TaskRepository:
             RepositoryError: it has names that no checkout may have.
         """
         listing = await self._git("ls-tree", "-r", "-z", "--full-tree", tree)
-        entries = [_entry(line) for line in listing.split(b"\0")[:-1]]
+        entries = [read_entry(line) for line in listing.split(b"\0")[:-1]]
         for entry in entries:
             if any(part.lower() in (b"", b".", b"..", b".git") for part in entry.path.split(b"/")):
                 raise RepositoryError(f"the commit holds a file named {entry.path!r}, which git itself would refuse")
@@ -216,7 +216,7 @@ def is_test(path: bytes) -> bool:
     return b"tests" in folders or re.fullmatch(rb"test_.*\.py|.*_test\.py|conftest\.py", name, re.DOTALL) is not None
 
 
-def _entry(line: bytes) -> Entry:
+def read_entry(line: bytes) -> Entry:
     head, path = line.split(b"\t", 1)
     mode, _, blob = head.decode("ascii").split(" ")
     return Entry(mode, blob, path)

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from agent.errors import GitError, RepositoryError
 from agent.git import git
-from agent.patch import TaskRepository
+from agent.patch import Entry, TaskRepository, read_entry
 
 _SUBMODULE = "160000"
 
@@ -54,6 +55,22 @@ async def prepare_repository(path: Path, commit: str, git_dir: Path, *, uncommit
     return Base.model_validate_json(prepared.read_bytes())
 
 
+async def check_repository(path: Path, commit: str) -> str:
+    """Full id of ``commit``; :func:`prepare_repository` can use it, as far as that is known without copying files.
+
+    Raises:
+        RepositoryError: the repository or the commit cannot be used; the message says what to do.
+    """
+    source = await _open(path)
+    commit_id = await _resolve(source, commit)
+    try:
+        listing = await git("ls-tree", "-r", "-z", "--full-tree", commit_id, cwd=source.path)
+    except GitError as error:
+        raise _incomplete(commit_id, error) from error
+    _refuse_submodules([read_entry(line) for line in listing.split(b"\0")[:-1]])
+    return commit_id
+
+
 @dataclass(frozen=True, slots=True)
 class _Source:
     """A user's repository, as far as we need it."""
@@ -70,7 +87,7 @@ async def _prepare(path: Path, commit: str, git_dir: Path, uncommitted: bool) ->
     commit_id = await _resolve(source, commit)
     repository = await TaskRepository.create(git_dir)
     tree = await _fetch(source, commit_id, git_dir)
-    await _refuse_submodules(repository, tree)
+    _refuse_submodules(await repository.entries(tree))
     head = await _resolve(source, "HEAD") if source.checkout else None
     if uncommitted and commit_id != head:
         raise RepositoryError(f"uncommitted changes of {path} can only be added to the commit that is checked out")
@@ -84,7 +101,7 @@ async def _prepare(path: Path, commit: str, git_dir: Path, uncommitted: bool) ->
             raise RepositoryError(f"the files of {path} cannot be read: {error}") from error
         return Base(commit=commit_id, tree=tree, dirty=True)
     if uncommitted:
-        await _refuse_submodules(repository, work_tree)
+        _refuse_submodules(await repository.entries(work_tree))
         tree = work_tree
     return Base(commit=commit_id, tree=tree, dirty=work_tree != head_tree)
 
@@ -139,15 +156,19 @@ async def _fetch(source: _Source, commit: str, git_dir: Path) -> str:
         pack = str(git_dir / "objects" / "pack" / "pack")
         await git("pack-objects", "--quiet", "--revs", pack, cwd=git_dir, environment=environment, stdin=tree)
     except GitError as error:
-        raise RepositoryError(
-            f"the files of commit {commit} cannot all be read ({error}). A partial clone must be completed first: "
-            "git fetch --refetch; otherwise try git fsck"
-        ) from error
+        raise _incomplete(commit, error) from error
     return tree.decode().strip()
 
 
-async def _refuse_submodules(repository: TaskRepository, tree: str) -> None:
-    paths = [os.fsdecode(entry.path) for entry in await repository.entries(tree) if entry.mode == _SUBMODULE]
+def _incomplete(commit: str, error: GitError) -> RepositoryError:
+    return RepositoryError(
+        f"the files of commit {commit} cannot all be read ({error}). A partial clone must be completed first: "
+        "git fetch --refetch; otherwise try git fsck"
+    )
+
+
+def _refuse_submodules(entries: Iterable[Entry]) -> None:
+    paths = [os.fsdecode(entry.path) for entry in entries if entry.mode == _SUBMODULE]
     if paths:
         raise RepositoryError(
             f"the commit has submodules ({', '.join(paths[:5])}), which are not supported. "
