@@ -1,0 +1,123 @@
+"""From events to messages: the golden cases."""
+
+import json
+
+import pytest
+
+from agent.events import GuardTripped, StepCompleted, StepMessage, StepStarted, ToolCompleted
+from agent.history import last_tree, view
+from agent.log import MemoryLog
+from agent.types import AssistantMessage, Message, Observation, ToolCall, Usage
+
+pytestmark = pytest.mark.anyio
+
+CALL = ToolCall(id="call_0", name="bash", arguments='{"command":  "ls \\u00e9"}')
+START: list[Message] = [{"role": "system", "content": "S"}, {"role": "user", "content": "P"}]
+
+
+async def step(
+    log: MemoryLog, number: int, message: AssistantMessage, *results: Observation, aborted: str | None = None
+) -> None:
+    await log.append("step.started", StepStarted(step=number).model_dump(mode="json"))
+    answer = StepMessage(
+        step=number,
+        message=message,
+        usage=Usage(),
+        duration_s=0.0,
+        temperature=0.3,
+        thinking=True,
+        aborted=aborted,
+    )
+    await log.append("step.message", answer.model_dump(mode="json"))
+    for index, result in enumerate(results):
+        body = ToolCompleted(step=number, intent_id=f"{number}-{index}", observation=result, tree=f"tree-{number}")
+        await log.append("tool.completed", body.model_dump(mode="json"))
+
+
+def assistant(reasoning: str, content: str = "", arguments: str = CALL.arguments) -> Message:
+    call = {"id": "call_0", "type": "function", "function": {"name": "bash", "arguments": arguments}}
+    return {"role": "assistant", "content": content, "reasoning_content": reasoning, "tool_calls": [call]}
+
+
+def tool(text: str, call_id: str = "call_0") -> Message:
+    return {"role": "tool", "tool_call_id": call_id, "content": text}
+
+
+async def test_a_run_without_events_is_the_prompt_and_the_problem() -> None:
+    assert view("S", "P", []) == START
+
+
+async def test_arguments_and_reasoning_go_back_exactly_as_they_came() -> None:
+    log = MemoryLog()
+    await step(
+        log,
+        1,
+        AssistantMessage(content="c", reasoning_content=" think\n", tool_calls=(CALL,)),
+        Observation(call_id="call_0", text="a\n[exit code: 0]"),
+    )
+    assert view("S", "P", log.events) == [*START, assistant(" think\n", "c"), tool("a\n[exit code: 0]")]
+
+
+async def test_every_assistant_message_carries_reasoning_even_where_the_endpoint_sent_none() -> None:
+    log = MemoryLog()
+    for number, reasoning in enumerate((None, "", "text"), start=1):
+        await step(log, number, AssistantMessage(reasoning_content=reasoning, tool_calls=(CALL,)))
+    assert [m["reasoning_content"] for m in view("S", "P", log.events)[2:]] == ["", "", "text"]
+    kept = [e.body["message"]["reasoning_content"] for e in log.events if e.type == "step.message"]
+    assert kept == [None, "", "text"]
+
+
+async def test_observations_of_parallel_calls_keep_the_order_of_the_calls() -> None:
+    log = MemoryLog()
+    calls = (CALL, ToolCall(id="call_1", name="bash", arguments="{}"))
+    await step(
+        log,
+        1,
+        AssistantMessage(tool_calls=calls),
+        Observation(call_id="call_0", text="first"),
+        Observation(call_id="call_1", text="second"),
+    )
+    assert view("S", "P", log.events)[3:] == [tool("first"), tool("second", "call_1")]
+
+
+async def test_an_answer_without_a_call_is_followed_by_the_nudge_as_a_user_message() -> None:
+    log = MemoryLog()
+    await step(log, 1, AssistantMessage(content="done"), Observation(call_id="", text="call a tool", error=True))
+    assert view("S", "P", log.events)[2:] == [
+        {"role": "assistant", "content": "done", "reasoning_content": ""},
+        {"role": "user", "content": "call a tool"},
+    ]
+
+
+async def test_aborted_answers_and_dropped_steps_stay_in_the_log_only() -> None:
+    log = MemoryLog()
+    await step(log, 1, AssistantMessage(content="round and round"), aborted="repetition")
+    await step(log, 2, AssistantMessage(tool_calls=(CALL,)), Observation(call_id="call_0", text="same"))
+    trip = GuardTripped(step=2, pattern="same_result", action="drop")
+    await log.append("guard.tripped", trip.model_dump(mode="json"))
+    assert view("S", "P", log.events) == START
+
+
+async def test_arguments_that_are_no_json_object_are_wrapped_so_that_templates_can_read_them() -> None:
+    log = MemoryLog()
+    await step(log, 1, AssistantMessage(tool_calls=(CALL.model_copy(update={"arguments": '{"comm'}),)))
+    sent = view("S", "P", log.events)[2]["tool_calls"][0]["function"]["arguments"]
+    assert json.loads(sent) == {"invalid_json": '{"comm'}
+
+
+async def test_the_view_only_grows() -> None:
+    log = MemoryLog()
+    for number in range(1, 4):
+        before = view("S", "P", log.events)
+        await step(log, number, AssistantMessage(tool_calls=(CALL,)), Observation(call_id="call_0", text=str(number)))
+        assert view("S", "P", log.events)[: len(before)] == before
+
+
+async def test_the_newest_snapshot_is_that_of_the_last_call() -> None:
+    log = MemoryLog()
+    assert last_tree(log.events) is None
+    await step(log, 1, AssistantMessage(tool_calls=(CALL,)), Observation(call_id="call_0", text=""))
+    completed = StepCompleted(step=1, tree="tree-1", usage=Usage(), duration_s=0.0)
+    await log.append("step.completed", completed.model_dump(mode="json"))
+    await step(log, 2, AssistantMessage(tool_calls=(CALL,)), Observation(call_id="call_0", text=""))
+    assert last_tree(log.events) == "tree-2"
