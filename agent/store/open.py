@@ -36,12 +36,13 @@ async def open_store(url: str, *, clock: Callable[[], datetime] = utc_now) -> As
     if parsed.database:
         _make_folder(Path(parsed.database).parent)
     engine = _engine(parsed)
+    store = SqlStore(engine, clock=clock)
     try:
         await _create_tables(engine)
-        yield SqlStore(engine, clock=clock)
+        yield store
     finally:
         with anyio.CancelScope(shield=True):
-            await engine.dispose()
+            await store.close()
 
 
 def _sqlite_url(url: str) -> URL:

@@ -5,12 +5,14 @@ Every change is one transaction that begins by locking the task's row (SQLite: t
 ends. Postgres waits on the row lock; SQLite has none and leaves ``FOR UPDATE`` out of the statement.
 """
 
+import asyncio
 import base64
 import binascii
-from collections.abc import AsyncIterator, Callable
+import functools
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import anyio
 from sqlalchemy import ColumnElement, RowMapping, Select, and_, func, insert, or_, update
@@ -35,8 +37,27 @@ _RUN_FIELDS = tuple(RunRecord.model_fields)
 _EVENT_FIELDS = tuple(Event.model_fields)
 
 
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
 def utc_now() -> datetime:
     return datetime.now(UTC)
+
+
+def _whole(
+    method: Callable[Concatenate["SqlStore", _P], Coroutine[Any, Any, _T]],
+) -> Callable[Concatenate["SqlStore", _P], Coroutine[Any, Any, _T]]:
+    """Finish the transaction even where the caller is cancelled: half a conversation would spoil the connection."""
+
+    @functools.wraps(method)
+    async def shielded(store: "SqlStore", /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        work = asyncio.ensure_future(method(store, *args, **kwargs))
+        store.unfinished.add(work)
+        work.add_done_callback(store.unfinished.discard)
+        return await asyncio.shield(work)
+
+    return shielded
 
 
 class SqlStore:
@@ -47,12 +68,17 @@ class SqlStore:
         self._reader = engine.execution_options(**{READ_ONLY: True})
         self._clock = clock
         self._changed = anyio.Event()
+        self.unfinished: set[asyncio.Future[Any]] = set()
+        """Transactions under way, also those whose caller is gone."""
 
     async def close(self) -> None:
+        if self.unfinished:
+            await asyncio.wait(self.unfinished)
         await self._engine.dispose()
 
     # What users ask.
 
+    @_whole
     async def submit(self, request: TaskRequest) -> TaskRecord:
         task_id, now = new_id("task"), self._clock()
         body = request.model_dump(mode="json")
@@ -75,10 +101,12 @@ class SqlStore:
             await self._log(db, task_id, None, 0, "task.submitted", {"request": body})
             return await _task(db, task_id)
 
+    @_whole
     async def get(self, task_id: str) -> TaskRecord:
         async with self._reading() as db:
             return await _task(db, task_id)
 
+    @_whole
     async def list_tasks(self, *, status: Status | None = None, cursor: str | None = None, limit: int = 20) -> TaskPage:
         query = sql_select(tasks).order_by(tasks.c.position.desc()).limit(limit + 1)
         if status is not None:
@@ -94,6 +122,7 @@ class SqlStore:
             tasks=tuple(_task_record(row, owned.get(row["task_id"], ())) for row in page), next_cursor=next_cursor
         )
 
+    @_whole
     async def events(self, task_id: str, *, after: int = 0, limit: int = 1000) -> tuple[Event, ...]:
         where = and_(events.c.task_id == task_id, events.c.seq > after)
         async with self._reading() as db:
@@ -112,6 +141,7 @@ class SqlStore:
                 return found
             await _wait(changed, min(left_s, _POLL_S))
 
+    @_whole
     async def cancel(self, task_id: str) -> TaskRecord:
         async with self._writing() as db:
             task = await _task(db, task_id, lock=True)
@@ -129,6 +159,7 @@ class SqlStore:
 
     # What workers do.
 
+    @_whole
     async def claim(self, worker_id: str, ttl_s: float) -> Claim | None:
         async with self._reading() as db:
             if (await db.execute(_claimable(self._clock()))).first() is None:
@@ -156,17 +187,20 @@ class SqlStore:
     async def wait_for_work(self, timeout_s: float) -> None:
         await _wait(self._changed, min(timeout_s, _POLL_S))
 
+    @_whole
     async def renew(self, run_id: str, generation: int, ttl_s: float) -> None:
         async with self._writing(silent=True) as db:
             await _owned(db, run_id, generation)
             until = self._clock() + timedelta(seconds=ttl_s)
             await db.execute(update(runs).where(runs.c.run_id == run_id).values(lease_until=until))
 
+    @_whole
     async def cancel_requested(self, task_id: str) -> bool:
         query = sql_select(tasks.c.cancel_requested).where(tasks.c.task_id == task_id)
         async with self._reading() as db:
             return bool((await db.execute(query)).scalar())
 
+    @_whole
     async def append(self, run_id: str, generation: int, type: str, body: dict[str, Any]) -> Event:  # noqa: A002
         async with self._writing() as db:
             task_id, run = await _owned(db, run_id, generation)
@@ -177,6 +211,7 @@ class SqlStore:
                 await self._derive_task(db, task_id)
             return event
 
+    @_whole
     async def finish(self, run_id: str, generation: int, result: RunResult) -> TaskRecord:
         async with self._writing() as db:
             task_id, run = await _owned(db, run_id, generation)
@@ -184,6 +219,7 @@ class SqlStore:
             await self._derive_task(db, task_id)
             return await _task(db, task_id)
 
+    @_whole
     async def release(self, run_id: str, generation: int) -> None:
         async with self._writing() as db:
             task_id, _ = await _owned(db, run_id, generation)
@@ -194,19 +230,16 @@ class SqlStore:
 
     @asynccontextmanager
     async def _writing(self, *, silent: bool = False) -> AsyncIterator[AsyncConnection]:
-        """One transaction. A cancelled caller still finishes it: half a conversation would spoil the connection."""
-        with anyio.CancelScope(shield=True):
-            async with self._engine.begin() as connection:
-                yield connection
+        async with self._engine.begin() as connection:
+            yield connection
         if not silent:
             self._changed.set()
             self._changed = anyio.Event()
 
     @asynccontextmanager
     async def _reading(self) -> AsyncIterator[AsyncConnection]:
-        with anyio.CancelScope(shield=True):
-            async with self._reader.begin() as connection:
-                yield connection
+        async with self._reader.begin() as connection:
+            yield connection
 
     async def _log(
         self, db: AsyncConnection, task_id: str, run_id: str | None, generation: int, kind: str, body: dict[str, Any]

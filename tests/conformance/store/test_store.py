@@ -1,5 +1,6 @@
 """What every store promises."""
 
+import asyncio
 from typing import Any
 
 import anyio
@@ -309,10 +310,14 @@ async def test_caller_cancelled_in_a_write_leaves_a_whole_transaction(store: Sto
     task = await store.submit(request())
     claim = await claimed(store)
 
+    writing = asyncio.ensure_future(store.append(claim.run_id, claim.generation, "note", {}))
+    await asyncio.sleep(0)
+    writing.cancel()
     with anyio.CancelScope() as scope:
         scope.cancel()
         await store.append(claim.run_id, claim.generation, "note", {})
 
+    assert writing.cancelled()
     log = await store.events(task.id)
     assert [event.seq for event in log] == list(range(1, len(log) + 1))
     await store.append(claim.run_id, claim.generation, "note", {})
