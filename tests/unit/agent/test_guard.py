@@ -17,7 +17,7 @@ def feed(guard: AnswerGuard, text: str, kind: str = "reasoning", size: int = 7) 
 
 
 def prose(num_chars: int) -> str:
-    words = random.Random(1)  # noqa: S311
+    words = random.Random(1)
     return " ".join(f"w{words.randrange(3000)}" for _ in range(num_chars // 4))[:num_chars]
 
 
