@@ -1,0 +1,203 @@
+"""The processes outside a sandbox that make it and clean up after it.
+
+    service  ──starts──>  nursery  ──forks──>  holder  ──forks──>  first process of the sandbox (sandbox/init.py)
+
+The nursery is a small Python that has imported everything, so that each further sandbox costs a fork. A holder stays
+on the host's side: it owns the sandbox's control group, ends the sandbox when its lifetime is over or the service is
+gone, and removes the group. All three end by themselves when the service dies, however it dies: the sockets close.
+
+Standard library only, single-threaded, and nothing of the service's environment.
+"""
+
+import asyncio
+import gc
+import os
+import resource
+import select
+import signal
+import socket
+import time
+from pathlib import Path
+from typing import NoReturn
+
+from sandbox import cgroups, frames, linux, namespaces
+from sandbox.blueprint import Blueprint
+from sandbox.init import Watch, serve
+from sandbox.keeper import Keeper
+
+GROUP_PREFIX = "mimo-sandbox-"
+_NEVER_ENDED = "-1000"
+_MAX_DESCRIPTORS = 4096
+
+
+def main(control_fd: int) -> None:
+    """The nursery: fork a holder for each pair of sockets that comes, until no more can come."""
+    control = socket.socket(fileno=control_fd)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # holders are not waited for: their lifelines tell
+    gc.freeze()  # or the collector would copy every page in every sandbox
+    while True:
+        message, fds, _, _ = socket.recv_fds(control, 1, 2)
+        if not message:
+            return
+        if os.fork() == 0:
+            control.close()
+            _hold(socket.socket(fileno=fds[0]), socket.socket(fileno=fds[1]))
+        for fd in fds:
+            os.close(fd)
+
+
+def _hold(connection: socket.socket, lifeline: socket.socket) -> NoReturn:
+    """Make one sandbox, stay until it ends, clean up. Never returns."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        plan = Blueprint.parse(frames.read_blocking(connection))
+        group = _make_group(plan)
+        try:
+            _run(plan, group, connection, lifeline)
+        finally:
+            if group:
+                group.remove()
+    finally:
+        os._exit(0)
+
+
+def _make_group(plan: Blueprint) -> cgroups.Group | None:
+    parents = tuple(Path(parent) for parent in plan.cgroup_parents)
+    cgroups.remove_abandoned(GROUP_PREFIX, parents)
+    # Files in a sandbox are kept in memory, which the kernel counts like any other.
+    return cgroups.make(
+        f"{GROUP_PREFIX}{os.getpid()}-{plan.name}", parents, plan.memory_bytes + plan.disk_bytes, plan.processes
+    )
+
+
+def _run(plan: Blueprint, group: cgroups.Group | None, connection: socket.socket, lifeline: socket.socket) -> None:
+    ours, theirs = socket.socketpair()
+    watch = _open_watch(plan, group)
+    try:
+        with namespaces.step("user and PID namespace"):
+            _leave_host(plan)
+            pid = os.fork()
+    except namespaces.SetupFailed as error:
+        connection.sendall(frames.encode(_failure(error)))
+        return
+    if pid == 0:
+        ours.close()
+        lifeline.close()
+        _become_init(plan, group, watch, connection, theirs)
+    connection.close()
+    theirs.close()
+    try:
+        protected = _place(pid, group)
+        ours.sendall(b"p" if protected else b"-")
+        if ours.recv(1):  # it has entered its user namespace
+            _map_user(pid, plan.host_uid)
+            ours.sendall(b"m")
+    except OSError:
+        pass  # it ended in the middle of its making, and has told why
+    _wait(pid, lifeline, plan.lifetime_s)
+
+
+def _become_init(
+    plan: Blueprint, group: cgroups.Group | None, watch: Watch | None, connection: socket.socket, holder: socket.socket
+) -> NoReturn:
+    try:
+        linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
+        protected = holder.recv(1)
+        if not protected:
+            os._exit(1)
+        _clean_process()
+        try:
+            namespaces.enter(plan, lambda: _ask(holder))
+        except namespaces.SetupFailed as error:
+            connection.sendall(frames.encode(_failure(error)))
+            os._exit(1)
+        holder.close()
+        connection.sendall(frames.encode({"event": "ready", **_evidence(plan, group, protected == b"p")}))
+        keeper = Keeper(shell=plan.shell, env=plan.env, rlimits=_rlimits(plan, watch))
+        asyncio.run(serve(connection, keeper, watch))
+    finally:
+        os._exit(0)
+
+
+def _ask(holder: socket.socket) -> None:
+    holder.sendall(b"?")
+    if not holder.recv(1):
+        os._exit(1)
+
+
+def _clean_process() -> None:
+    os.setsid()
+    os.umask(0o022)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        if signal.getsignal(number) is signal.SIG_IGN and number != signal.SIGPIPE:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _leave_host(plan: Blueprint) -> None:
+    if plan.root_mode:
+        os.setgroups([])
+        linux.unshare(linux.CLONE_NEWPID)
+        return
+    uid, gid = os.geteuid(), os.getegid()
+    linux.unshare(linux.CLONE_NEWUSER | linux.CLONE_NEWPID)
+    Path("/proc/self/setgroups").write_text("deny")
+    Path("/proc/self/uid_map").write_text(f"{namespaces.UID} {uid} 1")
+    Path("/proc/self/gid_map").write_text(f"{namespaces.UID} {gid} 1")
+
+
+def _map_user(pid: int, host_uid: int) -> None:
+    for name in ("uid_map", "gid_map"):
+        Path(f"/proc/{pid}/{name}").write_text(f"{namespaces.UID} {host_uid} 1")
+
+
+def _place(pid: int, group: cgroups.Group | None) -> bool:
+    """Put the sandbox into its group. Says whether the kernel will spare its first process when memory is short."""
+    if group:
+        group.add(pid)
+    try:
+        Path(f"/proc/{pid}/oom_score_adj").write_text(_NEVER_ENDED)
+    except PermissionError:
+        return False
+    return True
+
+
+def _open_watch(plan: Blueprint, group: cgroups.Group | None) -> Watch | None:
+    if group is None:
+        return None
+    kills, usage = (os.open(file, os.O_RDONLY | os.O_CLOEXEC) for file in (group.kills_file, group.usage_file))
+    return Watch(kills, usage, plan.memory_bytes)
+
+
+def _rlimits(plan: Blueprint, watch: Watch | None) -> tuple[tuple[int, int], ...]:
+    limits = [(resource.RLIMIT_CORE, 0), (resource.RLIMIT_NOFILE, _MAX_DESCRIPTORS)]
+    if watch is None:
+        # Counted per user and user namespace, so these are this sandbox's own (Linux 5.14).
+        limits += [(resource.RLIMIT_NPROC, plan.processes), (resource.RLIMIT_AS, plan.memory_bytes)]
+    return tuple(limits)
+
+
+def _evidence(plan: Blueprint, group: cgroups.Group | None, protected: bool) -> dict[str, object]:
+    return {
+        "namespaces": "root" if plan.root_mode else "user",
+        "memory": f"cgroup v{group.version}" if group else "rlimit per process",
+        "processes": f"cgroup v{group.version}" if group else "rlimit per user namespace",
+        "init_spared": protected,
+    }
+
+
+def _failure(error: namespaces.SetupFailed) -> dict[str, object]:
+    return {"event": "failed", "step": error.step, "code": error.error.errno or 0, "detail": str(error.error)}
+
+
+def _wait(pid: int, lifeline: socket.socket, lifetime_s: float) -> None:
+    """Until the sandbox ends, is let go of, or has lived long enough; then see to it that it is gone."""
+    process = os.pidfd_open(pid)
+    poll = select.poll()
+    poll.register(process, select.POLLIN)
+    poll.register(lifeline, select.POLLIN | select.POLLHUP)
+    deadline = time.monotonic() + lifetime_s
+    while not poll.poll(max(0.0, min(deadline - time.monotonic(), 3600.0)) * 1000) and time.monotonic() < deadline:
+        pass
+    signal.pidfd_send_signal(process, signal.SIGKILL)
+    os.waitpid(pid, 0)

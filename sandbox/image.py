@@ -1,0 +1,96 @@
+"""The read-only root file systems that the local backend knows: today only ``host``, a view of the host's toolchain."""
+
+import os
+import shutil
+from pathlib import Path
+
+from sandbox.blueprint import Blueprint
+from sandbox.config import SandboxSettings
+from sandbox.errors import SandboxRejected, SandboxUnavailable
+from sandbox.types import SandboxSpec
+
+UID = 1000
+"""User and group id of everything that runs in a sandbox, as seen inside."""
+HOME = "/home/sandbox"
+_GROUP_OVERHEAD = 16
+"""Our own processes beside the command's: the first process, and one keeper per running command."""
+
+
+def blueprint(spec: SandboxSpec, settings: SandboxSettings, *, name: str, root_mode: bool, host_uid: int) -> Blueprint:
+    """Decide how the machine wanted by ``spec`` is built here.
+
+    Raises:
+        SandboxRejected: there is no such image.
+        SandboxUnavailable: the host lacks a program that every sandbox needs.
+    """
+    if spec.image != "host":
+        raise SandboxRejected(f"the local sandbox has no image {spec.image!r}; the only one is 'host'")
+    path = [*(str(prefix / "bin") for prefix in settings.prefixes()), *settings.path]
+    shell = shutil.which("bash", path=":".join(path))
+    if shell is None:
+        raise SandboxUnavailable(f"bash is not in {':'.join(path)}; install it: every command is run by it")
+    binds, links = _view(settings)
+    return Blueprint(
+        name=name,
+        root_mode=root_mode,
+        host_uid=host_uid,
+        binds=binds,
+        links=links,
+        files=_files(),
+        env=_environment(path, settings.env),
+        shell=shell,
+        memory_bytes=spec.resources.memory_mib * 1024 * 1024,
+        disk_bytes=spec.resources.disk_mib * 1024 * 1024,
+        processes=spec.resources.processes + _GROUP_OVERHEAD,
+        lifetime_s=spec.lifetime_s,
+        cgroup_parents=[str(parent) for parent in settings.cgroup_parents],
+    )
+
+
+def _view(settings: SandboxSettings) -> tuple[dict[str, str], dict[str, str]]:
+    """What of the host is seen. Links such as ``/bin -> usr/bin`` stay links."""
+    binds: dict[str, str] = {}
+    links = {"/dev/fd": "/proc/self/fd", "/dev/stdin": "/proc/self/fd/0", "/dev/stdout": "/proc/self/fd/1"}
+    links["/dev/stderr"] = "/proc/self/fd/2"
+    for path in (*settings.read_only_paths, Path("/etc/ld.so.cache"), Path("/etc/localtime")):
+        if path.is_symlink() and path.parent == Path("/"):
+            links[str(path)] = os.readlink(path)
+        elif path.exists():
+            binds[str(path)] = str(path.resolve())
+    for prefix in settings.prefixes():
+        if not any(_within(prefix, Path(place)) for place in binds):
+            # Programs find an installation by the name it was made under and by its real one.
+            binds |= {str(prefix): str(prefix.resolve()), str(prefix.resolve()): str(prefix.resolve())}
+    return binds, links
+
+
+def _within(path: Path, folder: Path) -> bool:
+    return path.is_relative_to(folder)
+
+
+def _files() -> dict[str, str]:
+    return {
+        "/etc/passwd": f"root:x:0:0:root:/root:/usr/sbin/nologin\nsandbox:x:{UID}:{UID}::{HOME}:/bin/bash\n"
+        "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
+        "/etc/group": f"root:x:0:\nsandbox:x:{UID}:\nnogroup:x:65534:\n",
+        "/etc/hosts": "127.0.0.1 localhost sandbox\n::1 localhost sandbox\n",
+        "/etc/hostname": "sandbox\n",
+        "/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
+        "/etc/resolv.conf": "",
+        "/etc/gitconfig": "[safe]\n\tdirectory = *\n[user]\n\tname = sandbox\n\temail = sandbox@localhost\n"
+        "[init]\n\tdefaultBranch = main\n[gc]\n\tauto = 0\n[core]\n\tpager = cat\n[advice]\n\tdetachedHead = false\n",
+    }
+
+
+def _environment(path: list[str], extra: dict[str, str]) -> dict[str, str]:
+    return {
+        "PATH": ":".join(path),
+        "HOME": HOME,
+        "USER": "sandbox",
+        "LOGNAME": "sandbox",
+        "LANG": "C.UTF-8",
+        "TERM": "dumb",
+        "PAGER": "cat",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        **extra,
+    }

@@ -1,0 +1,344 @@
+"""The first process of a sandbox: runs jobs asked for over a socket, and reaps every orphan.
+
+A job is a shell command or a file call, in a process tree of its own under a keeper (``sandbox/keeper.py``). All
+processes here have one user, so a command can end its own keeper and must gain nothing by it: deadlines, bounds and
+the counting of output are this process's own business, and no signal from inside the namespace ends it.
+
+Asked:    ``{"op": "exec" | "read" | ..., "job": n, ...}``, then ``{"op": "input", "job": n, "last": bool}`` + bytes
+Answered: ``{"event": "output", "job": n}`` + bytes, and at the end ``{"event": "ended", "job": n, "how": ...}``
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import socket
+import struct
+import termios
+import time
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sandbox import cgroups, frames
+from sandbox.keeper import Keeper
+
+_CHUNK = 256 * 1024
+_MEMORY_POLL_S = 0.1
+_KILL_PATIENCE_S = 1.0
+_UNKILLABLE_S = 5.0
+_MAX_TOLD = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """The control group's files, opened before the host went out of sight. None where there is no group."""
+
+    kills_fd: int
+    """The kernel's count of processes it ended for want of memory."""
+    usage_fd: int
+    memory_bytes: int
+
+    def num_kills(self) -> int:
+        return cgroups.count_kills(os.pread(self.kills_fd, 65536, 0).decode())
+
+    def exceeded(self) -> bool:
+        return cgroups.process_memory(os.pread(self.usage_fd, 65536, 0).decode()) > self.memory_bytes
+
+
+@dataclass(slots=True)
+class _Job:
+    number: int
+    is_command: bool
+    timeout_s: float
+    limit: int
+    keeper: int
+    output: int
+    """Descriptor of standard output and error, ours to read."""
+    status: int
+    """Descriptor on which the keeper tells how the job ended."""
+    started: float
+    kills_before: int
+    kept: int = 0
+    total: int = 0
+    ended: bool = False
+    input: asyncio.Queue[bytes | None] = field(default_factory=lambda: asyncio.Queue(4))
+    overflow: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+async def serve(connection: socket.socket, keeper: Keeper, watch: Watch | None) -> None:
+    """Serve one connection until it closes."""
+    reader, writer = await asyncio.open_unix_connection(sock=connection)
+    init = _Init(reader, writer, keeper, watch)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, init.reap)
+    with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+        await init.listen()
+
+
+class _Init:
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, keeper: Keeper, watch: Watch | None
+    ) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._keeper = keeper
+        self._watch = watch
+        self._jobs: dict[int, _Job] = {}
+        self._keepers: set[int] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def listen(self) -> None:
+        while True:
+            head, body = await frames.read(self._reader)
+            number = int(str(head["job"]))
+            if head["op"] != "input":
+                self._start(number, head)
+            elif job := self._jobs.get(number):
+                # Waits while the job takes no input, and with it the other side: nothing piles up here.
+                await job.input.put(body)
+                if head["last"]:
+                    await job.input.put(None)
+
+    def reap(self) -> None:
+        while (pid := _reap_one()) is not None:
+            self._keepers.discard(pid)
+
+    # --- one job ---------------------------------------------------------------------------------------------------
+
+    def _start(self, number: int, head: dict[str, object]) -> None:
+        started = time.monotonic()
+        input_read, input_write = os.pipe2(os.O_CLOEXEC)
+        output_read, output_write = os.pipe2(os.O_CLOEXEC)
+        status_read, status_write = os.pipe2(os.O_CLOEXEC)
+        kills_before = self._watch.num_kills() if self._watch else 0
+        pid = self._keeper.start(head, input_read, output_write, status_write)
+        for fd in (input_read, output_write, status_write):
+            os.close(fd)
+        for fd in (input_write, output_read, status_read):
+            os.set_blocking(fd, False)
+        self._keepers.add(pid)
+        is_command = head["op"] == "exec"
+        timeout_s, limit = float(str(head["timeout_s"])), int(str(head["limit"]))
+        job = _Job(number, is_command, timeout_s, limit, pid, output_read, status_read, started, kills_before)
+        self._jobs[number] = job
+        feed = self._spawn(_feed(job, input_write))
+        self._spawn(self._copy_output(job))
+        self._spawn(self._run(job, feed))
+
+    async def _run(self, job: _Job, feed: asyncio.Task[None]) -> None:
+        told = asyncio.create_task(_read_status(job.status))
+        overflow = asyncio.create_task(job.overflow.wait())
+        how = await self._wait(job, told, overflow)
+        self._take_rest(job)
+        if not how and job.total > job.limit:
+            how = "output_limit"
+        if how:
+            await self._kill(job)
+            self._take_rest(job)
+        status = {"how": how, "code": 0} if how else await self._explain(job, told.result())
+        job.ended = True
+        del self._jobs[job.number]
+        run_s = time.monotonic() - job.started
+        self._send({"event": "ended", "job": job.number, "total": job.total, "run_s": run_s, "detail": "", **status})
+        for task in (told, overflow, feed):
+            task.cancel()
+        while not job.input.empty():
+            job.input.get_nowait()  # lets go of a listener that waits to put more
+
+    async def _explain(self, job: _Job, status: dict[str, object]) -> dict[str, object]:
+        """What the keeper told, corrected by what only we can know."""
+        failed = status["how"] != "exited" or status["code"] != 0
+        if job.is_command and failed and self._watch and self._watch.num_kills() > job.kills_before:
+            # The shell lost a process to the kernel, and says so in its exit code or by having died itself.
+            return {"how": "oom_killed", "code": 0}
+        if job.is_command and status["how"] == "lost":
+            # The keeper was ended from inside; what it kept together is now nobody's, so everything goes.
+            await self._kill_all()
+            return {"how": "signalled", "code": int(signal.SIGKILL)}
+        return status
+
+    async def _wait(self, job: _Job, told: "asyncio.Task[dict[str, object]]", overflow: "asyncio.Task[bool]") -> str:
+        """Until the job ends by itself, which gives "", or must be ended, which gives why."""
+        deadline = job.started + job.timeout_s
+        watch = self._watch if job.is_command else None
+        while not told.done():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return "timed_out"
+            if overflow.done():
+                return "output_limit"
+            if watch and watch.exceeded():
+                return "oom_killed"
+            patience = min(left, _MEMORY_POLL_S) if watch else left
+            await asyncio.wait({told, overflow}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+        return ""
+
+    async def _kill(self, job: _Job) -> None:
+        """End a job and all it started. What other jobs left running goes on, unless this one outruns us."""
+        if self._keepers <= {job.keeper}:
+            await self._kill_all()
+            return
+        give_up = time.monotonic() + _KILL_PATIENCE_S
+        stopped: set[int] = set()
+        while new := _descendants(job.keeper) - stopped:
+            # Stopped first: what is killed makes room for more under the bound on processes, what is stopped does not.
+            _signal(new, signal.SIGSTOP)
+            stopped |= new
+            if time.monotonic() > give_up:
+                await self._kill_all()
+                return
+        _signal(stopped, signal.SIGKILL)
+        # The keeper goes last: until then, it is where orphans end up.
+        while _descendants(job.keeper) and time.monotonic() < give_up:
+            await asyncio.sleep(0.001)
+        _signal({job.keeper}, signal.SIGKILL)
+        while job.keeper in self._keepers:
+            await asyncio.sleep(0.001)
+
+    async def _kill_all(self) -> None:
+        """End everything but ourselves, which the kernel does in one go that no fork escapes."""
+        _signal({-1}, signal.SIGKILL)
+        give_up = time.monotonic() + _UNKILLABLE_S
+        while _has_children():
+            if time.monotonic() > give_up:
+                os._exit(1)  # stuck in the kernel: the sandbox cannot keep its word and ends
+            self.reap()
+            await asyncio.sleep(0.001)
+
+    async def _copy_output(self, job: _Job) -> None:
+        """Hand on what the job writes; after its end, keep its background processes from blocking on a full pipe."""
+        more = True
+        while more:
+            await _readable(job.output)
+            more = self._take(job, _CHUNK)
+            await self._writer.drain()
+        os.close(job.output)
+        job.output = -1
+
+    def _take(self, job: _Job, size: int) -> bool:
+        """Read once; False at the end of the output."""
+        try:
+            data = os.read(job.output, size)
+        except BlockingIOError:
+            return True
+        if data and not job.ended:
+            job.total += len(data)
+            kept = data[: job.limit - job.kept]
+            job.kept += len(kept)
+            if kept:
+                self._send({"event": "output", "job": job.number}, kept)
+            if job.total > job.limit:
+                job.overflow.set()
+        return bool(data)
+
+    def _take_rest(self, job: _Job) -> None:
+        """What is in the pipe now that the job has ended. More may come from what it left behind, without end."""
+        if job.output == -1:
+            return
+        left = struct.unpack("i", fcntl.ioctl(job.output, termios.FIONREAD, bytes(4)))[0]
+        while left > 0:
+            size = min(left, _CHUNK)
+            self._take(job, size)
+            left -= size
+
+    def _send(self, head: dict[str, object], body: bytes = b"") -> None:
+        self._writer.write(frames.encode(head, body))
+
+    def _spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+async def _feed(job: _Job, fd: int) -> None:
+    """Hand input to the job until it ends or will take no more."""
+    try:
+        while (data := await job.input.get()) is not None:
+            view = memoryview(data)
+            while view:
+                await _writable(fd)
+                with contextlib.suppress(BlockingIOError):
+                    view = view[os.write(fd, view) :]
+    except BrokenPipeError:
+        while await job.input.get() is not None:
+            pass
+    finally:
+        os.close(fd)
+
+
+async def _read_status(fd: int) -> dict[str, object]:
+    """The one line a keeper writes; ``lost`` where it ended without."""
+    told = b""
+    try:
+        while not told.endswith(b"\n") and len(told) < _MAX_TOLD:
+            await _readable(fd)
+            data = os.read(fd, _MAX_TOLD)
+            if not data:
+                return {"how": "lost", "code": 0}
+            told += data
+    finally:
+        os.close(fd)
+    return dict(json.loads(told.partition(b"\n")[0]))
+
+
+async def _readable(fd: int) -> None:
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_reader(fd, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(fd)
+
+
+async def _writable(fd: int) -> None:
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_writer(fd, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_writer(fd)
+
+
+def _reap_one() -> int | None:
+    try:
+        pid, _ = os.waitpid(-1, os.WNOHANG)
+    except ChildProcessError:
+        return None
+    return pid or None
+
+
+def _has_children() -> bool:
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
+
+
+def _signal(pids: set[int], number: int) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def _descendants(root: int) -> set[int]:
+    """Processes below ``root`` that still run; what is dead and not yet reaped does not count."""
+    parents = {int(entry.name): _parent(entry) for entry in Path("/proc").iterdir() if entry.name.isdigit()}
+    found: set[int] = set()
+    while new := {pid for pid, parent in parents.items() if parent in {root} | found} - found:
+        found |= new
+    return found
+
+
+def _parent(folder: Path) -> int:
+    """Parent of a process, or 0 where it is no more."""
+    try:
+        state, parent = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()[:2]
+    except OSError:
+        return 0
+    return 0 if state in "ZX" else int(parent)
