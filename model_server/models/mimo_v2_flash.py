@@ -45,7 +45,10 @@ class Decoder(nn.Module):
 
     def __init__(self, config: ModelConfig, num_mtp_layers: int) -> None:
         super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        embeddings = torch.empty(config.vocab_size, config.hidden_size)
+        if not embeddings.is_meta:  # torch's normal distribution for shapes without memory loads its compiler: 5 s
+            embeddings.normal_()
+        self.embed_tokens = nn.Embedding.from_pretrained(embeddings, freeze=False)
         self.layers = nn.ModuleList(DecoderLayer(config, layer) for layer in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.layernorm_epsilon)
         if num_mtp_layers:
