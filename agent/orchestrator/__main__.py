@@ -1,0 +1,95 @@
+"""A worker process: ``python -m agent.orchestrator --store URL --data DIR``."""
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from agent.config import ModelSettings, model_settings
+from agent.errors import StoreError
+from agent.orchestrator.app import open_worker
+from agent.orchestrator.settings import WorkerSettings
+from sandbox.errors import SandboxUnavailable
+
+_PARENT_POLL_S = 0.5
+
+
+def main() -> int:
+    arguments = _parser().parse_args()
+    try:
+        settings = _settings(arguments)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        print(f"unusable settings: {problems}", file=sys.stderr)  # noqa: T201 - a command's own error
+        return 2
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    parent = os.getppid() if arguments.exit_with_parent else None
+    try:
+        asyncio.run(_work(settings, parent))
+    except (StoreError, SandboxUnavailable) as error:
+        print(f"cannot start: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    fields = WorkerSettings.model_fields
+    parser = argparse.ArgumentParser(
+        prog="python -m agent.orchestrator",
+        description="Work on the tasks of a store until SIGTERM, which gives unfinished ones back.",
+        epilog="The model's key comes from MIMO_MODEL_API_KEY.",
+    )
+    parser.add_argument("--store", required=True, metavar="URL", help=fields["store"].description)
+    parser.add_argument("--data", required=True, metavar="DIR", type=Path, help=fields["data"].description)
+    parser.add_argument("--model-url", metavar="URL", help="OpenAI-compatible endpoint, up to and including /v1.")
+    parser.add_argument("--model", metavar="NAME", help="Model asked for where a task names none.")
+    parser.add_argument("--concurrency", metavar="N", type=int, default=1, help=fields["concurrency"].description)
+    parser.add_argument("--lease-ttl", metavar="S", type=float, default=15.0, help=fields["lease_ttl_s"].description)
+    parser.add_argument("--exit-with-parent", action="store_true", help="Stop when the process that started this ends.")
+    return parser
+
+
+def _settings(arguments: argparse.Namespace) -> WorkerSettings:
+    model = model_settings(os.environ)
+    given = {"url": arguments.model_url, "name": arguments.model}
+    return WorkerSettings(
+        store=arguments.store,
+        data=arguments.data.absolute(),
+        model=ModelSettings.model_validate(model.model_dump() | {k: v for k, v in given.items() if v is not None}),
+        concurrency=arguments.concurrency,
+        lease_ttl_s=arguments.lease_ttl,
+    )
+
+
+async def _work(settings: WorkerSettings, parent: int | None) -> None:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    watching = asyncio.ensure_future(_watch_parent(parent, stopping)) if parent is not None else None
+    try:
+        async with open_worker(settings) as worker:
+            logging.getLogger(__name__).info("action=start worker=%s", settings.worker_id)
+            await worker.run(stopping)
+    finally:
+        if watching is not None:
+            watching.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watching
+
+
+async def _watch_parent(parent: int, stopping: asyncio.Event) -> None:
+    while os.getppid() == parent:  # noqa: ASYNC110 - nobody tells us
+        await asyncio.sleep(_PARENT_POLL_S)
+    stopping.set()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""Builds a worker out of its settings."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from agent.model import open_model
+from agent.orchestrator.runner import OnDelta, Runner
+from agent.orchestrator.settings import WorkerSettings
+from agent.orchestrator.worker import Worker
+from agent.store.base import Store
+from agent.store.open import open_store
+from sandbox.backends import open_backend
+
+
+@asynccontextmanager
+async def open_worker(
+    settings: WorkerSettings,
+    *,
+    store: Store | None = None,
+    uncommitted: bool = False,
+    on_delta: OnDelta | None = None,
+) -> AsyncIterator[Worker]:
+    """A worker with a model, a sandbox backend and a store of its own, all closed at the end.
+
+    Args:
+        store: the caller's, which stays open, instead of the one the settings name.
+        uncommitted: tasks start from their checkout as it is, not from the commit alone.
+        on_delta: hears the model while it writes.
+
+    Raises:
+        StoreError: the store cannot be opened.
+        SandboxUnavailable: there is no such backend.
+    """
+    async with AsyncExitStack() as stack:
+        if store is None:
+            store = await stack.enter_async_context(open_store(settings.store))
+        model = await stack.enter_async_context(open_model(settings.model))
+        backend = open_backend(settings.backend, settings.sandbox)
+        stack.push_async_callback(backend.close)
+        runner = Runner(
+            store,
+            backend,
+            model,
+            settings.data / "repositories",
+            resources=settings.resources,
+            uncommitted=uncommitted,
+            on_delta=on_delta,
+        )
+        yield Worker(
+            store,
+            runner,
+            worker_id=settings.worker_id,
+            concurrency=settings.concurrency,
+            lease_ttl_s=settings.lease_ttl_s,
+        )

@@ -1,0 +1,252 @@
+"""The story of one run, from the claim to the verdict.
+
+Whatever is decided stands in the log before it is acted on, so a run that lost its worker goes on at the same place:
+an agent that stopped is not asked again, a verdict that was reached is not reached twice.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from agent.errors import GitError, RepositoryError
+from agent.events import RunStopped
+from agent.history import last_tree
+from agent.loop import run_loop
+from agent.model import Delta, Model
+from agent.orchestrator.log import StoreLog
+from agent.orchestrator.workspace import Workspace
+from agent.profiles.native import native
+from agent.store.base import Claim, RunResult, Store, TaskRecord
+from agent.types import Status, StopReason, TaskRequest, Verdict, VerdictKind
+from agent.verdict import reach_verdict
+from sandbox.errors import SandboxError, SandboxLost
+from sandbox.types import Backend, Resources, Sandbox, SandboxSpec
+
+MAX_RESTORES = 2
+"""So many lost sandboxes are replaced; the next loss ends the run."""
+
+MAX_PATCH_CHARS = 20_000_000
+"""A longer patch is of no use to a reader, and too much for one answer of the API."""
+
+_CANCELLED = "cancelled by the user"
+
+_SPARE_S = 300.0
+"""What a sandbox may live longer than the work in it: starting, unpacking, snapshots."""
+
+_SEEDS_PER_ATTEMPT = 10_000
+"""Distance between the seeds of two attempts: sampling again within one counts up from its own."""
+
+OnDelta = Callable[[str, int, Delta], None]
+"""Receives the run's id, the number of the step, and a piece of an answer."""
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """One run while this worker has it."""
+
+    run_id: str
+    request: TaskRequest
+    log: StoreLog
+    workspace: Workspace
+    cancelled: asyncio.Event
+
+    @property
+    def tree(self) -> str:
+        """The newest state of the files."""
+        return last_tree(self.log.events) or self.workspace.base.tree
+
+    @property
+    def reason(self) -> StopReason | None:
+        return self.log.stopped.stop_reason if self.log.stopped else None
+
+    async def stop(self, reason: StopReason, detail: str) -> None:
+        await self.log.append("run.stopped", RunStopped(stop_reason=reason, detail=detail).model_dump(mode="json"))
+
+
+class Runner:
+    """Does claimed runs; several at once where asked."""
+
+    def __init__(
+        self,
+        store: Store,
+        backend: Backend,
+        model: Model,
+        repositories: Path,
+        *,
+        resources: Resources | None = None,
+        uncommitted: bool = False,
+        on_delta: OnDelta | None = None,
+    ) -> None:
+        """
+        Args:
+            repositories: folder for the git directories of tasks; shared by all workers of the store.
+            resources: bounds of every sandbox.
+            uncommitted: tasks start from their checkout as it is, not from the commit alone.
+            on_delta: hears the model while it writes; nothing of it is stored.
+        """
+        self._store = store
+        self._backend = backend
+        self._model = model
+        self._repositories = repositories
+        self._resources = resources or Resources()
+        self._uncommitted = uncommitted
+        self._on_delta = on_delta
+
+    async def run(self, claim: Claim, cancelled: asyncio.Event) -> TaskRecord:
+        """Go on with a run until it has ended; the task as it is then.
+
+        Args:
+            cancelled: once set, the run ends within a second, with the patch as far as it came.
+
+        Raises:
+            LeaseLost: another worker owns the run; its sandbox here is closed.
+        """
+        result = await self._result(claim, cancelled)
+        return await self._store.finish(claim.run_id, claim.generation, result)
+
+    async def _result(self, claim: Claim, cancelled: asyncio.Event) -> RunResult:
+        request = _as_attempt(claim)
+        git_dir = self._repositories / f"{claim.task.id}.git"
+        try:
+            workspace = await Workspace.open(
+                Path(request.repository), request.base_commit, git_dir, uncommitted=self._uncommitted
+            )
+            work = _Work(claim.run_id, request, StoreLog(self._store, claim), workspace, cancelled)
+            broken = await self._let_agent_work(work)
+            patch = await workspace.patch(work.tree)
+            if len(patch) > MAX_PATCH_CHARS:
+                broken = f"the patch has {len(patch)} characters, more than {MAX_PATCH_CHARS}"
+                return RunResult(status=Status.FAILED, stop_reason=work.reason, error=broken)
+            verdict, unchecked = await self._judge(work)
+        except (RepositoryError, GitError) as error:
+            return RunResult(status=Status.FAILED, error=str(error))
+        return _ended(work, patch, verdict, broken or unchecked)
+
+    async def _let_agent_work(self, work: _Work) -> str | None:
+        """Run the agent until it stopped, in a new sandbox whenever one is lost; why it could not, or None."""
+        while work.log.stopped is None:
+            try:
+                await self._let_agent_work_once(work)
+            except SandboxLost as error:
+                await work.log.append("sandbox.lost", {"detail": str(error)})
+                if work.log.num_sandboxes_lost > MAX_RESTORES:
+                    detail = f"the sandbox was lost {work.log.num_sandboxes_lost} times, at last: {error}"
+                    await work.stop(StopReason.SANDBOX_LOST, detail)
+            except SandboxError as error:
+                return str(error)
+        return None
+
+    async def _let_agent_work_once(self, work: _Work) -> None:
+        """In one sandbox, from the newest snapshot on."""
+        sandbox = await _unless(work.cancelled, self._provision(work))
+        if sandbox is None:
+            await work.stop(StopReason.CANCELLED, _CANCELLED)
+            return
+        try:
+            base = work.workspace.base
+            body = {"boot_id": sandbox.boot_id, "base": base.model_dump(mode="json"), "tree": work.tree}
+            await work.log.append("run.provisioned", body)
+            await run_loop(
+                work.request,
+                native(),
+                self._model,
+                sandbox,
+                work.log,
+                base_tree=base.tree,
+                snapshot=lambda: work.workspace.snapshot(sandbox),
+                cancelled=work.cancelled,
+                on_delta=self._listener(work.run_id),
+            )
+        finally:
+            await sandbox.close()
+
+    async def _provision(self, work: _Work) -> Sandbox:
+        async with AsyncExitStack() as failed:
+            sandbox = await self._backend.acquire(self._spec(work, work.request.limits.wall_clock_s))
+            failed.push_async_callback(sandbox.close)
+            await work.workspace.restore(sandbox, work.tree)
+            failed.pop_all()
+        return sandbox
+
+    async def _judge(self, work: _Work) -> tuple[Verdict | None, str | None]:
+        """The verdict, or why there is none. A cancelled task is not checked: the user wants the end."""
+        num_lost = 0
+        while work.log.verdict is None:
+            try:
+                verdict = await _unless(work.cancelled, self._check(work))
+            except SandboxLost as error:
+                num_lost += 1
+                if num_lost > MAX_RESTORES:
+                    return None, f"the checks could not be run: {error}"
+            except SandboxError as error:
+                return None, f"the checks could not be run: {error}"
+            else:
+                if verdict is None:
+                    await work.stop(StopReason.CANCELLED, _CANCELLED)
+                    verdict = _unchecked(work)
+                await work.log.append("verdict.reached", {"verdict": verdict.model_dump(mode="json")})
+        return work.log.verdict, None
+
+    async def _check(self, work: _Work) -> Verdict:
+        checks = work.request.checks
+        spec = self._spec(work, sum(check.timeout_s for check in checks))
+        base = work.workspace.base.tree
+        return await reach_verdict(self._backend, spec, work.workspace.repository, base, work.tree, checks)
+
+    def _spec(self, work: _Work, work_s: float) -> SandboxSpec:
+        """A machine for so many seconds of work."""
+        return SandboxSpec(image=work.request.image, resources=self._resources, lifetime_s=work_s + _SPARE_S)
+
+    def _listener(self, run_id: str) -> Callable[[int, Delta], None] | None:
+        on_delta = self._on_delta
+        return None if on_delta is None else lambda step, delta: on_delta(run_id, step, delta)
+
+
+def _as_attempt(claim: Claim) -> TaskRequest:
+    """The request, with a seed of the attempt's own: the same seed would give the same attempt again."""
+    request = claim.task.request
+    attempt = next(run.attempt for run in claim.task.runs if run.run_id == claim.run_id)
+    if request.model.seed is None or attempt == 1:
+        return request
+    seed = request.model.seed + (attempt - 1) * _SEEDS_PER_ATTEMPT
+    return request.model_copy(update={"model": request.model.model_copy(update={"seed": seed})})
+
+
+def _unchecked(work: _Work) -> Verdict:
+    changed = work.tree != work.workspace.base.tree
+    return Verdict(kind=VerdictKind.UNVERIFIED if changed else VerdictKind.NO_CHANGE)
+
+
+def _ended(work: _Work, patch: str, verdict: Verdict | None, broken: str | None) -> RunResult:
+    stopped = work.log.stopped
+    match work.reason:
+        case StopReason.CANCELLED:
+            status, error = Status.CANCELLED, None
+        case StopReason.FINISHED if broken is None:
+            status, error = Status.SUCCEEDED, None
+        case _:
+            status, error = Status.FAILED, broken or (stopped.detail if stopped else None)
+    return RunResult(status=status, stop_reason=work.reason, verdict=verdict, patch=patch, error=error)
+
+
+async def _unless(cancelled: asyncio.Event, work: Coroutine[None, None, _T]) -> _T | None:
+    """The work's result, or None where the task is cancelled first; the work is then cancelled too, and has ended."""
+    if cancelled.is_set():
+        work.close()
+        return None
+    working = asyncio.ensure_future(work)
+    waiting = asyncio.ensure_future(cancelled.wait())
+    try:
+        await asyncio.wait({working, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        waiting.cancel()
+        working.cancel()
+        await asyncio.wait({working, waiting})
+        if not working.cancelled():
+            working.exception()  # marks it as seen where it came too late to matter

@@ -1,0 +1,33 @@
+"""Settings of a worker process. Read once, at the start."""
+
+import os
+import platform
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from agent.config import ModelSettings
+from sandbox.config import SandboxSettings
+from sandbox.types import Resources
+
+
+def _worker_id() -> str:
+    return f"{platform.node()}:{os.getpid()}"
+
+
+class WorkerSettings(BaseModel):
+    """Where a worker finds its tasks, files, machines and model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    store: str = Field(description="Address of the store, such as sqlite:////var/lib/mimo/store.db.")
+    data: Path = Field(description="Folder for the git directories of tasks; shared by all workers of a store.")
+    model: ModelSettings = ModelSettings()
+    backend: str = Field("local", description="Name of the sandbox backend.")
+    sandbox: SandboxSettings = SandboxSettings()
+    resources: Resources = Field(Resources(), description="Bounds of every sandbox.")
+    worker_id: str = Field(default_factory=_worker_id, min_length=1, description="Names this worker in the log.")
+    concurrency: int = Field(1, ge=1, le=256, description="Runs at once.")
+    lease_ttl_s: float = Field(
+        15.0, gt=0, description="A run whose worker is silent for so long goes to another one, s. Renewed at a third."
+    )
