@@ -48,7 +48,7 @@ class Decoder(nn.Module):
         embeddings = torch.empty(config.vocab_size, config.hidden_size)
         if not embeddings.is_meta:  # torch's normal distribution for shapes without memory loads its compiler: 5 s
             embeddings.normal_()
-        self.embed_tokens = nn.Embedding.from_pretrained(embeddings, freeze=False)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, _weight=embeddings)
         self.layers = nn.ModuleList(DecoderLayer(config, layer) for layer in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.layernorm_epsilon)
         if num_mtp_layers:
