@@ -1,6 +1,6 @@
 """What the server asks of an engine, and what it gets back. Token ids only: text is the chat layer's."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -66,8 +66,8 @@ class Overloaded(EngineError):
 class Engine(Protocol):
     """Continues sequences, many at once."""
 
-    def generate(self, request: GenerateRequest) -> AsyncIterator[TokenEvent]:
-        """Stream the continuation. Closing the iterator cancels the sequence within one step.
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[TokenEvent, None]:
+        """Stream the continuation. Closing the generator cancels the sequence within one step.
 
         Raises:
             ContextLengthExceeded, Overloaded: before the first token.

@@ -61,6 +61,10 @@ class ChatFormatError(ValueError):
         self.param = param
 
 
+class UnsupportedContent(ChatFormatError):
+    """Content that is not text."""
+
+
 def render(
     messages: Sequence[JsonObject],
     tools: Sequence[JsonObject] = (),
@@ -277,7 +281,7 @@ def _part_text(part: object, param: str) -> str:
         return part
     if isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str):
         return str(part["text"])
-    raise ChatFormatError("only text parts are supported; remove images, audio and files", param)
+    raise UnsupportedContent("only text parts are supported; remove images, audio and files", param)
 
 
 def _merged(spans: Sequence[Span]) -> list[Span]:

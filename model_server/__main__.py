@@ -1,0 +1,160 @@
+"""``python -m model_server``: serve a checkpoint over the OpenAI protocol."""
+
+import argparse
+import ipaddress
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+API_KEY_VARIABLE = "MIMO_MODEL_API_KEY"
+_DRAIN_S = 60
+"""After SIGTERM, running answers have this long to end, s."""
+
+logger = logging.getLogger("model_server")
+
+
+class StartError(Exception):
+    """The server cannot start; the message says what to do."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until SIGTERM or SIGINT, then finish what runs. Exit code 2 is a mistake the caller can correct."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    try:
+        checkpoint = find_checkpoint(options.checkpoint)
+        key = options.api_key or os.environ.get(API_KEY_VARIABLE)
+        _check_exposure(options.host, key)
+        with _bound(options.host, options.port) as listener:
+            app = _app(checkpoint, key, options)
+            _serve(app, listener, checkpoint)
+    except StartError as error:
+        print(f"model_server: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    return 0
+
+
+def find_checkpoint(name: str) -> Path:
+    """A checkpoint folder by its path, or by the name of one that ships with this package.
+
+    Raises:
+        StartError: there is no such folder, or it lacks a file.
+    """
+    shipped = Path(__file__).parent / "checkpoints"
+    folder = next(
+        (path for path in (Path(name), shipped / name, shipped / name.replace("-", "_")) if path.is_dir()), None
+    )
+    if folder is None:
+        names = ", ".join(sorted(served_name(path) for path in shipped.glob("*") if (path / "config.json").is_file()))
+        raise StartError(f"no checkpoint {name!r}: give a folder, or one of the shipped ones ({names or 'none'})")
+    missing = [file for file in ("config.json", "tokenizer.json") if not (folder / file).is_file()]
+    if missing:
+        raise StartError(f"{folder} is no checkpoint: it has no {' and no '.join(missing)}")
+    return folder
+
+
+def served_name(checkpoint: Path) -> str:
+    """The model name callers use for a checkpoint folder."""
+    return checkpoint.resolve().name.replace("_", "-")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m model_server", description=__doc__)
+    parser.add_argument("--checkpoint", required=True, help="folder, or the name of a shipped checkpoint")
+    parser.add_argument("--port", type=int, required=True, help="0 takes a free one, which the log names")
+    parser.add_argument("--host", default="127.0.0.1", help="other than loopback needs a key")
+    parser.add_argument(
+        "--api-key", help=f"bearer key for /v1; better set in {API_KEY_VARIABLE}, which ps does not show"
+    )
+    parser.add_argument("--max-running", type=_positive, default=8, help="sequences generated at once")
+    parser.add_argument("--context-length", type=_positive, help="tokens; default: what the checkpoint was made for")
+    parser.add_argument(
+        "--threads", type=_positive, default=1, help="of the tensor library; one is best for small models"
+    )
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not positive")
+    return value
+
+
+def _check_exposure(host: str, key: str | None) -> None:
+    if key is None and not _is_loopback(host):
+        raise StartError(f"{host} can be reached by others: set {API_KEY_VARIABLE} or --api-key, or use 127.0.0.1")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket that owns its port before the model loads, but takes no connection until it has."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise StartError(f"cannot listen on {host} port {port} ({error}): choose another with --port") from error
+    return listener
+
+
+def _app(checkpoint: Path, key: str | None, options: argparse.Namespace) -> "FastAPI":
+    """Build everything. Imports are here because ``--help`` and mistakes should not wait for the tensor library."""
+    try:
+        import torch
+
+        from model_server.chat.tokens import ChatTokenizer, TokenizerError
+        from model_server.engine.engine import EmbeddedEngine
+        from model_server.server.app import create_app
+        from model_server.server.settings import ServerSettings
+        from model_server.weights import CheckpointError, load_model
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("model_server"):
+            raise
+        raise StartError(f"{error.name} is not installed: pip install 'mimo-coder[model]'") from error
+    torch.set_num_threads(options.threads)
+    try:
+        tokenizer = ChatTokenizer.load(checkpoint)
+        model = load_model(checkpoint, getattr(torch, options.dtype))
+    except (TokenizerError, CheckpointError) as error:
+        raise StartError(f"{checkpoint} cannot be loaded: {error}") from error
+    engine = EmbeddedEngine(model, max_running=options.max_running, context_length=options.context_length)
+    return create_app(engine, tokenizer, ServerSettings(model_name=served_name(checkpoint), api_key=key))
+
+
+def _serve(app: "FastAPI", listener: socket.socket, checkpoint: Path) -> None:
+    import uvicorn
+
+    host, port = listener.getsockname()[:2]
+    logger.info("serving model=%s url=http://%s:%d/v1", served_name(checkpoint), host, port)
+    # The server drains on these signals and then raises them again; by then there is nothing left to stop.
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, _drained)
+    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=_DRAIN_S)
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def _drained(number: int, frame: FrameType | None) -> None:
+    logger.info("stopped signal=%s", signal.Signals(number).name)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

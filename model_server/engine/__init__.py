@@ -1,0 +1,1 @@
+"""Engines: what continues sequences of token ids."""

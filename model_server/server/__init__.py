@@ -1,0 +1,1 @@
+"""The OpenAI protocol over an engine and a chat tokenizer."""

@@ -1,0 +1,76 @@
+"""What a caller sees when something is wrong: OpenAI's error object, with a message that says what to do."""
+
+from typing import Any
+
+from starlette.responses import JSONResponse
+
+from model_server.types import ContextLengthExceeded, EngineError, Overloaded
+
+_RETRY_AFTER_S = 2
+"""A sequence of a small model ends in seconds; clients back off by themselves after that."""
+
+
+class ApiError(Exception):
+    """An answer that is not a completion. ``param`` is the path of the offending field."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 400,
+        code: str = "invalid_request_error",
+        param: str | None = None,
+        retry_after_s: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.param = param
+        self.retry_after_s = retry_after_s
+
+    def body(self) -> dict[str, Any]:
+        """The JSON of an error response or an error event."""
+        kind = "invalid_request_error" if self.status < 500 and self.status != 429 else "server_error"
+        return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
+
+    def response(self) -> JSONResponse:
+        headers = {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
+        if self.status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
+        return JSONResponse(self.body(), self.status, headers)
+
+
+def from_engine(error: EngineError, request_id: str) -> ApiError:
+    """An engine's refusal or failure, as the caller sees it. A failure's details stay in the log."""
+    match error:
+        case ContextLengthExceeded():
+            message = f"{error}. Shorten the conversation or ask for fewer tokens."
+            return ApiError(message, code="context_length_exceeded")
+        case Overloaded():
+            return ApiError(
+                "The server has as many requests as it can hold. Wait and send the request again.",
+                status=429,
+                code="overloaded",
+                retry_after_s=_RETRY_AFTER_S,
+            )
+        case _:
+            return internal(request_id)
+
+
+def internal(request_id: str) -> ApiError:
+    """A fault of ours."""
+    return ApiError(
+        f"The server failed to answer. Send the request again, and report request {request_id} if it fails again.",
+        status=500,
+        code="internal_error",
+    )
+
+
+def stopping() -> ApiError:
+    """The engine was closed under a running request."""
+    return ApiError(
+        "The server is shutting down. Send the request again.",
+        status=503,
+        code="shutting_down",
+        retry_after_s=_RETRY_AFTER_S,
+    )

@@ -1,0 +1,155 @@
+"""One answer in the making: prompt to engine, tokens to deltas, and the counts for its bill."""
+
+import logging
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Literal
+
+from model_server.chat.stop_strings import StopStrings
+from model_server.chat.template import ChatFormatError, UnsupportedContent, render
+from model_server.chat.tokens import ChatTokenizer, DecodeStream
+from model_server.chat.turn import CallDelta, Delta, TurnParser
+from model_server.server.errors import ApiError, from_engine, internal, stopping
+from model_server.server.schemas import ChatRequest, template_messages
+from model_server.types import Engine, EngineError, GenerateRequest, SamplingParams, TokenEvent
+
+logger = logging.getLogger(__name__)
+
+Ending = Literal["stop", "length", "tool_calls"]
+
+
+@dataclass(slots=True)
+class Usage:
+    """Tokens of one answer. Reasoning tokens are among the completion tokens; markers do not count as reasoning."""
+
+    prompt_tokens: int
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+
+
+def encode_prompt(request: ChatRequest, tokenizer: ChatTokenizer) -> tuple[int, ...]:
+    """Token ids of the request's conversation.
+
+    Raises:
+        ApiError: the format cannot express a message or a tool.
+    """
+    options = request.chat_template_kwargs
+    try:
+        spans = render(
+            template_messages(request.messages),
+            request.offered_tools,
+            enable_thinking=options.enable_thinking,
+            keep_all_reasoning=options.keep_all_reasoning,
+        )
+    except UnsupportedContent as error:
+        raise ApiError(f"{error.param}: {error}.", code="unsupported_content", param=error.param) from error
+    except ChatFormatError as error:
+        raise ApiError(f"{error.param}: {error}.", param=error.param) from error
+    try:
+        "".join(span.text for span in spans).encode()
+    except UnicodeEncodeError as error:
+        raise ApiError("The messages hold half a surrogate pair, which is not text. Remove it.") from error
+    return tuple(tokenizer.encode(spans))
+
+
+def sampling_params(
+    request: ChatRequest, num_prompt_tokens: int, context_length: int, end_ids: frozenset[int]
+) -> SamplingParams:
+    """How the engine is to draw, and how much.
+
+    Raises:
+        ApiError: prompt and completion do not fit the context.
+    """
+    room = context_length - num_prompt_tokens
+    limit = max(room, 1) if request.completion_limit is None else request.completion_limit
+    if limit > room:
+        remedy = f"Lower max_tokens to at most {room}" if room > 0 else "Shorten the conversation"
+        raise ApiError(
+            f"The prompt has {num_prompt_tokens} tokens and {limit} more are asked for, but the context holds "
+            f"{context_length}. {remedy}.",
+            code="context_length_exceeded",
+            param="max_tokens" if room > 0 else "messages",
+        )
+    return SamplingParams(
+        temperature=request.temperature,
+        top_p=request.top_p,
+        top_k=max(request.top_k, 0),
+        seed=request.seed,
+        max_tokens=limit,
+        stop_ids=end_ids,
+    )
+
+
+@dataclass(slots=True)
+class Generation:
+    """Runs once; afterwards ``ending``, ``usage`` and the parser's flags are final."""
+
+    engine: Engine
+    request: GenerateRequest
+    parser: TurnParser
+    decoder: DecodeStream
+    stop: StopStrings
+    usage: Usage
+    ending: Ending | None = None
+    started_at: float = field(default_factory=time.monotonic)
+    _called: bool = False
+
+    async def steps(self) -> AsyncGenerator[list[Delta], None]:
+        """The answer, token by token; a token may add nothing. Closing the generator cancels the sequence.
+
+        Raises:
+            ApiError: the engine refused the request, failed, or was closed.
+        """
+        try:
+            async with aclosing(self.engine.generate(self.request)) as events:
+                async for event in events:
+                    yield self._parsed(event)
+                    if self.ending is not None:
+                        break
+        except EngineError as error:
+            logger.warning("generation_refused id=%s error=%s", self.request.request_id, type(error).__name__)
+            raise from_engine(error, self.request.request_id) from error
+        if self.ending is None:
+            raise internal(self.request.request_id)
+        yield self._rest()
+        self.ending = "tool_calls" if self._called and self.ending == "stop" else self.ending
+
+    def log(self, outcome: str) -> None:
+        """One line about the finished request; never its text."""
+        logger.info(
+            "generation_ended id=%s outcome=%s prompt_tokens=%d cached_tokens=%d completion_tokens=%d duration_s=%.3f",
+            self.request.request_id,
+            outcome,
+            self.usage.prompt_tokens,
+            self.usage.cached_tokens,
+            self.usage.completion_tokens,
+            time.monotonic() - self.started_at,
+        )
+
+    def _parsed(self, event: TokenEvent) -> list[Delta]:
+        if event.finish_reason == "cancelled":
+            raise stopping()
+        self.usage.completion_tokens += 1
+        self.usage.cached_tokens = max(self.usage.cached_tokens, event.cached_tokens)
+        self.ending = event.finish_reason
+        if event.finish_reason == "stop":
+            return []
+        was_thinking = self.parser.in_reasoning
+        spans = [kept for span in self.decoder.push(event.token_id) for kept in self.stop.push(span)]
+        deltas = [delta for span in spans for delta in self.parser.push(span)]
+        self.usage.reasoning_tokens += was_thinking and self.parser.in_reasoning
+        if self.stop.stopped:
+            self.ending = "stop"
+        return self._noted(deltas)
+
+    def _rest(self) -> list[Delta]:
+        """What waited for more of a code point, a stop string or a call."""
+        waiting = [kept for span in self.decoder.finish() for kept in self.stop.push(span)] + self.stop.finish()
+        return self._noted([delta for span in waiting for delta in self.parser.push(span)] + self.parser.finish())
+
+    def _noted(self, deltas: list[Delta]) -> list[Delta]:
+        self._called = self._called or any(isinstance(delta, CallDelta) for delta in deltas)
+        return deltas

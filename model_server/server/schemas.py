@@ -1,0 +1,276 @@
+"""What ``POST /v1/chat/completions`` accepts, checked once."""
+
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
+
+from model_server.chat.template import JsonObject, content_text
+from model_server.server.errors import ApiError
+
+MAX_SCHEMA_DEPTH = 64
+MAX_TOOLS = 128
+_TOOL_NAME_CHARS = 64
+
+_IGNORED = ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key")
+"""Fields that change nothing about an answer."""
+
+_UNSUPPORTED: dict[str, tuple[Any, ...]] = {
+    "audio": (),
+    "frequency_penalty": (0,),
+    "function_call": (),
+    "functions": (),
+    "guided_json": (),
+    "logit_bias": ({},),
+    "logprobs": (False,),
+    "min_p": (0,),
+    "modalities": (["text"],),
+    "n": (1,),
+    "parallel_tool_calls": (True,),
+    "prediction": (),
+    "presence_penalty": (0,),
+    "reasoning_effort": (),
+    "repetition_penalty": (1,),
+    "response_format": ({"type": "text"},),
+    "top_logprobs": (0,),
+    "verbosity": (),
+    "web_search_options": (),
+}
+"""Known fields of the protocol that this server does not have, with the values that ask for nothing."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class CalledFunction(_Model):
+    name: Annotated[str, StringConstraints(min_length=1, max_length=256)]
+    arguments: str | dict[str, Any] = "{}"
+
+
+class Call(_Model):
+    id: Annotated[str, StringConstraints(min_length=1)]
+    type: Literal["function"] = "function"
+    index: int | None = None
+    function: CalledFunction
+
+
+class Message(_Model):
+    """One message of the conversation. ``content`` is checked where it is rendered."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Any = None
+    name: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    """Another spelling of ``reasoning_content`` that some clients send back."""
+    tool_calls: list[Call] | None = None
+    tool_call_id: str | None = None
+    refusal: Any = None
+    annotations: Any = None
+    audio: None = None
+    function_call: None = None
+
+
+class TemplateOptions(_Model):
+    """``chat_template_kwargs``. Thinking is off unless asked for, as the published template of this model has it."""
+
+    enable_thinking: bool = False
+    keep_all_reasoning: bool = True
+
+
+class StreamOptions(_Model):
+    include_usage: bool = False
+    include_obfuscation: bool = False
+
+
+def _listed(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+class ChatRequest(_Model):
+    """A checked request. Fields that are null are treated as absent."""
+
+    model: str
+    messages: Annotated[list[Message], Field(min_length=1, max_length=10_000)]
+    tools: Annotated[list[dict[str, Any]], Field(max_length=MAX_TOOLS)] = []
+    tool_choice: Literal["auto", "none"] = "auto"
+    chat_template_kwargs: TemplateOptions = TemplateOptions()
+    temperature: float = Field(1.0, ge=0, le=2, allow_inf_nan=False)
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int = Field(0, ge=-1)
+    seed: int | None = Field(None, ge=0, lt=2**63)
+    max_tokens: int | None = Field(None, gt=0)
+    max_completion_tokens: int | None = Field(None, gt=0)
+    stop: Annotated[
+        list[Annotated[str, StringConstraints(min_length=1, max_length=1024)]],
+        BeforeValidator(_listed),
+        Field(max_length=16),
+    ] = []
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+
+    @property
+    def completion_limit(self) -> int | None:
+        """Most tokens to generate; None leaves what the context holds."""
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    @property
+    def offered_tools(self) -> Sequence[JsonObject]:
+        """The tools the model is shown and may call."""
+        return self.tools if self.tool_choice == "auto" else ()
+
+
+def parse_request(body: bytes) -> ChatRequest:
+    """Check a request body.
+
+    Raises:
+        ApiError: what is wrong, where, and what to do.
+    """
+    fields = {name: value for name, value in _json_object(body).items() if value is not None and name not in _IGNORED}
+    _refuse_unsupported(fields)
+    supported = {name: value for name, value in fields.items() if name not in _UNSUPPORTED}
+    try:
+        request = ChatRequest.model_validate(supported)
+    except ValidationError as error:
+        raise _invalid(error) from error
+    if request.stream_options is not None and not request.stream:
+        message = "stream_options needs stream: true. Set stream, or leave stream_options out."
+        raise ApiError(message, param="stream_options")
+    _check_tools(request.tools)
+    _check_results(request.messages)
+    return request
+
+
+def template_messages(messages: Sequence[Message]) -> list[JsonObject]:
+    """The messages as the template knows them, contents as text.
+
+    Results of a turn are put in the order of its calls: nothing else links them in the prompt.
+    """
+    rendered: list[tuple[tuple[int, int], JsonObject]] = []
+    turn, order = 0, dict[str | None, int]()
+    for index, message in enumerate(messages):
+        if message.role != "tool":
+            turn, order = index, {call.id: place for place, call in enumerate(message.tool_calls or (), start=1)}
+        rendered.append(((turn, order.get(message.tool_call_id, 0)), _template_message(message, index)))
+    return [message for _, message in sorted(rendered, key=lambda item: item[0])]
+
+
+def _template_message(message: Message, index: int) -> JsonObject:
+    content = content_text(message.content, f"messages[{index}].content")
+    if message.role != "assistant":
+        return {"role": "system" if message.role == "developer" else message.role, "content": content}
+    reasoning = message.reasoning if message.reasoning_content is None else message.reasoning_content
+    calls = [call.model_dump() for call in message.tool_calls or ()]
+    return {"role": "assistant", "content": content, "reasoning_content": reasoning, "tool_calls": calls}
+
+
+def _json_object(body: bytes) -> dict[str, Any]:
+    try:
+        parsed = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise ApiError(f"The request body is not valid JSON: {error}", code="invalid_json") from error
+    if not isinstance(parsed, dict):
+        raise ApiError("The request body must be a JSON object.", code="invalid_json")
+    return parsed
+
+
+def _refuse_unsupported(fields: JsonObject) -> None:
+    for name, neutral in _UNSUPPORTED.items():
+        if name in fields and fields[name] not in neutral:
+            remedy = f" or set it to {json.dumps(neutral[0])}" if neutral else ""
+            raise _unsupported(f"{name} is not supported by this server. Leave it out{remedy}.", name)
+    choice = fields.get("tool_choice")
+    if choice == "required" or isinstance(choice, dict):
+        raise _unsupported('This server does not force tool calls. Set tool_choice to "auto" or "none".', "tool_choice")
+
+
+def _unsupported(message: str, param: str) -> ApiError:
+    return ApiError(message, code="unsupported_parameter", param=param)
+
+
+def _invalid(error: ValidationError) -> ApiError:
+    """The first problem; one is enough to act on."""
+    problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    param = _path(problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return ApiError(
+            f"Unknown field {param}. Check its spelling, or leave it out.", code="unknown_parameter", param=param
+        )
+    return ApiError(f"{param}: {problem['msg']}.", param=param)
+
+
+def _path(location: Sequence[int | str]) -> str:
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+    return "".join(parts).removeprefix(".")
+
+
+def _check_tools(tools: Sequence[JsonObject]) -> None:
+    names: set[str] = set()
+    for index, tool in enumerate(tools):
+        path = f"tools[{index}]"
+        function = tool.get("function")
+        if tool.get("type") != "function" or not isinstance(function, dict):
+            raise ApiError('A tool must be {"type": "function", "function": {...}}.', param=path)
+        name = function.get("name")
+        if not isinstance(name, str) or not _is_name(name):
+            raise ApiError(
+                f"A function name has 1 to {_TOOL_NAME_CHARS} letters, digits, dots, dashes or underscores.",
+                param=f"{path}.function.name",
+            )
+        if name in names:
+            raise ApiError(f"There are two tools named {name}. Names must differ.", param=f"{path}.function.name")
+        names.add(name)
+        _check_schema(function.get("parameters") or {}, f"{path}.function.parameters")
+
+
+def _is_name(name: str) -> bool:
+    return 0 < len(name) <= _TOOL_NAME_CHARS and name.isascii() and all(c.isalnum() or c in "_.-" for c in name)
+
+
+def _check_schema(schema: object, path: str) -> None:
+    if not isinstance(schema, dict) or schema.get("type", "object") != "object":
+        raise _bad_schema("Parameters must be a JSON schema of type object.", path)
+    properties = schema.get("properties") or {}
+    if not isinstance(properties, dict):
+        raise _bad_schema("properties must be an object.", f"{path}.properties")
+    for name in properties:
+        if not name or ">" in name or "\n" in name or name != name.strip():
+            message = "The call format cannot carry this parameter name. Rename it."
+            raise _bad_schema(message, f"{path}.properties.{name}")
+    if _depth(schema) > MAX_SCHEMA_DEPTH:
+        raise _bad_schema(f"The schema nests deeper than {MAX_SCHEMA_DEPTH} levels. Flatten it.", path)
+
+
+def _bad_schema(message: str, param: str) -> ApiError:
+    return ApiError(message, code="invalid_schema", param=param)
+
+
+def _depth(value: object) -> int:
+    level, depth = [value], 0
+    while level:
+        depth += 1
+        level = [
+            child
+            for item in level
+            if isinstance(item, dict | list)
+            for child in (item.values() if isinstance(item, dict) else item)
+        ]
+    return depth
+
+
+def _check_results(messages: Sequence[Message]) -> None:
+    """Every result answers a call of the assistant message before it."""
+    open_calls: set[str | None] = set()
+    for index, message in enumerate(messages):
+        if message.role != "tool":
+            open_calls = {call.id for call in message.tool_calls or ()}
+            continue
+        if message.tool_call_id not in open_calls:
+            raise ApiError(
+                f"messages[{index}] answers no tool call. A tool message must follow the assistant message that made "
+                "the call, and carry its id as tool_call_id, once.",
+                param=f"messages[{index}].tool_call_id",
+            )
+        open_calls.discard(message.tool_call_id)

@@ -1,0 +1,84 @@
+"""An answer as OpenAI's protocol writes it, streamed and whole."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from model_server.chat.turn import AssistantTurn, CallDelta, ContentDelta, Delta, Flag, ReasoningDelta
+from model_server.server.generation import Usage
+
+DONE = b"data: [DONE]\n\n"
+
+Json = dict[str, Any]
+
+
+def event(body: Json) -> bytes:
+    """A server-sent event."""
+    return b"data: " + json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What every object of one answer repeats. ``mimo`` is our one extension: flags about the turn, where any."""
+
+    id: str
+    model: str
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def opening(self, enable_thinking: bool) -> Json:
+        """The first chunk. With thinking on, reasoning is there from the start, if only as an empty string."""
+        reasoning = {"reasoning_content": ""} if enable_thinking else {}
+        return self._chunk({"role": "assistant", "content": "", **reasoning})
+
+    def delta(self, delta: Delta) -> Json:
+        match delta:
+            case ReasoningDelta(text):
+                return self._chunk({"reasoning_content": text})
+            case ContentDelta(text):
+                return self._chunk({"content": text})
+            case CallDelta():
+                return self._chunk({"tool_calls": [{"index": delta.index, **_call(delta)}]})
+
+    def closing(self, ending: str, flags: set[Flag]) -> Json:
+        return self._chunk({}, ending) | _extension(flags)
+
+    def usage(self, usage: Usage) -> Json:
+        """The chunk after the last one, for those who asked."""
+        return self._object("chat.completion.chunk", []) | {"usage": _usage(usage)}
+
+    def whole(self, turn: AssistantTurn, ending: str, usage: Usage) -> Json:
+        """An answer that was not streamed. Content is null where there are only calls."""
+        message: Json = {"role": "assistant", "content": turn.content or (None if turn.calls else "")}
+        if turn.reasoning is not None:
+            message["reasoning_content"] = turn.reasoning
+        if turn.calls:
+            message["tool_calls"] = [_call(call) for call in turn.calls]
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": ending}
+        return self._object("chat.completion", [choice]) | {"usage": _usage(usage)} | _extension(set(turn.flags))
+
+    def _chunk(self, delta: Json, ending: str | None = None) -> Json:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": ending}
+        return self._object("chat.completion.chunk", [choice])
+
+    def _object(self, kind: str, choices: Sequence[Json]) -> Json:
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.model, "choices": list(choices)}
+
+
+def _call(call: CallDelta) -> Json:
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+
+
+def _usage(usage: Usage) -> Json:
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+    }
+
+
+def _extension(flags: set[Flag]) -> Json:
+    return {"mimo": {"flags": sorted(flags)}} if flags else {}
