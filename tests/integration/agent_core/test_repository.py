@@ -20,8 +20,7 @@ async def names(git_dir: Path, tree: str) -> list[bytes]:
 async def refusal(path: Path, git_dir: Path, name: str = "HEAD") -> str:
     with pytest.raises(RepositoryError) as caught:
         await prepare_repository(path, name, git_dir)
-    assert "git" not in os.listdir(git_dir.parent)
-    assert not [name for name in os.listdir(git_dir.parent) if name.startswith(".git.")]
+    assert not {entry.name for entry in git_dir.parent.iterdir() if entry.name.startswith((".git", git_dir.name))}
     return str(caught.value)
 
 
