@@ -110,6 +110,18 @@ class TaskRepository:
             await self._git("add", "--all", cwd=root, environment=environment, configuration=configuration)
             return (await self._git("write-tree", environment=environment)).decode().strip()
 
+    async def differs(self, root: Path, tree: str, excludes: Path) -> bool:
+        """Whether the directory ``root`` holds other files than ``tree``, found without copying any."""
+        with self._scratch() as scratch:
+            environment = {"GIT_INDEX_FILE": str(scratch / "index"), "GIT_WORK_TREE": str(root)}
+            configuration = {"core.excludesFile": str(excludes)}
+            await self._git("read-tree", tree, environment=environment)
+            options = ("--modified", "--others", "--exclude-standard", "--directory", "--no-empty-directory")
+            listing = await self._git(
+                "ls-files", *options, cwd=root, environment=environment, configuration=configuration
+            )
+            return bool(listing)
+
     async def patch(self, base_tree: str, tree: str) -> str:
         """Unified diff, binary-safe, always valid text; empty where the trees are equal.
 

@@ -88,22 +88,25 @@ async def _prepare(path: Path, commit: str, git_dir: Path, uncommitted: bool) ->
     repository = await TaskRepository.create(git_dir)
     tree = await _fetch(source, commit_id, git_dir)
     _refuse_submodules(await repository.entries(tree))
-    head = await _resolve(source, "HEAD") if source.checkout else None
-    if uncommitted and commit_id != head:
-        raise RepositoryError(f"uncommitted changes of {path} can only be added to the commit that is checked out")
-    if head is None:
-        return Base(commit=commit_id, tree=tree, dirty=False)
-    head_tree = tree if head == commit_id else await _fetch(source, head, git_dir)
-    try:
-        work_tree = await repository.tree_of(source.path, head_tree, source.excludes)
-    except GitError as error:
-        if uncommitted:
-            raise RepositoryError(f"the files of {path} cannot be read: {error}") from error
-        return Base(commit=commit_id, tree=tree, dirty=True)
+    head, dirty = await _find(source, "HEAD"), False
+    if source.checkout and head is not None:
+        head_tree = tree if head == commit_id else await _fetch(source, head, git_dir)
+        dirty = await repository.differs(source.path, head_tree, source.excludes)
     if uncommitted:
-        _refuse_submodules(await repository.entries(work_tree))
-        tree = work_tree
-    return Base(commit=commit_id, tree=tree, dirty=work_tree != head_tree)
+        if not source.checkout or commit_id != head:
+            raise RepositoryError(f"uncommitted changes of {path} can only be added to the commit that is checked out")
+        tree = await _take_in(source, repository, tree)
+    return Base(commit=commit_id, tree=tree, dirty=dirty)
+
+
+async def _take_in(source: _Source, repository: TaskRepository, tree: str) -> str:
+    """The checkout as it is, on top of ``tree``."""
+    try:
+        work_tree = await repository.tree_of(source.path, tree, source.excludes)
+    except GitError as error:
+        raise RepositoryError(f"the files of {source.path} cannot be read: {error}") from error
+    _refuse_submodules(await repository.entries(work_tree))
+    return work_tree
 
 
 async def _open(path: Path) -> _Source:
@@ -131,17 +134,25 @@ def _directory(path: Path) -> Path:
 
 
 async def _resolve(source: _Source, commit: str) -> str:
+    found = await _find(source, commit)
+    if found is not None:
+        return found
+    if commit == "HEAD":
+        raise RepositoryError(f"{source.path} has no commit yet. Commit its files first")
+    raise RepositoryError(
+        f"{source.path} has no commit {commit!r}. Give a commit id, branch or tag that git log shows there"
+    )
+
+
+async def _find(source: _Source, commit: str) -> str | None:
+    """Full id of a commit; None where there is none of this name."""
+    if "\0" in commit:
+        return None
     name = f"{commit}^{{commit}}"
     try:
-        if "\0" in commit:
-            raise GitError("a NUL character is in the name")
         answer = await git("rev-parse", "--verify", "--quiet", "--end-of-options", name, cwd=source.path)
-    except GitError as error:
-        if commit == "HEAD":
-            raise RepositoryError(f"{source.path} has no commit yet. Commit its files first") from error
-        raise RepositoryError(
-            f"{source.path} has no commit {commit!r}. Give a commit id, branch or tag that git log shows there"
-        ) from error
+    except GitError:
+        return None
     return answer.decode().strip()
 
 

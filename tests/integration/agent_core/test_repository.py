@@ -64,6 +64,29 @@ async def test_uncommitted_changes_are_noticed_and_left_out(tmp_path: Path) -> N
     assert await names(tmp_path / "dirty", base.tree) == [b".gitignore", b"a.py"]
 
 
+@pytest.mark.parametrize("change", ["edit", "delete", "mode", "add"])
+async def test_every_kind_of_uncommitted_change_is_noticed(tmp_path: Path, change: str) -> None:
+    root = checkout(tmp_path / "repo", {"a.py": "1"})
+    match change:
+        case "edit":
+            write(root, {"a.py": "2"})
+        case "delete":
+            (root / "a.py").unlink()
+        case "mode":
+            (root / "a.py").chmod(0o755)
+        case "add":
+            write(root, {"dir/b.py": "1"})
+    assert (await prepare_repository(root, "HEAD", tmp_path / "git")).dirty
+
+
+async def test_a_commit_is_usable_while_an_empty_branch_is_checked_out(tmp_path: Path) -> None:
+    root = checkout(tmp_path / "repo", {"a.py": "1"})
+    run_git(root, "checkout", "--quiet", "--orphan", "empty")
+    assert await names(tmp_path / "git", (await prepare_repository(root, "main", tmp_path / "git")).tree) == [b"a.py"]
+    with pytest.raises(RepositoryError, match="no commit yet"):
+        await prepare_repository(root, "HEAD", tmp_path / "other")
+
+
 async def test_uncommitted_changes_are_part_of_the_base_where_asked_for(tmp_path: Path) -> None:
     root = checkout(tmp_path / "repo", {"a.py": "1", "gone.py": "1"})
     first = run_git(root, "rev-parse", "HEAD")
