@@ -8,13 +8,10 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from agent.api.context import Context, Shared
-from agent.api.schemas import EventPage, EventView, show_event
+from agent.api.schemas import LAST_EVENT, EventPage, EventView, show_event
 from agent.types import Event
 
 router = APIRouter(prefix="/v1/tasks", tags=["events"])
-
-LAST_EVENT = "task.finished"
-"""No event of a task comes after this one."""
 
 _RETRY_MS = 2000
 _ANSWERS: dict[int | str, dict[str, Any]] = {

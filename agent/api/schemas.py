@@ -12,6 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from agent.store.base import RunRecord, TaskRecord
 from agent.types import Check, Event, Limits, ModelOptions, Status, StopReason, Usage, Verdict
 
+LAST_EVENT = "task.finished"
+"""No event of a task comes after this one."""
+
 
 class _View(BaseModel):
     """Clients must accept members they do not know; only this side refuses them."""

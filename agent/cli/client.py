@@ -11,7 +11,7 @@ import anyio
 import httpx
 import httpx_sse
 
-from agent.api.schemas import DiffView, EventView, TaskList, TaskView
+from agent.api.schemas import LAST_EVENT, DiffView, EventView, TaskList, TaskView
 from agent.types import Status, TaskRequest
 
 _RECONNECT_S = 1.0
@@ -20,7 +20,9 @@ _GIVE_UP_AFTER = 30
 
 
 class ServiceUnreachable(Exception):
-    """Nobody answers at the service's address; the message says what to do."""
+    """Nobody answers at the service's address."""
+
+    remedy = "start a service with 'mimo serve', or name another one with --server or MIMO_SERVER_URL"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ class Client:
                 async for event in self._stream(task_id, after):
                     after, misses = event.seq, 0
                     yield event
-                    if event.type == TERMINAL_EVENT:
+                    if event.type == LAST_EVENT:
                         return
             except httpx.TransportError:
                 if after == 0 and misses == 0:
@@ -134,13 +136,7 @@ class Client:
         return response.content
 
     def _unreachable(self) -> ServiceUnreachable:
-        return ServiceUnreachable(
-            f"no service answers at {self._server}; start one with 'mimo serve', "
-            "or name another with --server or MIMO_SERVER_URL"
-        )
-
-
-TERMINAL_EVENT = "task.finished"
+        return ServiceUnreachable(f"no service answers at {self._server}")
 
 
 def _task(task_id: str) -> str:

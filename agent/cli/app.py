@@ -1,0 +1,352 @@
+"""The commands of ``mimo``, their options and help. What they do is imported when one is called."""
+
+import os
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+from typer.core import TyperGroup
+
+from agent.cli.failure import Failure
+from agent.cli.output import Format, Output
+
+if TYPE_CHECKING:
+    from agent.cli.client import Client
+
+_T = TypeVar("_T")
+
+PLUGINS = "mimo.commands"
+"""Entry point group: packages above this one add their commands here, each a ``typer.Typer``."""
+
+
+def main() -> None:
+    """The program."""
+    try:
+        app()
+    except Failure as failure:
+        _complain(failure.message, failure.remedy)
+        sys.exit(failure.code)
+
+
+class _Commands(TyperGroup):
+    """Our commands and those of the entry points, which are loaded only when called or listed."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*super().list_commands(ctx), *(point.name for point in entry_points(group=PLUGINS))]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        own = super().get_command(ctx, cmd_name)
+        if own is not None:
+            return own
+        found = next(iter(entry_points(group=PLUGINS, name=cmd_name)), None)
+        return None if found is None else typer.main.get_command(found.load())
+
+
+app = typer.Typer(
+    name="mimo",
+    cls=_Commands,
+    help="Coding tasks for an agent that works in a sandbox and shows what its patch proves.",
+    epilog="Exit codes: 0 done, 1 failed, 2 usage, 3 unverified, 4 limit, 75 try again later, 130 interrupted.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # Rich takes longer to import than the rest of --help together.
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+task = typer.Typer(help="Tasks of a running service.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(task, name="task")
+
+Problem = Annotated[str | None, typer.Argument(help="What is wrong or wanted; - reads standard input.")]
+Repo = Annotated[Path, typer.Option("--repo", metavar="PATH", help="A git checkout.")]
+Commit = Annotated[str, typer.Option(help="Commit to start from.")]
+Checks = Annotated[
+    list[str] | None,
+    typer.Option("--check", metavar="CMD", help="Proves the patch by exit code 0; repeatable."),
+]
+Attempts = Annotated[int, typer.Option(help="Independent tries; the best by the checks counts.")]
+MaxSteps = Annotated[int | None, typer.Option(help="Most model calls.")]
+MaxTokens = Annotated[int | None, typer.Option(help="Most tokens, read and written.")]
+Timeout = Annotated[float | None, typer.Option("--timeout", metavar="SECONDS", help="Most wall time.")]
+ModelUrl = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="OpenAI-compatible endpoint up to /v1; also MIMO_MODEL_URL. Default: an embedded model server.",
+    ),
+]
+ModelName = Annotated[str | None, typer.Option("--model", metavar="NAME", help="Served name.")]
+Temperature = Annotated[float | None, typer.Option(help="0 to 2.")]
+Seed = Annotated[int | None, typer.Option(help="Makes sampling repeatable.")]
+Thinking = Annotated[bool | None, typer.Option("--thinking/--no-thinking", help="Reason before acting.")]
+RequireVerified = Annotated[bool, typer.Option("--require-verified", help="Exit with 3 unless every check passes.")]
+OutputAs = Annotated[Output, typer.Option("--output", "-o", help="Standard output.")]
+FormatAs = Annotated[Format, typer.Option("--output", "-o", help="Standard output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+NoColor = Annotated[bool, typer.Option("--no-color", help="Also NO_COLOR.")]
+Server = Annotated[
+    str, typer.Option(envvar="MIMO_SERVER_URL", metavar="URL", help="Address of the service (key: MIMO_API_KEY).")
+]
+TaskId = Annotated[str, typer.Argument(metavar="TASK", help="Id of the task.")]
+
+_LOCAL_SERVICE = "http://127.0.0.1:8700"
+
+
+@app.command()
+def run(
+    problem: Problem = None,
+    repo: Repo = Path(),
+    commit: Commit = "HEAD",
+    check: Checks = None,
+    attempts: Attempts = 1,
+    max_steps: MaxSteps = None,
+    max_tokens: MaxTokens = None,
+    timeout: Timeout = None,
+    allow_dirty: Annotated[
+        bool, typer.Option("--allow-dirty", help="Start from the commit, without uncommitted changes.")
+    ] = False,
+    uncommitted: Annotated[
+        bool, typer.Option("--uncommitted", help="Start from the files as they are, changes included.")
+    ] = False,
+    model_url: ModelUrl = None,
+    model: ModelName = None,
+    temperature: Temperature = None,
+    seed: Seed = None,
+    thinking: Thinking = None,
+    apply: Annotated[bool, typer.Option("--apply", help="Apply the patch to the checkout.")] = False,
+    require_verified: RequireVerified = False,
+    output: OutputAs = Output.TEXT,
+    quiet: Quiet = False,
+    no_color: NoColor = False,
+) -> None:
+    """Work on a problem here and now; print the patch, or apply it.
+
+    The agent works on a copy in a sandbox without network. Without --check, `python -m pytest -q` is run where the
+    commit has tests.
+    """
+    from agent.cli import arguments
+    from agent.cli.home import home
+    from agent.cli.run import RunOptions
+    from agent.cli.run import run as execute
+    from agent.cli.terminal import open_terminal
+
+    settings, checkpoint = arguments.endpoint(os.environ, url=model_url, name=model)
+    options = RunOptions(
+        problem=arguments.read_problem(problem),
+        repository=arguments.directory(repo),
+        commit=commit,
+        model=settings,
+        checkpoint=checkpoint,
+        checks=tuple(check or ()),
+        limits=arguments.limits(max_steps=max_steps, max_tokens=max_tokens, timeout_s=timeout),
+        sampling=arguments.sampling(temperature=temperature, seed=seed, thinking=thinking, model=None),
+        attempts=attempts,
+        output=output,
+        apply=apply,
+        allow_dirty=allow_dirty,
+        uncommitted=uncommitted,
+        require_verified=require_verified,
+    )
+    terminal = open_terminal(quiet=quiet, no_color=no_color)
+    raise typer.Exit(_complete(execute(options, home(os.environ), terminal)))
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on; beyond loopback, MIMO_API_KEY is needed.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8700,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Tasks worked on at once.")] = 1,
+    data: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Tasks and logs. Default: MIMO_HOME or the state directory.")
+    ] = None,
+    model_url: ModelUrl = None,
+    model: ModelName = None,
+    quiet: Quiet = False,
+    no_color: NoColor = False,
+) -> None:
+    """Start the service on this machine.
+
+    REST API, workers and, without --model-url, an embedded model server.
+
+    One Ctrl-C ends all of it. Unfinished runs go on at the next start.
+    """
+    from agent.cli import arguments
+    from agent.cli.home import home
+    from agent.cli.serve import ServeOptions
+    from agent.cli.serve import serve as execute
+    from agent.cli.terminal import open_terminal
+
+    settings, checkpoint = arguments.endpoint(os.environ, url=model_url, name=model)
+    options = ServeOptions(
+        host=host,
+        port=port,
+        model=settings,
+        checkpoint=checkpoint,
+        num_workers=workers,
+        data=arguments.directory(data) if data else home(os.environ),
+        api_key=os.environ.get("MIMO_API_KEY") or None,
+    )
+    _complete(execute(options, open_terminal(quiet=quiet, no_color=no_color)))
+
+
+@task.command("submit")
+def task_submit(
+    problem: Problem = None,
+    repo: Repo = Path(),
+    commit: Commit = "HEAD",
+    check: Checks = None,
+    attempts: Attempts = 1,
+    max_steps: MaxSteps = None,
+    max_tokens: MaxTokens = None,
+    timeout: Timeout = None,
+    label: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Repeatable.")] = None,
+    model: Annotated[str | None, typer.Option(help="Default: the service's.")] = None,
+    temperature: Temperature = None,
+    seed: Seed = None,
+    thinking: Thinking = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Stay until it ends, and exit as it did.")] = False,
+    require_verified: RequireVerified = False,
+    server: Server = _LOCAL_SERVICE,
+    output: FormatAs = Format.TEXT,
+    quiet: Quiet = False,
+    no_color: NoColor = False,
+) -> None:
+    """Queue a task; prints its id."""
+    from agent.cli import arguments, task
+    from agent.cli.terminal import open_terminal
+
+    submission = task.Submission(
+        problem=arguments.read_problem(problem),
+        repository=arguments.directory(repo),
+        commit=commit,
+        checks=tuple(check or ()),
+        limits=arguments.limits(max_steps=max_steps, max_tokens=max_tokens, timeout_s=timeout),
+        sampling=arguments.sampling(temperature=temperature, seed=seed, thinking=thinking, model=model),
+        attempts=attempts,
+        labels=arguments.labels(label or []),
+    )
+    terminal = open_terminal(quiet=quiet, no_color=no_color)
+
+    async def work(client: "Client") -> int:
+        if not watch:
+            await task.submit(client, submission, terminal, output)
+            return 0
+        task_id = await task.submit(client, submission, terminal, Format.TEXT)
+        return await task.watch(client, task_id, terminal, Output(output), require_verified=require_verified)
+
+    raise typer.Exit(_with_client(server, work))
+
+
+@task.command("list")
+def task_list(
+    status: Annotated[str | None, typer.Option(help="Only tasks in this state, such as running.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100)] = 20,
+    server: Server = _LOCAL_SERVICE,
+    output: FormatAs = Format.TEXT,
+    no_color: NoColor = False,
+) -> None:
+    """List tasks, newest first."""
+    from agent.cli import arguments, task
+    from agent.cli.terminal import open_terminal
+
+    terminal = open_terminal(no_color=no_color)
+    wanted = arguments.status(status)
+    _with_client(server, lambda client: task.list_tasks(client, terminal, output, wanted, limit))
+
+
+@task.command("show")
+def task_show(
+    task_id: TaskId, server: Server = _LOCAL_SERVICE, output: FormatAs = Format.TEXT, no_color: NoColor = False
+) -> None:
+    """Show one task: state, verdict with evidence, cost."""
+    from agent.cli import task
+    from agent.cli.terminal import open_terminal
+
+    terminal = open_terminal(no_color=no_color)
+    _with_client(server, lambda client: task.show(client, task_id, terminal, output))
+
+
+@task.command("watch")
+def task_watch(
+    task_id: TaskId,
+    after: Annotated[int, typer.Option(min=0, help="Only events with a greater sequence number.")] = 0,
+    require_verified: RequireVerified = False,
+    server: Server = _LOCAL_SERVICE,
+    output: OutputAs = Output.TEXT,
+    quiet: Quiet = False,
+    no_color: NoColor = False,
+) -> None:
+    """Follow a task until it ends, through lost connections; exits as `mimo run` would."""
+    from agent.cli import task
+    from agent.cli.terminal import open_terminal
+
+    terminal = open_terminal(quiet=quiet, no_color=no_color)
+    code = _with_client(
+        server,
+        lambda client: task.watch(client, task_id, terminal, output, after=after, require_verified=require_verified),
+    )
+    raise typer.Exit(code)
+
+
+@task.command("diff")
+def task_diff(
+    task_id: TaskId, server: Server = _LOCAL_SERVICE, output: FormatAs = Format.TEXT, no_color: NoColor = False
+) -> None:
+    """Print the patch of a task that ended; `mimo task diff TASK | git apply` applies it."""
+    from agent.cli import task
+    from agent.cli.terminal import open_terminal
+
+    terminal = open_terminal(no_color=no_color)
+    _with_client(server, lambda client: task.diff(client, task_id, terminal, output))
+
+
+@task.command("cancel")
+def task_cancel(
+    task_id: TaskId, server: Server = _LOCAL_SERVICE, output: FormatAs = Format.TEXT, no_color: NoColor = False
+) -> None:
+    """End a task; what it changed so far stays readable."""
+    from agent.cli import task
+    from agent.cli.terminal import open_terminal
+
+    terminal = open_terminal(no_color=no_color)
+    _with_client(server, lambda client: task.cancel(client, task_id, terminal, output))
+
+
+def _with_client(server: str, work: "Callable[[Client], Awaitable[_T]]") -> _T:
+    """Do something with a service, and say in plain words where it refuses or does not answer."""
+    from agent.cli.client import Client, ServiceProblem, ServiceUnreachable
+    from agent.cli.task import failure
+
+    async def session() -> _T:
+        async with Client(server, api_key=os.environ.get("MIMO_API_KEY") or None) as client:
+            return await work(client)
+
+    try:
+        return _complete(session())
+    except (ServiceProblem, ServiceUnreachable) as error:
+        raise failure(error) from error
+
+
+def _complete(work: "Coroutine[Any, Any, _T]") -> _T:
+    import asyncio
+
+    return asyncio.run(work)
+
+
+def _complain(message: str, remedy: str) -> None:
+    from rich.text import Text
+
+    from agent.cli.terminal import open_terminal, printable
+
+    console = open_terminal().err
+    console.print(Text.assemble(("error: ", "bold red"), printable(message)), soft_wrap=True, highlight=False)
+    if remedy:
+        console.print(Text.assemble(("  try: ", "bold"), printable(remedy)), soft_wrap=True, highlight=False)
+
+
+if __name__ == "__main__":
+    main()

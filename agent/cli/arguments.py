@@ -1,0 +1,107 @@
+"""Checks what the command line says and turns it into the agent's types."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from agent.cli.failure import ExitCode, Failure
+from agent.config import ModelSettings, model_settings
+from agent.types import Limits, ModelOptions, Status
+
+EMBEDDED_MODEL = "mimo-v2-nano"
+"""Checkpoint of the embedded model server; it ships with this project."""
+
+_T = TypeVar("_T", bound=BaseModel)
+
+
+def read_problem(problem: str | None) -> str:
+    """The problem statement; ``-``, or nothing where something is piped in, reads standard input.
+
+    Raises:
+        Failure: there is none, or it is not text.
+    """
+    if problem is None and sys.stdin.isatty():
+        raise Failure(ExitCode.USAGE, "no problem is given", 'say what is wrong or wanted: mimo run "..."')
+    try:
+        text = sys.stdin.read() if problem in (None, "-") else str(problem)
+        text.encode("utf-8")
+    except UnicodeError as error:
+        raise Failure(ExitCode.USAGE, "the problem is not UTF-8 text", "convert it, then try again") from error
+    if not text.strip():
+        raise Failure(ExitCode.USAGE, "the problem is empty", 'say what is wrong or wanted: mimo run "..."')
+    return text
+
+
+def limits(*, max_steps: int | None, max_tokens: int | None, timeout_s: float | None) -> Limits:
+    return _built(Limits, {"max_steps": max_steps, "max_tokens": max_tokens, "wall_clock_s": timeout_s})
+
+
+def sampling(*, temperature: float | None, seed: int | None, thinking: bool | None, model: str | None) -> ModelOptions:
+    return _built(ModelOptions, {"temperature": temperature, "seed": seed, "thinking": thinking, "name": model})
+
+
+def endpoint(environment: Mapping[str, str], *, url: str | None, name: str | None) -> tuple[ModelSettings, str | None]:
+    """The endpoint to ask; or, where nobody names one, the checkpoint that an embedded server shall serve."""
+    url = url or environment.get("MIMO_MODEL_URL") or None
+    try:
+        settings = model_settings(environment)
+    except ValidationError as error:
+        raise invalid(error) from error
+    given = {"url": url.rstrip("/") if url else None, "name": name}
+    settings = _built(ModelSettings, {**settings.model_dump(), **{k: v for k, v in given.items() if v is not None}})
+    return settings, None if url else name or EMBEDDED_MODEL
+
+
+def labels(given: Sequence[str]) -> dict[str, str]:
+    """``name=value`` pairs."""
+    pairs = dict(label.partition("=")[::2] for label in given)
+    if any("=" not in label or label.startswith("=") for label in given):
+        raise Failure(ExitCode.USAGE, "a label is not of the form NAME=VALUE", "write, for example, --label team=web")
+    return pairs
+
+
+def status(name: str | None) -> Status | None:
+    if name is None:
+        return None
+    try:
+        return Status(name)
+    except ValueError as error:
+        known = ", ".join(Status)
+        raise Failure(ExitCode.USAGE, f"there is no status {name!r}", f"use one of {known}") from error
+
+
+def invalid(error: ValidationError) -> Failure:
+    """A rejected value of the command line, by the name it has there."""
+    parts = [(".".join(map(str, part["loc"])), part["msg"]) for part in error.errors(include_input=False)]
+    found = "; ".join(f"{_OPTIONS.get(name, name)}: {message}" for name, message in parts)
+    return Failure(ExitCode.USAGE, found, "see --help for what each option takes")
+
+
+_OPTIONS = {
+    "problem_statement": "the problem",
+    "repository": "--repo",
+    "base_commit": "--commit",
+    "max_steps": "--max-steps",
+    "max_tokens": "--max-tokens",
+    "wall_clock_s": "--timeout",
+    "temperature": "--temperature",
+    "seed": "--seed",
+    "attempts": "--attempts",
+    "url": "--model-url",
+    "name": "--model",
+}
+
+
+def directory(path: Path) -> Path:
+    return path.expanduser().absolute()
+
+
+def _built(kind: type[_T], values: Mapping[str, Any]) -> _T:
+    """A record from the values that were given; the others keep their defaults."""
+    try:
+        return kind.model_validate({name: value for name, value in values.items() if value is not None})
+    except ValidationError as error:
+        raise invalid(error) from error

@@ -1,0 +1,19 @@
+"""What a command prints its result as."""
+
+from enum import StrEnum
+
+
+class Output(StrEnum):
+    """For tasks that run."""
+
+    TEXT = "text"
+    JSON = "json"
+    STREAM_JSON = "stream-json"
+    """One event per line as they happen, then the result."""
+
+
+class Format(StrEnum):
+    """For answers that are there at once."""
+
+    TEXT = "text"
+    JSON = "json"

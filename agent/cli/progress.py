@@ -1,0 +1,151 @@
+"""Events as lines for people: one per tool call, and a moving line while the model thinks."""
+
+import json
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from rich.status import Status
+from rich.text import Text
+
+from agent.api.schemas import EventView
+from agent.cli.terminal import Terminal, one_line
+from agent.events import GuardTripped, StepMessage, ToolCompleted, ToolIntent
+from agent.types import ToolCall
+
+_HEARTBEAT_S = 30.0
+"""Longest silence where there is no terminal to move a line on."""
+
+
+class Progress:
+    """Shows a task as it goes. Use in ``with``: the moving line must be taken away at the end."""
+
+    def __init__(self, terminal: Terminal) -> None:
+        self._terminal = terminal
+        self._calls: dict[tuple[str | None, str], ToolCall] = {}
+        self._num_pieces = 0
+        self._spoke_at = self._started_at = time.monotonic()
+        moving = terminal.err.is_terminal and not terminal.quiet
+        self._status = Status("waiting", console=terminal.err, spinner="dots") if moving else None
+
+    def __enter__(self) -> Self:
+        if self._status:
+            self._status.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._status:
+            self._status.stop()
+
+    def event(self, event: EventView) -> None:
+        """Show one event of the log."""
+        match event.type:
+            case "task.submitted":
+                self.say("waiting for a worker")
+            case "run.claimed":
+                self.say("preparing the sandbox")
+            case "run.resumed":
+                self._note("↻", "another worker takes over", "yellow")
+            case "step.started":
+                self._num_pieces = 0
+                self.say(f"step {event.body['step']} · asking the model")
+            case "step.message":
+                self._message(StepMessage.model_validate(event.body))
+            case "tool.intent":
+                self._intent(event.run_id, ToolIntent.model_validate(event.body))
+            case "tool.completed":
+                self._completed(event.run_id, ToolCompleted.model_validate(event.body))
+            case "guard.tripped":
+                tripped = GuardTripped.model_validate(event.body)
+                self._note("!", f"guard: {tripped.pattern}, {_REMEDIES[tripped.action]}", "yellow")
+            case "run.stopped":
+                self.say("running the checks in a fresh sandbox")
+            case "task.cancel_requested":
+                self.say("stopping")
+
+    def piece(self, step: int, kind: str) -> None:
+        """Count a piece of an answer that is being written."""
+        self._num_pieces = 0 if kind == "restart" else self._num_pieces + 1
+        doing = {"reasoning": "thinking", "content": "writing", "tool_call": "writing a call"}.get(kind, "asking again")
+        self.say(f"step {step} · {doing} · {self._num_pieces} tokens")
+
+    def say(self, what: str) -> None:
+        """Change the moving line; without a terminal, a line now and then says that work goes on."""
+        if self._status:
+            self._status.update(Text(what, "dim"))
+        elif time.monotonic() - self._spoke_at > _HEARTBEAT_S:
+            self._print(Text(f"… {what} ({time.monotonic() - self._started_at:.0f} s)"))
+
+    def _message(self, said: StepMessage) -> None:
+        if said.aborted is None and not said.message.tool_calls:
+            self._line(said.step, "·", "answer without a tool call", one_line(said.message.content, 60), None, "yellow")
+
+    def _intent(self, run_id: str | None, intent: ToolIntent) -> None:
+        self._calls[run_id, intent.intent_id] = intent.call
+        self.say(f"step {intent.step} · {describe(intent.call, self._width)}")
+
+    def _completed(self, run_id: str | None, done: ToolCompleted) -> None:
+        call = self._calls.pop((run_id, done.intent_id or ""), None)
+        observation = done.observation
+        if call is None and not observation.call_id:
+            return  # It answers a message without a call, which has its own line.
+        what = describe(call, self._width) if call else "unusable tool call"
+        mark, style = ("✗", "red") if observation.error else ("✓", "green")
+        self._line(done.step, mark, what, _ending(observation.text), observation.duration_s, style)
+
+    def _line(self, step: int, mark: str, what: str, ending: str, duration_s: float | None, style: str) -> None:
+        took = "" if duration_s is None else f"{duration_s:.1f} s"
+        line = Text.assemble((f"{step:>4}  ", "dim"), (f"{mark} ", style), what.ljust(self._width), "  ")
+        line.append_text(Text.assemble((ending.ljust(14), style), f"  {took:>7}"))
+        self._print(line)
+
+    def _note(self, mark: str, text: str, style: str) -> None:
+        self._print(Text.assemble("      ", (f"{mark} {text}", style)))
+
+    def _print(self, line: Text) -> None:
+        self._spoke_at = time.monotonic()
+        line.rstrip()
+        self._terminal.note(line)
+
+    @property
+    def _width(self) -> int:
+        """Room for what a call does, beside its number, mark, ending and time."""
+        return max(min(self._terminal.err.width - 36, 72), 20)
+
+
+def describe(call: ToolCall, width: int = 72) -> str:
+    """A call in a few words."""
+    arguments = _arguments(call)
+    match call.name, arguments:
+        case "bash", {"command": str(command)}:
+            return one_line(f"$ {command}", width)
+        case "str_replace", {"path": str(path)}:
+            return one_line(f"edit {path}", width)
+        case "finish", {"summary": str(summary)} if summary:
+            return one_line(f"finish: {summary}", width)
+        case _:
+            return one_line(call.name, width)
+
+
+_REMEDIES = {
+    "hotter": "asking again",
+    "thinking_off": "asking again without thinking",
+    "drop": "the step is taken back",
+    "stop": "stopping",
+}
+
+
+def _arguments(call: ToolCall) -> Any:
+    try:
+        return json.loads(call.arguments)
+    except ValueError:
+        return None
+
+
+def _ending(observation: str) -> str:
+    """The bracketed line that says how a call ended: a command's last, another tool's first."""
+    lines = observation.splitlines() or [""]
+    line = lines[-1] if lines[-1].startswith("[") else lines[0]
+    return one_line(line.removeprefix("[error] ").strip("[]").replace("exit code: ", "exit "), 48)

@@ -1,0 +1,130 @@
+"""The result of a task in plain words."""
+
+from rich.table import Table
+from rich.text import Text
+
+from agent.api.schemas import TaskList, TaskSummary, TaskView
+from agent.cli.terminal import Terminal, one_line, printable
+from agent.types import Evidence, Status, StopReason, VerdictKind
+
+
+def report(terminal: Terminal, task: TaskView) -> None:
+    """Verdict, evidence, why the agent stopped, and what it cost; all on standard error."""
+    terminal.note("")
+    terminal.note(_verdict(task))
+    for evidence in task.verdict.evidence if task.verdict else ():
+        terminal.note(_evidence(evidence))
+        if not evidence.passed:
+            terminal.note(Text(_tail(evidence.output), "dim"))
+    if task.stop_reason is not StopReason.FINISHED or task.error:
+        terminal.note(Text.assemble(("Stopped: ", "bold"), _stopped(task)))
+    terminal.note(Text(cost(task), "dim"))
+
+
+def cost(task: TaskSummary) -> str:
+    """Steps, tokens and time in one line."""
+    usage = task.usage
+    cached = f" ({usage.cached_tokens:,} cached)" if usage.cached_tokens else ""
+    parts = [
+        f"{task.steps} step{'' if task.steps == 1 else 's'}",
+        f"{usage.prompt_tokens:,} tokens read{cached}, {usage.completion_tokens:,} written",
+        *([f"{task.duration_s:.1f} s"] if task.duration_s is not None else []),
+    ]
+    return " · ".join(parts)
+
+
+def table(terminal: Terminal, page: TaskList) -> None:
+    """Tasks as a table, one line each."""
+    rows = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("task", "status", "verdict", "steps", "created", "problem"):
+        rows.add_column(heading, no_wrap=True, overflow="ellipsis", justify="right" if heading == "steps" else "left")
+    for task in page.tasks:
+        rows.add_row(
+            task.id,
+            Text(task.status, _STATUS_STYLES.get(task.status, "yellow")),
+            Text(task.verdict.kind if task.verdict else "", _VERDICTS[task.verdict.kind][1] if task.verdict else ""),
+            str(task.steps),
+            f"{task.created_at.astimezone():%Y-%m-%d %H:%M}",
+            one_line(task.problem_statement, 60),
+        )
+    terminal.out.print(rows)
+
+
+def details(terminal: Terminal, task: TaskView) -> None:
+    """One task as lines on standard output."""
+    lines: list[tuple[str, str | Text]] = [
+        ("task", task.id),
+        ("status", Text(task.status, _STATUS_STYLES.get(task.status, "yellow"))),
+        ("problem", one_line(task.problem_statement, 200)),
+        ("repository", f"{printable(task.repository)} at {task.base_commit[:12]}"),
+        ("verdict", _verdict(task)),
+    ]
+    if task.status.terminal and (task.stop_reason is not StopReason.FINISHED or task.error):
+        lines.append(("stopped", _stopped(task)))
+    lines.append(("cost", cost(task)))
+    for label, value in lines:
+        terminal.out.print(Text.assemble((f"{label:<12}", "bold"), value), soft_wrap=True, highlight=False)
+    for evidence in task.verdict.evidence if task.verdict else ():
+        terminal.out.print(_evidence(evidence), soft_wrap=True, highlight=False)
+    if len(task.attempts) > 1:
+        for attempt in task.attempts:
+            verdict = attempt.verdict.kind if attempt.verdict else "no verdict"
+            mark = "→" if attempt.selected else " "
+            line = f"  {mark} attempt {attempt.attempt}: {attempt.status}, {verdict}, {attempt.steps} steps"
+            terminal.out.print(line, highlight=False)
+
+
+_VERDICTS = {
+    VerdictKind.VERIFIED: ("Verified: every check passes with the patch, in a fresh sandbox.", "bold green"),
+    VerdictKind.PARTLY_VERIFIED: (
+        "Partly verified: some checks pass with the patch; none that passed before fails now.",
+        "bold yellow",
+    ),
+    VerdictKind.UNVERIFIED: ("Unverified: no check passes with the patch.", "bold yellow"),
+    VerdictKind.NO_CHANGE: ("No change: the files are as they were.", "bold red"),
+    VerdictKind.REGRESSED: ("Regressed: a check that passed before the patch fails with it.", "bold red"),
+}
+
+_STATUS_STYLES = {Status.SUCCEEDED: "green", Status.FAILED: "red", Status.CANCELLED: "red", Status.QUEUED: "dim"}
+
+_STOPS = {
+    StopReason.FINISHED: "the agent finished",
+    StopReason.STEP_LIMIT: "the limit of steps was reached; raise --max-steps to let it go on longer",
+    StopReason.TOKEN_BUDGET: "the budget of tokens is spent",
+    StopReason.WALL_CLOCK: "the time is over; raise --timeout to let it go on longer",
+    StopReason.STUCK: "the agent went round in circles",
+    StopReason.FORMAT_ERRORS: "the model's answers held no usable tool call, three times in a row",
+    StopReason.CONTEXT_EXHAUSTED: "the conversation no longer fits the model's context",
+    StopReason.MODEL_ERROR: "the model endpoint gave no answer; check --model-url and that the server runs",
+    StopReason.SANDBOX_LOST: "the sandbox was lost",
+    StopReason.CANCELLED: "cancelled",
+}
+
+_TAIL_LINES = 15
+
+
+def _verdict(task: TaskSummary) -> Text:
+    if task.verdict is None:
+        return Text("No verdict: the run ended before the checks." if task.status.terminal else "None yet.", "bold red")
+    if task.verdict.kind is VerdictKind.UNVERIFIED and not task.verdict.evidence:
+        return Text("Unverified: no check was given, so nothing proves the patch.", "bold yellow")
+    return Text(*_VERDICTS[task.verdict.kind])
+
+
+def _stopped(task: TaskSummary) -> str:
+    parts = [_STOPS[task.stop_reason] if task.stop_reason else "", printable(task.error or "")]
+    return "; ".join(part for part in parts if part) or "the run failed"
+
+
+def _evidence(evidence: Evidence) -> Text:
+    mark, style = ("✓", "green") if evidence.passed else ("✗", "red")
+    ended = "ended by force" if evidence.exit_code is None else f"exit {evidence.exit_code}"
+    before = {True: ", passed before the patch", False: ", failed before the patch too", None: ""}
+    known = "" if evidence.passed else before[evidence.passed_before]
+    what = one_line(evidence.command, 72)
+    return Text.assemble("  ", (mark, style), f" {what}  ", (f"{ended}, {evidence.duration_s:.1f} s{known}", "dim"))
+
+
+def _tail(output: str) -> str:
+    lines = printable(output).rstrip().splitlines()[-_TAIL_LINES:]
+    return "\n".join(f"      {line}" for line in lines)

@@ -1,0 +1,282 @@
+"""``mimo run``: one task in this process, against a checkout on this machine."""
+
+import asyncio
+import secrets
+import shutil
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+from pydantic import ValidationError
+
+from agent.api.schemas import LAST_EVENT, TaskView, show, show_event
+from agent.cli.arguments import invalid
+from agent.cli.children import embedded_model
+from agent.cli.exits import exit_code
+from agent.cli.failure import ExitCode, Failure
+from agent.cli.output import Output
+from agent.cli.progress import Progress
+from agent.cli.report import report
+from agent.cli.terminal import Terminal
+from agent.config import ModelSettings
+from agent.errors import GitError, RepositoryError
+from agent.git import git
+from agent.model import Delta
+from agent.orchestrator.app import open_worker
+from agent.orchestrator.settings import WorkerSettings
+from agent.orchestrator.worker import Worker
+from agent.patch import is_test
+from agent.repository import check_repository
+from agent.store.base import Store
+from agent.store.open import open_store
+from agent.types import Check, Event, Limits, ModelOptions, TaskRequest
+
+DEFAULT_CHECK = "python -m pytest -q"
+"""Runs where none is given and the commit has test files."""
+
+_KEEP_RUNS_S = 7 * 24 * 3600.0
+"""The logs of earlier runs are kept this long."""
+
+_EVENTS_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """The command line of ``mimo run``."""
+
+    problem: str
+    repository: Path
+    commit: str
+    model: ModelSettings
+    checkpoint: str | None
+    """Model that an embedded server shall serve; None where ``model`` says who is asked."""
+    checks: tuple[str, ...]
+    limits: Limits
+    sampling: ModelOptions
+    attempts: int
+    output: Output
+    apply: bool
+    allow_dirty: bool
+    uncommitted: bool
+    require_verified: bool
+
+
+async def run(options: RunOptions, home: Path, terminal: Terminal) -> ExitCode:
+    """Work on the problem and print what came of it.
+
+    Raises:
+        Failure: the task could not even begin, or the patch could not be applied.
+    """
+    request = await _request(options, terminal)
+    with _directory(home / "runs") as directory:
+        async with AsyncExitStack() as stack:
+            settings = await _settings(options, directory, stack, terminal)
+            store = await stack.enter_async_context(open_store(settings.store))
+            progress = stack.enter_context(Progress(terminal))
+            worker = await stack.enter_async_context(
+                open_worker(
+                    settings,
+                    store=store,
+                    uncommitted=options.uncommitted,
+                    on_delta=lambda _, step, delta: _show_piece(progress, step, delta),
+                )
+            )
+            task = await _work(request, store, worker, progress, terminal, options.output)
+    await _deliver(task, options, Path(request.repository), terminal)
+    return exit_code(task, require_verified=options.require_verified)
+
+
+async def _request(options: RunOptions, terminal: Terminal) -> TaskRequest:
+    if not options.problem.strip():
+        raise Failure(ExitCode.USAGE, "the problem is empty", 'say what is wrong or wanted: mimo run "..."')
+    try:
+        root = await _root(options.repository)
+        commit = await check_repository(root, options.commit)
+        if options.apply or options.commit == "HEAD":
+            await _look_at_checkout(root, options, terminal)
+        checks = options.checks or await _default_checks(root, commit, terminal)
+    except RepositoryError as error:
+        raise Failure(ExitCode.USAGE, str(error)) from error
+    try:
+        return TaskRequest(
+            repository=str(root),
+            base_commit=commit,
+            problem_statement=options.problem,
+            checks=tuple(Check(command=command) for command in checks),
+            limits=options.limits,
+            model=options.sampling,
+            attempts=options.attempts,
+        )
+    except ValidationError as error:
+        raise invalid(error) from error
+
+
+async def _root(path: Path) -> Path:
+    """The checkout's top directory, also where a directory inside it is given."""
+    if not await anyio.Path(path).is_dir():
+        raise RepositoryError(f"{path} is not a directory. Give the path of a git repository with --repo")
+    try:
+        root = (await git("rev-parse", "--show-toplevel", cwd=path)).decode(errors="surrogateescape").strip("\n")
+    except GitError:
+        return path  # Bare, or no repository at all: the next check knows and says.
+    return Path(root)
+
+
+async def _look_at_checkout(root: Path, options: RunOptions, terminal: Terminal) -> None:
+    """The agent sees a commit; whoever has changes beside it must know that, or hand them over."""
+    if options.uncommitted:
+        return
+    try:
+        answer = await git("status", "--porcelain", "-z", "--no-renames", cwd=root)
+    except GitError as error:
+        if options.apply:
+            raise Failure(
+                ExitCode.USAGE, f"{root} has no work tree to apply a patch to ({error})", "leave out --apply"
+            ) from error
+        return
+    entries = answer.decode(errors="replace").split("\0")[:-1]
+    changed = [entry[3:] for entry in entries if not entry.startswith("??")]
+    if changed and not options.allow_dirty:
+        names = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+        raise Failure(
+            ExitCode.USAGE,
+            f"{root} has uncommitted changes ({names})",
+            "commit or stash them; or give --uncommitted to start from the files as they are, "
+            "or --allow-dirty to start from the commit, without them",
+        )
+    if changed:
+        terminal.note(f"Uncommitted changes to {len(changed)} files are left out: the agent sees the commit.")
+    elif entries:
+        terminal.note(f"{len(entries)} untracked files are left out: the agent sees the commit.")
+
+
+async def _default_checks(root: Path, commit: str, terminal: Terminal) -> tuple[str, ...]:
+    names = await git("ls-tree", "-r", "-z", "--name-only", "--full-tree", commit, cwd=root)
+    if not any(map(is_test, names.split(b"\0")[:-1])):
+        terminal.note("No --check is given and the commit has no tests: nothing will prove the patch.")
+        return ()
+    return (DEFAULT_CHECK,)
+
+
+@contextmanager
+def _directory(runs: Path) -> Iterator[Path]:
+    """A directory for one run: its log stays for a while, its copy of the repository goes at the end."""
+    runs.mkdir(parents=True, exist_ok=True)
+    for old in runs.iterdir():
+        if time.time() - old.stat().st_mtime > _KEEP_RUNS_S:
+            shutil.rmtree(old, ignore_errors=True)
+    directory = runs / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+    directory.mkdir()
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory / "repositories", ignore_errors=True)
+
+
+async def _settings(options: RunOptions, directory: Path, stack: AsyncExitStack, terminal: Terminal) -> WorkerSettings:
+    model = options.model
+    if options.checkpoint is not None:
+        terminal.note(f"Starting the embedded model {options.checkpoint} (give --model-url to use another).")
+        url = await stack.enter_async_context(embedded_model(options.checkpoint, directory / "model.log"))
+        model = model.model_copy(update={"url": url, "name": options.checkpoint})
+    # One process owns this store; a lease that outlives the run spares it the renewals.
+    return WorkerSettings(store=f"sqlite:///{directory / 'store.db'}", data=directory, model=model, lease_ttl_s=60.0)
+
+
+async def _work(
+    request: TaskRequest, store: Store, worker: Worker, progress: Progress, terminal: Terminal, output: Output
+) -> TaskView:
+    task = await store.submit(request)
+    async with _cancelled_by_signals(store, task.id, progress):
+        working = asyncio.ensure_future(worker.drain())
+        try:
+            async for event in _events(store, task.id, working):
+                view = show_event(event)
+                progress.event(view)
+                if output is Output.STREAM_JSON:
+                    terminal.result(view.model_dump_json())
+            await working
+        finally:
+            working.cancel()
+            await asyncio.wait({working})
+    return show(await store.get(task.id))
+
+
+async def _events(store: Store, task_id: str, working: "asyncio.Future[None]") -> AsyncIterator[Event]:
+    after = 0
+    while True:
+        idle = working.done()
+        events = await store.wait_for_events(task_id, after=after, timeout_s=0 if idle else _EVENTS_TIMEOUT_S)
+        for event in events:
+            after = event.seq
+            yield event
+            if event.type == LAST_EVENT:
+                return
+        if idle and not events:
+            return  # The worker broke off; what it raised says why.
+
+
+@asynccontextmanager
+async def _cancelled_by_signals(store: Store, task_id: str, progress: Progress) -> AsyncIterator[None]:
+    """The first Ctrl-C ends the run in order, with the patch so far; the second one ends the process."""
+    loop = asyncio.get_running_loop()
+    requests: set[asyncio.Task[object]] = set()
+
+    def cancel() -> None:
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)
+        progress.say("stopping; Ctrl-C again ends at once")
+        requests.add(loop.create_task(store.cancel(task_id)))
+
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, cancel)
+    try:
+        yield
+    finally:
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)
+        if requests:
+            await asyncio.wait(requests)
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def _show_piece(progress: Progress, step: int, delta: Delta) -> None:
+    progress.piece(step, delta.kind)
+
+
+async def _deliver(task: TaskView, options: RunOptions, root: Path, terminal: Terminal) -> None:
+    report(terminal, task)
+    match options.output:
+        case Output.JSON:
+            terminal.result(task.model_dump_json(indent=2))
+        case Output.STREAM_JSON:
+            terminal.result(f'{{"type":"result","task":{task.model_dump_json()}}}')
+        case Output.TEXT if not options.apply:
+            terminal.patch(task.patch)
+    if options.apply:
+        await _apply(task, root, options, terminal)
+
+
+async def _apply(task: TaskView, root: Path, options: RunOptions, terminal: Terminal) -> None:
+    if exit_code(task, require_verified=options.require_verified) is not ExitCode.DONE:
+        terminal.note("The patch is not applied.")
+        if options.output is Output.TEXT:
+            terminal.patch(task.patch)
+        return
+    try:
+        await git("apply", "--whitespace=nowarn", "-", cwd=root, stdin=task.patch.encode())
+    except GitError as error:
+        if options.output is Output.TEXT:
+            terminal.patch(task.patch)
+        raise Failure(
+            ExitCode.FAILED,
+            f"the patch does not fit the files of {root} as they are now: {error}",
+            "nothing was changed; the patch is on standard output",
+        ) from error
+    terminal.note(f"The patch is applied to {root}.")

@@ -1,0 +1,114 @@
+"""``mimo task``: submit, list, show, watch, diff and cancel tasks of a running service."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from agent.cli.arguments import invalid
+from agent.cli.client import Client, ServiceProblem, ServiceUnreachable
+from agent.cli.exits import exit_code
+from agent.cli.failure import ExitCode, Failure
+from agent.cli.output import Format, Output
+from agent.cli.progress import Progress
+from agent.cli.report import details, report, table
+from agent.cli.terminal import Terminal
+from agent.types import Check, Limits, ModelOptions, Status, TaskRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """The command line of ``mimo task submit``."""
+
+    problem: str
+    repository: Path
+    """Absolute: the service has another current directory."""
+    commit: str
+    checks: tuple[str, ...]
+    limits: Limits
+    sampling: ModelOptions
+    attempts: int
+    labels: dict[str, str]
+
+
+async def submit(client: Client, submission: Submission, terminal: Terminal, output: Format) -> str:
+    """Queue a task; its id goes to standard output."""
+    try:
+        request = TaskRequest(
+            repository=str(submission.repository),
+            base_commit=submission.commit,
+            problem_statement=submission.problem,
+            checks=tuple(Check(command=command) for command in submission.checks),
+            limits=submission.limits,
+            model=submission.sampling,
+            attempts=submission.attempts,
+            labels=submission.labels,
+        )
+    except ValidationError as error:
+        raise invalid(error) from error
+    task = await client.submit(request)
+    terminal.result(task.model_dump_json(indent=2) if output is Format.JSON else task.id)
+    return task.id
+
+
+async def list_tasks(client: Client, terminal: Terminal, output: Format, status: Status | None, limit: int) -> None:
+    page = await client.list(status=status, limit=limit)
+    if output is Format.JSON:
+        terminal.result(page.model_dump_json(indent=2))
+    elif page.tasks:
+        table(terminal, page)
+    else:
+        terminal.note("No tasks.")
+
+
+async def show(client: Client, task_id: str, terminal: Terminal, output: Format) -> None:
+    task = await client.show(task_id)
+    if output is Format.JSON:
+        terminal.result(task.model_dump_json(indent=2))
+    else:
+        details(terminal, task)
+
+
+async def watch(
+    client: Client, task_id: str, terminal: Terminal, output: Output, *, after: int = 0, require_verified: bool = False
+) -> ExitCode:
+    """Show a task until it ends, then its result; the exit code tells how it ended."""
+    with Progress(terminal) as progress:
+        async for event in client.watch(task_id, after=after):
+            progress.event(event)
+            if output is Output.STREAM_JSON:
+                terminal.result(event.model_dump_json())
+    task = await client.show(task_id)
+    report(terminal, task)
+    match output:
+        case Output.JSON:
+            terminal.result(task.model_dump_json(indent=2))
+        case Output.STREAM_JSON:
+            terminal.result(f'{{"type":"result","task":{task.model_dump_json()}}}')
+        case Output.TEXT:
+            terminal.patch(task.patch)
+    return exit_code(task, require_verified=require_verified)
+
+
+async def diff(client: Client, task_id: str, terminal: Terminal, output: Format) -> None:
+    answer = await client.diff(task_id)
+    if output is Format.JSON:
+        terminal.result(answer.model_dump_json(indent=2))
+    else:
+        terminal.patch(answer.patch)
+
+
+async def cancel(client: Client, task_id: str, terminal: Terminal, output: Format) -> None:
+    task = await client.cancel(task_id)
+    if output is Format.JSON:
+        terminal.result(task.model_dump_json(indent=2))
+    else:
+        terminal.note("Cancelled." if task.status.terminal else "Its worker ends it within a second.")
+
+
+def failure(error: ServiceUnreachable | ServiceProblem) -> Failure:
+    """What the service answered, or that it did not, as the end of a command."""
+    if isinstance(error, ServiceUnreachable):
+        return Failure(ExitCode.RETRYABLE, str(error), error.remedy)
+    code = ExitCode.RETRYABLE if error.retryable else ExitCode.USAGE
+    return Failure(code, error.detail, error.remedy)

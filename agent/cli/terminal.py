@@ -1,0 +1,69 @@
+"""The two streams of a command: results on standard output, everything else on standard error.
+
+What a model or a repository wrote can hold escape sequences that would steer the reader's terminal; nothing of theirs
+goes to a terminal except through :func:`printable`.
+"""
+
+import sys
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.text import Text
+
+
+@dataclass(frozen=True, slots=True)
+class Terminal:
+    """``NO_COLOR``, ``FORCE_COLOR`` and redirection are honoured by rich itself."""
+
+    out: Console
+    err: Console
+    quiet: bool = False
+    """Nothing but results and errors."""
+
+    def note(self, line: str | Text) -> None:
+        """A line about what goes on."""
+        if not self.quiet:
+            self.err.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def result(self, text: str) -> None:
+        """The result, unchanged: for programs."""
+        self.out.file.write(text if text.endswith("\n") or not text else f"{text}\n")
+        self.out.file.flush()
+
+    def patch(self, patch: str) -> None:
+        """A diff: coloured for people, byte for byte into a pipe or file."""
+        if not self.out.is_terminal:
+            self.result(patch)
+            return
+        for line in patch.splitlines():
+            self.out.print(Text(printable(line), _style(line)), soft_wrap=True, highlight=False)
+
+
+def open_terminal(*, quiet: bool = False, no_color: bool = False) -> Terminal:
+    # None leaves it to NO_COLOR.
+    colorless = True if no_color else None
+    return Terminal(Console(file=sys.stdout, no_color=colorless), Console(file=sys.stderr, no_color=colorless), quiet)
+
+
+def printable(text: str) -> str:
+    """The text with every control character but tabs and line ends made visible.
+
+    >>> printable("red: \\x1b[31m")
+    'red: \\\\x1b[31m'
+    """
+    return "".join(c if c in "\n\t" or c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def one_line(text: str, width: int) -> str:
+    """The first line, printable, at most ``width`` characters."""
+    lines = text.strip().splitlines() or [""]
+    line = printable(lines[0].replace("\t", " "))
+    if len(line) > width or len(lines) > 1:
+        return f"{line[: width - 1]}…"
+    return line
+
+
+def _style(line: str) -> str:
+    if line.startswith(("+++ ", "--- ", "diff ", "index ", "new file", "deleted file")):
+        return "bold"
+    return {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], "")
