@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             app = _app(checkpoint, key, options)
             _serve(app, listener, checkpoint)
     except StartError as error:
-        print(f"model_server: {error}", file=sys.stderr)  # noqa: T201
+        print(f"model_server: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
         return 2
     return 0
 
@@ -134,7 +134,7 @@ def _app(checkpoint: Path, key: str | None, options: argparse.Namespace) -> "Fas
     try:
         tokenizer = ChatTokenizer.load(checkpoint)
         model = load_model(checkpoint, getattr(torch, options.dtype))
-    except (TokenizerError, CheckpointError) as error:
+    except (OSError, TokenizerError, CheckpointError) as error:
         raise StartError(f"{checkpoint} cannot be loaded: {error}") from error
     engine = EmbeddedEngine(model, max_running=options.max_running, context_length=options.context_length)
     return create_app(engine, tokenizer, ServerSettings(model_name=served_name(checkpoint), api_key=key))

@@ -48,10 +48,16 @@ class ChatTokenizer:
         """Read ``tokenizer.json`` of a checkpoint folder.
 
         Raises:
-            FileNotFoundError: the folder has none.
+            OSError: the file cannot be read.
             TokenizerError: it is not a byte-level tokenizer with the control markers.
         """
-        return cls(Tokenizer.from_str((checkpoint / "tokenizer.json").read_text("utf-8")))
+        path = checkpoint / "tokenizer.json"
+        description = path.read_bytes()
+        try:
+            tokenizer = Tokenizer.from_buffer(description)
+        except Exception as error:  # the library raises nothing narrower
+            raise TokenizerError(f"{path} is no tokenizer: {error}") from error
+        return cls(tokenizer)
 
     @property
     def vocab_size(self) -> int:

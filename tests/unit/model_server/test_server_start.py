@@ -1,0 +1,79 @@
+"""Mistakes at the start end the process with one line that says what to do."""
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from model_server.__main__ import API_KEY_VARIABLE, StartError, find_checkpoint, main, served_name
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    folder = tmp_path / "my_model"
+    folder.mkdir()
+    for file in ("config.json", "tokenizer.json"):
+        (folder / file).write_text("{}")
+    return folder
+
+
+def start(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+def test_a_missing_checkpoint_is_named_and_exits_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert start("--checkpoint", tmp_path / "none", "--port", 0) == 2
+    error = capsys.readouterr().err
+    assert str(tmp_path / "none") in error
+    assert error.count("\n") == 1
+
+
+def test_a_folder_without_a_tokenizer_is_no_checkpoint(checkpoint: Path) -> None:
+    (checkpoint / "tokenizer.json").unlink()
+    with pytest.raises(StartError, match=r"has no tokenizer\.json"):
+        find_checkpoint(str(checkpoint))
+
+
+def test_a_checkpoint_is_served_under_its_folders_name(checkpoint: Path) -> None:
+    assert served_name(find_checkpoint(str(checkpoint))) == "my-model"
+
+
+def test_a_busy_port_is_named_and_exits_2(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        assert start("--checkpoint", checkpoint, "--port", port) == 2
+    assert f"port {port}" in capsys.readouterr().err
+
+
+def test_an_address_others_can_reach_needs_a_key(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(API_KEY_VARIABLE, raising=False)
+    assert start("--checkpoint", checkpoint, "--port", 0, "--host", "0.0.0.0") == 2
+    assert API_KEY_VARIABLE in capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint_exits_2(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert start("--checkpoint", checkpoint, "--port", 0) == 2
+    assert "cannot be loaded" in capsys.readouterr().err
+
+
+def test_a_missing_tensor_library_names_the_extra_to_install(checkpoint: Path) -> None:
+    arguments = ["--checkpoint", str(checkpoint), "--port", "0"]
+    start_without_torch = (
+        f"import sys; sys.modules['torch'] = None; from model_server.__main__ import main; sys.exit(main({arguments}))"
+    )
+    result = subprocess.run([sys.executable, "-c", start_without_torch], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+    assert "pip install 'mimo-coder[model]'" in result.stderr
+
+
+@pytest.mark.parametrize("option", [("--threads", "0"), ("--dtype", "int8"), ("--max-running", "x")])
+def test_bad_options_exit_2(option: tuple[str, str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        start("--checkpoint", "x", "--port", 0, *option)
+    assert ended.value.code == 2
