@@ -10,6 +10,7 @@ from contextlib import aclosing, asynccontextmanager
 import anyio
 from fastapi import APIRouter, Depends, FastAPI, Request
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 from model_server.chat.stop_strings import StopStrings
@@ -53,6 +54,7 @@ class _Service:
         self._settings = settings
         self._created = int(time.time())
         self._last_token_at: float | None = None
+        """When the engine last proved that it generates, on the monotonic clock."""
 
     def protocol(self) -> APIRouter:
         router = APIRouter(prefix="/v1", dependencies=[Depends(self._authorise)])
@@ -92,7 +94,11 @@ class _Service:
             decoder=self._tokenizer.stream(),
             stop=StopStrings(chat.stop),
             usage=Usage(len(prompt_ids)),
+            generated=self._token_came,
         )
+
+    def _token_came(self) -> None:
+        self._last_token_at = time.monotonic()
 
     async def _models(self) -> Json:
         return {"object": "list", "data": [self._card()]}
@@ -113,7 +119,7 @@ class _Service:
             if problem is not None:
                 message = f"The engine does not generate: {problem}. Wait, or look at the server's log."
                 return ApiError(message, status=503, code="not_ready", retry_after_s=1).response()
-            self._last_token_at = time.monotonic()
+            self._token_came()
         stats = self._engine.stats()
         return JSONResponse({"status": "ready", "running": stats.running, "waiting": stats.waiting})
 
@@ -170,15 +176,18 @@ class _Service:
 async def _body(request: Request, limit: int) -> bytes:
     chunks: list[bytes] = []
     size = 0
-    async for chunk in request.stream():
-        chunks.append(chunk)
-        size += len(chunk)
-        if size > limit:
-            raise ApiError(
-                f"The request body is larger than {limit} bytes. Shorten the conversation.",
-                status=413,
-                code="request_too_large",
-            )
+    try:
+        async for chunk in request.stream():
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > limit:
+                raise ApiError(
+                    f"The request body is larger than {limit} bytes. Shorten the conversation.",
+                    status=413,
+                    code="request_too_large",
+                )
+    except ClientDisconnect as error:
+        raise ApiError("The client left before its request was complete.", code="client_gone") from error
     return b"".join(chunks)
 
 

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Literal
@@ -93,6 +93,8 @@ class Generation:
     decoder: DecodeStream
     stop: StopStrings
     usage: Usage
+    generated: Callable[[], None]
+    """Called for every token that comes."""
     ending: Ending | None = None
     started_at: float = field(default_factory=time.monotonic)
     _called: bool = False
@@ -132,6 +134,7 @@ class Generation:
     def _parsed(self, event: TokenEvent) -> list[Delta]:
         if event.finish_reason == "cancelled":
             raise stopping()
+        self.generated()
         self.usage.completion_tokens += 1
         self.usage.cached_tokens = max(self.usage.cached_tokens, event.cached_tokens)
         self.ending = event.finish_reason

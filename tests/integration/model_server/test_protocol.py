@@ -303,6 +303,24 @@ async def test_health_means_that_a_token_was_generated() -> None:
         assert len(slow.cancelled) == 1
 
 
+async def test_a_server_that_answers_is_healthy_without_a_token_of_its_own() -> None:
+    engine = answering(f"x{IM_END}")
+    async with service(engine) as (client, url), httpx.AsyncClient() as http:
+        await client.chat.completions.create(model=MODEL, messages=[USER])
+        assert (await http.get(f"{url}/health")).json()["status"] == "ready"
+    assert len(engine.requests) == 1
+
+
+async def test_a_client_that_leaves_while_it_sends_is_no_failure(caplog: pytest.LogCaptureFixture) -> None:
+    async with service(answering()) as (_, url):
+        _, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(url).port)
+        writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 async def test_logs_name_the_request_and_hold_no_text(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG", logger="model_server")
     async with service(answering(f"private answer{IM_END}")) as (client, _):
