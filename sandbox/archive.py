@@ -103,6 +103,7 @@ def _open_root(root: Path) -> int:
 
 
 def _write_folder(fd: int, prefix: bytes, out: BinaryIO, depth: int) -> None:
+    device = os.fstat(fd).st_dev
     if depth > MAX_DEPTH or len(prefix) > MAX_PATH:
         raise SandboxRejected(f"folders are nested more than {MAX_DEPTH} deep")
     for name in sorted(os.listdir(fd)):
@@ -113,7 +114,8 @@ def _write_folder(fd: int, prefix: bytes, out: BinaryIO, depth: int) -> None:
                 child = _open_readable(name, os.O_DIRECTORY, fd, status.st_mode)
                 try:
                     out.write(_header(_Entry(prefix + raw + b"/", b"5", stat.S_IMODE(status.st_mode))))
-                    _write_folder(child, prefix + raw + b"/", out, depth + 1)
+                    if status.st_dev == device:  # what is mounted there does not belong to the tree
+                        _write_folder(child, prefix + raw + b"/", out, depth + 1)
                 finally:
                     os.close(child)
             elif stat.S_ISLNK(status.st_mode):
@@ -289,7 +291,7 @@ class _TreeWriter:
     def _write_file(self, name: bytes, entry: _Entry, source: BinaryIO) -> None:
         mode = 0o755 if entry.mode & 0o111 else 0o644
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with open(os.open(name, flags, mode, dir_fd=self._parent), "wb", buffering=0) as file:
+        with os.fdopen(os.open(name, flags, mode, dir_fd=self._parent), "wb", buffering=0) as file:
             os.fchmod(file.fileno(), mode)
             left = entry.size
             while left:

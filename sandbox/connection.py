@@ -7,6 +7,7 @@ nothing is kept beyond what was asked for, and any breach ends the connection, a
 import asyncio
 import itertools
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -18,7 +19,9 @@ from sandbox.errors import SandboxLost
 
 _GRACE_S = 20.0
 """How long after a job's own deadline, enforced inside, we believe that an answer may still come."""
+_MAKING_S = 60.0
 _TEXT = 2000
+_MAX_HEAD = 16 * 1024
 
 
 class _Reply(BaseModel):
@@ -51,11 +54,16 @@ class _Output(_Reply):
 
 
 class Ended(_Reply):
-    """How a job ended. ``code``: exit code, signal, or error number, by ``how``."""
+    """How a job ended. ``code``: exit code, signal, or error number, by ``how``.
+
+    ``crowded``: nothing ran, for earlier commands had left as many processes as are allowed; these are now ended.
+    """
 
     event: Literal["ended"]
     job: int
-    how: Literal["exited", "signalled", "timed_out", "oom_killed", "output_limit", "failed", "rejected", "lost"]
+    how: Literal[
+        "exited", "signalled", "timed_out", "oom_killed", "output_limit", "failed", "rejected", "lost", "crowded"
+    ]
     code: int = Field(ge=0, le=4095)
     total: int = Field(ge=0)
     run_s: float = Field(ge=0, allow_inf_nan=False)
@@ -102,13 +110,20 @@ class Connection:
             SandboxLost: it ended without a word.
         """
         reader, writer = await asyncio.open_unix_connection(sock=link)
-        writer.write(frames.encode(plan.as_json()))
         try:
-            head, _ = await frames.read(reader)
+            writer.write(frames.encode(plan.as_json()))
+            async with asyncio.timeout(_MAKING_S):
+                head, _ = await frames.read(reader, _MAX_HEAD)
             reply = _ANY_REPLY.validate_python(head)
+        except TimeoutError as error:
+            writer.transport.abort()
+            raise SandboxLost(f"the sandbox was not ready within {_MAKING_S:.0f} seconds") from error
         except (asyncio.IncompleteReadError, ConnectionError, frames.BadFrame, ValidationError) as error:
             writer.transport.abort()
             raise SandboxLost("the sandbox ended before it was ready") from error
+        except asyncio.CancelledError:
+            writer.transport.abort()
+            raise
         if isinstance(reply, Ready):
             return cls(reader, writer, reply)
         writer.transport.abort()
@@ -116,13 +131,13 @@ class Connection:
             return reply
         raise SandboxLost("the sandbox answered a question that nobody asked")
 
-    async def run(self, request: dict[str, object], data: bytes, timeout_s: float, limit: int) -> Result:
+    async def run(self, request: Mapping[str, object], data: bytes, timeout_s: float, limit: int) -> Result:
         """Run one job to its end, giving it ``data`` to read.
 
         Raises:
             SandboxLost: the sandbox is gone, or no longer keeps to the protocol.
         """
-        self._check()
+        self.check()
         number = next(self._numbers)
         job = self._jobs[number] = _Job(limit, asyncio.get_running_loop().create_future())
         sending = asyncio.create_task(
@@ -137,6 +152,8 @@ class Connection:
         finally:
             sending.cancel()
             await asyncio.wait({sending})
+            if not job.result.done() and self._lost is None:  # the caller gave up
+                self._writer.write(frames.encode({"op": "stop", "job": number}))
             self._jobs.pop(number, None)
 
     def close(self, reason: str) -> None:
@@ -146,7 +163,8 @@ class Connection:
     async def wait_closed(self) -> None:
         await asyncio.wait({self._listener})
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise :class:`SandboxLost` if there is no sandbox any more."""
         if self._lost is not None:
             raise SandboxLost(self._lost)
 
@@ -166,7 +184,7 @@ class Connection:
     async def _listen(self) -> None:
         try:
             while self._lost is None:
-                head, body = await frames.read(self._reader)
+                head, body = await frames.read(self._reader, _MAX_HEAD)
                 self._take(_ANY_REPLY.validate_python(head), body)
         except (asyncio.IncompleteReadError, ConnectionError):
             self._lose("the sandbox ended")

@@ -5,7 +5,6 @@ Each takes the path, reads its input from ``source`` and writes what it found to
 
 import errno
 import os
-import secrets
 import stat
 from collections.abc import Callable
 from pathlib import PurePosixPath
@@ -23,7 +22,7 @@ _MAX_ENTRIES = 2_000_000
 def read(path: str, source: BinaryIO, out: BinaryIO) -> None:
     """The bytes of a regular file."""
     # Without O_NONBLOCK, opening a named pipe would wait for a writer.
-    with open(linux.open_without_links(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as file:
+    with os.fdopen(linux.open_without_links(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as file:
         _require_regular(os.fstat(file.fileno()).st_mode, path)
         while chunk := file.read(_CHUNK):
             out.write(chunk)
@@ -37,9 +36,9 @@ def write(path: str, source: BinaryIO, out: BinaryIO) -> None:
     folder = _open_folder(place.parent)
     try:
         mode = _mode_to_keep(place.name, folder, path)
-        temporary = f".{secrets.token_hex(8)}.part"
+        temporary = f".{os.urandom(8).hex()}.part"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with open(os.open(temporary, flags, 0o600, dir_fd=folder), "wb", buffering=0) as file:
+        with os.fdopen(os.open(temporary, flags, 0o600, dir_fd=folder), "wb", buffering=0) as file:
             try:
                 while chunk := source.read(_CHUNK):
                     archive.write_all(file, chunk)

@@ -28,26 +28,26 @@ def encode(head: Mapping[str, object], body: bytes | memoryview = b"") -> bytes:
     return b"".join((_LENGTHS.pack(len(text), len(body)), text, body))
 
 
-async def read(reader: asyncio.StreamReader) -> tuple[dict[str, object], bytes]:
+async def read(reader: asyncio.StreamReader, max_head: int = MAX_HEAD) -> tuple[dict[str, object], bytes]:
     """The next frame.
 
     Raises:
         asyncio.IncompleteReadError: the connection ended.
         BadFrame: what came is not a frame.
     """
-    head, body = _lengths(await reader.readexactly(_LENGTHS.size))
+    head, body = _lengths(await reader.readexactly(_LENGTHS.size), max_head)
     return _parse(await reader.readexactly(head)), await reader.readexactly(body)
 
 
 def read_blocking(connection: socket.socket) -> dict[str, object]:
     """The head of the next frame, for a process without an event loop."""
-    head, body = _lengths(_exactly(connection, _LENGTHS.size))
+    head, body = _lengths(_exactly(connection, _LENGTHS.size), MAX_HEAD)
     return _parse(_exactly(connection, head + body)[:head])
 
 
-def _lengths(data: bytes) -> tuple[int, int]:
+def _lengths(data: bytes, max_head: int) -> tuple[int, int]:
     head, body = _LENGTHS.unpack(data)
-    if head > MAX_HEAD or body > MAX_BODY:
+    if head > max_head or body > MAX_BODY:
         raise BadFrame(f"a frame of {head} + {body} bytes is too large")
     return head, body
 

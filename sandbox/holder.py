@@ -10,6 +10,8 @@ Standard library only, single-threaded, and nothing of the service's environment
 """
 
 import asyncio
+import contextlib
+import errno
 import gc
 import os
 import resource
@@ -18,16 +20,18 @@ import signal
 import socket
 import time
 from pathlib import Path
-from typing import NoReturn
 
 from sandbox import cgroups, frames, linux, namespaces
 from sandbox.blueprint import Blueprint
 from sandbox.init import Watch, serve
-from sandbox.keeper import Keeper
+from sandbox.keeper import Kit
+from sandbox.process import ends_here
 
 GROUP_PREFIX = "mimo-sandbox-"
 _NEVER_ENDED = "-1000"
 _MAX_DESCRIPTORS = 4096
+_OUR_PROCESSES = 16
+"""The first process, and one keeper per running command and per command that left something."""
 
 
 def main(control_fd: int) -> None:
@@ -40,25 +44,26 @@ def main(control_fd: int) -> None:
         if not message:
             return
         if os.fork() == 0:
-            control.close()
-            _hold(socket.socket(fileno=fds[0]), socket.socket(fileno=fds[1]))
+            with ends_here():
+                control.close()
+                _hold(socket.socket(fileno=fds[0]), socket.socket(fileno=fds[1]))
         for fd in fds:
             os.close(fd)
 
 
-def _hold(connection: socket.socket, lifeline: socket.socket) -> NoReturn:
-    """Make one sandbox, stay until it ends, clean up. Never returns."""
+def _hold(connection: socket.socket, lifeline: socket.socket) -> None:
+    """Make one sandbox, stay until it ends, clean up."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
         plan = Blueprint.parse(frames.read_blocking(connection))
-        group = _make_group(plan)
-        try:
-            _run(plan, group, connection, lifeline)
-        finally:
-            if group:
-                group.remove()
+    except frames.BadFrame:
+        return  # the service gave up before it had asked
+    group = _make_group(plan)
+    try:
+        _run(plan, group, connection, lifeline)
     finally:
-        os._exit(0)
+        if group:
+            group.remove()
 
 
 def _make_group(plan: Blueprint) -> cgroups.Group | None:
@@ -81,48 +86,44 @@ def _run(plan: Blueprint, group: cgroups.Group | None, connection: socket.socket
         connection.sendall(frames.encode(_failure(error)))
         return
     if pid == 0:
-        ours.close()
-        lifeline.close()
-        _become_init(plan, group, watch, connection, theirs)
+        with ends_here():
+            ours.close()
+            lifeline.close()
+            _become_init(plan, group, watch, connection, theirs)
     connection.close()
     theirs.close()
-    try:
-        protected = _place(pid, group)
-        ours.sendall(b"p" if protected else b"-")
+    # Where it ends in the middle of its making, it has told the service why.
+    with contextlib.suppress(ConnectionError):
+        ours.sendall(b"p" if _place(pid, group) else b"-")
         if ours.recv(1):  # it has entered its user namespace
             _map_user(pid, plan.host_uid)
             ours.sendall(b"m")
-    except OSError:
-        pass  # it ended in the middle of its making, and has told why
     _wait(pid, lifeline, plan.lifetime_s)
 
 
 def _become_init(
     plan: Blueprint, group: cgroups.Group | None, watch: Watch | None, connection: socket.socket, holder: socket.socket
-) -> NoReturn:
+) -> None:
+    linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
+    placed = holder.recv(1)
+    if not placed:
+        return
+    _clean_process()
     try:
-        linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
-        protected = holder.recv(1)
-        if not protected:
-            os._exit(1)
-        _clean_process()
-        try:
-            namespaces.enter(plan, lambda: _ask(holder))
-        except namespaces.SetupFailed as error:
-            connection.sendall(frames.encode(_failure(error)))
-            os._exit(1)
-        holder.close()
-        connection.sendall(frames.encode({"event": "ready", **_evidence(plan, group, protected == b"p")}))
-        keeper = Keeper(shell=plan.shell, env=plan.env, rlimits=_rlimits(plan, watch))
-        asyncio.run(serve(connection, keeper, watch))
-    finally:
-        os._exit(0)
+        badness = namespaces.enter(plan, lambda: _ask(holder))
+    except namespaces.SetupFailed as error:
+        connection.sendall(frames.encode(_failure(error)))
+        return
+    holder.close()
+    connection.sendall(frames.encode({"event": "ready", **_evidence(plan, group, placed == b"p")}))
+    kit = Kit(shell=plan.shell, env=plan.env, rlimits=_rlimits(plan, watch), badness_fd=badness)
+    asyncio.run(serve(connection, kit, watch))
 
 
 def _ask(holder: socket.socket) -> None:
     holder.sendall(b"?")
     if not holder.recv(1):
-        os._exit(1)
+        raise ConnectionResetError(errno.ECONNRESET, "nobody is there to map the user")
 
 
 def _clean_process() -> None:
@@ -170,11 +171,11 @@ def _open_watch(plan: Blueprint, group: cgroups.Group | None) -> Watch | None:
 
 
 def _rlimits(plan: Blueprint, watch: Watch | None) -> tuple[tuple[int, int], ...]:
+    # Counted per user and user namespace, so these are this sandbox's own (Linux 5.14). Beside the control group's
+    # bound, because it spares our own processes: they can start a command however many it may start.
     limits = [(resource.RLIMIT_CORE, 0), (resource.RLIMIT_NOFILE, _MAX_DESCRIPTORS)]
-    if watch is None:
-        # Counted per user and user namespace, so these are this sandbox's own (Linux 5.14).
-        limits += [(resource.RLIMIT_NPROC, plan.processes), (resource.RLIMIT_AS, plan.memory_bytes)]
-    return tuple(limits)
+    limits += [(resource.RLIMIT_NPROC, plan.processes + _OUR_PROCESSES)]
+    return tuple(limits if watch else [*limits, (resource.RLIMIT_AS, plan.memory_bytes)])
 
 
 def _evidence(plan: Blueprint, group: cgroups.Group | None, protected: bool) -> dict[str, object]:

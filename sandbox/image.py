@@ -1,6 +1,5 @@
 """The read-only root file systems that the local backend knows: today only ``host``, a view of the host's toolchain."""
 
-import os
 import shutil
 from pathlib import Path
 
@@ -12,8 +11,6 @@ from sandbox.types import SandboxSpec
 UID = 1000
 """User and group id of everything that runs in a sandbox, as seen inside."""
 HOME = "/home/sandbox"
-_GROUP_OVERHEAD = 16
-"""Our own processes beside the command's: the first process, and one keeper per running command."""
 
 
 def blueprint(spec: SandboxSpec, settings: SandboxSettings, *, name: str, root_mode: bool, host_uid: int) -> Blueprint:
@@ -41,7 +38,7 @@ def blueprint(spec: SandboxSpec, settings: SandboxSettings, *, name: str, root_m
         shell=shell,
         memory_bytes=spec.resources.memory_mib * 1024 * 1024,
         disk_bytes=spec.resources.disk_mib * 1024 * 1024,
-        processes=spec.resources.processes + _GROUP_OVERHEAD,
+        processes=spec.resources.processes,
         lifetime_s=spec.lifetime_s,
         cgroup_parents=[str(parent) for parent in settings.cgroup_parents],
     )
@@ -54,18 +51,14 @@ def _view(settings: SandboxSettings) -> tuple[dict[str, str], dict[str, str]]:
     links["/dev/stderr"] = "/proc/self/fd/2"
     for path in (*settings.read_only_paths, Path("/etc/ld.so.cache"), Path("/etc/localtime")):
         if path.is_symlink() and path.parent == Path("/"):
-            links[str(path)] = os.readlink(path)
+            links[str(path)] = str(path.readlink())
         elif path.exists():
             binds[str(path)] = str(path.resolve())
     for prefix in settings.prefixes():
-        if not any(_within(prefix, Path(place)) for place in binds):
+        if not any(prefix.is_relative_to(place) for place in binds):
             # Programs find an installation by the name it was made under and by its real one.
             binds |= {str(prefix): str(prefix.resolve()), str(prefix.resolve()): str(prefix.resolve())}
     return binds, links
-
-
-def _within(path: Path, folder: Path) -> bool:
-    return path.is_relative_to(folder)
 
 
 def _files() -> dict[str, str]:

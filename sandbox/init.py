@@ -18,17 +18,18 @@ import socket
 import struct
 import termios
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from sandbox import cgroups, frames
-from sandbox.keeper import Keeper
+from sandbox.keeper import Keeper, Kit
 
 _CHUNK = 256 * 1024
 _MEMORY_POLL_S = 0.1
 _KILL_PATIENCE_S = 1.0
 _UNKILLABLE_S = 5.0
+_MAX_TRIES = 10
 _MAX_TOLD = 8192
 
 
@@ -56,7 +57,7 @@ class _Job:
     limit: int
     keeper: int
     output: int
-    """Descriptor of standard output and error, ours to read."""
+    """Descriptor of standard output and error, ours to read; -1 once it has ended."""
     status: int
     """Descriptor on which the keeper tells how the job ended."""
     started: float
@@ -64,73 +65,119 @@ class _Job:
     kept: int = 0
     total: int = 0
     ended: bool = False
-    input: asyncio.Queue[bytes | None] = field(default_factory=lambda: asyncio.Queue(4))
-    overflow: asyncio.Event = field(default_factory=asyncio.Event)
+    # Holds all of a command's input, so that one which does not read never keeps us from listening.
+    input: asyncio.Queue[bytes | None] = field(default_factory=lambda: asyncio.Queue(8))
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    """The caller gave up, or there was too much output."""
 
 
-async def serve(connection: socket.socket, keeper: Keeper, watch: Watch | None) -> None:
+async def serve(connection: socket.socket, kit: Kit, watch: Watch | None) -> None:
     """Serve one connection until it closes."""
     reader, writer = await asyncio.open_unix_connection(sock=connection)
-    init = _Init(reader, writer, keeper, watch)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, init.reap)
+    # A failure of ours in any job ends the whole, which the other side sees: better than a job without an end.
     with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
-        await init.listen()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                init = _Init(reader, writer, kit, watch, tasks)
+                asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, init.reap)
+                await init.listen()
+        except* (asyncio.IncompleteReadError, ConnectionError) as error:
+            raise ConnectionResetError from error
 
 
 class _Init:
     def __init__(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, keeper: Keeper, watch: Watch | None
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        kit: Kit,
+        watch: Watch | None,
+        tasks: asyncio.TaskGroup,
     ) -> None:
         self._reader = reader
         self._writer = writer
-        self._keeper = keeper
+        self._kit = kit
         self._watch = watch
+        self._tasks = tasks
         self._jobs: dict[int, _Job] = {}
         self._keepers: set[int] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        """Those that have a job, or had one and look after what it left."""
+        self._spare: Keeper | None = kit.fork_keeper()
 
     async def listen(self) -> None:
         while True:
             head, body = await frames.read(self._reader)
             number = int(str(head["job"]))
-            if head["op"] != "input":
-                self._start(number, head)
-            elif job := self._jobs.get(number):
-                # Waits while the job takes no input, and with it the other side: nothing piles up here.
-                await job.input.put(body)
-                if head["last"]:
-                    await job.input.put(None)
+            job = self._jobs.get(number)
+            match head["op"]:
+                case "input":
+                    if job:
+                        # Waits while the job takes no more, and with it the other side: nothing piles up here.
+                        await job.input.put(body)
+                        if head["last"]:
+                            await job.input.put(None)
+                case "stop":
+                    if job:
+                        job.stop.set()
+                case _:
+                    await self._start(number, head)
 
     def reap(self) -> None:
         while (pid := _reap_one()) is not None:
             self._keepers.discard(pid)
+            if self._spare and self._spare.pid == pid:
+                self._drop_spare()
 
     # --- one job ---------------------------------------------------------------------------------------------------
 
-    def _start(self, number: int, head: dict[str, object]) -> None:
+    async def _start(self, number: int, head: dict[str, object]) -> None:
         started = time.monotonic()
+        kills_before = self._watch.num_kills() if self._watch else 0
         input_read, input_write = os.pipe2(os.O_CLOEXEC)
         output_read, output_write = os.pipe2(os.O_CLOEXEC)
         status_read, status_write = os.pipe2(os.O_CLOEXEC)
-        kills_before = self._watch.num_kills() if self._watch else 0
-        pid = self._keeper.start(head, input_read, output_write, status_write)
+        keeper = await self._engage(head, input_read, output_write, status_write)
         for fd in (input_read, output_write, status_write):
             os.close(fd)
         for fd in (input_write, output_read, status_read):
             os.set_blocking(fd, False)
-        self._keepers.add(pid)
+        self._keepers.add(keeper)
         is_command = head["op"] == "exec"
         timeout_s, limit = float(str(head["timeout_s"])), int(str(head["limit"]))
-        job = _Job(number, is_command, timeout_s, limit, pid, output_read, status_read, started, kills_before)
+        job = _Job(number, is_command, timeout_s, limit, keeper, output_read, status_read, started, kills_before)
         self._jobs[number] = job
-        feed = self._spawn(_feed(job, input_write))
-        self._spawn(self._copy_output(job))
-        self._spawn(self._run(job, feed))
+        feed = self._tasks.create_task(_feed(job, input_write))
+        self._tasks.create_task(self._copy_output(job))
+        self._tasks.create_task(self._run(job, feed))
+
+    async def _engage(self, head: dict[str, object], source: int, output: int, status: int) -> int:
+        """Give the job to a keeper and return its process id."""
+        for _ in range(_MAX_TRIES):
+            try:
+                keeper = self._spare or self._kit.fork_keeper()
+            except BlockingIOError:  # no process left for us
+                await self._kill_all()
+                continue
+            self._spare = None
+            if keeper.give(head, source, output, status):
+                return keeper.pid
+        raise ConnectionResetError("no keeper lives long enough to be given a job")
+
+    def _prepare(self) -> None:
+        """Fork the next keeper while nobody waits for it."""
+        if self._spare is None:
+            with contextlib.suppress(BlockingIOError):  # no process left: the next job will make room
+                self._spare = self._kit.fork_keeper()
+
+    def _drop_spare(self) -> None:
+        if self._spare:
+            self._spare.line.close()
+            self._spare = None
 
     async def _run(self, job: _Job, feed: asyncio.Task[None]) -> None:
         told = asyncio.create_task(_read_status(job.status))
-        overflow = asyncio.create_task(job.overflow.wait())
-        how = await self._wait(job, told, overflow)
+        stop = asyncio.create_task(job.stop.wait())
+        how = await self._wait(job, told, stop)
         self._take_rest(job)
         if not how and job.total > job.limit:
             how = "output_limit"
@@ -142,24 +189,31 @@ class _Init:
         del self._jobs[job.number]
         run_s = time.monotonic() - job.started
         self._send({"event": "ended", "job": job.number, "total": job.total, "run_s": run_s, "detail": "", **status})
-        for task in (told, overflow, feed):
+        asyncio.get_running_loop().call_soon(self._prepare)
+        for task in (told, stop, feed):
             task.cancel()
         while not job.input.empty():
             job.input.get_nowait()  # lets go of a listener that waits to put more
 
     async def _explain(self, job: _Job, status: dict[str, object]) -> dict[str, object]:
         """What the keeper told, corrected by what only we can know."""
-        failed = status["how"] != "exited" or status["code"] != 0
-        if job.is_command and failed and self._watch and self._watch.num_kills() > job.kills_before:
-            # The shell lost a process to the kernel, and says so in its exit code or by having died itself.
-            return {"how": "oom_killed", "code": 0}
-        if job.is_command and status["how"] == "lost":
+        if not job.is_command:
+            return status
+        if status["how"] == "crowded":
+            # Nothing ran. Earlier commands left as many processes as are allowed, so they go.
+            await self._kill_all()
+            return status
+        if status["how"] == "lost":
             # The keeper was ended from inside; what it kept together is now nobody's, so everything goes.
             await self._kill_all()
-            return {"how": "signalled", "code": int(signal.SIGKILL)}
+            status = {"how": "signalled", "code": int(signal.SIGKILL)}
+        failed = status["how"] != "exited" or status["code"] != 0
+        if failed and self._watch and self._watch.num_kills() > job.kills_before:
+            # The shell lost a process to the kernel, and says so in its exit code or by having died itself.
+            return {"how": "oom_killed", "code": 0}
         return status
 
-    async def _wait(self, job: _Job, told: "asyncio.Task[dict[str, object]]", overflow: "asyncio.Task[bool]") -> str:
+    async def _wait(self, job: _Job, told: "asyncio.Task[dict[str, object]]", stop: "asyncio.Task[bool]") -> str:
         """Until the job ends by itself, which gives "", or must be ended, which gives why."""
         deadline = job.started + job.timeout_s
         watch = self._watch if job.is_command else None
@@ -167,12 +221,12 @@ class _Init:
             left = deadline - time.monotonic()
             if left <= 0:
                 return "timed_out"
-            if overflow.done():
+            if stop.done():
                 return "output_limit"
             if watch and watch.exceeded():
                 return "oom_killed"
             patience = min(left, _MEMORY_POLL_S) if watch else left
-            await asyncio.wait({told, overflow}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({told, stop}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
         return ""
 
     async def _kill(self, job: _Job) -> None:
@@ -191,21 +245,19 @@ class _Init:
                 return
         _signal(stopped, signal.SIGKILL)
         # The keeper goes last: until then, it is where orphans end up.
-        while _descendants(job.keeper) and time.monotonic() < give_up:
-            await asyncio.sleep(0.001)
+        await _until(lambda: not _descendants(job.keeper))
         _signal({job.keeper}, signal.SIGKILL)
-        while job.keeper in self._keepers:
-            await asyncio.sleep(0.001)
+        await _until(lambda: job.keeper not in self._keepers)
 
     async def _kill_all(self) -> None:
         """End everything but ourselves, which the kernel does in one go that no fork escapes."""
+        self._drop_spare()
         _signal({-1}, signal.SIGKILL)
-        give_up = time.monotonic() + _UNKILLABLE_S
-        while _has_children():
-            if time.monotonic() > give_up:
-                os._exit(1)  # stuck in the kernel: the sandbox cannot keep its word and ends
-            self.reap()
-            await asyncio.sleep(0.001)
+        await _until(self._is_alone)
+
+    def _is_alone(self) -> bool:
+        self.reap()
+        return not _has_children()
 
     async def _copy_output(self, job: _Job) -> None:
         """Hand on what the job writes; after its end, keep its background processes from blocking on a full pipe."""
@@ -230,7 +282,7 @@ class _Init:
             if kept:
                 self._send({"event": "output", "job": job.number}, kept)
             if job.total > job.limit:
-                job.overflow.set()
+                job.stop.set()
         return bool(data)
 
     def _take_rest(self, job: _Job) -> None:
@@ -245,12 +297,6 @@ class _Init:
 
     def _send(self, head: dict[str, object], body: bytes = b"") -> None:
         self._writer.write(frames.encode(head, body))
-
-    def _spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
 
 
 async def _feed(job: _Job, fd: int) -> None:
@@ -282,6 +328,15 @@ async def _read_status(fd: int) -> dict[str, object]:
     finally:
         os.close(fd)
     return dict(json.loads(told.partition(b"\n")[0]))
+
+
+async def _until(done: Callable[[], bool]) -> None:
+    """Wait for what the kernel does soon after a signal; there is nothing to be told by."""
+    give_up = time.monotonic() + _UNKILLABLE_S
+    while not done():
+        if time.monotonic() > give_up:
+            os._exit(1)  # a process is stuck in the kernel: the sandbox cannot keep its word, so it ends
+        await asyncio.sleep(0.001)
 
 
 async def _readable(fd: int) -> None:

@@ -1,7 +1,8 @@
 """The process above each job: it runs the job, adopts what the job leaves behind, and tells how the job ended.
 
-It is a fork of the first process and shares nothing with it but a pipe for its one line of news. Every function here
-that runs in the new process ends it: control never returns to the event loop it was copied with.
+It is a fork of the sandbox's first process, made before it is needed (a fork of Python takes longer than the start of
+a shell), and gets its job over a socket: one byte, with the descriptors of the job. It never returns to the event
+loop it was copied with.
 """
 
 import errno
@@ -10,96 +11,133 @@ import json
 import os
 import resource
 import signal
+import socket
 from dataclasses import dataclass
-from pathlib import Path
-from typing import NoReturn
 
 from sandbox import files, linux
 from sandbox.errors import SandboxRejected
+from sandbox.process import ends_here
 
 _MAX_ARGUMENT = 120_000
 """A longer command line does not fit into one argument (Linux: 128 KiB), so the shell reads it from a file."""
 _SCRIPT_FD = 9
-_FIRST_TO_GO = "600"
-"""Badness added to commands, so that the kernel ends them before our own processes when memory is short."""
+_STATUS_FD = 3
+_FIRST_TO_GO = b"600"
+"""Badness of keepers and commands, so that the kernel ends them before the first process when memory is short."""
 
 
 @dataclass(frozen=True, slots=True)
 class Keeper:
-    """Starts keepers; holds what all of them need."""
+    """A keeper that waits for its job."""
+
+    pid: int
+    line: socket.socket
+
+    def give(self, head: dict[str, object], source: int, output: int, status: int) -> bool:
+        """Hand the job over; False where the keeper was ended meanwhile, by somebody in the sandbox."""
+        request = _file_of(json.dumps(head).encode())
+        try:
+            socket.send_fds(self.line, [b"!"], [request, source, output, status])
+        except ConnectionError:
+            return False
+        finally:
+            os.close(request)
+            self.line.close()
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class _Command:
+    line: str
+    cwd: str
+    env: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Kit:
+    """What all keepers of a sandbox need."""
 
     shell: str
     env: dict[str, str]
     rlimits: tuple[tuple[int, int], ...]
     """(resource, bound) for every command."""
+    badness_fd: int
+    """The first process's own ``/proc/self/oom_score_adj``: what it says at a fork is inherited."""
 
-    def start(self, head: dict[str, object], source: int, output: int, status: int) -> int:
-        """Fork a keeper for the job that ``head`` asks for. Returns its process id."""
+    def fork_keeper(self) -> Keeper:
+        ours, theirs = socket.socketpair()
+        usual = os.pread(self.badness_fd, 16, 0)
+        os.pwrite(self.badness_fd, _FIRST_TO_GO, 0)
         pid = os.fork()
         if pid == 0:
-            try:
-                self._keep(head, source, output, status)
-            finally:
-                os._exit(1)  # an error of ours: the missing news tell
-        return pid
+            with ends_here():
+                ours.close()
+                self._keep(theirs)
+        os.pwrite(self.badness_fd, usual, 0)
+        theirs.close()
+        return Keeper(pid, ours)
 
-    def _keep(self, head: dict[str, object], source: int, output: int, status: int) -> NoReturn:
+    def _keep(self, line: socket.socket) -> None:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        status = _keep_only(source, output, status)
-        if head["op"] == "exec":
-            self._keep_command(head, status)
-        _call(str(head["op"]), str(head["path"]), status)
-
-    def _keep_command(self, head: dict[str, object], status: int) -> NoReturn:
         linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
-        shell = os.fork()
-        if shell == 0:
-            self._become_shell(head, status)
-        os.closerange(0, 3)  # the end of the output is when the command and its children have let go of it
+        message, fds, _, _ = socket.recv_fds(line, 1, 4)
+        if not message:
+            return
+        request, source, output, status = fds
+        head = json.loads(os.pread(request, os.fstat(request).st_size, 0))
+        _keep_only(source, output, status)
+        if head["op"] == "exec":
+            self._run_command(_Command(head["line"], head["cwd"], head["env"]))
+        else:
+            _call(head["op"], head["path"])
+
+    def _run_command(self, command: _Command) -> None:
+        try:
+            shell = self._start_shell(command)
+        except BlockingIOError:
+            _tell({"how": "crowded"})
+            return
+        except OSError as error:
+            _tell({"how": "rejected", "detail": f"the shell does not start in {command.cwd}: {error.strerror}"})
+            return
+        # The output ends when the command and its children have let go of it; we must not be among them.
+        os.closerange(0, _STATUS_FD)
+        os.closerange(_STATUS_FD + 1, _SCRIPT_FD + 1)
         while True:
             try:
                 pid, code = os.wait()
             except ChildProcessError:
-                os._exit(0)
+                return
             if pid == shell and os.WIFSIGNALED(code):
-                _tell(status, {"how": "signalled", "code": os.WTERMSIG(code)})
+                _tell({"how": "signalled", "code": os.WTERMSIG(code)})
             elif pid == shell:
-                _tell(status, {"how": "exited", "code": os.WEXITSTATUS(code)})
+                _tell({"how": "exited", "code": os.WEXITSTATUS(code)})
 
-    def _become_shell(self, head: dict[str, object], status: int) -> NoReturn:
-        os.setsid()
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # which Python ignores, and programs would inherit
-        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-        # What is about to run may be looked into by its own user, unlike us.
-        linux.prctl(linux.PR_SET_DUMPABLE, 1)
-        Path("/proc/self/oom_score_adj").write_text(_FIRST_TO_GO)
+    def _start_shell(self, command: _Command) -> int:
+        os.chdir(command.cwd)
+        line = _argument(command.line)
         for kind, bound in self.rlimits:
+            hardest = resource.getrlimit(kind)[1]
+            bound = bound if hardest == resource.RLIM_INFINITY else min(bound, hardest)
             resource.setrlimit(kind, (bound, bound))
-        try:
-            os.chdir(str(head["cwd"]))
-        except OSError as error:
-            _tell(status, {"how": "rejected", "detail": f"working directory {head['cwd']}: {error.strerror}"})
-            os._exit(1)
-        try:
-            os.execve(self.shell, [self.shell, "-c", _argument(str(head["line"]))], {**self.env, **_env(head)})
-        except OSError as error:
-            _tell(status, {"how": "rejected", "detail": f"the shell does not start: {error.strerror}"})
-            os._exit(1)
+        # Python ignores these two signals, which programs would inherit.
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        return os.posix_spawn(self.shell, [self.shell, "-c", line], {**self.env, **command.env}, setsid=True)
 
 
-def _call(name: str, path: str, status: int) -> NoReturn:
-    """Run a file call and end this process."""
+def _call(name: str, path: str) -> None:
+    """Run a file call."""
     try:
         with open(0, "rb", buffering=0) as source, open(1, "wb", buffering=256 * 1024) as out:
             files.CALLS[name](path, source, out)
     except SandboxRejected as error:
-        _tell(status, {"how": "rejected", "detail": str(error)})
+        _tell({"how": "rejected", "detail": str(error)})
     except OSError as error:
-        _tell(status, _failure(error, path))
+        _tell(_failure(error, path))
     else:
-        _tell(status, {"how": "exited"})
-    os._exit(0)
+        _tell({"how": "exited"})
 
 
 def _failure(error: OSError, path: str) -> dict[str, object]:
@@ -108,34 +146,33 @@ def _failure(error: OSError, path: str) -> dict[str, object]:
     return {"how": "failed", "code": error.errno or errno.EIO}
 
 
-def _keep_only(source: int, output: int, status: int) -> int:
+def _keep_only(source: int, output: int, status: int) -> None:
     """Make these the only descriptors of this process: 0 input, 1 and 2 output, 3 status."""
-    # First out of the way: a pipe's own number may be a wanted one.
+    # First out of the way: a descriptor's own number may be a wanted one.
     high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in (source, output, status)]
     os.dup2(high[0], 0)
     os.dup2(high[1], 1)
     os.dup2(high[1], 2)
-    os.dup2(high[2], 3, inheritable=False)
-    os.closerange(4, os.sysconf("SC_OPEN_MAX"))
-    return 3
+    os.dup2(high[2], _STATUS_FD, inheritable=False)
+    os.closerange(_STATUS_FD + 1, os.sysconf("SC_OPEN_MAX"))
 
 
 def _argument(line: str) -> str:
     raw = os.fsencode(line)
     if len(raw) <= _MAX_ARGUMENT:
         return line
-    script = os.memfd_create("line")
-    os.write(script, raw)
-    os.lseek(script, 0, os.SEEK_SET)
+    script = _file_of(raw)
     os.dup2(script, _SCRIPT_FD)
+    os.close(script)
     return f". /proc/self/fd/{_SCRIPT_FD}"
 
 
-def _env(head: dict[str, object]) -> dict[str, str]:
-    env = head["env"]
-    assert isinstance(env, dict), env
-    return env
+def _file_of(data: bytes) -> int:
+    fd = os.memfd_create("job")
+    os.write(fd, data)
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd
 
 
-def _tell(status: int, news: dict[str, object]) -> None:
-    os.write(status, json.dumps({"code": 0, **news}).encode() + b"\n")
+def _tell(news: dict[str, object]) -> None:
+    os.write(_STATUS_FD, json.dumps({"code": 0, **news}).encode() + b"\n")

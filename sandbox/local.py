@@ -5,6 +5,7 @@ all of it stands or :class:`SandboxUnavailable` says what is missing; nothing ev
 """
 
 import asyncio
+import contextlib
 import os
 import secrets
 import socket
@@ -35,9 +36,17 @@ _MAX_KEPT = 64 * 1024 * 1024
 _MAX_TIMEOUT_S = 7 * 24 * 3600.0
 _MAX_OUTPUT = 1024 * 1024 * 1024
 _MAX_TEXT = 500_000
+_MAX_STDIN = 4 * 1024 * 1024
 _MAX_PATH = 4096
 _NUM_HOST_UIDS = 1_000_000
-_NURSE = "import sys; sys.path.append(sys.argv[2]); from sandbox.holder import main; main(int(sys.argv[1]))"
+# asyncio works without TLS, whose libraries every sandbox would carry around.
+_NURSE = """
+import sys
+sys.modules["ssl"] = None
+sys.path.append(sys.argv[2])
+from sandbox.holder import main
+main(int(sys.argv[1]))
+"""
 
 
 class LocalBackend:
@@ -51,23 +60,16 @@ class LocalBackend:
         self._sandboxes: set[LocalSandbox] = set()
 
     async def acquire(self, spec: SandboxSpec) -> "LocalSandbox":
-        boot_id = secrets.token_hex(16)
-        root_mode = self._settings.namespaces == "root" or (self._settings.namespaces == "auto" and os.geteuid() == 0)
-        host_uid = self._settings.first_host_uid + secrets.randbelow(_NUM_HOST_UIDS)
-        plan = image.blueprint(spec, self._settings, name=boot_id[:12], root_mode=root_mode, host_uid=host_uid)
-        link, lifeline = self._hire()
-        try:
-            connection = await Connection.open(link, plan)
-        except SandboxLost as error:
-            lifeline.close()
-            raise SandboxUnavailable(f"{error}; the service's log says why") from error
-        if isinstance(connection, Failed):
-            lifeline.close()
-            raise SandboxUnavailable(_remedy(connection))
-        self._sandboxes = {sandbox for sandbox in self._sandboxes if not sandbox.closed}
-        sandbox = LocalSandbox(connection, lifeline, boot_id)
-        self._sandboxes.add(sandbox)
-        return sandbox
+        wanted = self._settings.namespaces
+        made = await self._make(spec, root_mode=wanted == "root" or (wanted == "auto" and os.geteuid() == 0))
+        if isinstance(made, Failed) and wanted == "auto" and os.geteuid() == 0:
+            # The superuser of a container often is one in name only.
+            first, made = made, await self._make(spec, root_mode=False)
+            made = first if isinstance(made, Failed) else made
+        if isinstance(made, Failed):
+            raise SandboxUnavailable(_remedy(made))
+        self._sandboxes = {sandbox for sandbox in self._sandboxes if not sandbox.closed} | {made}
+        return made
 
     async def close(self) -> None:
         await asyncio.gather(*(sandbox.close() for sandbox in self._sandboxes))
@@ -76,13 +78,32 @@ class LocalBackend:
             nursery, self._nursery = self._nursery, None
             await asyncio.to_thread(nursery.close)
 
+    async def _make(self, spec: SandboxSpec, *, root_mode: bool) -> "LocalSandbox | Failed":
+        boot_id = secrets.token_hex(16)
+        host_uid = self._settings.first_host_uid + secrets.randbelow(_NUM_HOST_UIDS)
+        plan = image.blueprint(spec, self._settings, name=boot_id[:12], root_mode=root_mode, host_uid=host_uid)
+        link, lifeline = self._hire()
+        with contextlib.ExitStack() as on_failure:
+            on_failure.callback(lifeline.close)  # which ends whatever has been made by then
+            try:
+                connection = await Connection.open(link, plan)
+            except SandboxLost as error:
+                raise SandboxUnavailable(f"{error}; the service's standard error may say why") from error
+            if isinstance(connection, Failed):
+                return connection
+            on_failure.pop_all()
+        return LocalSandbox(connection, lifeline, boot_id)
+
     def _hire(self) -> tuple[socket.socket, socket.socket]:
         if self._nursery and not self._nursery.alive:
             self._nursery.close()
             self._nursery = None
-        if self._nursery is None:
-            self._nursery = _Nursery()
-        return self._nursery.hire()
+        try:
+            if self._nursery is None:
+                self._nursery = _Nursery()
+            return self._nursery.hire()
+        except OSError as error:
+            raise SandboxUnavailable(f"this machine has no room for another sandbox: {error}") from error
 
 
 class LocalSandbox:
@@ -104,6 +125,7 @@ class LocalSandbox:
 
     async def exec(self, command: Command) -> Outcome:
         _check_command(command)
+        self._connection.check()
         if command.request_id in self._forgotten:
             raise SandboxRejected(f"request {command.request_id} ran long ago; its outcome is no longer kept")
         task = self._commands.get(command.request_id)
@@ -133,7 +155,10 @@ class LocalSandbox:
 
     async def _run(self, command: Command) -> Outcome:
         request = {"op": "exec", "line": command.line, "cwd": command.cwd, "env": command.env}
-        result = await self._connection.run(request, command.stdin, command.timeout_s, command.output_limit_bytes)
+        timeout_s, limit = command.timeout_s, command.output_limit_bytes
+        result = await self._connection.run(request, command.stdin, timeout_s, limit)
+        if result.ended.how == "crowded":  # nothing ran, and now there is room
+            result = await self._connection.run(request, command.stdin, timeout_s, limit)
         return self._outcome(command, result)
 
     def _outcome(self, command: Command, result: Result) -> Outcome:
@@ -152,8 +177,8 @@ class LocalSandbox:
                 return OutputLimit(limit_bytes=command.output_limit_bytes, **common)
             case "rejected":
                 raise SandboxRejected(ended.detail)
-            case "failed" | "lost":
-                raise SandboxError(f"the command did not start: {ended.detail}")
+            case "failed" | "lost" | "crowded":
+                raise SandboxError(f"the command did not start ({ended.how})")
 
     async def _file(self, op: str, path: str, data: bytes, limit: int) -> bytes:
         _check_path(path)
@@ -220,6 +245,7 @@ class _Nursery:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", _NURSE, str(theirs.fileno()), str(Path(__file__).parents[1])],
                 stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
                 env={"LANG": "C.UTF-8"},
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,
@@ -251,6 +277,8 @@ def _check_command(command: Command) -> None:
         raise SandboxRejected(f"a command's timeout must be above 0 and at most {_MAX_TIMEOUT_S:.0f} seconds")
     if not 0 <= command.output_limit_bytes <= _MAX_OUTPUT:
         raise SandboxRejected(f"a command's output limit must be between 0 and {_MAX_OUTPUT} bytes")
+    if len(command.stdin) > _MAX_STDIN:
+        raise SandboxRejected(f"a command's input is longer than {_MAX_STDIN} bytes; write it to a file")
     if sum(map(len, texts)) > _MAX_TEXT:
         raise SandboxRejected(f"a command and its environment are longer than {_MAX_TEXT} characters")
     _check_path(command.cwd)

@@ -46,10 +46,11 @@ def step(name: str) -> Iterator[None]:
         raise SetupFailed(name, error) from error
 
 
-def enter(plan: Blueprint, map_user: Callable[[], None]) -> None:
+def enter(plan: Blueprint, map_user: Callable[[], None]) -> int:
     """Build the machine around this process, which must be the first of its PID namespace.
 
     ``map_user`` has an outside process write the maps of the user namespace just entered; only the superuser needs it.
+    Returns a descriptor of this process's own ``oom_score_adj``, which it may not open once it has no privilege.
     """
     with step("namespaces"):
         others = linux.CLONE_NEWNET | linux.CLONE_NEWIPC | linux.CLONE_NEWUTS | linux.CLONE_NEWCGROUP
@@ -62,6 +63,7 @@ def enter(plan: Blueprint, map_user: Callable[[], None]) -> None:
         _build_root(plan)
     with step("proc"):
         _mount_proc(ROOT + "/proc")
+        badness = os.open(ROOT + "/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
     with step("pivot"):
         linux.pivot_to(ROOT)
     with step("user"):
@@ -75,6 +77,7 @@ def enter(plan: Blueprint, map_user: Callable[[], None]) -> None:
         _drop_privileges()
     with step("seccomp"):
         seccomp.install()
+    return badness
 
 
 def _raise_loopback() -> None:
@@ -92,17 +95,17 @@ def _build_root(plan: Blueprint) -> None:
     devices = {f"/dev/{name}": linux.clone_tree(f"/dev/{name}", _SEALED) for name in DEVICES}
     flags = linux.MS_NOSUID | linux.MS_NODEV
     linux.mount("tmpfs", ROOT, "tmpfs", flags, "mode=0755,size=8m")
-    for place, target in plan.links.items():
-        _place(place, folder=False).symlink_to(target)
+    for place, points_to in plan.links.items():
+        _place(place, folder=False).symlink_to(points_to)
     for place, text in plan.files.items():
         _place(place, folder=False).write_text(text)
-    for place, tree in sorted({**trees, **devices}.items()):
+    # Installations may lie in a folder that is writable here, such as /tmp: so the disk comes first.
+    _mount_disk(plan)
+    for place, tree in sorted((trees | devices).items()):
         target = _place(place, folder=False)
         if not target.exists():
-            # Sorted: a place inside another comes after it, and is then already there or not wanted.
-            _mount_point(target, tree)
+            _make_mount_point(target, tree)
         linux.attach_tree(tree, str(target))
-    _mount_disk(plan)
     for name in ("proc", "run", "root", "mnt"):
         _place("/" + name, folder=True)
     root = os.open(ROOT, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -146,7 +149,7 @@ def _place(path: str, *, folder: bool) -> Path:
     return place
 
 
-def _mount_point(target: Path, tree: int) -> None:
+def _make_mount_point(target: Path, tree: int) -> None:
     if os.path.isdir(tree):  # noqa: PTH112  # a descriptor
         target.mkdir()
     else:

@@ -38,7 +38,7 @@ _NAMESPACES = 0x7E020000
 _TERMINAL_INPUT = (0x5412, 0x541C)
 """``TIOCSTI`` and ``TIOCLINUX``: type into the terminal of somebody else."""
 _FAMILIES = (1, 2, 10, 16)
-"""Unix, IPv4, IPv6 (the sandbox's own loopback) and netlink. Others, such as vsock, reach out of a network namespace."""
+"""Unix, IPv4, IPv6 (the sandbox's own loopback), netlink. Others, such as vsock, reach out of a network namespace."""
 
 # (x86_64, aarch64); None where a machine does not have the call.
 _REFUSED: dict[str, tuple[int | None, int | None]] = {
