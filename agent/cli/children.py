@@ -188,6 +188,6 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         raise Failure(
             ExitCode.FAILED,
-            f"cannot listen on {host}:{port}: {error.strerror}",
+            f"cannot listen on {host}:{port}: {os.strerror(error.errno) if error.errno else error}",
             "end what uses the port, or choose another one with --port",
         ) from error

@@ -1,6 +1,7 @@
 """Events as lines for people: one per tool call, and a moving line while the model thinks."""
 
 import json
+import re
 import time
 from types import TracebackType
 from typing import Any, Self
@@ -12,6 +13,8 @@ from agent.api.schemas import EventView
 from agent.cli.terminal import Terminal, one_line
 from agent.events import GuardTripped, StepMessage, ToolCompleted, ToolIntent
 from agent.types import ToolCall
+
+_ENDING_WIDTH = 24
 
 _HEARTBEAT_S = 30.0
 """Longest silence where there is no terminal to move a line on."""
@@ -80,7 +83,8 @@ class Progress:
 
     def _message(self, said: StepMessage) -> None:
         if said.aborted is None and not said.message.tool_calls:
-            self._line(said.step, "·", "answer without a tool call", one_line(said.message.content, 60), None, "yellow")
+            what = one_line(said.message.content, self._width) or "(nothing)"
+            self._line(said.step, "✗", what, "no tool call", said.duration_s, "yellow")
 
     def _intent(self, run_id: str | None, intent: ToolIntent) -> None:
         self._calls[run_id, intent.intent_id] = intent.call
@@ -98,7 +102,7 @@ class Progress:
     def _line(self, step: int, mark: str, what: str, ending: str, duration_s: float | None, style: str) -> None:
         took = "" if duration_s is None else f"{duration_s:.1f} s"
         line = Text.assemble((f"{step:>4}  ", "dim"), (f"{mark} ", style), what.ljust(self._width), "  ")
-        line.append_text(Text.assemble((ending.ljust(14), style), f"  {took:>7}"))
+        line.append_text(Text.assemble((ending.ljust(_ENDING_WIDTH), style), (f"{took:>8}", "dim")))
         self._print(line)
 
     def _note(self, mark: str, text: str, style: str) -> None:
@@ -112,7 +116,7 @@ class Progress:
     @property
     def _width(self) -> int:
         """Room for what a call does, beside its number, mark, ending and time."""
-        return max(min(self._terminal.err.width - 36, 72), 20)
+        return max(min(self._terminal.err.width - _ENDING_WIDTH - 18, 64), 20)
 
 
 def describe(call: ToolCall, width: int = 72) -> str:
@@ -148,4 +152,5 @@ def _ending(observation: str) -> str:
     """The bracketed line that says how a call ended: a command's last, another tool's first."""
     lines = observation.splitlines() or [""]
     line = lines[-1] if lines[-1].startswith("[") else lines[0]
-    return one_line(line.removeprefix("[error] ").strip("[]").replace("exit code: ", "exit "), 48)
+    words = line.removeprefix("[error] ").strip("[]").replace("exit code: ", "exit ")
+    return one_line(re.split("; ", words)[0], _ENDING_WIDTH)

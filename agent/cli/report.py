@@ -1,5 +1,7 @@
 """The result of a task in plain words."""
 
+from datetime import UTC, datetime
+
 from rich.table import Table
 from rich.text import Text
 
@@ -36,18 +38,19 @@ def cost(task: TaskSummary) -> str:
 def table(terminal: Terminal, page: TaskList) -> None:
     """Tasks as a table, one line each."""
     rows = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("task", "status", "verdict", "steps", "created", "problem"):
-        rows.add_column(heading, no_wrap=True, overflow="ellipsis", justify="right" if heading == "steps" else "left")
+    # Ids are there to be copied: the problem gives way first.
+    for heading, width in (("task", 37), ("status", 9), ("verdict", 8), ("age", 4), ("problem", None)):
+        rows.add_column(heading, no_wrap=True, overflow="ellipsis", min_width=width)
+    now = datetime.now(UTC)
     for task in page.tasks:
         rows.add_row(
             task.id,
             Text(task.status, _STATUS_STYLES.get(task.status, "yellow")),
             Text(task.verdict.kind if task.verdict else "", _VERDICTS[task.verdict.kind][1] if task.verdict else ""),
-            str(task.steps),
-            f"{task.created_at.astimezone():%Y-%m-%d %H:%M}",
+            _age((now - task.created_at).total_seconds()),
             one_line(task.problem_statement, 60),
         )
-    terminal.out.print(rows)
+    terminal.out.print(rows, width=None if terminal.out.is_terminal else _FILE_WIDTH)
 
 
 def details(terminal: Terminal, task: TaskView) -> None:
@@ -101,6 +104,14 @@ _STOPS = {
 }
 
 _TAIL_LINES = 15
+_FILE_WIDTH = 160
+
+
+def _age(seconds: float) -> str:
+    for unit, size in (("d", 86_400), ("h", 3600), ("m", 60)):
+        if seconds >= size:
+            return f"{seconds // size:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
 
 
 def _verdict(task: TaskSummary) -> Text:
@@ -126,5 +137,5 @@ def _evidence(evidence: Evidence) -> Text:
 
 
 def _tail(output: str) -> str:
-    lines = printable(output).rstrip().splitlines()[-_TAIL_LINES:]
+    lines = [line for line in printable(output).splitlines() if line.strip()][-_TAIL_LINES:]
     return "\n".join(f"      {line}" for line in lines)

@@ -43,6 +43,8 @@ _KEEP_RUNS_S = 7 * 24 * 3600.0
 
 _EVENTS_TIMEOUT_S = 5.0
 
+_MODEL_RETRIES = 3
+
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
@@ -178,7 +180,8 @@ def _directory(runs: Path) -> Iterator[Path]:
 
 
 async def _settings(options: RunOptions, directory: Path, stack: AsyncExitStack, terminal: Terminal) -> WorkerSettings:
-    model = options.model
+    # A person waits: an endpoint that is away is reported within seconds, not after the patience of a service.
+    model = options.model.model_copy(update={"retries": min(options.model.retries, _MODEL_RETRIES)})
     if options.checkpoint is not None:
         terminal.note(f"Starting the embedded model {options.checkpoint} (give --model-url to use another).")
         url = await stack.enter_async_context(embedded_model(options.checkpoint, directory / "model.log"))

@@ -18,7 +18,6 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from rich.logging import RichHandler
 from rich.text import Text
 
 from agent.api.app import create_app
@@ -206,7 +205,8 @@ def _announce(options: ServeOptions, url: str, terminal: Terminal) -> None:
 
 def _log_to(terminal: Terminal) -> None:
     """Changes of state of this process, one line each, beside the ready line."""
-    handler = RichHandler(console=terminal.err, show_path=False, show_level=False, log_time_format="%H:%M:%S")
+    handler = logging.StreamHandler(terminal.err.file)
+    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
     logger = logging.getLogger("agent")
     logger.setLevel(logging.ERROR if terminal.quiet else logging.WARNING)
     logger.handlers = [handler]

@@ -103,7 +103,8 @@ async def cancel(client: Client, task_id: str, terminal: Terminal, output: Forma
     if output is Format.JSON:
         terminal.result(task.model_dump_json(indent=2))
     else:
-        terminal.note("Cancelled." if task.status.terminal else "Its worker ends it within a second.")
+        running = "Cancel requested: its worker ends it within a second, unless it is just finishing."
+        terminal.note("Cancelled." if task.status.terminal else running)
 
 
 def failure(error: ServiceUnreachable | ServiceProblem) -> Failure:
