@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -20,8 +21,9 @@ from sandbox.errors import SandboxUnavailable
 _PARENT_POLL_S = 0.5
 
 
-def main() -> int:
-    arguments = _parser().parse_args()
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0 after a signal, 1 where the store or the sandbox cannot be used, 2 for bad settings."""
+    arguments = _parser().parse_args(argv)
     try:
         settings = _settings(arguments)
     except ValidationError as error:

@@ -1,0 +1,270 @@
+"""One run from the claim to the verdict, with real git and real sandboxes."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+import pytest
+
+from agent.orchestrator.worker import Worker
+from agent.store.base import TaskRecord
+from agent.store.sql import SqlStore
+from agent.testing import ScriptedModel, call, in_order, turns
+from agent.types import Status, StopReason, TaskRequest, VerdictKind
+from sandbox.errors import SandboxError, SandboxLost, SandboxUnavailable
+from sandbox.types import Backend, Command, Outcome, Sandbox, SandboxSpec
+from tests.integration.orchestrator.conftest import CHECK, PATCH, REPAIR
+
+pytestmark = pytest.mark.anyio
+
+MakeRequest = Callable[..., TaskRequest]
+MakeWorker = Callable[..., Worker]
+
+
+class FailingBackend:
+    """Real sandboxes, of which the listed ones fail: ``failures[n]`` is raised by the n-th one's first command."""
+
+    name = "failing"
+
+    def __init__(self, backend: Backend, *failures: SandboxError | None) -> None:
+        self._backend = backend
+        self._failures = list(failures)
+        self.num_acquired = 0
+
+    async def acquire(self, spec: SandboxSpec) -> Sandbox:
+        self.num_acquired += 1
+        failure = self._failures.pop(0) if self._failures else None
+        if isinstance(failure, SandboxUnavailable):
+            raise failure
+        sandbox = await self._backend.acquire(spec)
+        return FailingSandbox(sandbox, failure) if failure else sandbox
+
+    async def close(self) -> None:
+        await self._backend.close()
+
+
+class FailingSandbox:
+    """A sandbox whose commands all fail with the machine."""
+
+    def __init__(self, sandbox: Sandbox, failure: SandboxError) -> None:
+        self._failure = failure
+        self.boot_id = sandbox.boot_id
+        self.read, self.write = sandbox.read, sandbox.write
+        self.upload, self.download, self.close = sandbox.upload, sandbox.download, sandbox.close
+
+    async def exec(self, command: Command) -> Outcome:
+        raise self._failure
+
+
+async def finished(store: SqlStore, worker: Worker, request: TaskRequest) -> TaskRecord:
+    task = await store.submit(request)
+    await worker.drain()
+    return await store.get(task.id)
+
+
+async def types(store: SqlStore, task: TaskRecord) -> list[str]:
+    return [event.type for event in await store.events(task.id)]
+
+
+async def test_repaired_task_comes_back_with_a_verified_patch(
+    store: SqlStore, make_worker: MakeWorker, make_request: MakeRequest, repository: Path
+) -> None:
+    task = await finished(store, make_worker(*REPAIR), make_request())
+
+    assert (task.status, task.stop_reason, task.error) == (Status.SUCCEEDED, StopReason.FINISHED, None)
+    assert task.verdict is not None
+    assert task.verdict.kind is VerdictKind.VERIFIED
+    assert [(item.command, item.exit_code) for item in task.verdict.evidence] == [(CHECK.command, 0)]
+    assert (task.steps, task.patch) == (3, PATCH)
+    step = ["step.started", "step.message", "tool.intent", "tool.completed", "step.completed"]
+    assert await types(store, task) == [
+        *("task.submitted", "run.claimed", "run.provisioned"),
+        *(step * 3),
+        *("run.stopped", "verdict.reached", "run.finished", "task.finished"),
+    ]
+    await anyio.run_process(["git", "apply"], cwd=repository, input=task.patch.encode())
+    assert (repository / "calc.py").read_text() == "def add(a, b):\n    return a + b\n"
+
+
+async def test_lost_sandbox_is_replaced_from_the_last_snapshot(
+    store: SqlStore, backend: Backend, make_worker: MakeWorker, make_request: MakeRequest
+) -> None:
+    script = (REPAIR[1], REPAIR[0], REPAIR[0], REPAIR[2])
+    failing = FailingBackend(backend, SandboxLost("evicted"))
+
+    task = await finished(store, make_worker(*script, backend=failing), make_request())
+
+    assert task.status is Status.SUCCEEDED
+    assert task.patch == PATCH
+    log = await types(store, task)
+    assert [kind for kind in log if kind in ("run.provisioned", "sandbox.lost", "run.resumed")] == [
+        "run.provisioned",
+        "sandbox.lost",
+        "run.provisioned",
+        "run.resumed",
+    ]
+
+
+async def test_sandboxes_lost_again_and_again_end_the_run_with_what_it_had(
+    store: SqlStore, backend: Backend, make_worker: MakeWorker, make_request: MakeRequest
+) -> None:
+    script = (REPAIR[1], *(REPAIR[0] for _ in range(5)))
+    failing = FailingBackend(backend, *(SandboxLost("evicted") for _ in range(3)))
+
+    task = await finished(store, make_worker(*script, backend=failing), make_request())
+
+    assert (task.status, task.stop_reason) == (Status.FAILED, StopReason.SANDBOX_LOST)
+    assert task.error == "the sandbox was lost 3 times, at last: evicted"
+    assert "+    return a + b" in task.patch
+    assert task.verdict is not None
+    assert task.verdict.kind is VerdictKind.VERIFIED
+
+
+async def test_sandbox_lost_in_the_verdict_is_replaced_too(
+    store: SqlStore, backend: Backend, make_worker: MakeWorker, make_request: MakeRequest
+) -> None:
+    failing = FailingBackend(backend, None, SandboxLost("evicted"))
+
+    task = await finished(store, make_worker(*REPAIR, backend=failing), make_request())
+
+    assert task.status is Status.SUCCEEDED
+    assert failing.num_acquired == 3
+
+
+async def test_checks_that_cannot_be_run_leave_a_patch_without_verdict(
+    store: SqlStore, backend: Backend, make_worker: MakeWorker, make_request: MakeRequest
+) -> None:
+    failing = FailingBackend(backend, None, *(SandboxLost("evicted") for _ in range(3)))
+
+    task = await finished(store, make_worker(*REPAIR, backend=failing), make_request())
+
+    assert (task.status, task.stop_reason, task.verdict) == (Status.FAILED, StopReason.FINISHED, None)
+    assert task.error == "the checks could not be run: evicted"
+    assert "+    return a + b" in task.patch
+
+
+async def test_machine_that_cannot_run_sandboxes_fails_the_run_with_what_to_do(
+    store: SqlStore, backend: Backend, make_worker: MakeWorker, make_request: MakeRequest
+) -> None:
+    failing = FailingBackend(backend, SandboxUnavailable("install bubblewrap"))
+
+    task = await finished(store, make_worker(*REPAIR, backend=failing), make_request())
+
+    assert (task.status, task.stop_reason, task.error) == (Status.FAILED, None, "install bubblewrap")
+
+
+async def test_unknown_image_fails_the_run_and_names_it(
+    store: SqlStore, make_worker: MakeWorker, make_request: MakeRequest
+) -> None:
+    task = await finished(store, make_worker(*REPAIR), make_request(image="no-such-image"))
+
+    assert task.status is Status.FAILED
+    assert task.error is not None
+    assert "no-such-image" in task.error
+
+
+async def test_unusable_repository_fails_the_run_and_the_worker_goes_on(
+    store: SqlStore, make_worker: MakeWorker, make_request: MakeRequest, tmp_path: Path
+) -> None:
+    unusable = await store.submit(make_request(repository=str(tmp_path / "nowhere")))
+
+    usable = await finished(store, make_worker(*REPAIR), make_request())
+
+    failed = await store.get(unusable.id)
+    assert (failed.status, failed.stop_reason, failed.verdict) == (Status.FAILED, None, None)
+    assert failed.error is not None
+    assert "is not a directory. Give the path of a git repository" in failed.error
+    assert usable.status is Status.SUCCEEDED
+
+
+async def test_model_that_fails_leaves_the_partial_patch_and_its_verdict(
+    store: SqlStore, make_worker: MakeWorker, make_request: MakeRequest
+) -> None:
+    task = await finished(store, make_worker(REPAIR[1]), make_request())
+
+    assert (task.status, task.stop_reason) == (Status.FAILED, StopReason.MODEL_ERROR)
+    assert task.error == "the script has 1 answers and was asked for one more"
+    assert "+    return a + b" in task.patch
+    assert task.verdict is not None
+    assert task.verdict.kind is VerdictKind.VERIFIED
+
+
+async def test_patch_of_no_use_is_refused(store: SqlStore, make_worker: MakeWorker, make_request: MakeRequest) -> None:
+    command = "python -c \"open('big', 'w').write(('x' * 99 + chr(10)) * 210_000)\""
+
+    task = await finished(store, make_worker(call("bash", command=command), REPAIR[2]), make_request())
+
+    assert (task.status, task.stop_reason, task.patch) == (Status.FAILED, StopReason.FINISHED, "")
+    assert task.error is not None
+    assert "more than 20000000" in task.error
+
+
+async def test_best_attempt_is_selected_by_its_checks(
+    store: SqlStore, make_worker: MakeWorker, make_request: MakeRequest
+) -> None:
+    wrong = call("str_replace", path="calc.py", old_str="a - b", new_str="a * b")
+    model = ScriptedModel(in_order(wrong, REPAIR[2], *REPAIR))
+    request = make_request(attempts=2, model={"seed": 7})
+
+    task = await finished(store, make_worker(model=model), request)
+
+    assert [run.verdict.kind if run.verdict else None for run in task.runs] == ["unverified", "verified"]
+    assert task.selected == task.runs[1]
+    assert [options.seed for _, options in model.requests] == [7, 7, 10007, 10007, 10007]
+
+
+async def test_cancel_ends_a_command_and_keeps_what_was_done_before(
+    store: SqlStore, make_worker: MakeWorker, make_request: MakeRequest
+) -> None:
+    task = await store.submit(make_request())
+    worker = make_worker(REPAIR[1], call("bash", command="sleep 500"), REPAIR[2])
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(worker.drain)
+        await _seen(store, task, "tool.intent", times=2)
+        await store.cancel(task.id)
+
+    ended = await store.get(task.id)
+    assert (ended.status, ended.stop_reason) == (Status.CANCELLED, StopReason.CANCELLED)
+    assert "+    return a + b" in ended.patch
+    assert ended.verdict is not None
+    assert (ended.verdict.kind, ended.verdict.evidence) == (VerdictKind.UNVERIFIED, ())
+
+
+async def test_cancel_ends_checks_that_run(store: SqlStore, make_worker: MakeWorker, make_request: MakeRequest) -> None:
+    task = await store.submit(make_request(checks=({"command": "sleep 500", "timeout_s": 600},)))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(make_worker(*REPAIR).drain)
+        await _seen(store, task, "run.stopped")
+        await store.cancel(task.id)
+
+    ended = await store.get(task.id)
+    assert (ended.status, ended.stop_reason, ended.error) == (Status.CANCELLED, StopReason.CANCELLED, None)
+    assert "+    return a + b" in ended.patch
+
+
+async def test_cancelled_run_that_lost_its_worker_is_ended_by_the_next(
+    store: SqlStore, make_worker: MakeWorker, make_request: MakeRequest
+) -> None:
+    task = await store.submit(make_request())
+    claim = await store.claim("worker-0", 15)
+    assert claim is not None
+    await store.cancel(task.id)
+    await store.release(claim.run_id, claim.generation)
+    model = ScriptedModel(turns(*REPAIR))
+
+    await make_worker(model=model).drain()
+
+    ended = await store.get(task.id)
+    assert (ended.status, ended.stop_reason, ended.patch) == (Status.CANCELLED, StopReason.CANCELLED, "")
+    assert model.requests == []
+
+
+async def _seen(store: SqlStore, task: TaskRecord, kind: str, *, times: int = 1) -> None:
+    """Return when the task's log has so many events of this kind."""
+    after = 0
+    while times > 0:
+        for event in await store.wait_for_events(task.id, after=after, timeout_s=60):
+            after = event.seq
+            times -= event.type == kind
