@@ -1,0 +1,221 @@
+"""Scripted experts: a repair task as the conversation a good agent would have had.
+
+The strings are production's: the native profile's prompt and schemas, the observations of ``agent.tools`` and what
+pytest prints. A test holds the imitation of pytest equal to the real one.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from datetime import date, timedelta
+from random import Random
+from typing import Any
+
+from agent.profiles.native import native
+from agent.tools.base import function_schema
+from agent.tools.bash import observe
+from agent.tools.str_replace import replace
+from evals.synthesis.bugs import edits
+from evals.synthesis.tasks import Bug, RepairTask
+from sandbox.types import Exited
+from training.pytest_text import pytest_output
+
+TEST_COMMAND = "python -m pytest -q --tb=no"
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """Messages in OpenAI's shape. ``weights`` has one entry per assistant message, its share in the loss: 0 for a
+    mistake that must not be imitated."""
+
+    messages: list[dict[str, Any]]
+    weights: list[float]
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeMix:
+    """Shares of the kinds of episodes."""
+
+    wrong_edit: float = 0.2
+    """A wrong edit, its failing test, the way back and the right edit."""
+    refused_edit: float = 0.05
+    """An edit whose old text is not in the file, then the right one."""
+    whole: float = 0.5
+    """Share of episodes with several bugs that go on to the test and the end; the others stop at the last edit."""
+
+
+_PROFILE = native()
+TOOLS = [function_schema(tool) for tool in _PROFILE.tools]
+_STATEMENTS = (
+    "`{call}` in `{path}` returns {got}, but it should return {expected}.",
+    "`{name}` in `{path}` is wrong: `{call}` gives {got} and not {expected}. Please fix it.",
+    "Fix `{name}`: `{call}` should be {expected}, but it is {got}.",
+    "The test of `{name}` fails: expected {expected} from `{call}`, got {got}.",
+)
+_RAISED = (
+    "`{call}` in `{path}` raises {got}; it should return {expected}.",
+    "`{name}` in `{path}` is wrong: `{call}` raises {got}. It should give {expected}. Please fix it.",
+    "Fix `{name}`: `{call}` should be {expected}, but it raises {got}.",
+    "The test of `{name}` fails: expected {expected} from `{call}`, got {got}.",
+)
+
+
+def statement(bug: Bug, style: int) -> str:
+    """What the user writes about one bug. Styles 0 and 1 name the file, 2 and 3 do not."""
+    template = (_RAISED if bug.failure.raised else _STATEMENTS)[style]
+    call = f"{bug.function}({bug.failure.case.arguments})"
+    return template.format(
+        call=call, name=bug.function, path=bug.path, got=bug.failure.got, expected=bug.failure.case.expected
+    )
+
+
+def conversation_start(text: str, today: date) -> list[dict[str, Any]]:
+    """System and user message of a run, as the native profile begins."""
+    return [
+        {"role": "system", "content": _PROFILE.system_prompt(today)},
+        {"role": "user", "content": text},
+    ]
+
+
+class Expert:
+    """Writes episodes for repair tasks."""
+
+    def __init__(self, random: Random, mix: EpisodeMix) -> None:
+        self._random = random
+        self._mix = mix
+
+    def solve(self, task: RepairTask) -> Episode:
+        """The conversation that repairs ``task``.
+
+        Raises:
+            evals.synthesis.tasks.Endless: a wrong edit made the tests run without end.
+        """
+        random = self._random
+        style = random.randrange(len(_STATEMENTS))
+        text = "\n".join(statement(bug, style) for bug in task.bugs)
+        today = date(2025, 1, 1) + timedelta(days=random.randrange(1500))
+        desk = _Desk(task, conversation_start(text, today), random)
+        if not names_file(style):
+            desk.find(task.bugs[0].function)
+        desk.show(task.bugs[0].path)
+        bugs = task.bugs
+        kind = random.random()
+        if len(bugs) == 1 and kind < self._mix.wrong_edit:
+            for _ in range(random.choice((1, 1, 1, 2))):
+                self._stray(desk, bugs[0])
+        elif kind > 1 - self._mix.refused_edit:
+            self._misquote(desk, bugs[0])
+        for bug in bugs:
+            desk.edit(thought(task, bug), bug.path, bug.broken_line, bug.fixed_line)
+        if len(bugs) == 1 or random.random() < self._mix.whole:
+            desk.test()
+            desk.finish()
+        return Episode(desk.messages, desk.weights)
+
+    def read(self, task: RepairTask) -> Episode:
+        """A repository in which nothing is broken: its first module is read, and that is all."""
+        bug = task.bugs[0]
+        desk = _Desk(
+            dataclasses.replace(task, files=task.fixed),
+            conversation_start(f"Read `{bug.path}`.", date(2025, 1, 1)),
+            self._random,
+        )
+        desk.show(bug.path)
+        desk.finish()
+        return Episode(desk.messages, desk.weights)
+
+    def _stray(self, desk: "_Desk", bug: Bug) -> None:
+        """Another edit of the broken function that does not repair it; nothing of it is imitated but the way back."""
+        function = desk.task.functions[bug.function]
+        source = function.source.replace(bug.fixed_line, bug.broken_line, 1)
+        lines = source.split("\n")
+        options = [edit for edit in edits(source) if edit.apply(source) != function.source]
+        near = [edit for edit in options if lines[edit.line].strip() == bug.broken_line]
+        edit = self._random.choice(near if near and self._random.random() < 0.6 else options)
+        old = lines[edit.line].strip()
+        new = edit.apply(source).split("\n")[edit.line].strip()
+        if desk.files[bug.path].count(old) == 1 and desk.fails_with(bug.path, old, new):
+            desk.edit(thought(desk.task, bug), bug.path, old, new, weight=0.0)
+            desk.test()
+            desk.checkout(bug.path)
+
+    def _misquote(self, desk: "_Desk", bug: Bug) -> None:
+        """An edit whose old text lacks a word, and the refusal that shows the line."""
+        words = bug.broken_line.split(" ")
+        index = self._random.randrange(len(words))
+        old = " ".join(words[:index] + words[index + 1 :])
+        if len(words) > 2 and old not in desk.files[bug.path]:
+            desk.edit(thought(desk.task, bug), bug.path, old, bug.fixed_line, weight=0.0)
+
+
+def names_file(style: int) -> bool:
+    """Whether a statement of this style says which file is wrong."""
+    return style < 2
+
+
+def thought(task: RepairTask, bug: Bug) -> str:
+    """The docstring of the function at fault: what the code must do, next to where the edit is written."""
+    return task.functions[bug.function].source.split('"""')[1]
+
+
+class _Desk:
+    """The state of one episode: files, messages, and what the tools answer."""
+
+    def __init__(self, task: RepairTask, messages: list[dict[str, Any]], random: Random) -> None:
+        self.task = task
+        self.files = dict(task.files)
+        self.messages = messages
+        self.weights: list[float] = []
+        self._random = random
+
+    def find(self, function: str) -> None:
+        hits = [
+            f"./{path}:{number}:{line}"
+            for path, text in self.files.items()
+            for number, line in enumerate(text.split("\n"), 1)
+            if f"def {function}(" in line
+        ]
+        self._bash(f"grep -rn 'def {function}(' .", "\n".join(hits) + "\n")
+
+    def show(self, path: str) -> None:
+        self._bash(f"cat {path}", self.files[path])
+
+    def edit(self, why: str, path: str, old: str, new: str, weight: float = 1.0) -> None:
+        result, changed = replace(self.files[path], old, new)
+        self._act(why, "str_replace", {"path": path, "old_str": old, "new_str": new}, weight)
+        self._answer(result.text)
+        if changed is not None:
+            self.files[path] = changed
+
+    def fails_with(self, path: str, old: str, new: str) -> bool:
+        files = {**self.files, path: self.files[path].replace(old, new, 1)}
+        return pytest_output(self.task, files, self._random)[1] != 0
+
+    def test(self) -> None:
+        self._bash(TEST_COMMAND, *pytest_output(self.task, self.files, self._random))
+
+    def checkout(self, path: str) -> None:
+        self.files[path] = self.task.files[path]
+        self._bash(f"git checkout {path}", "Updated 1 path from the index\n")
+
+    def finish(self) -> None:
+        self._act("", "finish", {}, 1.0)
+
+    def _bash(self, command: str, output: str, code: int = 0) -> None:
+        self._act("", "bash", {"command": command}, 1.0)
+        data = output.encode()
+        self._answer(observe(Exited(code=code, output=data, total_bytes=len(data))).text)
+
+    def _act(self, thought: str, tool: str, arguments: dict[str, str], weight: float) -> None:
+        """Append an assistant message with one call."""
+        call = {
+            "id": f"call_{len(self.weights)}",
+            "type": "function",
+            "function": {"name": tool, "arguments": json.dumps(arguments)},
+        }
+        message = {"role": "assistant", "content": "", "reasoning_content": thought, "tool_calls": [call]}
+        self.messages.append(message)
+        self.weights.append(weight)
+
+    def _answer(self, text: str) -> None:
+        self.messages.append({"role": "tool", "tool_call_id": f"call_{len(self.weights) - 1}", "content": text})
