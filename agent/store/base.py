@@ -3,6 +3,20 @@
 A task is what was asked and never changes. It has one run per attempt; a run is owned by one worker at a time, through
 a lease with a generation number. The log of a task is shared by its runs. What a record shows (status, steps, usage)
 is derived from the log in the same transaction that appends to it.
+
+Beside the loop's events (``agent.events``) a log holds these. The first three and the last three are the store's own.
+
+| event                 | body                                                                        |
+|-----------------------|-----------------------------------------------------------------------------|
+| task.submitted        | request                                                                     |
+| task.cancel_requested | nothing                                                                     |
+| run.claimed           | worker_id, attempt                                                          |
+| run.provisioned       | boot_id of the sandbox, base (commit, tree, dirty), tree it was filled with |
+| sandbox.lost          | detail                                                                      |
+| verdict.reached       | verdict                                                                     |
+| run.released          | nothing: its worker stopped, another goes on                                |
+| run.finished          | attempt, status, stop_reason, verdict (its kind), error                     |
+| task.finished         | run_id of the selected run; its status, stop_reason, verdict, error         |
 """
 
 from datetime import datetime

@@ -52,6 +52,7 @@ tasks = Table(
     Column("updated_at", UtcDateTime, nullable=False),
     Column("started_at", UtcDateTime),
     Column("finished_at", UtcDateTime),
+    Index("tasks_by_status", "status", "position"),
     # Without this SQLite may give the position of a deleted task to a new one.
     sqlite_autoincrement=True,
 )
