@@ -51,7 +51,7 @@ def examples(page: Path) -> list[Example]:
 EXAMPLES = [example for page in PAGES for example in examples(page)]
 
 
-def in_language(language: str) -> Any:
+def in_language(language: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("example", [e for e in EXAMPLES if e.language == language], ids=str)
 
 
@@ -90,7 +90,7 @@ def test_shell_examples_name_what_exists(example: Example) -> None:
     for words in commands(example.text):
         match words:
             case ["make", *targets]:
-                assert {t for t in targets if "=" not in t} <= make_targets(), f"{example}: {words}"
+                assert {target for target in targets if "=" not in target} <= make_targets(), f"{example}: {words}"
             case ["mimo", *arguments]:
                 assert_command_exists(arguments, example)
             case ["python", "-m", module, *_]:
@@ -120,14 +120,21 @@ def sessions(text: str) -> list[tuple[str, str]]:
 
 def commands(text: str) -> list[list[str]]:
     """The words of each simple command, without comments and variable assignments before it."""
-    found = []
-    for line in text.replace("\\\n", " ").splitlines():
-        for part in re.split(r"&&|\||;", line) if "'" not in line else [line]:
-            words = shlex.split(part, comments=True)
-            while words and re.match(r"\w+=", words[0]):
-                words = words[1:]
-            if words:
-                found.append([re.sub(r"^\.venv/bin/", "", words[0]), *words[1:]])
+    found: list[list[str]] = []
+    pending = ""
+    for line in text.replace("\\\n", " ").splitlines(keepends=True):
+        pending += line
+        lexer = shlex.shlex(pending, posix=True, punctuation_chars=True)
+        lexer.whitespace_split = True
+        try:
+            words = list(lexer)
+        except ValueError:
+            continue  # a quoted text goes on
+        pending = ""
+        for separator, part in itertools.groupby(words, key=lambda word: set(word) <= set("|&;()<>")):
+            command = list(itertools.dropwhile(re.compile(r"\w+=").match, part))
+            if command and not separator:
+                found.append([command[0].removeprefix(".venv/bin/"), *command[1:]])
     return found
 
 
@@ -137,12 +144,14 @@ def make_targets() -> set[str]:
 
 def assert_command_exists(arguments: list[str], example: Example) -> None:
     command: Any = typer.main.get_command(app)
-    while arguments and arguments[0] in getattr(command, "commands", {}):
-        command, arguments = command.commands[arguments[0]], arguments[1:]
+    while hasattr(command, "get_command"):  # a group: the next word names one of its commands
+        assert arguments, f"{example}: mimo {command.name} needs a command"
+        found = command.get_command(None, arguments[0])
+        assert found is not None, f"{example}: mimo {command.name} has no {arguments[0]}"
+        command, arguments = found, arguments[1:]
     known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
-    unknown = [word for word in arguments if word.startswith("-") and word not in {*known, "--help"}]
+    unknown = [word for word in arguments if word.startswith("-") and word not in known]
     assert not unknown, f"{example}: mimo {command.name} has no {unknown}"
-    assert not hasattr(command, "commands") or not arguments or arguments[0].startswith("-"), f"{example}: {arguments}"
 
 
 def assert_body_is_a_task(arguments: list[str]) -> None:
