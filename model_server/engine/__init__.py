@@ -1,1 +1,5 @@
-"""Engines: what continues sequences of token ids."""
+"""The embedded engine: continues token sequences with the plain PyTorch model, many at once, on one machine.
+
+Inside: scheduling, key-value storage, the forward pass over a mixed batch, sampling, the step loop. Not inside: text,
+templates, tool calls (``chat``) and HTTP (``server``).
+"""

@@ -1,0 +1,120 @@
+"""Keys and values of one sequence.
+
+Global layers keep everything and grow. Window layers keep a ring of exactly the keys a next token can see, so their
+memory does not depend on the length. Softmax does not care about order, so a ring is read as it lies.
+
+Shape letters: T new tokens, S keys, N heads, G key-value heads, D query-key width, V value width.
+"""
+
+import torch
+from torch import Tensor
+
+from model_server.config import ModelConfig
+from model_server.layers.attention import attention_mask
+
+_GROWTH = 256
+"""Global storage grows by at least this many tokens, and by half of itself when it is long."""
+
+
+KeysValues = tuple[Tensor, Tensor]
+"""k [G, S, D] and v [G, S, V] of one layer."""
+
+
+class SequenceCache:
+    """Storage of one sequence, owned by whoever holds it; never shared."""
+
+    def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
+        self.num_tokens = 0
+        """Tokens whose keys and values are complete in every layer."""
+        self._window_keys = config.window_keys
+        self._layers = [
+            _storage(config, bool(kind), config.window_keys if kind else _GROWTH, dtype)
+            for kind in config.hybrid_layer_pattern
+        ]
+        self._windows = [bool(kind) for kind in config.hybrid_layer_pattern]
+        self._dtype = dtype
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(k.nbytes + v.nbytes for k, v in self._layers)
+
+    @property
+    def num_window_bytes(self) -> int:
+        """Bytes of the window layers alone: constant."""
+        layers = zip(self._layers, self._windows, strict=True)
+        return sum(k.nbytes + v.nbytes for (k, v), window in layers if window)
+
+    def masks(self, num_new: int) -> dict[bool, Tensor] | None:
+        """Masks [1, 1, T, S] for a chunk, by kind of layer; None for one token, which sees everything shown."""
+        if num_new == 1:
+            return None
+        start = self.num_tokens
+        queries = torch.arange(start, start + num_new)
+        old = _ring_positions(start, self._window_keys)
+        window = attention_mask(queries[None], torch.cat((old, queries))[None], self._window_keys, self._dtype)
+        everything = attention_mask(queries[None], torch.arange(start + num_new)[None], None, self._dtype)
+        return {True: window, False: everything}
+
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> KeysValues:
+        """Store new k [T, G, D] and v [T, G, V] after :attr:`num_tokens` and show what they attend to.
+
+        The count moves only with :meth:`commit`, when every layer has stored them.
+        """
+        if self._windows[layer]:
+            return self._extend_ring(self._layers[layer], k, v)
+        return self._extend_all(layer, k, v)
+
+    def commit(self, num_new: int) -> None:
+        """Count the tokens stored since the last commit."""
+        self.num_tokens += num_new
+
+    def _extend_all(self, layer: int, k: Tensor, v: Tensor) -> KeysValues:
+        start, end = self.num_tokens, self.num_tokens + len(k)
+        if end > self._layers[layer][0].shape[1]:
+            num_slots = max(end + _GROWTH, end * 3 // 2)
+            k_held, v_held = self._layers[layer]
+            self._layers[layer] = (_grown(k_held, start, num_slots), _grown(v_held, start, num_slots))
+        held_k, held_v = self._layers[layer]
+        held_k[:, start:end] = k.transpose(0, 1)
+        held_v[:, start:end] = v.transpose(0, 1)
+        return held_k[:, :end], held_v[:, :end]
+
+    def _extend_ring(self, ring: KeysValues, k: Tensor, v: Tensor) -> KeysValues:
+        start, num_new, size = self.num_tokens, len(k), self._window_keys
+        ring_k, ring_v = ring
+        if num_new == 1:
+            slot = start % size
+            ring_k[:, slot] = k[0]
+            ring_v[:, slot] = v[0]
+            return (ring_k, ring_v) if start >= size else (ring_k[:, : start + 1], ring_v[:, : start + 1])
+        shown = (_followed(ring_k, start, k), _followed(ring_v, start, v))
+        kept = min(num_new, size)
+        slots = torch.arange(start + num_new - kept, start + num_new) % size
+        ring_k[:, slots] = k[-kept:].transpose(0, 1)
+        ring_v[:, slots] = v[-kept:].transpose(0, 1)
+        return shown
+
+
+def _storage(config: ModelConfig, window: bool, num_slots: int, dtype: torch.dtype) -> KeysValues:
+    heads = config.heads(window)
+    return (
+        torch.empty(heads.num_kv_heads, num_slots, heads.qk_dim, dtype=dtype),
+        torch.empty(heads.num_kv_heads, num_slots, heads.v_dim, dtype=dtype),
+    )
+
+
+def _grown(held: Tensor, num_tokens: int, num_slots: int) -> Tensor:
+    grown = held.new_empty(held.shape[0], num_slots, held.shape[2])
+    grown[:, :num_tokens] = held[:, :num_tokens]
+    return grown
+
+
+def _followed(ring: Tensor, num_tokens: int, new: Tensor) -> Tensor:
+    """A ring's filled slots [G, S, D] and then the new tokens [T, G, D]."""
+    return torch.cat((ring[:, :num_tokens], new.transpose(0, 1)), dim=1)
+
+
+def _ring_positions(num_tokens: int, size: int) -> Tensor:
+    """Positions of the keys in a ring's filled slots, slot by slot."""
+    slots = torch.arange(min(num_tokens, size))
+    return num_tokens - 1 - (num_tokens - 1 - slots) % size

@@ -1,0 +1,233 @@
+"""The forward pass over a batch of segments, each the next tokens of one sequence.
+
+The arithmetic is that of ``model_server.models``, which tests hold it equal to; here it is arranged in few large
+calls, because at one token a step the calls cost more than the arithmetic. All rows of a batch share the matrix
+products; only attention goes sequence by sequence, over exactly the keys that sequence has.
+
+Shape letters as in ``model_server.layers``; R rows, the tokens of all segments one after another.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from model_server.config import Heads
+from model_server.engine.kv_cache import SequenceCache
+from model_server.layers.attention import attend
+from model_server.layers.mlp import DenseMLP
+from model_server.layers.moe import MoE
+from model_server.layers.rope import rotary_table, rotate
+from model_server.models.mimo_v2_flash import DecoderLayer, MiMoV2Flash
+
+_FEW_ROWS = 16
+"""Up to this many rows, experts share buffers instead of going through the differentiable form."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """The next tokens of one sequence, following what its cache holds."""
+
+    ids: Sequence[int]
+    cache: SequenceCache
+
+
+class Runner:
+    """A model packed for inference. Owns no sequences and decides nothing."""
+
+    def __init__(self, model: MiMoV2Flash, context_length: int) -> None:
+        self.config = model.config
+        self.dtype = model.lm_head.weight.dtype
+        self._model = model
+        self._layers = [_pack(layer) for layer in model.model.layers if isinstance(layer, DecoderLayer)]
+        positions = torch.arange(context_length)[None]
+        self._tables = {
+            kind: _row_table(positions, self.config.heads(kind))
+            for kind in {bool(kind) for kind in self.config.hybrid_layer_pattern}
+        }
+
+    def new_cache(self) -> SequenceCache:
+        return SequenceCache(self.config, self.dtype)
+
+    @torch.inference_mode()
+    def forward(self, batch: Sequence[Segment]) -> Tensor:
+        """Store the keys and values of all segments; f32 logits [len(batch), vocabulary] after each one's last."""
+        ids = torch.tensor([token for segment in batch for token in segment.ids])
+        step = _Step(batch)
+        tables = {kind: (cos[step.positions], sin[step.positions]) for kind, (cos, sin) in self._tables.items()}
+        hidden = F.embedding(ids, self._model.model.embed_tokens.weight)
+        for index, layer in enumerate(self._layers):
+            hidden = layer.forward(hidden, tables[layer.window], step, index)
+        for segment in batch:
+            segment.cache.commit(len(segment.ids))
+        return self._model.logits(hidden[step.last_rows]).float()
+
+
+class _Step:
+    """Where the segments of a batch lie among its rows."""
+
+    def __init__(self, batch: Sequence[Segment]) -> None:
+        self.parts: list[tuple[int, int, SequenceCache, dict[bool, Tensor] | None]] = []
+        positions: list[int] = []
+        for segment in batch:
+            first, num_new = len(positions), len(segment.ids)
+            self.parts.append((first, first + num_new, segment.cache, segment.cache.masks(num_new)))
+            positions += range(segment.cache.num_tokens, segment.cache.num_tokens + num_new)
+        self.positions = torch.tensor(positions)
+        self.last_rows = [end - 1 for _, end, _, _ in self.parts]
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """One decoder layer. Matrices are transposed views, q, k and v joined, dense gate and up joined."""
+
+    window: bool
+    heads: Heads
+    value_scale: float
+    sink: Tensor | None
+    norms: tuple[Tensor, Tensor]
+    eps: float
+    qkv: Tensor
+    output: Tensor
+    mlp: "_Dense | _Mixture"
+
+    def forward(self, hidden: Tensor, table: tuple[Tensor, Tensor], step: _Step, index: int) -> Tensor:
+        """hidden [R, C] -> [R, C]"""
+        mixed = self._attention(self._norm(hidden, 0), table, step, index)
+        hidden = torch.addmm(hidden, mixed, self.output)
+        return self.mlp.add(hidden, self._norm(hidden, 1))
+
+    def _norm(self, x: Tensor, which: int) -> Tensor:
+        weight = self.norms[which]
+        return torch.rms_norm(x, weight.shape, weight, self.eps)
+
+    def _attention(self, x: Tensor, table: tuple[Tensor, Tensor], step: _Step, index: int) -> Tensor:
+        """x [R, C] -> [R, N * V]"""
+        heads, num_rows = self.heads, len(x)
+        num_qk = heads.num_heads + heads.num_kv_heads
+        joined = x @ self.qkv
+        qk = rotate(joined[:, : num_qk * heads.qk_dim].view(num_rows, num_qk, heads.qk_dim), table)
+        v = joined[:, num_qk * heads.qk_dim :].view(num_rows, heads.num_kv_heads, heads.v_dim) * self.value_scale
+        q, k = qk[:, : heads.num_heads], qk[:, heads.num_heads :]
+        mixed = [
+            self._attend(q[first:end], *cache.extend(index, k[first:end], v[first:end]), masks)
+            for first, end, cache, masks in step.parts
+        ]
+        return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, masks: dict[bool, Tensor] | None) -> Tensor:
+        """q [T, N, D], k [G, S, D], v [G, S, V] -> [T, N * V]"""
+        if masks is not None:
+            mixed = attend(q.transpose(0, 1)[None], k[None], v[None], masks[self.window], self.sink)
+            return mixed[0].transpose(0, 1).flatten(1)
+        folded = q.view(len(k), -1, self.heads.qk_dim) * self.heads.qk_dim**-0.5
+        scores = torch.bmm(folded, k.transpose(1, 2))
+        if self.sink is None:
+            weights = scores.softmax(-1)
+        else:
+            weights = torch.cat((scores, self.sink), dim=-1).softmax(-1)[..., :-1]
+        return torch.bmm(weights, v).view(1, -1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Dense:
+    """gate and up [C, 2 I] and down [I, C]."""
+
+    gate_up: Tensor
+    down: Tensor
+
+    def add(self, hidden: Tensor, x: Tensor) -> Tensor:
+        return torch.addmm(hidden, _gated(x @ self.gate_up), self.down)
+
+
+@dataclass(frozen=True, slots=True)
+class _Mixture:
+    """Experts; for a few rows without the sorting that many rows need."""
+
+    moe: MoE
+    gate_up: tuple[Tensor, ...]
+    down: tuple[Tensor, ...]
+
+    def add(self, hidden: Tensor, x: Tensor) -> Tensor:
+        ids, shares = self.moe.gate(x)
+        if len(x) > _FEW_ROWS:
+            mixed: Tensor = self.moe.experts(x, ids, shares)
+            return hidden + mixed
+        return self._add_few(hidden, x, ids, shares)
+
+    def _add_few(self, hidden: Tensor, x: Tensor, ids: Tensor, shares: Tensor) -> Tensor:
+        """The same sum with all experts' rows in one buffer, so that only the matrix products go expert by expert."""
+        top_k = ids.shape[1]
+        chosen = ids.flatten().tolist()
+        order = sorted(range(len(chosen)), key=chosen.__getitem__)
+        runs = _runs([chosen[pair] for pair in order])
+        rows = torch.tensor([pair // top_k for pair in order])
+        sources = x.index_select(0, rows) if len(x) > 1 else x.expand(top_k, -1)
+        inner = x.new_empty(len(order), self.gate_up[0].shape[1])
+        for expert, first, end in runs:
+            torch.mm(sources[first:end], self.gate_up[expert], out=inner[first:end])
+        inner = _gated(inner)
+        outer = x.new_empty(len(order), x.shape[1])
+        for expert, first, end in runs:
+            torch.mm(inner[first:end], self.down[expert], out=outer[first:end])
+        outer *= shares.flatten()[order].unsqueeze(1)
+        return hidden.index_add(0, rows, outer)
+
+
+def _gated(joined: Tensor) -> Tensor:
+    gate, up = joined.chunk(2, dim=-1)
+    return F.silu(gate) * up
+
+
+def _runs(experts: list[int]) -> list[tuple[int, int, int]]:
+    """Sorted expert ids -> (expert, first, end) of each run of equal ones."""
+    runs = []
+    first = 0
+    for end in range(1, len(experts) + 1):
+        if end == len(experts) or experts[end] != experts[first]:
+            runs.append((experts[first], first, end))
+            first = end
+    return runs
+
+
+def _pack(layer: DecoderLayer) -> _Layer:
+    attention = layer.self_attn
+    groups = attention.heads.num_kv_heads
+    sink = attention.attention_sink_bias
+    mlp = layer.mlp
+    return _Layer(
+        window=layer.window,
+        heads=attention.heads,
+        value_scale=attention.value_scale,
+        sink=None if sink is None else sink.detach().view(groups, -1, 1),
+        norms=(layer.input_layernorm.weight.detach(), layer.post_attention_layernorm.weight.detach()),
+        eps=layer.input_layernorm.eps,
+        qkv=_joined(attention.q_proj, attention.k_proj, attention.v_proj),
+        output=attention.o_proj.weight.detach().T,
+        mlp=_pack_experts(mlp) if isinstance(mlp, MoE) else _pack_dense(mlp),
+    )
+
+
+def _pack_dense(mlp: DenseMLP) -> _Dense:
+    return _Dense(_joined(mlp.gate_proj, mlp.up_proj), mlp.down_proj.weight.detach().T)
+
+
+def _pack_experts(moe: MoE) -> _Mixture:
+    experts = moe.experts
+    return _Mixture(
+        moe,
+        tuple(experts.gate_up.detach().transpose(1, 2).unbind()),
+        tuple(experts.down.detach().transpose(1, 2).unbind()),
+    )
+
+
+def _joined(*layers: nn.Linear) -> Tensor:
+    return torch.cat([layer.weight for layer in layers]).detach().T
+
+
+def _row_table(positions: Tensor, heads: Heads) -> tuple[Tensor, Tensor]:
+    """Cosine and sine [positions, 1, rotary_dim / 2]."""
+    cos, sin = rotary_table(positions, heads.rotary_dim, heads.theta)
+    return cos[0].transpose(0, 1), sin[0].transpose(0, 1)

@@ -1,0 +1,39 @@
+"""Draws a token from logits. What is drawn depends on the logits, the parameters, the seed and the position only."""
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+from model_server.types import SamplingParams
+
+
+def draw(logits: Tensor, sampling: SamplingParams, seed: int, position: int) -> int:
+    """A token for ``position`` from f32 logits [vocabulary].
+
+    Temperature first, then ``top_k``, then ``top_p`` of what is left: the smallest set of most likely tokens whose
+    probabilities reach it. Ties go to the lowest id.
+    """
+    if sampling.temperature == 0:
+        return int(logits.argmax())
+    # Subtracting the largest first keeps tiny temperatures finite.
+    scaled = (logits.double() - logits.max()) / sampling.temperature
+    ids: Tensor | None = None
+    if sampling.top_k or sampling.top_p < 1:
+        scaled, ids = scaled.sort(descending=True, stable=True)
+        if sampling.top_k:
+            scaled = scaled[: sampling.top_k]
+    probabilities = scaled.softmax(-1)
+    cumulative = probabilities.cumsum(-1)
+    if sampling.top_p < 1:
+        num_kept = int((cumulative < sampling.top_p).sum()) + 1
+        cumulative = cumulative[:num_kept]
+    threshold = uniform(seed, position) * float(cumulative[-1])
+    index = min(int(torch.searchsorted(cumulative, threshold, right=True)), len(cumulative) - 1)
+    return index if ids is None else int(ids[index])
+
+
+def uniform(seed: int, position: int) -> float:
+    """A number in [0, 1) that is a function of its arguments, with 53 random bits."""
+    digest = hashlib.blake2b(f"{seed}:{position}".encode(), digest_size=8).digest()
+    return (int.from_bytes(digest) >> 11) * 2.0**-53

@@ -1,0 +1,53 @@
+"""Drawing follows the distribution that temperature, top_k and top_p leave, and nothing but seed and position."""
+
+from collections import Counter
+
+import pytest
+import torch
+
+from model_server.engine.sampler import draw, uniform
+from model_server.types import SamplingParams
+
+_LOGITS = torch.tensor([0.0, 3.0, 1.0, 3.0, -2.0])
+
+
+def test_greedy_takes_the_lowest_id_of_equals() -> None:
+    assert draw(_LOGITS, SamplingParams(temperature=0), seed=1, position=1) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "possible"),
+    [
+        ({}, {0, 1, 2, 3, 4}),
+        ({"top_k": 1}, {1}),
+        ({"top_k": 3}, {1, 2, 3}),
+        ({"top_p": 0.4}, {1}),
+        ({"top_p": 0.5}, {1, 3}),
+        ({"top_p": 0.93}, {1, 2, 3}),
+        ({"top_k": 2, "top_p": 0.6}, {1, 3}),
+        ({"top_k": 100}, {0, 1, 2, 3, 4}),
+        ({"temperature": 1e-6}, {1, 3}),
+    ],
+)
+def test_draws_stay_in_the_set_and_follow_its_shares(settings: dict[str, float], possible: set[int]) -> None:
+    sampling = SamplingParams(**settings)  # type: ignore[arg-type]
+    counts = Counter(draw(_LOGITS, sampling, seed=3, position=position) for position in range(3000))
+    assert set(counts) == possible
+    kept = torch.full_like(_LOGITS, -torch.inf)
+    kept[list(possible)] = _LOGITS[list(possible)] / sampling.temperature
+    shares = kept.softmax(-1)
+    for token in possible:
+        assert abs(counts[token] / 3000 - float(shares[token])) < 0.04
+
+
+def test_a_draw_is_a_function_of_seed_and_position() -> None:
+    numbers = {(seed, position): uniform(seed, position) for seed in range(20) for position in range(20)}
+    assert len(set(numbers.values())) == 400
+    assert all(0 <= number < 1 for number in numbers.values())
+    assert uniform(3, 4) == numbers[3, 4]
+
+
+def test_a_vocabulary_of_one_far_likelier_token_and_infinite_others_is_drawn_safely() -> None:
+    logits = torch.full((100,), -torch.inf)
+    logits[42] = 5.0
+    assert draw(logits, SamplingParams(temperature=0.01, top_p=0.5), seed=0, position=0) == 42
