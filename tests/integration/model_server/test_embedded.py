@@ -1,0 +1,150 @@
+"""The whole server over a tiny random checkpoint: loaded, asked over HTTP, and as a process stopped by a signal."""
+
+import asyncio
+import os
+import re
+import signal
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+import torch
+from openai import AsyncOpenAI
+
+from model_server.chat.tokens import ChatTokenizer
+from model_server.config import ModelConfig
+from model_server.engine.engine import EmbeddedEngine
+from model_server.models.mimo_v2_flash import MiMoV2Flash
+from model_server.server.app import create_app
+from model_server.server.settings import ServerSettings
+from model_server.weights import load_model, save_checkpoint
+from tests.integration.model_server.serving import serving
+from tests.unit.model_server.small_tokenizer import small_tokenizer
+
+pytestmark = pytest.mark.anyio
+
+MODEL = "tiny-random"
+CONTEXT = 512
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two layers of random weights and a small vocabulary, in the hub's layout."""
+    folder = tmp_path_factory.mktemp("checkpoints") / "tiny_random"
+    tokenizer = small_tokenizer()
+    config = ModelConfig(
+        vocab_size=tokenizer.get_vocab_size() + 10,
+        hidden_size=32,
+        num_hidden_layers=2,
+        intermediate_size=64,
+        moe_intermediate_size=16,
+        num_attention_heads=4,
+        num_key_value_heads=1,
+        head_dim=12,
+        v_head_dim=8,
+        swa_num_attention_heads=4,
+        swa_num_key_value_heads=2,
+        swa_head_dim=12,
+        swa_v_head_dim=8,
+        partial_rotary_factor=0.334,
+        rope_theta=5_000_000,
+        swa_rope_theta=10_000,
+        max_position_embeddings=CONTEXT,
+        sliding_window=16,
+        hybrid_layer_pattern=(0, 1),
+        moe_layer_freq=(0, 1),
+        n_routed_experts=4,
+        num_experts_per_tok=2,
+    )
+    torch.manual_seed(0)
+    model = MiMoV2Flash(config)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    save_checkpoint(model, folder, quantize=False)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+@asynccontextmanager
+async def process(checkpoint: Path) -> AsyncGenerator[tuple[asyncio.subprocess.Process, str], None]:
+    """The server's process and address, once it is ready."""
+    arguments = ("-m", "model_server", "--checkpoint", str(checkpoint), "--port", "0", "--max-running", "4")
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, *arguments, stderr=asyncio.subprocess.PIPE, env=environment
+    )
+    assert child.stderr is not None
+    try:
+        log = ""
+        while (found := re.search(r"url=(\S+)", log)) is None:
+            line = await child.stderr.readline()
+            assert line, log
+            log += line.decode()
+        drain = asyncio.create_task(child.stderr.read())
+        async with httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(retries=8)) as http:
+            assert (await http.get(f"{found[1].removesuffix('/v1')}/health")).status_code == 200
+        yield child, found[1]
+    finally:
+        if child.returncode is None:
+            child.kill()
+        await child.wait()
+    await drain
+
+
+@pytest.fixture(scope="module")
+async def client(checkpoint: Path) -> AsyncGenerator[AsyncOpenAI, None]:
+    """The same parts in this process, which spares loading the tensor library once more."""
+    engine = EmbeddedEngine(load_model(checkpoint, torch.float32), max_running=4)
+    app = create_app(engine, ChatTokenizer.load(checkpoint), ServerSettings(model_name=MODEL))
+    async with serving(app) as url, AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+async def said(client: AsyncOpenAI, prompt: str, *, seed: int = 1, temperature: float = 1.0) -> str:
+    """A streamed answer of at most 24 tokens."""
+    stream = await client.chat.completions.create(
+        model=MODEL,
+        messages=[{"role": "user", "content": prompt}],
+        max_tokens=24,
+        seed=seed,
+        temperature=temperature,
+        stream=True,
+    )
+    return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+
+
+async def test_a_seed_repeats_an_answer_whatever_runs_beside_it(client: AsyncOpenAI) -> None:
+    alone = await said(client, "a")
+    together = await asyncio.gather(*(said(client, prompt) for prompt in ("a", "b", "a", "c")))
+    assert alone == together[0] == together[2]
+    assert await said(client, "a", seed=2) != alone
+
+
+async def test_greedy_answers_repeat_without_a_seed(client: AsyncOpenAI) -> None:
+    assert await said(client, "a", seed=1, temperature=0.0) == await said(client, "a", seed=2, temperature=0.0)
+
+
+async def test_the_context_length_is_the_checkpoints_and_is_enforced(client: AsyncOpenAI) -> None:
+    card = await client.models.retrieve(MODEL)
+    assert card.max_model_len == CONTEXT  # type: ignore[attr-defined]
+    with pytest.raises(openai.BadRequestError) as refused:
+        await client.chat.completions.create(
+            model=MODEL, messages=[{"role": "user", "content": "a"}], max_tokens=CONTEXT
+        )
+    assert refused.value.code == "context_length_exceeded"
+
+
+async def test_a_terminated_server_ends_its_answers_first(checkpoint: Path) -> None:
+    async with process(checkpoint) as (child, url), AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
+        stream = await client.chat.completions.create(
+            model=MODEL, messages=[{"role": "user", "content": "a"}], max_tokens=200, seed=1, stream=True
+        )
+        await anext(aiter(stream))
+        child.send_signal(signal.SIGTERM)
+        endings = [chunk.choices[0].finish_reason async for chunk in stream]
+        assert endings[-1] in ("length", "stop")
+        assert await child.wait() == 0
