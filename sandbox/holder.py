@@ -29,6 +29,7 @@ from sandbox.process import ends_here
 
 GROUP_PREFIX = "mimo-sandbox-"
 _NEVER_ENDED = "-1000"
+_GROUPED, _SPARED = b"g", b"s"
 _MAX_DESCRIPTORS = 4096
 _OUR_PROCESSES = 16
 """The first process, and one keeper per running command and per command that left something."""
@@ -92,9 +93,9 @@ def _run(plan: Blueprint, group: cgroups.Group | None, connection: socket.socket
             _become_init(plan, group, watch, connection, theirs)
     connection.close()
     theirs.close()
-    # Where it ends in the middle of its making, it has told the service why.
-    with contextlib.suppress(ConnectionError):
-        ours.sendall(b"p" if _place(pid, group) else b"-")
+    # Where it ends in the middle of its making, or we cannot do what it needs, it tells the service why.
+    with ours, contextlib.suppress(OSError):
+        ours.sendall(_place(pid, group))
         if ours.recv(1):  # it has entered its user namespace
             _map_user(pid, plan.host_uid)
             ours.sendall(b"m")
@@ -105,9 +106,11 @@ def _become_init(
     plan: Blueprint, group: cgroups.Group | None, watch: Watch | None, connection: socket.socket, holder: socket.socket
 ) -> None:
     linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
-    placed = holder.recv(1)
+    placed = holder.recv(2)
     if not placed:
         return
+    if placed[:1] != _GROUPED:
+        group = watch = None
     _clean_process()
     try:
         badness = namespaces.enter(plan, lambda: _ask(holder))
@@ -115,7 +118,7 @@ def _become_init(
         connection.sendall(frames.encode(_failure(error)))
         return
     holder.close()
-    connection.sendall(frames.encode({"event": "ready", **_evidence(plan, group, placed == b"p")}))
+    connection.sendall(frames.encode({"event": "ready", **_evidence(plan, group, placed[1:] == _SPARED)}))
     kit = Kit(shell=plan.shell, env=plan.env, rlimits=_rlimits(plan, watch), badness_fd=badness)
     asyncio.run(serve(connection, kit, watch))
 
@@ -127,12 +130,14 @@ def _ask(holder: socket.socket) -> None:
 
 
 def _clean_process() -> None:
+    """Nothing of how the service was started shows. And no signal sent from inside may end the first process: the
+    kernel sees to that for each that has no handler, so Python's own for SIGINT goes.
+    """
     os.setsid()
     os.umask(0o022)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-        if signal.getsignal(number) is signal.SIG_IGN and number != signal.SIGPIPE:
-            signal.signal(number, signal.SIG_DFL)
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE}:
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _leave_host(plan: Blueprint) -> None:
@@ -152,15 +157,20 @@ def _map_user(pid: int, host_uid: int) -> None:
         Path(f"/proc/{pid}/{name}").write_text(f"{namespaces.UID} {host_uid} 1")
 
 
-def _place(pid: int, group: cgroups.Group | None) -> bool:
-    """Put the sandbox into its group. Says whether the kernel will spare its first process when memory is short."""
+def _place(pid: int, group: cgroups.Group | None) -> bytes:
+    """Put the sandbox into its group, and have the kernel spare its first process when memory is short.
+
+    Says which of both came true: neither is ours to decide everywhere.
+    """
+    grouped, spared = b"-", b"-"
     if group:
-        group.add(pid)
-    try:
+        with contextlib.suppress(OSError):
+            group.add(pid)
+            grouped = _GROUPED
+    with contextlib.suppress(PermissionError):
         Path(f"/proc/{pid}/oom_score_adj").write_text(_NEVER_ENDED)
-    except PermissionError:
-        return False
-    return True
+        spared = _SPARED
+    return grouped + spared
 
 
 def _open_watch(plan: Blueprint, group: cgroups.Group | None) -> Watch | None:
@@ -175,7 +185,7 @@ def _rlimits(plan: Blueprint, watch: Watch | None) -> tuple[tuple[int, int], ...
     # bound, because it spares our own processes: they can start a command however many it may start.
     limits = [(resource.RLIMIT_CORE, 0), (resource.RLIMIT_NOFILE, _MAX_DESCRIPTORS)]
     limits += [(resource.RLIMIT_NPROC, plan.processes + _OUR_PROCESSES)]
-    return tuple(limits if watch else [*limits, (resource.RLIMIT_AS, plan.memory_bytes)])
+    return tuple(limits if watch else [*limits, (resource.RLIMIT_DATA, plan.memory_bytes)])
 
 
 def _evidence(plan: Blueprint, group: cgroups.Group | None, protected: bool) -> dict[str, object]:

@@ -1,0 +1,166 @@
+"""What a command must not see, reach or do."""
+
+import os
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from sandbox.types import Backend, Command, Sandbox, SandboxSpec
+
+pytestmark = pytest.mark.anyio
+
+PROBE = Path(__file__).with_name("probe.py")
+
+
+@pytest.fixture
+async def probe(sandbox: Sandbox, say):
+    """Ask the sandboxed `probe.py` about one thing."""
+    await sandbox.write("/workspace/probe.py", PROBE.read_bytes())
+    return lambda name, *arguments: say(" ".join(("python -I probe.py", name, *arguments)))
+
+
+async def test_the_network_is_only_the_sandboxs_own(probe):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert await probe("connect", "127.0.0.1", str(port)) == "ConnectionRefusedError\n"
+    for address in ("192.0.2.1", "169.254.169.254", "2001:db8::1"):
+        assert await probe("connect", address, "80") == "OSError: Network is unreachable\n"
+    assert await probe("resolve", "example.org") == "gaierror\n"
+    assert await probe("serve") == "served\n"
+    assert await probe("interfaces") == "lo\n"
+
+
+async def test_sockets_of_the_host_are_out_of_reach(probe):
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("\0mimo-test-of-abstract-names")
+        server.listen()
+        assert await probe("abstract", "mimo-test-of-abstract-names") == "ConnectionRefusedError\n"
+    assert await probe("family", "40") == "Address family not supported by protocol\n"  # vsock: to the hypervisor
+    assert await probe("family", "38") == "Address family not supported by protocol\n"  # kernel cryptography
+    assert await probe("family", "17") == "Address family not supported by protocol\n"  # raw frames
+
+
+async def test_files_of_the_host_are_out_of_sight(say, run, tmp_path):
+    (tmp_path / "secret").write_text("secret")
+    for path in (tmp_path, "/etc/shadow", "/etc/ssh", "/sys", "/run/docker.sock", "/var/lib", Path.home() / ".ssh"):
+        assert (await run(f"test -e {path}")).code == 1, path
+    names = set((await say("cd /; ls -A")).split())
+    assert names <= {
+        "bin", "dev", "etc", "home", "lib", "lib32", "lib64", "libx32", "mnt", "proc", "root", "run", "sbin", "tmp",
+        "usr", "var", "workspace", *(Path(prefix).parts[1] for prefix in (sys.prefix, sys.base_prefix)),
+    }  # fmt: skip
+    assert await say("ls -A /dev") == "fd\nfull\nnull\nrandom\nshm\nstderr\nstdin\nstdout\nurandom\nzero\n"
+    assert (await say("ls -A /home")) == "sandbox\n"
+
+
+async def test_of_roots_home_only_a_python_installation_in_it_is_seen(say):
+    seen = (await say("find /root -mindepth 1 -maxdepth 1")).split()
+    places = [prefix for prefix in (sys.prefix, sys.base_prefix) if prefix.startswith("/root/")]
+    assert set(seen) == {"/".join(place.split("/")[:3]) for place in places}
+
+
+async def test_processes_of_the_host_are_out_of_sight(say):
+    commands = (await say("ps -e -o comm=")).split()
+    assert len(commands) < 8, commands
+
+
+@pytest.mark.parametrize("name", ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"])
+async def test_every_namespace_is_the_sandboxs_own(say, name):
+    inside = await say(f"readlink /proc/self/ns/{name}")
+    assert inside.startswith(f"{name}:[")
+    assert inside.strip() != _namespace_of_the_host(name)
+
+
+async def test_everything_but_the_work_folders_is_read_only(run):
+    for path in ("/", "/usr", "/usr/bin", "/etc", "/home", "/root", "/var", "/dev", "/mnt", "/run", sys.prefix):
+        outcome = await run(f"touch {path}/new")
+        assert outcome.code == 1, path
+        assert b"Read-only" in outcome.output or b"Permission denied" in outcome.output, path
+    for path in ("/workspace", "/tmp", "/var/tmp", "/home/sandbox", "/dev/shm"):
+        assert (await run(f"touch {path}/new")).code == 0, path
+
+
+async def test_the_kernel_cannot_be_configured_from_inside(run, say):
+    for path in ("sys/kernel/core_pattern", "sys/kernel/hostname", "sysrq-trigger", "sys/vm/drop_caches"):
+        assert (await run(f"echo x > /proc/{path}")).code != 0, path
+    assert await say("cat /proc/keys /proc/timer_list") == ""
+
+
+async def test_the_user_has_no_privilege_and_cannot_get_one(say, run):
+    status = dict(line.split(":\t", 1) for line in (await say("cat /proc/self/status")).splitlines() if ":\t" in line)
+    for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+        assert int(status[name], 16) == 0, name
+    assert status["NoNewPrivs"] == "1"
+    assert status["Seccomp"] == "2"
+    assert status["Uid"].split() == ["1000"] * 4
+    assert await say("id -un") == "sandbox\n"
+    assert (await run("chown 0 /workspace")).code != 0
+    assert b"nosuid" in (await run("grep ' / ' /proc/self/mounts; cp /bin/true x; chmod u+s x; ./x")).output
+
+
+async def test_on_the_host_a_command_is_the_service_itself_or_a_user_that_nobody_is(say):
+    inside, outside, length = (await say("cat /proc/self/uid_map")).split()
+    assert (inside, length) == ("1000", "1")
+    assert int(outside) == os.geteuid() or int(outside) >= 65_536
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "mount", "umount2", "pivot_root", "chroot", "unshare", "setns", "ptrace", "process_vm_readv", "bpf",
+        "perf_event_open", "keyctl", "add_key", "userfaultfd", "io_uring_setup", "kexec_load", "init_module",
+        "open_by_handle_at", "open_tree", "fsopen", "mount_setattr", "pidfd_getfd", "kcmp", "reboot", "swapon",
+    ],
+)  # fmt: skip
+async def test_calls_that_reach_into_the_kernel_are_refused(probe, call):
+    assert await probe("syscall", call) == "EPERM\n"
+
+
+async def test_namespaces_are_refused_however_they_are_asked_for(probe, run):
+    assert await probe("clone_newuser") == "EPERM\n"
+    assert await probe("clone3") == "ENOSYS\n"
+    assert (await run("unshare -Ur true")).code != 0
+    assert (await run("mount -t tmpfs x /tmp")).code != 0
+
+
+async def test_terminal_injection_and_the_32_bit_door_are_closed(probe):
+    assert await probe("tiocsti") == "EPERM\n"
+    assert await probe("int80") in ("EPERM\n", "no such door\n")
+    assert await probe("prlimit_of_init") == "EPERM\n"
+
+
+async def test_the_first_process_is_closed_to_its_user(run, say):
+    for path in ("mem", "environ", "fd/0", "root/etc", "cwd/etc"):
+        assert (await run(f"head -c1 /proc/1/{path}")).code != 0, path
+    await run("kill -9 1; kill -STOP 1; kill -TERM 1; kill -CHLD 1; kill -INT 1")
+    assert await say("echo alive") == "alive\n"
+
+
+async def test_the_environment_is_clean(say):
+    names = {line.partition("=")[0] for line in (await say("env")).splitlines()}
+    assert names == {
+        "HOME", "LANG", "LOGNAME", "PAGER", "PATH", "PWD", "PYTHONDONTWRITEBYTECODE", "SHLVL", "TERM", "USER", "_",
+    }  # fmt: skip
+
+
+async def test_a_command_has_three_descriptors_and_a_session_of_its_own(say):
+    assert await say("exec ls /proc/self/fd") == "0\n1\n2\n3\n"  # the fourth is ls's own, on the folder
+    first, second = (await say("ps -o sid= -p $$ | tr -d ' '; echo $$")).split()
+    assert first == second
+    assert await say("tty || true") == "not a tty\n"
+
+
+async def test_sandboxes_do_not_see_each_other(backend: Backend, sandbox: Sandbox, run):
+    other = await backend.acquire(SandboxSpec())
+    await sandbox.write("/tmp/mine", b"mine")
+    await run("nohup sleep 4711 > /dev/null 2>&1 &")
+    line = "ls -A /tmp /workspace /dev/shm; ps -e -o args | grep -c '[s]leep 4711'"
+    outcome = await other.exec(Command(line, "a", 10))
+    assert outcome.output == b"/dev/shm:\n\n/tmp:\n\n/workspace:\n0\n"
+    await other.close()
+
+
+def _namespace_of_the_host(name: str) -> str:
+    return str(Path(f"/proc/self/ns/{name}").readlink())

@@ -1,0 +1,55 @@
+"""Bombs: each ends as the outcome that names it, and the sandbox is of use afterwards."""
+
+import errno
+
+import pytest
+
+from sandbox.types import Exited, OomKilled, TimedOut
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_fork_bomb_runs_into_the_bound_and_is_gone_at_the_deadline(run, say):
+    outcome = await run("bomb() { bomb | bomb & }; bomb; sleep 60", timeout_s=1.0)
+    assert isinstance(outcome, TimedOut)
+    assert b"Resource temporarily unavailable" in outcome.output
+    assert int(await say("ps -e --no-headers | wc -l")) < 10
+
+
+async def test_processes_left_over_from_a_command_do_not_keep_the_next_from_running(run, say):
+    swarm = "import os, time\nwhile True:\n try:\n  os.fork() or time.sleep(4711)\n except OSError: os._exit(7)"
+    assert (await run(f"python -c '{swarm}' > /dev/null")).code == 7
+    assert await say("echo there is room") == "there is room\n"
+
+
+async def test_a_process_that_takes_all_memory_is_ended(run, say):
+    outcome = await run("python -c 'x = bytearray(2_000_000_000)'")
+    assert isinstance(outcome, OomKilled)
+    assert await say("echo alive") == "alive\n"
+
+
+async def test_processes_that_take_all_memory_together_are_ended(run, say):
+    hog = "python -c 'import time; x = bytearray(90_000_000); time.sleep(60)'"
+    outcome = await run(f"for i in 1 2 3 4; do {hog} & done; wait")
+    assert isinstance(outcome, OomKilled)
+    assert await say("echo alive") == "alive\n"
+
+
+async def test_a_full_disk_is_an_error_of_the_command_and_of_the_call_that_meet_it(run, sandbox, say):
+    outcome = await run("dd if=/dev/zero of=/workspace/big bs=1M")
+    assert isinstance(outcome, Exited)
+    assert outcome.code != 0
+    assert b"No space left on device" in outcome.output
+    with pytest.raises(OSError, match="No space left") as caught:
+        await sandbox.write("/workspace/small", bytes(200_000))
+    assert caught.value.errno == errno.ENOSPC
+    assert "small" not in await say("ls -A /workspace")
+    await say("rm /workspace/big")
+    await sandbox.write("/workspace/small", bytes(200_000))
+
+
+async def test_the_bound_of_the_disk_is_for_all_folders_together(run):
+    outcome = await run(
+        "for d in /workspace /tmp /var/tmp /home/sandbox /dev/shm; do head -c 20000000 /dev/zero > $d/f || exit 9; done"
+    )
+    assert outcome.code == 9

@@ -1,0 +1,160 @@
+"""Sandboxes and the service that made them: they end together, and where none can be made, the service is told why."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sandbox.backends import open_backend
+from sandbox.config import SandboxSettings
+from sandbox.errors import SandboxUnavailable
+from sandbox.types import Command, Exited, SandboxSpec
+
+pytestmark = pytest.mark.anyio
+
+SERVICE = """
+import asyncio, sys
+from sandbox.backends import open_backend
+from sandbox.config import SandboxSettings
+from sandbox.errors import SandboxUnavailable
+from sandbox.types import Command, SandboxSpec
+
+async def main():
+    backend = open_backend("local", SandboxSettings())
+    try:
+        sandbox = await backend.acquire(SandboxSpec())
+    except SandboxUnavailable as error:
+        print("unavailable:", error)
+        await backend.close()
+        return
+    print("namespaces:", sandbox.evidence.namespaces, flush=True)
+    await sandbox.exec(Command(sys.argv[1], "a", 60))
+    await sandbox.close()
+    await backend.close()
+
+asyncio.run(main())
+"""
+
+
+def _running(marker: str) -> list[int]:
+    """Processes on this host with ``marker`` among their arguments, wherever they live."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                arguments = (folder / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if marker.encode() in arguments:
+                found.append(int(folder.name))
+    return found
+
+
+def _soon(happened: Callable[[], object]) -> bool:
+    give_up = time.monotonic() + 20
+    while not happened():
+        if time.monotonic() > give_up:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def test_a_service_that_is_killed_takes_its_sandboxes_along() -> None:
+    marker = str(4_000_000 + os.getpid())
+    line = f"(setsid sleep {marker} &) ; sleep {marker}"
+    with subprocess.Popen([sys.executable, "-c", SERVICE, line], stdout=subprocess.PIPE) as service:
+        assert _soon(lambda: len(_running(marker)) == 2)
+        service.send_signal(signal.SIGKILL)
+    assert _soon(lambda: not _running(marker))
+
+
+async def test_a_holder_that_is_killed_takes_its_sandbox_along() -> None:
+    marker = str(5_000_000 + os.getpid())
+    backend = open_backend("local", SandboxSettings())
+    sandbox = await backend.acquire(SandboxSpec())
+    await sandbox.exec(Command(f"nohup sleep {marker} > /dev/null 2>&1 &", "a", 10))
+    assert await asyncio.to_thread(_soon, lambda: _running(marker))
+    [sleeper] = _running(marker)
+    for pid in _ancestors(sleeper)[1:3]:  # the first process of the sandbox, and its holder
+        os.kill(pid, signal.SIGKILL)
+    assert await asyncio.to_thread(_soon, lambda: not _running(marker))
+    await sandbox.close()
+    await backend.close()
+
+
+async def test_a_nursery_that_died_is_replaced() -> None:
+    backend = open_backend("local", SandboxSettings())
+    first = await backend.acquire(SandboxSpec())
+    marker = str(6_000_000 + os.getpid())
+    await first.exec(Command(f"nohup sleep {marker} > /dev/null 2>&1 &", "a", 10))
+    [sleeper] = _running(marker)
+    os.kill(_ancestors(sleeper)[3], signal.SIGKILL)
+    assert await asyncio.to_thread(_soon, lambda: len(_ancestors(sleeper)) < 5)
+    second = await backend.acquire(SandboxSpec())
+    for sandbox in (first, second):
+        assert isinstance(await sandbox.exec(Command("true", "b", 10)), Exited)
+    await backend.close()
+    assert not _running(marker)
+
+
+async def test_nothing_is_left_of_a_sandbox_that_is_closed() -> None:
+    before = _groups()
+    backend = open_backend("local", SandboxSettings())
+    sandboxes = await asyncio.gather(*(backend.acquire(SandboxSpec()) for _ in range(5)))
+    marker = str(7_000_000 + os.getpid())
+    line = f"(setsid sleep {marker} > /dev/null 2>&1 &)"
+    await asyncio.gather(*(sandbox.exec(Command(line, "a", 10)) for sandbox in sandboxes))
+    await backend.close()
+    assert _running(marker) == []
+    assert _groups() <= before
+
+
+async def test_a_machine_without_bash_is_told_to_install_it(tmp_path: Path) -> None:
+    settings = SandboxSettings(path=(str(tmp_path),), python_prefixes=(tmp_path,))
+    with pytest.raises(SandboxUnavailable, match=r"bash is not in .*install it"):
+        await open_backend("local", settings).acquire(SandboxSpec())
+
+
+def test_an_unknown_backend_is_answered_with_those_there_are() -> None:
+    with pytest.raises(SandboxUnavailable, match="choose one of: local"):
+        open_backend("cloud", SandboxSettings())
+
+
+def test_a_superuser_in_name_only_gets_sandboxes_without_privilege() -> None:
+    """As in a container: user id 0, of a user namespace that has no other users."""
+    told = _in_user_namespace("")
+    assert told == "namespaces: user\n"
+
+
+def test_a_kernel_that_allows_no_namespaces_is_no_reason_to_go_without() -> None:
+    told = _in_user_namespace("echo 0 > /proc/sys/user/max_user_namespaces;")
+    assert told.startswith("unavailable: this machine does not let us make a sandbox (")
+    assert "user.max_user_namespaces" in told
+
+
+def _in_user_namespace(preparation: str) -> str:
+    line = f'{preparation} exec "$0" "$@"'
+    command = ["unshare", "--user", "--map-root-user", "bash", "-c", line, sys.executable, "-c", SERVICE, "true"]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=60).stdout
+
+
+def _ancestors(pid: int) -> list[int]:
+    """Parent, grandparent, ...: keeper, first process, holder, nursery, service."""
+    chain = []
+    while pid > 1:
+        try:
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except FileNotFoundError:
+            break
+        chain.append(pid)
+    return chain
+
+
+def _groups() -> set[Path]:
+    return set(Path("/sys/fs/cgroup").glob("**/mimo-sandbox-*"))

@@ -1,0 +1,95 @@
+"""The filter as a program: run here by a small interpreter, for processors this machine does not have too."""
+
+import struct
+
+import pytest
+
+from sandbox import seccomp
+
+ALLOW, ERRNO = 0x7FFF0000, 0x00050000
+EPERM, ENOSYS, EAFNOSUPPORT = 1, 38, 97
+X86, ARM, I386 = 0xC000003E, 0xC00000B7, 0x40000003
+
+
+def _run(machine: str, arch: int, number: int, *arguments: int) -> int:
+    """What the kernel would answer: classic BPF over `struct seccomp_data`."""
+    data = struct.pack("iIQ6Q", number, arch, 0, *(arguments + (0,) * 6)[:6])
+    code = seccomp.program(machine)
+    rules = [struct.unpack_from("HBBI", code, at) for at in range(0, len(code), 8)]
+    at = accumulator = 0
+    while True:
+        kind, yes, no, value = rules[at]
+        at += 1
+        match kind:
+            case 0x20:
+                accumulator = struct.unpack_from("I", data, value)[0]
+            case 0x15:
+                at += yes if accumulator == value else no
+            case 0x35:
+                at += yes if accumulator >= value else no
+            case 0x45:
+                at += yes if accumulator & value else no
+            case 0x06:
+                return value
+            case _:
+                pytest.fail(f"unknown instruction {kind:#x}")
+
+
+@pytest.mark.parametrize(
+    ("machine", "arch", "numbers"),
+    [
+        ("x86_64", X86, {"read": 0, "openat": 257, "execve": 59, "wait4": 61, "futex": 202, "close_range": 436}),
+        ("aarch64", ARM, {"read": 63, "openat": 56, "execve": 221, "wait4": 260, "futex": 98, "close_range": 436}),
+    ],
+)
+def test_ordinary_calls_are_allowed(machine: str, arch: int, numbers: dict[str, int]) -> None:
+    for name, number in numbers.items():
+        assert _run(machine, arch, number) == ALLOW, name
+
+
+@pytest.mark.parametrize(
+    ("machine", "arch", "numbers"),
+    [
+        ("x86_64", X86, {"mount": 165, "ptrace": 101, "bpf": 321, "unshare": 272, "setns": 308, "keyctl": 250}),
+        ("aarch64", ARM, {"mount": 40, "ptrace": 117, "bpf": 280, "unshare": 97, "setns": 268, "keyctl": 219}),
+    ],
+)
+def test_calls_into_the_kernel_are_refused(machine: str, arch: int, numbers: dict[str, int]) -> None:
+    for name, number in numbers.items():
+        assert _run(machine, arch, number) == ERRNO | EPERM, name
+
+
+@pytest.mark.parametrize(("machine", "arch", "clone"), [("x86_64", X86, 56), ("aarch64", ARM, 220)])
+def test_clone_may_make_processes_and_threads_but_no_namespace(machine: str, arch: int, clone: int) -> None:
+    thread, sigchld = 0x003D0F00, 17
+    assert _run(machine, arch, clone, thread) == ALLOW
+    assert _run(machine, arch, clone, sigchld) == ALLOW
+    for flag in (0x00020000, 0x02000000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000):
+        assert _run(machine, arch, clone, flag | sigchld) == ERRNO | EPERM, hex(flag)
+    assert _run(machine, arch, 435) == ERRNO | ENOSYS
+
+
+@pytest.mark.parametrize(("machine", "arch", "socket"), [("x86_64", X86, 41), ("aarch64", ARM, 198)])
+def test_only_sockets_that_stay_in_the_network_namespace_are_allowed(machine: str, arch: int, socket: int) -> None:
+    for family in range(64):
+        wanted = ALLOW if family in (1, 2, 10, 16) else ERRNO | EAFNOSUPPORT
+        assert _run(machine, arch, socket, family) == wanted, family
+
+
+def test_arguments_are_compared_as_the_kernel_reads_them() -> None:
+    tiocsti, ioctl = 0x5412, 16
+    assert _run("x86_64", X86, ioctl, 0, tiocsti) == ERRNO | EPERM
+    assert _run("x86_64", X86, ioctl, 0, 0xFFFFFFFF_00000000 | tiocsti) == ERRNO | EPERM
+    assert _run("x86_64", X86, ioctl, 0, 0x5401) == ALLOW
+
+
+def test_a_foreign_abi_has_no_call_at_all() -> None:
+    for number in range(0, 460, 20):
+        assert _run("x86_64", I386, number) == ERRNO | EPERM
+        assert _run("x86_64", X86, 0x40000000 | number) == ERRNO | EPERM
+        assert _run("aarch64", X86, number) == ERRNO | EPERM
+
+
+def test_a_processor_without_a_table_is_refused() -> None:
+    with pytest.raises(OSError, match="riscv64"):
+        seccomp.program("riscv64")
