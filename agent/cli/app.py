@@ -235,8 +235,7 @@ def task_submit(
         if not watch:
             await task.submit(client, submission, terminal, output)
             return 0
-        task_id = await task.submit(client, submission, terminal, Format.TEXT)
-        return await task.watch(client, task_id, terminal, Output(output), require_verified=require_verified)
+        return await task.submit_and_watch(client, submission, terminal, output, require_verified=require_verified)
 
     raise typer.Exit(_with_client(server, work))
 

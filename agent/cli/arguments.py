@@ -90,6 +90,7 @@ _OPTIONS = {
     "temperature": "--temperature",
     "seed": "--seed",
     "attempts": "--attempts",
+    "command": "--check",
     "url": "--model-url",
     "name": "--model",
 }

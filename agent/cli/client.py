@@ -3,18 +3,19 @@
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from http import HTTPStatus
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
 import anyio
 import httpx
 import httpx_sse
+from pydantic import BaseModel, ValidationError
 
 from agent.api.schemas import LAST_EVENT, DiffView, EventView, TaskList, TaskView
 from agent.types import Status, TaskRequest
 
-_RECONNECT_S = 1.0
 _GIVE_UP_AFTER = 30
 """Reconnections in a row that bring no event, before the service counts as gone."""
 
@@ -51,18 +52,22 @@ class ServiceProblem(Exception):
         return self.status >= 500 or self.status == 429
 
 
+class _SawTheEnd(Exception):
+    """There is nothing to stream: the task ended, and we have its last event."""
+
+
+_T = TypeVar("_T", bound=BaseModel)
+
+
 class Client:
     """One service. Use in ``async with``."""
 
-    def __init__(
-        self, server: str, *, api_key: str | None = None, transport: httpx.AsyncBaseTransport | None = None
-    ) -> None:
+    def __init__(self, server: str, *, api_key: str | None = None, reconnect_s: float = 1.0) -> None:
+        self._reconnect_s = reconnect_s
         self._server = server.rstrip("/")
         headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
         # trust_env: a proxy set for the outside must not see a loopback service's traffic.
-        self._http = httpx.AsyncClient(
-            base_url=self._server, headers=headers, timeout=30.0, transport=transport, trust_env=False
-        )
+        self._http = httpx.AsyncClient(base_url=self._server, headers=headers, timeout=30.0, trust_env=False)
 
     async def __aenter__(self) -> Self:
         return self
@@ -73,23 +78,21 @@ class Client:
         await self._http.aclose()
 
     async def submit(self, request: TaskRequest) -> TaskView:
-        return TaskView.model_validate_json(
-            await self._send("POST", "/v1/tasks", content=request.model_dump_json().encode())
-        )
+        return self._read(TaskView, await self._send("POST", "/v1/tasks", content=request.model_dump_json().encode()))
 
     async def list(self, *, status: Status | None = None, cursor: str | None = None, limit: int = 20) -> TaskList:
         parameters = {"status": status, "cursor": cursor, "limit": limit}
         known = {name: str(value) for name, value in parameters.items() if value is not None}
-        return TaskList.model_validate_json(await self._send("GET", "/v1/tasks", params=known))
+        return self._read(TaskList, await self._send("GET", "/v1/tasks", params=known))
 
     async def show(self, task_id: str) -> TaskView:
-        return TaskView.model_validate_json(await self._send("GET", _task(task_id)))
+        return self._read(TaskView, await self._send("GET", _task(task_id)))
 
     async def diff(self, task_id: str) -> DiffView:
-        return DiffView.model_validate_json(await self._send("GET", f"{_task(task_id)}/diff"))
+        return self._read(DiffView, await self._send("GET", f"{_task(task_id)}/diff"))
 
     async def cancel(self, task_id: str) -> TaskView:
-        return TaskView.model_validate_json(await self._send("POST", f"{_task(task_id)}/cancel"))
+        return self._read(TaskView, await self._send("POST", f"{_task(task_id)}/cancel"))
 
     async def watch(self, task_id: str, *, after: int = 0) -> AsyncIterator[EventView]:
         """Every event after ``after``, until the task's last one; lost connections are taken up again without a hole.
@@ -106,11 +109,13 @@ class Client:
                     yield event
                     if event.type == LAST_EVENT:
                         return
+            except _SawTheEnd:
+                return
             except httpx.TransportError:
                 if after == 0 and misses == 0:
                     await self._send("GET", _task(task_id))  # Never was there: say so at once.
             misses += 1
-            await anyio.sleep(_RECONNECT_S)
+            await anyio.sleep(self._reconnect_s)
         raise self._unreachable()
 
     async def _stream(self, task_id: str, after: int) -> AsyncIterator[EventView]:
@@ -119,11 +124,16 @@ class Client:
         timeout = httpx.Timeout(30.0, read=45.0)
         url = f"{_task(task_id)}/events"
         async with httpx_sse.aconnect_sse(self._http, "GET", url, headers=headers, timeout=timeout) as source:
-            if source.response.is_error:
-                raise _problem(source.response.status_code, await source.response.aread())
+            response = source.response
+            if response.is_error:
+                raise _problem(response.status_code, await response.aread())
+            if response.status_code == HTTPStatus.NO_CONTENT:
+                raise _SawTheEnd
+            if not response.headers.get("content-type", "").startswith("text/event-stream"):
+                raise self._foreign()
             async for message in source.aiter_sse():
                 if message.data:
-                    yield EventView.model_validate_json(message.data)
+                    yield self._read(EventView, message.data.encode())
 
     async def _send(self, method: str, url: str, **arguments: Any) -> bytes:
         headers = {"Accept": "application/json", "Content-Type": "application/json"}
@@ -134,6 +144,15 @@ class Client:
         if response.is_error:
             raise _problem(response.status_code, response.content)
         return response.content
+
+    def _read(self, kind: type[_T], content: bytes) -> _T:
+        try:
+            return kind.model_validate_json(content)
+        except ValidationError as error:
+            raise self._foreign() from error
+
+    def _foreign(self) -> ServiceUnreachable:
+        return ServiceUnreachable(f"what answers at {self._server} is no mimo service, or one of another version")
 
     def _unreachable(self) -> ServiceUnreachable:
         return ServiceUnreachable(f"no service answers at {self._server}")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from agent.api.schemas import TaskView
 from agent.cli.arguments import invalid
 from agent.cli.client import Client, ServiceProblem, ServiceUnreachable
 from agent.cli.exits import exit_code
@@ -31,24 +32,19 @@ class Submission:
     labels: dict[str, str]
 
 
-async def submit(client: Client, submission: Submission, terminal: Terminal, output: Format) -> str:
-    """Queue a task; its id goes to standard output."""
-    try:
-        request = TaskRequest(
-            repository=str(submission.repository),
-            base_commit=submission.commit,
-            problem_statement=submission.problem,
-            checks=tuple(Check(command=command) for command in submission.checks),
-            limits=submission.limits,
-            model=submission.sampling,
-            attempts=submission.attempts,
-            labels=submission.labels,
-        )
-    except ValidationError as error:
-        raise invalid(error) from error
-    task = await client.submit(request)
+async def submit(client: Client, submission: Submission, terminal: Terminal, output: Format) -> None:
+    """Queue a task; its id, or all of it as JSON, goes to standard output."""
+    task = await _submit(client, submission)
     terminal.result(task.model_dump_json(indent=2) if output is Format.JSON else task.id)
-    return task.id
+
+
+async def submit_and_watch(
+    client: Client, submission: Submission, terminal: Terminal, output: Format, *, require_verified: bool
+) -> ExitCode:
+    """Queue a task and stay until it ends; only its result goes to standard output."""
+    task = await _submit(client, submission)
+    terminal.note(f"Submitted as {task.id}; Ctrl-C leaves it running.")
+    return await watch(client, task.id, terminal, Output(output), require_verified=require_verified)
 
 
 async def list_tasks(client: Client, terminal: Terminal, output: Format, status: Status | None, limit: int) -> None:
@@ -113,3 +109,20 @@ def failure(error: ServiceUnreachable | ServiceProblem) -> Failure:
         return Failure(ExitCode.RETRYABLE, str(error), error.remedy)
     code = ExitCode.RETRYABLE if error.retryable else ExitCode.USAGE
     return Failure(code, error.detail, error.remedy)
+
+
+async def _submit(client: Client, submission: Submission) -> TaskView:
+    try:
+        request = TaskRequest(
+            repository=str(submission.repository),
+            base_commit=submission.commit,
+            problem_statement=submission.problem,
+            checks=tuple(Check(command=command) for command in submission.checks),
+            limits=submission.limits,
+            model=submission.sampling,
+            attempts=submission.attempts,
+            labels=submission.labels,
+        )
+    except ValidationError as error:
+        raise invalid(error) from error
+    return await client.submit(request)

@@ -1,0 +1,181 @@
+"""The event stream over real HTTP: nothing is lost at a reconnection, and it ends where the task does."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import anyio
+import httpx
+import httpx_sse
+import pytest
+from fastapi import FastAPI
+
+from agent.api.app import create_app
+from agent.cli.client import Client, ServiceUnreachable
+from agent.store.base import Claim, RunResult, Store
+from agent.types import Status, StopReason, TaskRequest
+
+from .conftest import Serve
+
+pytestmark = pytest.mark.anyio
+
+TASK = TaskRequest(repository="/repo", problem_statement="add() subtracts")
+STREAM = {"Accept": "text/event-stream"}
+
+
+def _app(store: Store, heartbeat_s: float = 15.0) -> FastAPI:
+    async def resolve(path: Path, commit: str) -> str:
+        return "c" * 40
+
+    return create_app(store, resolve, heartbeat_s=heartbeat_s)
+
+
+async def _claim(store: Store) -> Claim:
+    claim = await store.claim("worker", 60)
+    assert claim is not None
+    return claim
+
+
+async def _note(store: Store, claim: Claim, text: str) -> None:
+    await store.append(claim.run_id, claim.generation, "note", {"text": text})
+
+
+async def _finish(store: Store, claim: Claim) -> None:
+    result = RunResult(status=Status.SUCCEEDED, stop_reason=StopReason.FINISHED)
+    await store.finish(claim.run_id, claim.generation, result)
+
+
+async def _read(url: str, headers: dict[str, str], most: int | None = None) -> list[httpx_sse.ServerSentEvent]:
+    """The events of one connection, to its end or until there are ``most``."""
+    found: list[httpx_sse.ServerSentEvent] = []
+    async with (
+        httpx.AsyncClient(trust_env=False, timeout=20) as http,
+        httpx_sse.aconnect_sse(http, "GET", url, headers=headers) as source,
+    ):
+        async for event in source.aiter_sse():
+            if event.data:
+                found.append(event)
+            if len(found) == most:
+                break
+    return found
+
+
+async def test_stream_tells_what_was_and_what_comes_and_ends_with_the_task(store: Store, serve: Serve) -> None:
+    task = await store.submit(TASK)
+    claim = await _claim(store)
+    async with serve(_app(store)) as url:
+        reading = asyncio.ensure_future(_read(f"{url}/v1/tasks/{task.id}/events", STREAM))
+        for number in range(5):
+            await _note(store, claim, f"{number}: line\u2028separator\x85, \r\n line end")
+            await asyncio.sleep(0)
+        await _finish(store, claim)
+        events = await reading
+
+    stored = await store.events(task.id)
+    assert [int(event.id) for event in events] == [event.seq for event in stored]
+    assert [event.event for event in events] == [event.type for event in stored]
+    assert [json.loads(event.data)["body"] for event in events] == [event.body for event in stored]
+    assert events[0].retry is None or events[0].retry == 2000
+
+
+async def test_stream_begins_with_how_long_to_wait_before_coming_back(store: Store, serve: Serve) -> None:
+    task = await store.submit(TASK)
+    await store.cancel(task.id)
+    async with serve(_app(store)) as url, httpx.AsyncClient(trust_env=False) as http:
+        answer = await http.get(f"{url}/v1/tasks/{task.id}/events", headers=STREAM)
+
+    assert answer.text.startswith("retry: 2000\n\n")
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert answer.headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize("by_header", [True, False])
+async def test_stream_resumes_at_every_event_without_a_hole(store: Store, serve: Serve, by_header: bool) -> None:
+    task = await store.submit(TASK)
+    claim = await _claim(store)
+    for number in range(4):
+        await _note(store, claim, str(number))
+    await _finish(store, claim)
+    all_seqs = [event.seq for event in await store.events(task.id)]
+
+    async with serve(_app(store)) as url:
+        address = f"{url}/v1/tasks/{task.id}/events"
+        for seen in all_seqs[:-1]:
+            # The header is the newer word: a browser repeats the first address when it comes back.
+            query, headers = (
+                ("?after=1", {**STREAM, "Last-Event-ID": str(seen)}) if by_header else (f"?after={seen}", STREAM)
+            )
+            events = await _read(address + query, headers)
+            assert [int(event.id) for event in events] == all_seqs[seen:]
+
+
+async def test_reader_who_saw_the_end_is_told_not_to_come_back(store: Store, serve: Serve) -> None:
+    task = await store.submit(TASK)
+    await store.cancel(task.id)
+    last = (await store.events(task.id))[-1].seq
+    async with serve(_app(store)) as url, httpx.AsyncClient(trust_env=False) as http:
+        answer = await http.get(f"{url}/v1/tasks/{task.id}/events", headers={**STREAM, "Last-Event-ID": str(last)})
+
+    assert answer.status_code == 204
+
+
+async def test_silence_is_filled_with_heartbeats(store: Store, serve: Serve) -> None:
+    task = await store.submit(TASK)
+    lines: list[str] = []
+    async with (
+        serve(_app(store, heartbeat_s=0.05)) as url,
+        httpx.AsyncClient(trust_env=False) as http,
+        http.stream("GET", f"{url}/v1/tasks/{task.id}/events", headers=STREAM) as answer,
+    ):
+        async for line in answer.aiter_lines():
+            lines.append(line)
+            if lines.count(": heartbeat") == 2:
+                break
+
+    assert lines[0] == "retry: 2000"
+
+
+async def test_watching_client_survives_a_restart_of_the_service(store: Store, serve: Serve) -> None:
+    task = await store.submit(TASK)
+    claim = await _claim(store)
+    seen: list[int] = []
+    reached, ended = anyio.Event(), anyio.Event()
+
+    async def watch(url: str) -> None:
+        async with Client(url, reconnect_s=0.05) as client:
+            async for event in client.watch(task.id):
+                seen.append(event.seq)
+                reached.set()
+        ended.set()
+
+    async with anyio.create_task_group() as group:
+        async with serve(_app(store)) as url:
+            group.start_soon(watch, url)
+            await reached.wait()
+        for number in range(3):
+            await _note(store, claim, str(number))
+        async with serve(_app(store), port=int(url.rpartition(":")[2])):
+            await _note(store, claim, "after")
+            await _finish(store, claim)
+            await ended.wait()
+
+    assert seen == [event.seq for event in await store.events(task.id)]
+
+
+async def test_watching_client_says_at_once_that_nobody_is_there(store: Store, serve: Serve) -> None:
+    async with serve(_app(store)) as url:
+        pass
+    async with Client(url) as client:
+        with pytest.raises(ServiceUnreachable, match="no service answers"):
+            async for _ in client.watch("task_1"):
+                pass
+
+
+async def test_ten_megabytes_are_refused_while_they_still_come(store: Store, serve: Serve) -> None:
+    body = json.dumps({"repository": "/repo", "problem_statement": "x" * 10_000_000})
+    async with serve(_app(store)) as url, httpx.AsyncClient(trust_env=False) as http:
+        answer = await http.post(f"{url}/v1/tasks", content=body, headers={"Content-Type": "application/json"})
+        alive = await http.get(f"{url}/livez")
+
+    assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
+    assert alive.status_code == 200

@@ -1,0 +1,216 @@
+"""``mimo serve`` in a process of its own, and ``mimo task`` against it."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from agent.testing import ScriptedEndpoint, call
+from agent.types import AssistantMessage, Message
+
+from .conftest import CHECK, REPAIR, Mimo, start
+
+
+def _script(messages: Sequence[Message]) -> AssistantMessage:
+    """Repairs; a task that asks for it hangs in its first command instead."""
+    return call("bash", command="sleep 600") if "hang" in str(messages[1]["content"]) else REPAIR(messages)
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    url: str
+    process: "subprocess.Popen[str]"
+    logs: Path
+
+    def children(self) -> set[int]:
+        return set(map(int, Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()))
+
+
+@contextmanager
+def _serving(home: Path, *arguments: str) -> Iterator[Service]:
+    with ScriptedEndpoint(_script).running() as model_url:
+        process = start("serve", "--port", 0, "--model-url", model_url, *arguments, home=home)
+        assert process.stderr is not None
+        try:
+            ready = next((line for line in process.stderr if "ready" in line), "")
+            found = re.search(r"http://\S+", ready)
+            assert found is not None, ready
+            yield Service(found[0], process, home / "logs")
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with _serving(tmp_path_factory.mktemp("service"), "--workers", "2") as running:
+        yield running
+
+
+@pytest.fixture
+def task(mimo: Mimo, service: Service, monkeypatch: pytest.MonkeyPatch) -> Callable[..., object]:
+    """``mimo task`` against the service."""
+    monkeypatch.setenv("MIMO_SERVER_URL", service.url)
+    return lambda *arguments: mimo("task", *arguments)
+
+
+def _wait_until(happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _alive(pid: int) -> bool:
+    """Runs, and is not just waiting to be collected."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_submitted_task_is_repaired_watched_and_shown(task: Mimo, checkout: Path) -> None:
+    submitted = task("submit", "add() subtracts", "--repo", checkout, "--check", CHECK, "--label", "team=web")
+    task_id = submitted.out.strip()
+    watched = task("watch", task_id)
+    shown = task("show", task_id)
+    as_json = json.loads(task("show", task_id, "-o", "json").out)
+    listed = task("list")
+    diff = task("diff", task_id)
+
+    assert watched.code == 0, watched.err
+    assert "edited line 2" in watched.err
+    assert "Verified" in watched.err
+    assert "+    return a + b\n" in watched.out
+    assert "Verified" in shown.out
+    assert (as_json["status"], as_json["verdict"]["kind"], as_json["labels"]) == (
+        "succeeded",
+        "verified",
+        {"team": "web"},
+    )
+    assert as_json["patch"] == watched.out == diff.out
+    assert task_id in listed.out
+
+
+def test_submit_can_stay_and_exit_as_the_task_does(task: Mimo, checkout: Path) -> None:
+    ended = task("submit", "x", "--repo", checkout, "--check", "false", "--watch", "--require-verified", "-o", "json")
+
+    assert ended.code == 3
+    shown = json.loads(ended.out)
+    assert shown["verdict"]["kind"] == "unverified"
+
+
+def test_watching_again_from_the_middle_repeats_nothing(task: Mimo, checkout: Path) -> None:
+    task_id = task("submit", "x", "--repo", checkout).out.strip()
+    whole = task("watch", task_id, "-o", "stream-json").out.splitlines()
+    rest = task("watch", task_id, "-o", "stream-json", "--after", 5).out.splitlines()
+
+    assert rest == whole[5:]
+    assert json.loads(rest[-1])["type"] == "result"
+    last = json.loads(whole[-2])["seq"]
+    assert len(task("watch", task_id, "-o", "stream-json", "--after", last).out.splitlines()) == 1
+
+
+def test_running_task_is_cancelled(task: Mimo, checkout: Path) -> None:
+    task_id = task("submit", "hang", "--repo", checkout).out.strip()
+    _wait_until(lambda: json.loads(task("show", task_id, "-o", "json").out)["steps"] == 1)
+
+    first, second = task("cancel", task_id), task("cancel", task_id)
+    watched = task("watch", task_id, "-o", "json")
+
+    assert (first.code, second.code, watched.code) == (0, 0, 130)
+    assert json.loads(watched.out)["status"] == "cancelled"
+    assert [row["id"] for row in json.loads(task("list", "--status", "cancelled", "-o", "json").out)["tasks"]] == [
+        task_id
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["show", "task_nope"], "task_nope"),
+        (["watch", "task_nope"], "task_nope"),
+        (["diff", "../../livez"], "../../livez"),
+        (["cancel", "task_nope"], "task_nope"),
+        (["list", "--status", "done"], "there is no status 'done'"),
+        (["submit", "x", "--repo", "/"], "not a git repository"),
+        (["submit", "x", "--repo", "/nowhere"], "/nowhere is not a directory"),
+        (["submit", "x", "--max-steps", "0"], "--max-steps"),
+        (["submit", "x", "--label", "web"], "NAME=VALUE"),
+        (["submit", ""], "the problem is empty"),
+        (["submit", "x" * 100_001], "at most 100000 characters"),
+    ],
+)
+def test_refusal_is_said_in_plain_words(task: Mimo, arguments: list[str], message: str) -> None:
+    ended = task(*arguments)
+
+    assert ended.code == 2
+    assert message in ended.err
+    assert "Traceback" not in ended.err
+
+
+def test_service_that_is_not_there_can_be_tried_again_later(mimo: Mimo) -> None:
+    ended = mimo("task", "list", "--server", "http://127.0.0.1:9")
+
+    assert ended.code == 75
+    assert "no service answers at http://127.0.0.1:9" in ended.err
+    assert "mimo serve" in ended.err
+
+
+def test_port_that_is_taken_is_named(mimo: Mimo, service: Service) -> None:
+    ended = mimo("serve", "--port", service.url.rpartition(":")[2], "--model-url", "http://127.0.0.1:9/v1")
+
+    assert ended.code == 1
+    assert "Address already in use" in ended.err
+    assert "--port" in ended.err
+
+
+def test_service_does_not_open_to_others_without_a_key(mimo: Mimo) -> None:
+    ended = mimo("serve", "--host", "0.0.0.0", "--port", 0, "--model-url", "http://127.0.0.1:9/v1")
+
+    assert ended.code == 2
+    assert "MIMO_API_KEY" in ended.err
+
+
+def test_local_service_answers_to_its_own_names_only(service: Service) -> None:
+    with httpx.Client(trust_env=False) as http:
+        foreign = http.get(f"{service.url}/v1/tasks", headers={"Host": "rebound.example"})
+        local = http.get(f"{service.url}/v1/tasks", headers={"Host": "localhost:1"})
+
+    assert (foreign.status_code, local.status_code) == (421, 200)
+
+
+def test_killed_worker_is_replaced_and_its_run_goes_on(task: Mimo, service: Service, checkout: Path) -> None:
+    before = service.children()
+    victim = min(before)
+    os.kill(victim, signal.SIGKILL)
+    _wait_until(lambda: len(service.children() - {victim}) == 2)
+
+    assert task("submit", "x", "--repo", checkout, "--watch").code == 0
+    assert service.process.poll() is None
+
+
+def test_one_ctrl_c_ends_everything(tmp_path: Path) -> None:
+    with _serving(tmp_path) as service:
+        (worker,) = service.children()
+        service.process.send_signal(signal.SIGINT)
+        service.process.wait(timeout=60)
+
+    assert service.process.returncode == 0
+    assert not _alive(worker)
+
+
+def test_children_end_even_when_the_service_is_killed(tmp_path: Path) -> None:
+    with _serving(tmp_path) as service:
+        (worker,) = service.children()
+        service.process.kill()
+        _wait_until(lambda: not _alive(worker))
