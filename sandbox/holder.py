@@ -23,8 +23,9 @@ from pathlib import Path
 
 from sandbox import cgroups, frames, linux, namespaces
 from sandbox.blueprint import Blueprint
-from sandbox.init import Watch, serve
+from sandbox.init import serve
 from sandbox.keeper import Kit
+from sandbox.memory import GroupWatch, MemoryWatch, ProcessWatch
 from sandbox.process import ends_here
 
 GROUP_PREFIX = "mimo-sandbox-"
@@ -103,14 +104,14 @@ def _run(plan: Blueprint, group: cgroups.Group | None, connection: socket.socket
 
 
 def _become_init(
-    plan: Blueprint, group: cgroups.Group | None, watch: Watch | None, connection: socket.socket, holder: socket.socket
+    plan: Blueprint, group: cgroups.Group | None, watch: MemoryWatch, connection: socket.socket, holder: socket.socket
 ) -> None:
     linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
     placed = holder.recv(2)
     if not placed:
         return
     if placed[:1] != _GROUPED:
-        group = watch = None
+        group, watch = None, ProcessWatch(plan.memory_bytes)
     _clean_process()
     try:
         badness = namespaces.enter(plan, lambda: _ask(holder))
@@ -119,7 +120,7 @@ def _become_init(
         return
     holder.close()
     connection.sendall(frames.encode({"event": "ready", **_evidence(plan, group, placed[1:] == _SPARED)}))
-    kit = Kit(shell=plan.shell, env=plan.env, rlimits=_rlimits(plan, watch), badness_fd=badness)
+    kit = Kit(shell=plan.shell, env=plan.env, rlimits=_rlimits(plan, group), badness_fd=badness)
     asyncio.run(serve(connection, kit, watch))
 
 
@@ -173,25 +174,25 @@ def _place(pid: int, group: cgroups.Group | None) -> bytes:
     return grouped + spared
 
 
-def _open_watch(plan: Blueprint, group: cgroups.Group | None) -> Watch | None:
+def _open_watch(plan: Blueprint, group: cgroups.Group | None) -> MemoryWatch:
     if group is None:
-        return None
+        return ProcessWatch(plan.memory_bytes)
     kills, usage = (os.open(file, os.O_RDONLY | os.O_CLOEXEC) for file in (group.kills_file, group.usage_file))
-    return Watch(kills, usage, plan.memory_bytes)
+    return GroupWatch(kills, usage, plan.memory_bytes)
 
 
-def _rlimits(plan: Blueprint, watch: Watch | None) -> tuple[tuple[int, int], ...]:
+def _rlimits(plan: Blueprint, group: cgroups.Group | None) -> tuple[tuple[int, int], ...]:
     # Counted per user and user namespace, so these are this sandbox's own (Linux 5.14). Beside the control group's
     # bound, because it spares our own processes: they can start a command however many it may start.
     limits = [(resource.RLIMIT_CORE, 0), (resource.RLIMIT_NOFILE, _MAX_DESCRIPTORS)]
     limits += [(resource.RLIMIT_NPROC, plan.processes + _OUR_PROCESSES)]
-    return tuple(limits if watch else [*limits, (resource.RLIMIT_DATA, plan.memory_bytes)])
+    return tuple(limits if group else [*limits, (resource.RLIMIT_DATA, plan.memory_bytes)])
 
 
 def _evidence(plan: Blueprint, group: cgroups.Group | None, protected: bool) -> dict[str, object]:
     return {
         "namespaces": "root" if plan.root_mode else "user",
-        "memory": f"cgroup v{group.version}" if group else "rlimit per process",
+        "memory": f"cgroup v{group.version}" if group else "watched, rlimit per process",
         "processes": f"cgroup v{group.version}" if group else "rlimit per user namespace",
         "init_spared": protected,
     }

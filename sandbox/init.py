@@ -22,8 +22,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sandbox import cgroups, frames
+from sandbox import frames
 from sandbox.keeper import Keeper, Kit
+from sandbox.memory import MemoryWatch
 
 _CHUNK = 256 * 1024
 _MEMORY_POLL_S = 0.1
@@ -31,22 +32,6 @@ _KILL_PATIENCE_S = 1.0
 _UNKILLABLE_S = 5.0
 _MAX_TRIES = 10
 _MAX_TOLD = 8192
-
-
-@dataclass(frozen=True, slots=True)
-class Watch:
-    """The control group's files, opened before the host went out of sight. None where there is no group."""
-
-    kills_fd: int
-    """The kernel's count of processes it ended for want of memory."""
-    usage_fd: int
-    memory_bytes: int
-
-    def num_kills(self) -> int:
-        return cgroups.count_kills(os.pread(self.kills_fd, 65536, 0).decode())
-
-    def exceeded(self) -> bool:
-        return cgroups.process_memory(os.pread(self.usage_fd, 65536, 0).decode()) > self.memory_bytes
 
 
 @dataclass(slots=True)
@@ -71,7 +56,7 @@ class _Job:
     """The caller gave up, or there was too much output."""
 
 
-async def serve(connection: socket.socket, kit: Kit, watch: Watch | None) -> None:
+async def serve(connection: socket.socket, kit: Kit, watch: MemoryWatch) -> None:
     """Serve one connection until it closes."""
     reader, writer = await asyncio.open_unix_connection(sock=connection)
     # A failure of ours in any job ends the whole, which the other side sees: better than a job without an end.
@@ -91,7 +76,7 @@ class _Init:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         kit: Kit,
-        watch: Watch | None,
+        watch: MemoryWatch,
         tasks: asyncio.TaskGroup,
     ) -> None:
         self._reader = reader
@@ -132,7 +117,7 @@ class _Init:
 
     async def _start(self, number: int, head: dict[str, object]) -> None:
         started = time.monotonic()
-        kills_before = self._watch.num_kills() if self._watch else 0
+        kills_before = self._watch.num_kills()
         input_read, input_write = os.pipe2(os.O_CLOEXEC)
         output_read, output_write = os.pipe2(os.O_CLOEXEC)
         status_read, status_write = os.pipe2(os.O_CLOEXEC)
@@ -208,7 +193,7 @@ class _Init:
             await self._kill_all()
             status = {"how": "signalled", "code": int(signal.SIGKILL)}
         failed = status["how"] != "exited" or status["code"] != 0
-        if failed and self._watch and self._watch.num_kills() > job.kills_before:
+        if failed and self._watch.num_kills() > job.kills_before:
             # The shell lost a process to the kernel, and says so in its exit code or by having died itself.
             return {"how": "oom_killed", "code": 0}
         return status
@@ -216,16 +201,15 @@ class _Init:
     async def _wait(self, job: _Job, told: "asyncio.Task[dict[str, object]]", stop: "asyncio.Task[bool]") -> str:
         """Until the job ends by itself, which gives "", or must be ended, which gives why."""
         deadline = job.started + job.timeout_s
-        watch = self._watch if job.is_command else None
         while not told.done():
             left = deadline - time.monotonic()
             if left <= 0:
                 return "timed_out"
             if stop.done():
                 return "output_limit"
-            if watch and watch.exceeded():
+            if job.is_command and self._watch.exceeded():
                 return "oom_killed"
-            patience = min(left, _MEMORY_POLL_S) if watch else left
+            patience = min(left, _MEMORY_POLL_S) if job.is_command else left
             await asyncio.wait({told, stop}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
         return ""
 
