@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from training.ranks import Ranks
+
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
@@ -28,9 +30,14 @@ class MasterOptimizer:
     """Holds f32 masters of the model's parameters, and writes them back rounded through ``store``."""
 
     def __init__(
-        self, model: nn.Module, settings: OptimizerSettings, store: Callable[[str, Tensor], Tensor] | None = None
+        self,
+        model: nn.Module,
+        settings: OptimizerSettings,
+        ranks: Ranks,
+        store: Callable[[str, Tensor], Tensor] | None = None,
     ) -> None:
         self._settings = settings
+        self._ranks = ranks
         self._store = store
         self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.masters = {name: p.detach().float().clone() for name, p in self._parameters.items()}
@@ -43,18 +50,16 @@ class MasterOptimizer:
     def step(self, factor: float) -> None:
         """One update at ``factor`` times the peak rates; gradients are consumed."""
         settings = self._settings
+        self._ranks.average([p.grad for p in self._parameters.values() if p.grad is not None])
         for name, parameter in self._parameters.items():
-            if parameter.grad is not None:
-                self.masters[name].grad = parameter.grad.float()
-                parameter.grad = None
-        for name, momentum in self._momenta.items():
+            assert parameter.grad is not None
+            self.masters[name].grad = parameter.grad.float()
+            parameter.grad = None
+        updates = self._matrix_updates()
+        rate = settings.matrix_rate * factor
+        for name, update in updates.items():
             master = self.masters[name]
-            gradient, master.grad = master.grad, None
-            if gradient is None:
-                continue
-            momentum.lerp_(gradient, 1 - settings.momentum)
-            update = orthogonalise(gradient.lerp(momentum, settings.momentum))
-            rate = settings.matrix_rate * factor
+            master.grad = None
             master.mul_(1 - rate * settings.weight_decay)
             master.add_(update, alpha=-rate * max(1.0, master.shape[-2] / master.shape[-1]) ** 0.5)
         for group in self._adam.param_groups:
@@ -62,6 +67,21 @@ class MasterOptimizer:
         self._adam.step()
         self._adam.zero_grad(set_to_none=True)
         self.write_back()
+
+    def _matrix_updates(self) -> dict[str, Tensor]:
+        """Orthogonalised momenta by name; every process does its share of them."""
+        updates: dict[str, Tensor] = {}
+        by_size = sorted(self._momenta, key=lambda name: (self._momenta[name].numel(), name))
+        for index, name in enumerate(by_size):
+            momentum, gradient = self._momenta[name], self.masters[name].grad
+            assert gradient is not None
+            momentum.lerp_(gradient, 1 - self._settings.momentum)
+            if index % self._ranks.size == self._ranks.rank:
+                updates[name] = orthogonalise(gradient.lerp(momentum, self._settings.momentum))
+            else:
+                updates[name] = torch.zeros_like(momentum)
+        self._ranks.sum(list(updates.values()))
+        return updates
 
     @torch.no_grad()
     def write_back(self) -> None:

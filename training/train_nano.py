@@ -24,6 +24,7 @@ from model_server.models.mimo_v2_flash import MiMoV2Flash
 from training.episodes import TOOLS, EpisodeMix, Expert
 from training.nano import Schedule, nano_config
 from training.optimizer import MasterOptimizer
+from training.ranks import Ranks
 from training.samples import Batch, Encoder, SampleStream
 from training.tokenizer import train_tokenizer
 
@@ -46,16 +47,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints, tokenizer and log")
     parser.add_argument("--tokens", type=int, default=Schedule().tokens, help="token budget of the schedule")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--processes", type=int, default=1, help="one per core that is free")
     parser.add_argument("--minutes", type=float, default=1e9, help="stop after this long; run again to go on")
     arguments = parser.parse_args()
     _keep_memory()
-    torch.set_num_threads(arguments.threads)
+    torch.set_num_threads(1)
     arguments.out.mkdir(parents=True, exist_ok=True)
     schedule = Schedule(tokens=arguments.tokens)
     tokenizer = prepare_tokenizer(arguments.out / "tokenizer.json", schedule)
-    trainer = Trainer(schedule, tokenizer, arguments.out)
+    ranks = Ranks(arguments.processes, arguments.out / "rendezvous")
+    trainer = Trainer(schedule, tokenizer, arguments.out, ranks)
     trainer.run(stop_at=time.monotonic() + arguments.minutes * 60)
+    ranks.close()
 
 
 def prepare_tokenizer(path: Path, schedule: Schedule) -> Tokenizer:
@@ -81,34 +84,39 @@ def _texts(count: int, seed: int) -> list[str]:
 class Trainer:
     """Model, optimiser and data of one training run."""
 
-    def __init__(self, schedule: Schedule, tokenizer: Tokenizer, out: Path) -> None:
+    def __init__(self, schedule: Schedule, tokenizer: Tokenizer, out: Path, ranks: Ranks) -> None:
         torch.manual_seed(schedule.seed)
+        self._ranks = ranks
         self._schedule = schedule
         self._out = out
         self.model = initialise(MiMoV2Flash(nano_config(schedule.vocab_size)))
         self._routers = [module for module in self.model.modules() if isinstance(module, Router)]
-        self._optimizer = MasterOptimizer(self.model, schedule.optimizer)
+        self._optimizer = MasterOptimizer(self.model, schedule.optimizer, ranks)
         encoder = Encoder(tokenizer)
-        self._stream = SampleStream(encoder, load_manifest(), schedule.seed, schedule.tokens_per_batch)
+        self._stream = SampleStream(encoder, load_manifest(), schedule.seed, schedule.tokens_per_batch // ranks.size)
         self.progress = Progress()
         self._restore()
 
     def run(self, stop_at: float) -> None:
         """Train until the budget is spent or the time is over."""
         saved = time.monotonic()
-        while self.progress.tokens < self._schedule.tokens and time.monotonic() < stop_at:
+        while self._ranks.same(self.progress.tokens < self._schedule.tokens and time.monotonic() < stop_at):
             share = self.progress.tokens / self._schedule.tokens
             losses: list[float] = []
-            for batch in self._stream.pool(self.progress.pool, self._schedule.mix(share)):
+            batches = self._stream.pool(self.progress.pool + self._ranks.rank, self._schedule.mix(share))
+            for batch in batches[: self._ranks.least(len(batches))]:
                 started = time.monotonic()
                 losses.append(self._step(batch))
                 self.progress.seconds += time.monotonic() - started
-            self.progress.pool += 1
+            self.progress.pool += self._ranks.size
+            if self._ranks.rank:
+                continue
             self._report(losses)
             if time.monotonic() - saved > _CHECKPOINT_S:
                 self.save()
                 saved = time.monotonic()
-        self.save()
+        if not self._ranks.rank:
+            self.save()
 
     def _step(self, batch: Batch) -> float:
         progress = self.progress
@@ -124,15 +132,19 @@ class Trainer:
         assert output.experts is not None
         self._balance(output.experts)
         progress.step += 1
-        progress.tokens += int((batch.positions >= 0).sum())
+        progress.tokens += self._ranks.total(int((batch.positions >= 0).sum()))
         acted = weights >= 1
-        return float(losses[acted].mean())
+        return float(losses[acted].mean().detach())
 
     @torch.no_grad()
     def _balance(self, experts: torch.Tensor) -> None:
         """Move each router's bias towards equal load: it decides the choice only, never the weight."""
-        for index, router in enumerate(self._routers):
-            load = torch.bincount(experts[:, :, index].flatten(), minlength=len(router.weight)).float()
+        loads = [
+            torch.bincount(experts[:, :, index].flatten(), minlength=len(router.weight)).float()
+            for index, router in enumerate(self._routers)
+        ]
+        self._ranks.average(loads)
+        for router, load in zip(self._routers, loads, strict=True):
             router.e_score_correction_bias.add_((load.mean() - load).sign(), alpha=self._schedule.router_bias_rate)
 
     def _report(self, losses: list[float]) -> None:
@@ -151,10 +163,11 @@ class Trainer:
 
     def save(self) -> None:
         """Write everything that is needed to go on, replacing the last checkpoint as a whole."""
+        progress = self.progress
         state = {
             "optimizer": self._optimizer.state(),
             "biases": [router.e_score_correction_bias for router in self._routers],
-            "progress": self.progress,
+            "progress": [progress.step, progress.tokens, progress.pool, progress.seconds],
         }
         path = self._out / "checkpoint.pt"
         torch.save(state, path.with_suffix(".part"))
@@ -169,7 +182,7 @@ class Trainer:
         with torch.no_grad():
             for router, bias in zip(self._routers, state["biases"], strict=True):
                 router.e_score_correction_bias.copy_(bias)
-        self.progress = state["progress"]
+        self.progress = Progress(*state["progress"]) if isinstance(state["progress"], list) else state["progress"]
 
 
 def initialise(model: MiMoV2Flash) -> MiMoV2Flash:

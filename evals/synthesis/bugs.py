@@ -88,12 +88,10 @@ def _edits_of(node: ast.AST, lines: list[str], local: list[str]) -> Iterator[Edi
         case ast.Constant(value=bool()):
             yield _over(BugKind.BOOLEAN, node, str(not node.value))
         case ast.Constant(value=int(value)):
-            for other in {value + 1, value - 1} if value else {1}:
-                yield _over(BugKind.CONSTANT, node, str(other))
+            for number in {value + 1, value - 1} if value else {1}:
+                yield _over(BugKind.CONSTANT, node, str(number))
         case ast.Name(id=name, ctx=ast.Load()) if name in local:
-            for other in local:
-                if other != name:
-                    yield _over(BugKind.VARIABLE, node, other)
+            yield from (_over(BugKind.VARIABLE, node, other) for other in local if other != name)
         case ast.Call(func=ast.Name(id=name)) if name in _CALLS:
             yield _over(BugKind.CALL, node.func, _CALLS[name])
         case ast.Call(args=[first, second]):

@@ -7,6 +7,7 @@ follows from positions alone (technical report of MiMo-V2-Flash, section 2.2).
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from model_server.config import ModelConfig
@@ -61,14 +62,15 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, sink: Tensor | None) -
     """Softmax attention, [B, N, T, V]. A sink is one more logit per head that has no value: rows sum to less than 1."""
     batch, num_heads, num_new, qk_dim = q.shape
     groups = k.shape[1]
+    if sink is not None:  # one key more, of zeros: its score is its addend, the sink, and it has no value to add
+        column = sink.to(mask.dtype).view(1, -1, 1, 1).expand(mask.shape[0], -1, num_new, 1)
+        mask = torch.cat((mask.expand(-1, num_heads, -1, -1), column), dim=-1)
+        k, v = F.pad(k, (0, 0, 0, 1)), F.pad(v, (0, 0, 0, 1))
     # Heads of a group read the same keys: fold them into the row dimension instead of copying the keys.
     folded = (q * qk_dim**-0.5).reshape(batch, groups, (num_heads // groups) * num_new, qk_dim)
-    scores = (folded @ k.transpose(-1, -2)).view(batch, num_heads, num_new, -1) + mask
-    if sink is None:
-        weights = scores.softmax(-1)
-    else:
-        column = sink.to(scores.dtype).view(1, -1, 1, 1).expand(batch, -1, num_new, 1)
-        weights = torch.cat((scores, column), dim=-1).softmax(-1)[..., :-1]
+    scores = (folded @ k.transpose(-1, -2)).view(batch, num_heads, num_new, -1)
+    scores = scores + mask
+    weights = scores.softmax(-1)
     mixed: Tensor = weights.reshape(batch, groups, (num_heads // groups) * num_new, -1) @ v
     return mixed.view(batch, num_heads, num_new, -1)
 

@@ -50,7 +50,9 @@ class Experts(nn.Module):
         rows = order // top_k
         outputs = [
             _expert(part, gate_up, down)
-            for part, gate_up, down in zip(torch.split(x[rows], counts), self.gate_up, self.down, strict=True)
+            for part, gate_up, down in zip(
+                torch.split(x.index_select(0, rows), counts), self.gate_up, self.down, strict=True
+            )
             if len(part)
         ]
         weighted = torch.cat(outputs) * weights.flatten()[order].unsqueeze(1).to(x.dtype)
