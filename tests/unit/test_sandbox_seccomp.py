@@ -30,7 +30,7 @@ def _run(machine: str, arch: int, number: int, *arguments: int) -> int:
             case 0x45:
                 at += yes if accumulator & value else no
             case 0x06:
-                return value
+                return int(value)
             case _:
                 pytest.fail(f"unknown instruction {kind:#x}")
 

@@ -67,7 +67,7 @@ class Desk:
             return await run_loop(
                 task,
                 native(),
-                model if hasattr(model, "complete") else ScriptedModel(model),  # type: ignore[arg-type]
+                model if hasattr(model, "complete") else ScriptedModel(model),
                 sandbox,
                 log,
                 base_tree=self.base_tree,

@@ -44,7 +44,7 @@ async def ask(
 
 async def failure(endpoint: ScriptedEndpoint, **settings: float) -> ModelError:
     with endpoint.running() as url, pytest.raises(ModelError) as caught:
-        await ask(url, **settings)
+        await ask(url, None, None, None, **settings)
     assert SECRET not in str(caught.value)
     return caught.value
 

@@ -92,8 +92,8 @@ async def streamed(client: AsyncOpenAI, **arguments: Any) -> tuple[dict[str, Any
     """The message a client puts together of a stream, and all chunks."""
     message: dict[str, Any] = {"content": "", "calls": []}
     chunks = []
-    arguments = {"model": MODEL, "messages": [USER], "stream": True} | arguments
-    async for chunk in await client.chat.completions.create(**arguments):
+    create: Any = client.chat.completions.create
+    async for chunk in await create(**{"model": MODEL, "messages": [USER], "stream": True} | arguments):
         chunks.append(chunk)
         for choice in chunk.choices:
             delta = choice.delta.model_dump(exclude_none=True)

@@ -193,7 +193,7 @@ async def test_failure_inside_is_a_problem_document_too(store: Store) -> None:
 async def test_key_is_required_where_one_is_set(store: Store, authorization: str | None) -> None:
     transport = httpx.ASGITransport(create_app(store, resolve_commit, api_key="secret"))
     async with httpx.AsyncClient(transport=transport, base_url="http://service.example") as client:
-        headers = {} if authorization is None else {"Authorization": authorization.encode("latin-1")}
+        headers = {} if authorization is None else {b"Authorization": authorization.encode("latin-1")}
         refused = await client.get("/v1/tasks", headers=headers)
         admitted = await client.get("/v1/tasks", headers={"Authorization": "Bearer secret"})
         probe = await client.get("/livez")

@@ -80,7 +80,7 @@ def test_an_unfinished_call_comes_back_as_flagged_text(end: int) -> None:
 def test_a_block_that_is_no_call_comes_back_as_flagged_text_and_a_later_call_is_found() -> None:
     turn = parsed(f'<think></think><tool_call>{{"name": "bash"}}</tool_call><tool_call><tool_call>{CALL}</tool_call>')
     assert turn.content == '<tool_call>{"name": "bash"}</tool_call><tool_call>'
-    assert (len(turn.calls), turn.flags) == (1, {Flag.MALFORMED_CALL})
+    assert (len(turn.calls), turn.flags) == (1, frozenset({Flag.MALFORMED_CALL}))
 
 
 def test_without_tools_a_call_is_text() -> None:
