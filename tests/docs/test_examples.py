@@ -26,6 +26,7 @@ from agent.cli.app import app
 from agent.types import TaskRequest
 
 ROOT = Path(__file__).parents[2]
+FOLDERS = ["agent", "sandbox", "model_server", "evals", "training", "benchmarks", "deploy", "requirements", "tests"]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 
 
@@ -110,6 +111,24 @@ def test_json_examples_parse(example: Example) -> None:
 def test_links_and_paths_on_a_page_exist(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)", page.read_text("utf-8")):
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_named_on_a_page_exist(page: Path) -> None:
+    for name in re.findall(rf"`((?:{'|'.join(FOLDERS)})/[\w./-]*)`", page.read_text("utf-8")):
+        assert (ROOT / name).exists(), f"{page.name} names {name}"
+
+
+def test_the_map_of_the_house_names_what_exists() -> None:
+    house = next(example for example in examples(ROOT / "docs" / "architecture.md") if "agent/" in example.text)
+    folder = ""
+    for line in house.text.splitlines():
+        names = re.split(r"\s{2,}", line.strip())[0].split()
+        if not line.startswith(" "):
+            folder = names[0]
+            names = [""]
+        for name in names:
+            assert (ROOT / folder / name).exists(), f"the map names {folder}{name}"
 
 
 def sessions(text: str) -> list[tuple[str, str]]:
