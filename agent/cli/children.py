@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
+from pydantic import SecretStr
 
 from agent.cli.failure import ExitCode, Failure
+from agent.config import ModelSettings
 
 logger = logging.getLogger(__name__)
 
@@ -124,31 +126,37 @@ def describe_code(code: int) -> str:
     return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
+def module(name: str, *arguments: str) -> tuple[str, ...]:
+    """A Python program by its module; -P keeps what lies in the current directory from being taken for it."""
+    return (sys.executable, "-P", "-m", name, *arguments)
+
+
 def model_command(checkpoint: str, port: int, log: Path) -> Command:
     """The embedded model server. It is a program beside this one: nothing here imports it."""
-    arguments = (sys.executable, "-m", "model_server", "--checkpoint", checkpoint, "--port", str(port))
-    return Command("model server", arguments, log)
+    return Command("model server", module("model_server", "--checkpoint", checkpoint, "--port", str(port)), log)
 
 
-async def wait_healthy(child: Child, port: int) -> None:
-    """Return when the model server answers.
+async def wait_healthy(child: Child, port: int, api_key: SecretStr | None) -> str:
+    """Wait until the model server answers; the name of the model it serves.
 
     Raises:
         Failure: it ended, or took too long.
     """
+    headers = {} if api_key is None else {"Authorization": f"Bearer {api_key.get_secret_value()}"}
     # trust_env: a proxy set for the outside has no business on loopback.
-    async with httpx.AsyncClient(timeout=5.0, trust_env=False) as http:
+    async with httpx.AsyncClient(
+        base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=5.0, trust_env=False
+    ) as http:
         for _ in range(int(_MODEL_START_S / 0.25)):
             if child.ended is not None:
                 raise Failure(
                     ExitCode.FAILED,
                     f"the embedded model server ended ({describe_code(child.ended)}):\n{child.last_words()}",
-                    "install what it names (the extra 'model' holds all it needs), or give --model-url "
-                    "of a running endpoint",
+                    "correct what it names, or give --model-url of a running endpoint",
                 )
             with contextlib.suppress(httpx.TransportError):
-                if (await http.get(f"http://127.0.0.1:{port}/health")).is_success:
-                    return
+                if (await http.get("/health")).is_success:
+                    return str((await http.get("/v1/models")).raise_for_status().json()["data"][0]["id"])
             await asyncio.sleep(0.25)
     raise Failure(
         ExitCode.RETRYABLE,
@@ -158,13 +166,13 @@ async def wait_healthy(child: Child, port: int) -> None:
 
 
 @asynccontextmanager
-async def embedded_model(checkpoint: str, log: Path) -> AsyncIterator[str]:
-    """A model server for this process alone; yields the address that ends in ``/v1``."""
+async def embedded_model(checkpoint: str, log: Path, settings: ModelSettings) -> AsyncIterator[ModelSettings]:
+    """A model server for this process alone; yields the settings that reach it."""
     port = free_port()
     child = await Child.start(model_command(checkpoint, port, log))
     try:
-        await wait_healthy(child, port)
-        yield f"http://127.0.0.1:{port}/v1"
+        name = await wait_healthy(child, port, settings.api_key)
+        yield settings.model_copy(update={"url": f"http://127.0.0.1:{port}/v1", "name": name})
     finally:
         await child.end()
 

@@ -184,8 +184,7 @@ async def _settings(options: RunOptions, directory: Path, stack: AsyncExitStack,
     model = options.model.model_copy(update={"retries": min(options.model.retries, _MODEL_RETRIES)})
     if options.checkpoint is not None:
         terminal.note(f"Starting the embedded model {options.checkpoint} (give --model-url to use another).")
-        url = await stack.enter_async_context(embedded_model(options.checkpoint, directory / "model.log"))
-        model = model.model_copy(update={"url": url, "name": options.checkpoint})
+        model = await stack.enter_async_context(embedded_model(options.checkpoint, directory / "model.log", model))
     # One process owns this store; a lease that outlives the run spares it the renewals.
     return WorkerSettings(store=f"sqlite:///{directory / 'store.db'}", data=directory, model=model, lease_ttl_s=60.0)
 

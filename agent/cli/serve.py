@@ -8,7 +8,6 @@ import asyncio
 import ipaddress
 import logging
 import signal
-import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from rich.text import Text
 
 from agent.api.app import create_app
 from agent.api.gate import LOOPBACK_HOSTS
-from agent.cli.children import Child, Command, free_port, keep_alive, listen, model_command, wait_healthy
+from agent.cli.children import Child, Command, free_port, keep_alive, listen, model_command, module, wait_healthy
 from agent.cli.failure import ExitCode, Failure
 from agent.cli.terminal import Terminal
 from agent.config import ModelSettings
@@ -107,27 +106,27 @@ def _store_url(data: Path) -> str:
 
 async def _start_children(options: ServeOptions, stack: AsyncExitStack, terminal: Terminal) -> None:
     """The model server first: a worker without a model would only collect failures."""
-    url = options.model.url
+    url, name = options.model.url, options.model.name
     if options.checkpoint is not None:
         port = free_port()
         command = model_command(options.checkpoint, port, options.data / "logs" / "model.log")
         terminal.note(f"Starting the embedded model {options.checkpoint} (give --model-url to use another).")
         child = await Child.start(command)
         stack.push_async_callback(child.end)
-        await wait_healthy(child, port)
+        name = await wait_healthy(child, port, options.model.api_key)
         url = f"http://127.0.0.1:{port}/v1"
         await stack.enter_async_context(_kept_alive(command, child))
     for number in range(1, options.num_workers + 1):
-        await stack.enter_async_context(_kept_alive(_worker(options, url, number)))
+        await stack.enter_async_context(_kept_alive(_worker(options, url, name, number)))
 
 
-def _worker(options: ServeOptions, model_url: str, number: int) -> Command:
-    arguments = (
-        *(sys.executable, "-m", "agent.orchestrator"),
+def _worker(options: ServeOptions, model_url: str, model_name: str, number: int) -> Command:
+    arguments = module(
+        "agent.orchestrator",
         *("--store", _store_url(options.data)),
         *("--data", str(options.data)),
         *("--model-url", model_url),
-        *("--model", options.checkpoint or options.model.name),
+        *("--model", model_name),
     )
     # The key travels in the environment, where other users of the machine cannot read it.
     key = options.model.api_key

@@ -1,0 +1,64 @@
+"""What the program offers, and that it offers it quickly."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agent.cli.app import main
+
+
+def _main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["mimo", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return ended.value.code if isinstance(ended.value.code, int) else 0
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = """if True:
+        import sys
+        from agent.cli.app import main
+        sys.argv = ["mimo", "--help"]
+        try:
+            main()
+        except SystemExit:
+            pass
+        heavy = {"pydantic", "httpx", "fastapi", "sqlalchemy", "uvicorn", "rich", "asyncio", "torch"}
+        print(sorted(heavy & sys.modules.keys()))
+    """
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+    assert output.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("command", [[], ["run"], ["serve"], ["task"], ["task", "submit"], ["task", "watch"]])
+def test_every_command_explains_itself(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    assert _main(monkeypatch, *command, "--help") == 0
+    assert "Usage: " in capsys.readouterr().out
+
+
+def test_unknown_command_is_a_usage_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _main(monkeypatch, "repair") == 2
+    assert "repair" in capsys.readouterr().err
+
+
+def test_other_packages_add_commands_by_entry_point(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "shouting.py").write_text(
+        "import typer\napp = typer.Typer()\n\n@app.callback()\ndef shout():\n    'Shout things.'\n\n"
+        "@app.command()\ndef say(word: str) -> None:\n    typer.echo(word.upper())\n"
+    )
+    (tmp_path / "shouting-1.dist-info").mkdir()
+    (tmp_path / "shouting-1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: shouting\nVersion: 1\n")
+    (tmp_path / "shouting-1.dist-info" / "entry_points.txt").write_text("[mimo.commands]\nshout = shouting:app\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    assert _main(monkeypatch, "shout", "say", "hello") == 0
+    assert capsys.readouterr().out == "HELLO\n"
+    assert _main(monkeypatch, "--help") == 0
+    assert "shout" in capsys.readouterr().out
