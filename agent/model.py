@@ -233,7 +233,7 @@ class HttpModel:
         if isinstance(error, _EndpointError) and error.retry_after_s is not None:
             return min(error.retry_after_s, _LONGEST_RETRY_AFTER_S)
         longest = min(self._settings.backoff_s * 2 ** (state.attempt_number - 1), _LONGEST_PAUSE_S)
-        return random.uniform(longest / 2, longest)  # noqa: S311 - jitter
+        return random.uniform(longest / 2, longest)
 
 
 @asynccontextmanager
