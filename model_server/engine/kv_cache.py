@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from model_server.config import ModelConfig
-from model_server.layers.attention import attention_mask
 
 _GROWTH = 256
 """Global storage grows by at least this many tokens, and by half of itself when it is long."""
@@ -32,7 +31,6 @@ class SequenceCache:
             for kind in config.hybrid_layer_pattern
         ]
         self._windows = [bool(kind) for kind in config.hybrid_layer_pattern]
-        self._dtype = dtype
 
     @property
     def num_bytes(self) -> int:
@@ -44,19 +42,9 @@ class SequenceCache:
         layers = zip(self._layers, self._windows, strict=True)
         return sum(k.nbytes + v.nbytes for (k, v), window in layers if window)
 
-    def masks(self, num_new: int) -> dict[bool, Tensor] | None:
-        """Masks [1, 1, T, S] for a chunk, by kind of layer; None for one token, which sees everything shown."""
-        if num_new == 1:
-            return None
-        start = self.num_tokens
-        queries = torch.arange(start, start + num_new)
-        old = _ring_positions(start, self._window_keys)
-        window = attention_mask(queries[None], torch.cat((old, queries))[None], self._window_keys, self._dtype)
-        everything = attention_mask(queries[None], torch.arange(start + num_new)[None], None, self._dtype)
-        return {True: window, False: everything}
-
     def extend(self, layer: int, k: Tensor, v: Tensor) -> KeysValues:
-        """Store new k [T, G, D] and v [T, G, V] after :attr:`num_tokens` and show what they attend to.
+        """Store new k [T, G, D] and v [T, G, V] after :attr:`num_tokens` and show what they attend to: keys in the
+        order of their positions, the new ones last. One new token sees a ring as it lies, in any order.
 
         The count moves only with :meth:`commit`, when every layer has stored them.
         """
@@ -110,11 +98,9 @@ def _grown(held: Tensor, num_tokens: int, num_slots: int) -> Tensor:
 
 
 def _followed(ring: Tensor, num_tokens: int, new: Tensor) -> Tensor:
-    """A ring's filled slots [G, S, D] and then the new tokens [T, G, D]."""
-    return torch.cat((ring[:, :num_tokens], new.transpose(0, 1)), dim=1)
-
-
-def _ring_positions(num_tokens: int, size: int) -> Tensor:
-    """Positions of the keys in a ring's filled slots, slot by slot."""
-    slots = torch.arange(min(num_tokens, size))
-    return num_tokens - 1 - (num_tokens - 1 - slots) % size
+    """A ring's keys in order [G, S, D] and then the new tokens [T, G, D]."""
+    size = ring.shape[1]
+    if num_tokens <= size:
+        return torch.cat((ring[:, :num_tokens], new.transpose(0, 1)), dim=1)
+    oldest = num_tokens % size
+    return torch.cat((ring[:, oldest:], ring[:, :oldest], new.transpose(0, 1)), dim=1)

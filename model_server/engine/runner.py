@@ -9,6 +9,7 @@ Shape letters as in ``model_server.layers``; R rows, the tokens of all segments 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from model_server.config import Heads
 from model_server.engine.kv_cache import SequenceCache
-from model_server.layers.attention import attend
+from model_server.layers.attention import attention_mask
 from model_server.layers.mlp import DenseMLP
 from model_server.layers.moe import MoE
 from model_server.layers.rope import rotary_table, rotate
@@ -24,6 +25,10 @@ from model_server.models.mimo_v2_flash import DecoderLayer, MiMoV2Flash
 
 _FEW_ROWS = 16
 """Up to this many rows, experts share buffers instead of going through the differentiable form."""
+
+_TILE_ROWS = 64
+"""Queries of a chunk that attend together: their scores stay in the processor's cache, and a window layer computes
+few scores that the window hides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +46,9 @@ class Runner:
         self.config = model.config
         self.dtype = model.lm_head.weight.dtype
         self._model = model
-        self._layers = [_pack(layer) for layer in model.model.layers if isinstance(layer, DecoderLayer)]
+        self._layers = [
+            _pack(layer, self.config.window_keys) for layer in model.model.layers if isinstance(layer, DecoderLayer)
+        ]
         positions = torch.arange(context_length)[None]
         self._tables = {
             kind: _row_table(positions, self.config.heads(kind))
@@ -69,14 +76,14 @@ class _Step:
     """Where the segments of a batch lie among its rows."""
 
     def __init__(self, batch: Sequence[Segment]) -> None:
-        self.parts: list[tuple[int, int, SequenceCache, dict[bool, Tensor] | None]] = []
+        self.parts: list[tuple[int, int, SequenceCache]] = []
         positions: list[int] = []
         for segment in batch:
             first, num_new = len(positions), len(segment.ids)
-            self.parts.append((first, first + num_new, segment.cache, segment.cache.masks(num_new)))
+            self.parts.append((first, first + num_new, segment.cache))
             positions += range(segment.cache.num_tokens, segment.cache.num_tokens + num_new)
         self.positions = torch.tensor(positions)
-        self.last_rows = [end - 1 for _, end, _, _ in self.parts]
+        self.last_rows = [end - 1 for _, end, _ in self.parts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +91,7 @@ class _Layer:
     """One decoder layer. Matrices are transposed views, q, k and v joined, dense gate and up joined."""
 
     window: bool
+    window_keys: int
     heads: Heads
     value_scale: float
     sink: Tensor | None
@@ -112,23 +120,46 @@ class _Layer:
         v = joined[:, num_qk * heads.qk_dim :].view(num_rows, heads.num_kv_heads, heads.v_dim) * self.value_scale
         q, k = qk[:, : heads.num_heads], qk[:, heads.num_heads :]
         mixed = [
-            self._attend(q[first:end], *cache.extend(index, k[first:end], v[first:end]), masks)
-            for first, end, cache, masks in step.parts
+            self._attend(q[first:end], *cache.extend(index, k[first:end], v[first:end]))
+            for first, end, cache in step.parts
         ]
         return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, masks: dict[bool, Tensor] | None) -> Tensor:
-        """q [T, N, D], k [G, S, D], v [G, S, V] -> [T, N * V]"""
-        if masks is not None:
-            mixed = attend(q.transpose(0, 1)[None], k[None], v[None], masks[self.window], self.sink)
-            return mixed[0].transpose(0, 1).flatten(1)
-        folded = q.view(len(k), -1, self.heads.qk_dim) * self.heads.qk_dim**-0.5
-        scores = torch.bmm(folded, k.transpose(1, 2))
-        if self.sink is None:
-            weights = scores.softmax(-1)
-        else:
-            weights = torch.cat((scores, self.sink), dim=-1).softmax(-1)[..., :-1]
-        return torch.bmm(weights, v).view(1, -1)
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """q [T, N, D] of the last T of the keys k [G, S, D] and v [G, S, V] -> [T, N * V]"""
+        heads, num_new = self.heads, len(q)
+        grouped = (q * heads.qk_dim**-0.5).view(num_new, heads.num_kv_heads, -1, heads.qk_dim).permute(1, 2, 0, 3)
+        if num_new == 1:
+            return self._tile(grouped, k, v, num_hideable=0)
+        num_before = k.shape[1] - num_new
+        tiles = []
+        for first in range(0, num_new, _TILE_ROWS):
+            end = min(first + _TILE_ROWS, num_new)
+            keys = slice(max(0, num_before + first + 1 - self.window_keys) if self.window else 0, num_before + end)
+            hideable = keys.stop - keys.start if self.window else end - first
+            tiles.append(self._tile(grouped[:, :, first:end], k[:, keys], v[:, keys], hideable))
+        return torch.cat(tiles)
+
+    def _tile(self, q: Tensor, k: Tensor, v: Tensor, num_hideable: int) -> Tensor:
+        """q [G, N / G, T, D] of the last T keys -> [T, N * V]; only the last ``num_hideable`` keys may need hiding."""
+        groups, per_group, num_new, qk_dim = q.shape
+        scores = torch.bmm(q.reshape(groups, per_group * num_new, qk_dim), k.transpose(1, 2))
+        if num_hideable:
+            band = _band(num_new, num_hideable, self.window_keys if self.window else None, scores.dtype)
+            scores.view(groups, per_group, num_new, -1)[..., -num_hideable:] += band
+        if self.sink is not None:
+            sink = self.sink if num_new == 1 else self.sink.repeat_interleave(num_new, dim=1)
+            scores = torch.cat((scores, sink), dim=-1)
+        weights = scores.softmax(-1)
+        mixed = torch.bmm(weights if self.sink is None else weights[..., :-1], v)
+        return mixed.view(groups, per_group, num_new, -1).permute(2, 0, 1, 3).reshape(num_new, -1)
+
+
+@lru_cache(maxsize=256)
+def _band(num_new: int, num_keys: int, window_keys: int | None, dtype: torch.dtype) -> Tensor:
+    """What the last ``num_new`` of consecutive positions may see of all ``num_keys``, as an addend [T, S]."""
+    positions = torch.arange(num_keys)[None]
+    return attention_mask(positions[:, -num_new:], positions, window_keys, dtype)[0, 0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,13 +223,14 @@ def _runs(experts: list[int]) -> list[tuple[int, int, int]]:
     return runs
 
 
-def _pack(layer: DecoderLayer) -> _Layer:
+def _pack(layer: DecoderLayer, window_keys: int) -> _Layer:
     attention = layer.self_attn
     groups = attention.heads.num_kv_heads
     sink = attention.attention_sink_bias
     mlp = layer.mlp
     return _Layer(
         window=layer.window,
+        window_keys=window_keys,
         heads=attention.heads,
         value_scale=attention.value_scale,
         sink=None if sink is None else sink.detach().view(groups, -1, 1),

@@ -1,15 +1,13 @@
 """In f32 the model's logits equal those of transformers' MiMoV2Flash classes on the same weights."""
 
-from typing import Any
-
 import pytest
 import torch
-from torch import nn
-from transformers import MiMoV2FlashConfig, MiMoV2FlashForCausalLM
+from transformers import MiMoV2FlashForCausalLM
 
 from model_server.config import ModelConfig
 from model_server.models.mimo_v2_flash import MiMoV2Flash
 from tests.numerics.small_models import full_logits, random_config, random_ids, random_model, small_config
+from tests.numerics.transformers_peer import transformers_model
 
 _TOLERANCE = 1e-5
 """Largest error of a logit, as a part of the logits' standard deviation."""
@@ -19,7 +17,7 @@ _TOLERANCE = 1e-5
 def test_logits_equal_transformers_on_random_shapes(seed: int) -> None:
     config = random_config(seed)
     model = random_model(config, seed)
-    peer = _transformers_model(model)
+    peer = transformers_model(model)
     for length in _lengths(config):
         assert _error(model, peer, random_ids(config, length, seed=length)) < _TOLERANCE, length
 
@@ -30,20 +28,20 @@ def test_logits_equal_transformers_across_the_edge_of_the_published_window(lengt
         sliding_window=128, num_hidden_layers=3, hybrid_layer_pattern=(0, 1, 1), moe_layer_freq=(0, 1, 1)
     )
     model = random_model(config)
-    assert _error(model, _transformers_model(model), random_ids(config, length, batch=2)) < _TOLERANCE
+    assert _error(model, transformers_model(model), random_ids(config, length, batch=2)) < _TOLERANCE
 
 
 def test_logits_equal_transformers_at_the_far_end_of_the_published_context() -> None:
     config = small_config(max_position_embeddings=262144, partial_rotary_factor=1.0)
     model = random_model(config)
-    assert _error(model, _transformers_model(model), random_ids(config, 24), first_position=262000) < _TOLERANCE
+    assert _error(model, transformers_model(model), random_ids(config, 24), first_position=262000) < _TOLERANCE
 
 
 @pytest.mark.parametrize("change", [-1, 1])
 def test_a_window_off_by_one_is_noticed(change: int) -> None:
     config = small_config(sliding_window=8)
     model = random_model(config)
-    peer = _transformers_model(model, sliding_window=config.window_keys + change)
+    peer = transformers_model(model, sliding_window=config.window_keys + change)
     assert _error(model, peer, random_ids(config, 40)) > 100 * _TOLERANCE
 
 
@@ -69,53 +67,3 @@ def _error(model: MiMoV2Flash, peer: MiMoV2FlashForCausalLM, ids: torch.Tensor, 
     with torch.inference_mode():
         theirs = peer(input_ids=ids, position_ids=positions, use_cache=False).logits
     return float((ours - theirs).abs().max() / theirs.std())
-
-
-def _transformers_model(model: MiMoV2Flash, **changes: Any) -> MiMoV2FlashForCausalLM:
-    config = model.config
-    rope = {"rope_type": "default", "partial_rotary_factor": config.partial_rotary_factor}
-    fields: dict[str, Any] = {
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.hidden_size,
-        "intermediate_size": config.intermediate_size,
-        "moe_intermediate_size": config.moe_intermediate_size,
-        "num_hidden_layers": config.num_hidden_layers,
-        "num_attention_heads": config.num_attention_heads,
-        "num_key_value_heads": config.num_key_value_heads,
-        "head_dim": config.head_dim,
-        "v_head_dim": config.v_head_dim,
-        "n_routed_experts": config.n_routed_experts,
-        "num_experts_per_tok": config.num_experts_per_tok,
-        "norm_topk_prob": config.norm_topk_prob,
-        "routed_scaling_factor": config.routed_scaling_factor,
-        "rms_norm_eps": config.layernorm_epsilon,
-        "attention_value_scale": config.attention_value_scale,
-        "max_position_embeddings": config.max_position_embeddings,
-        "sliding_window": config.window_keys,  # transformers counts keys
-        "layer_types": [("full_attention", "sliding_attention")[kind] for kind in config.hybrid_layer_pattern],
-        "mlp_layer_types": [("dense", "sparse")[kind] for kind in config.moe_layer_freq],
-        "rope_parameters": {
-            "full_attention": {**rope, "rope_theta": config.rope_theta},
-            "sliding_attention": {**rope, "rope_theta": config.swa_rope_theta},
-        },
-        "attn_implementation": "eager",
-        "experts_implementation": "eager",
-        "pad_token_id": None,
-    }
-    peer: MiMoV2FlashForCausalLM = MiMoV2FlashForCausalLM(MiMoV2FlashConfig(**(fields | changes)))
-    weights = {_their_name(name): weight for name, weight in model.state_dict().items() if "mtp" not in name}
-    for index, layer in enumerate(peer.model.layers):
-        # transformers ties sinks to the kind of layer; here they are a setting for each kind.
-        name = f"model.layers.{index}.self_attn.sinks"
-        layer.self_attn.sinks = nn.Parameter(torch.empty_like(weights[name])) if name in weights else None
-    peer.load_state_dict(weights, strict=True)
-    nn.Module.eval(peer)
-    return peer
-
-
-def _their_name(name: str) -> str:
-    return (
-        name.replace("attention_sink_bias", "sinks")
-        .replace("experts.gate_up", "experts.gate_up_proj")
-        .replace("experts.down", "experts.down_proj")
-    )
