@@ -2,7 +2,7 @@
 # Pass options on with ARGS, e.g. make demo ARGS="--model-url http://127.0.0.1:8000/v1"
 
 PYTHON := .venv/bin/python
-BENCHMARKS := $(sort $(wildcard benchmarks/*.py))
+BENCHMARKS := $(filter-out __init__,$(sort $(basename $(notdir $(wildcard benchmarks/*.py)))))
 
 .PHONY: help setup demo serve test check format bench lock
 
@@ -40,7 +40,7 @@ format: setup
 
 bench: setup
 	@mkdir -p build/bench
-	@set -e; for benchmark in $(BENCHMARKS); do echo "== $$benchmark"; $(PYTHON) $$benchmark $(ARGS); done
+	@set -e; for name in $(BENCHMARKS); do echo "== $$name"; $(PYTHON) -m benchmarks.$$name; done
 
 lock: setup
 	deploy/lock.sh $(ARGS)
