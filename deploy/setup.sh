@@ -27,6 +27,7 @@ install_system_packages() {
     local missing=()
     have git || missing+=(git)
     have make || missing+=(make)
+    have ps || missing+=(procps) # commands in the sandbox, and its tests, look for processes
     [ -e "$certificates" ] || missing+=(ca-certificates)
     [ -x .venv/bin/python ] || find_python >/dev/null || missing+=(python3 python3-venv)
     [ ${#missing[@]} -eq 0 ] && return
