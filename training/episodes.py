@@ -16,6 +16,7 @@ from agent.tools.base import function_schema
 from agent.tools.bash import observe
 from agent.tools.str_replace import replace
 from evals.synthesis.bugs import edits
+from evals.synthesis.statements import NUM_STYLES, names_file, statement
 from evals.synthesis.tasks import Bug, RepairTask
 from sandbox.types import Exited
 from training.pytest_text import pytest_output
@@ -46,27 +47,6 @@ class EpisodeMix:
 
 _PROFILE = native()
 TOOLS = [function_schema(tool) for tool in _PROFILE.tools]
-_STATEMENTS = (
-    "`{call}` in `{path}` returns {got}, but it should return {expected}.",
-    "`{name}` in `{path}` is wrong: `{call}` gives {got} and not {expected}. Please fix it.",
-    "Fix `{name}`: `{call}` should be {expected}, but it is {got}.",
-    "The test of `{name}` fails: expected {expected} from `{call}`, got {got}.",
-)
-_RAISED = (
-    "`{call}` in `{path}` raises {got}; it should return {expected}.",
-    "`{name}` in `{path}` is wrong: `{call}` raises {got}. It should give {expected}. Please fix it.",
-    "Fix `{name}`: `{call}` should be {expected}, but it raises {got}.",
-    "The test of `{name}` fails: expected {expected} from `{call}`, got {got}.",
-)
-
-
-def statement(bug: Bug, style: int) -> str:
-    """What the user writes about one bug. Styles 0 and 1 name the file, 2 and 3 do not."""
-    template = (_RAISED if bug.failure.raised else _STATEMENTS)[style]
-    call = f"{bug.function}({bug.failure.case.arguments})"
-    return template.format(
-        call=call, name=bug.function, path=bug.path, got=bug.failure.got, expected=bug.failure.case.expected
-    )
 
 
 def conversation_start(text: str, today: date) -> list[dict[str, Any]]:
@@ -91,7 +71,7 @@ class Expert:
             evals.synthesis.tasks.Endless: a wrong edit made the tests run without end.
         """
         random = self._random
-        style = random.randrange(len(_STATEMENTS))
+        style = random.randrange(NUM_STYLES)
         text = "\n".join(statement(bug, style) for bug in task.bugs)
         today = date(2025, 1, 1) + timedelta(days=random.randrange(1500))
         desk = _Desk(task, conversation_start(text, today), random)
@@ -146,11 +126,6 @@ class Expert:
         old = " ".join(words[:index] + words[index + 1 :])
         if len(words) > 2 and old not in desk.files[bug.path]:
             desk.edit(thought(desk.task, bug), bug.path, old, bug.fixed_line, weight=0.0)
-
-
-def names_file(style: int) -> bool:
-    """Whether a statement of this style says which file is wrong."""
-    return style < 2
 
 
 def thought(task: RepairTask, bug: Bug) -> str:

@@ -16,11 +16,12 @@ from torch import Tensor
 
 from agent.tools.bash import observe
 from agent.tools.str_replace import replace
+from evals.synthesis.statements import statement
 from evals.synthesis.tasks import Endless, RepairTask, first_failure
 from model_server.chat.markers import IM_END
 from model_server.models.mimo_v2_flash import MiMoV2Flash
 from sandbox.types import Exited
-from training.episodes import TEST_COMMAND, Episode, conversation_start, statement
+from training.episodes import TEST_COMMAND, Episode, conversation_start
 from training.pytest_text import pytest_output
 from training.samples import Encoder
 
