@@ -53,6 +53,8 @@ class Schedule:
     decay_from: float = 0.5
     curriculum_until: float = 0.06
     seed: int = 1
+    round_from: float = 0.85
+    """From here on the model computes with weights rounded to FP8 blocks, as it will be shipped."""
     router_bias_rate: float = 2e-3
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
 
@@ -63,7 +65,8 @@ class Schedule:
         return max(rising * falling, 0.0)
 
     def mix(self, progress: float) -> DataMix:
-        """First what code looks like and how a conversation runs, then repairs."""
+        """First what code looks like and how a conversation runs, then repairs, at last only what the agent writes."""
         if progress < self.curriculum_until:
             return DataMix(EpisodeMix(), num_bugs=(0.4, 0.4, 0.2), clean=0.4, observation_weight=1.0)
-        return DataMix(EpisodeMix(), num_bugs=(0.5, 0.35, 0.15), clean=0.0, observation_weight=0.1)
+        watched = 0.1 if progress < self.decay_from else 0.0
+        return DataMix(EpisodeMix(), num_bugs=(0.5, 0.35, 0.15), clean=0.0, observation_weight=watched)

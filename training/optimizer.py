@@ -27,18 +27,18 @@ class OptimizerSettings:
 
 
 class MasterOptimizer:
-    """Holds f32 masters of the model's parameters, and writes them back rounded through ``store``."""
+    """Holds f32 masters of the model's parameters and writes them back after every step, in the model's precision."""
 
     def __init__(
         self,
         model: nn.Module,
         settings: OptimizerSettings,
         ranks: Ranks,
-        store: Callable[[str, Tensor], Tensor] | None = None,
     ) -> None:
         self._settings = settings
         self._ranks = ranks
-        self._store = store
+        self.rounding: Callable[[str, Tensor], Tensor] | None = None
+        """Applied to (name, master) on the way to the model: what the model computes with."""
         self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.masters = {name: p.detach().float().clone() for name, p in self._parameters.items()}
         matrices = [name for name, p in self._parameters.items() if _is_matrix(name, p)]
@@ -88,7 +88,7 @@ class MasterOptimizer:
         """Masters -> parameters."""
         for name, parameter in self._parameters.items():
             master = self.masters[name]
-            parameter.copy_(master if self._store is None else self._store(name, master))
+            parameter.copy_(master if self.rounding is None else self.rounding(name, master))
 
     def state(self) -> dict[str, object]:
         return {"masters": self.masters, "momenta": self._momenta, "adam": self._adam.state_dict()}

@@ -31,13 +31,19 @@ def pytest_output(task: RepairTask, files: dict[str, str], random: Random) -> tu
             dots += "." if failure is None else "F"
             if failure is not None:
                 failed.append(_summary_line(f"{test_path}::test_{name}", failure))
-    lines = [f"{dots}{'[100%]':>{_COLUMNS - len(dots)}}"]
+    lines = [f"{dots}{'[100%]':>{_COLUMNS - 1 - len(dots)}}"]
     if failed:
         lines += [" short test summary info ".center(_COLUMNS, "="), *failed]
     counts = [f"{len(failed)} failed"] if failed else []
     counts += [f"{dots.count('.')} passed"] if "." in dots else []
-    lines.append(f"{', '.join(counts)} in 0.{random.randint(1, 9):02d}s")
+    lines.append(f"{', '.join(counts)} in {_seconds(random)}s")
     return "\n".join(lines) + "\n", int(bool(failed))
+
+
+def _seconds(random: Random) -> str:
+    """Mostly hundredths, as on a quiet machine, but any time may stand there."""
+    most = random.choice((0.1, 0.1, 0.1, 0.5, 9.0))
+    return f"{random.uniform(0.01, most):.2f}"
 
 
 def _summary_line(node: str, failure: Failure) -> str:
@@ -46,7 +52,9 @@ def _summary_line(node: str, failure: Failure) -> str:
         message = failure.got
     else:
         got, expected = _shown(failure.value), _shown(_literal(failure.case.expected))
-        message = f"assert {got} == {expected}"
+        quoted = "'" in f"{got}{expected}{failure.case.arguments}"
+        # pytest drops the error's name by looking at its repr, which a quote in the explanation changes.
+        message = f"{'AssertionError: ' if quoted else ''}assert {got} == {expected}"
     room = _COLUMNS - len(line) - len(" - ")
     if len(message) > room:
         if room < len("..."):

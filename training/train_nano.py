@@ -6,6 +6,7 @@ Run it again to go on from the last checkpoint: the data is a function of the po
 import argparse
 import json
 import os
+import re
 import sys
 import time
 from dataclasses import dataclass
@@ -15,12 +16,13 @@ from random import Random
 import torch
 import torch.nn.functional as F  # noqa: N812
 from tokenizers import Tokenizer
-from torch import nn
+from torch import Tensor, nn
 
 from evals.synthesis.tasks import Endless, TaskSource, load_manifest
 from model_server.chat.template import render_text
 from model_server.layers.moe import Router
 from model_server.models.mimo_v2_flash import MiMoV2Flash
+from model_server.weights import dequantize_blocks, quantize_blocks
 from training.episodes import TOOLS, EpisodeMix, Expert
 from training.nano import Schedule, nano_config
 from training.optimizer import MasterOptimizer
@@ -50,7 +52,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1, help="one per core that is free")
     parser.add_argument("--minutes", type=float, default=1e9, help="stop after this long; run again to go on")
     arguments = parser.parse_args()
-    _keep_memory()
+    keep_memory()
     torch.set_num_threads(1)
     arguments.out.mkdir(parents=True, exist_ok=True)
     schedule = Schedule(tokens=arguments.tokens)
@@ -100,8 +102,9 @@ class Trainer:
     def run(self, stop_at: float) -> None:
         """Train until the budget is spent or the time is over."""
         saved = time.monotonic()
-        while self._ranks.same(self.progress.tokens < self._schedule.tokens and time.monotonic() < stop_at):
+        while self._ranks.same(not self.is_done and time.monotonic() < stop_at):
             share = self.progress.tokens / self._schedule.tokens
+            self._optimizer.rounding = fp8_rounded if share >= self._schedule.round_from else None
             losses: list[float] = []
             batches = self._stream.pool(self.progress.pool + self._ranks.rank, self._schedule.mix(share))
             for batch in batches[: self._ranks.least(len(batches))]:
@@ -137,7 +140,7 @@ class Trainer:
         return float(losses[acted].mean().detach())
 
     @torch.no_grad()
-    def _balance(self, experts: torch.Tensor) -> None:
+    def _balance(self, experts: Tensor) -> None:
         """Move each router's bias towards equal load: it decides the choice only, never the weight."""
         loads = [
             torch.bincount(experts[:, :, index].flatten(), minlength=len(router.weight)).float()
@@ -173,6 +176,10 @@ class Trainer:
         torch.save(state, path.with_suffix(".part"))
         path.with_suffix(".part").replace(path)
 
+    @property
+    def is_done(self) -> bool:
+        return self.progress.tokens >= self._schedule.tokens
+
     def _restore(self) -> None:
         path = self._out / "checkpoint.pt"
         if not path.exists():
@@ -183,6 +190,16 @@ class Trainer:
             for router, bias in zip(self._routers, state["biases"], strict=True):
                 router.e_score_correction_bias.copy_(bias)
         self.progress = Progress(*state["progress"]) if isinstance(state["progress"], list) else state["progress"]
+
+
+_FP8_WEIGHT = re.compile(r"\.(?:[qkv]_proj\.weight|(?:gate|up|down)_proj\.weight|experts\.\w+)$")
+
+
+def fp8_rounded(name: str, weight: Tensor) -> Tensor:
+    """The weight as FP8 blocks would give it back; weights that are shipped in bf16 are returned as they are."""
+    if not _FP8_WEIGHT.search(name):
+        return weight
+    return dequantize_blocks(*quantize_blocks(weight))
 
 
 def initialise(model: MiMoV2Flash) -> MiMoV2Flash:
@@ -198,7 +215,7 @@ def initialise(model: MiMoV2Flash) -> MiMoV2Flash:
     return model
 
 
-def _keep_memory() -> None:
+def keep_memory() -> None:
     """Start again with an allocator that keeps its memory: giving it back after every step halves the speed."""
     wanted = {
         "MALLOC_MMAP_THRESHOLD_": "4000000000",
@@ -209,7 +226,7 @@ def _keep_memory() -> None:
     if all(name in os.environ for name in wanted):
         return
     os.environ.update(wanted)
-    os.execv(sys.executable, [sys.executable, "-m", "training.train_nano", *sys.argv[1:]])  # noqa: S606
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - ourselves
 
 
 if __name__ == "__main__":
