@@ -3,14 +3,14 @@
 import os
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
-from agent.cli.failure import Failure
+from agent.cli.failure import ExitCode, Failure
 from agent.cli.output import Format, Output
 
 if TYPE_CHECKING:
@@ -42,7 +42,20 @@ class _Commands(TyperGroup):
         if own is not None:
             return own
         found = next(iter(entry_points(group=PLUGINS, name=cmd_name)), None)
-        return None if found is None else typer.main.get_command(found.load())
+        return None if found is None else _plugin(found)
+
+
+def _plugin(point: EntryPoint) -> Any:
+    """The command of an entry point; one that cannot be loaded says so when called, and spoils no other."""
+    try:
+        return typer.main.get_command(point.load())
+    except ImportError as error:
+        reason = str(error)
+
+    def unavailable() -> None:
+        raise Failure(ExitCode.FAILED, f"mimo {point.name} cannot be loaded: {reason}", "install what it names")
+
+    return TyperCommand(point.name, callback=unavailable, help=f"Not available: {reason}.")
 
 
 app = typer.Typer(
@@ -92,6 +105,21 @@ Server = Annotated[
 TaskId = Annotated[str, typer.Argument(metavar="TASK", help="Id of the task.")]
 
 _LOCAL_SERVICE = "http://127.0.0.1:8700"
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"mimo {version('mimo-coder')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    show_version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Options of the program as a whole."""
 
 
 @app.command()

@@ -10,11 +10,11 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import anyio
 from pydantic import ValidationError
 
 from agent.api.schemas import LAST_EVENT, TaskView, show, show_event
 from agent.cli.arguments import invalid
+from agent.cli.checkout import NOTHING_PROVES, default_checks, top_directory
 from agent.cli.children import embedded_model
 from agent.cli.exits import exit_code
 from agent.cli.failure import ExitCode, Failure
@@ -29,14 +29,10 @@ from agent.model import Delta
 from agent.orchestrator.app import open_worker
 from agent.orchestrator.settings import WorkerSettings
 from agent.orchestrator.worker import Worker
-from agent.patch import is_test
 from agent.repository import check_repository
 from agent.store.base import Store
 from agent.store.open import open_store
 from agent.types import Check, Event, Limits, ModelOptions, TaskRequest
-
-DEFAULT_CHECK = "python -m pytest -q"
-"""Runs where none is given and the commit has test files."""
 
 _KEEP_RUNS_S = 7 * 24 * 3600.0
 """The logs of earlier runs are kept this long."""
@@ -96,13 +92,15 @@ async def _request(options: RunOptions, terminal: Terminal) -> TaskRequest:
     if not options.problem.strip():
         raise Failure(ExitCode.USAGE, "the problem is empty", 'say what is wrong or wanted: mimo run "..."')
     try:
-        root = await _root(options.repository)
+        root = await top_directory(options.repository)
         commit = await check_repository(root, options.commit)
         if options.apply or options.commit == "HEAD":
             await _look_at_checkout(root, options, terminal)
-        checks = options.checks or await _default_checks(root, commit, terminal)
+        checks = options.checks or await default_checks(root, commit)
     except RepositoryError as error:
         raise Failure(ExitCode.USAGE, str(error)) from error
+    if not checks:
+        terminal.note(NOTHING_PROVES)
     try:
         return TaskRequest(
             repository=str(root),
@@ -115,17 +113,6 @@ async def _request(options: RunOptions, terminal: Terminal) -> TaskRequest:
         )
     except ValidationError as error:
         raise invalid(error) from error
-
-
-async def _root(path: Path) -> Path:
-    """The checkout's top directory, also where a directory inside it is given."""
-    if not await anyio.Path(path).is_dir():
-        raise RepositoryError(f"{path} is not a directory. Give the path of a git repository with --repo")
-    try:
-        root = (await git("rev-parse", "--show-toplevel", cwd=path)).decode(errors="surrogateescape").strip("\n")
-    except GitError:
-        return path  # Bare, or no repository at all: the next check knows and says.
-    return Path(root)
 
 
 async def _look_at_checkout(root: Path, options: RunOptions, terminal: Terminal) -> None:
@@ -154,14 +141,6 @@ async def _look_at_checkout(root: Path, options: RunOptions, terminal: Terminal)
         terminal.note(f"Uncommitted changes to {len(changed)} files are left out: the agent sees the commit.")
     elif entries:
         terminal.note(f"{len(entries)} untracked files are left out: the agent sees the commit.")
-
-
-async def _default_checks(root: Path, commit: str, terminal: Terminal) -> tuple[str, ...]:
-    names = await git("ls-tree", "-r", "-z", "--name-only", "--full-tree", commit, cwd=root)
-    if not any(map(is_test, names.split(b"\0")[:-1])):
-        terminal.note("No --check is given and the commit has no tests: nothing will prove the patch.")
-        return ()
-    return (DEFAULT_CHECK,)
 
 
 @contextmanager

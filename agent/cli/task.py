@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from agent.api.schemas import TaskView
 from agent.cli.arguments import invalid
+from agent.cli.checkout import NOTHING_PROVES, default_checks, top_directory
 from agent.cli.client import Client, ServiceProblem, ServiceUnreachable
 from agent.cli.exits import exit_code
 from agent.cli.failure import ExitCode, Failure
@@ -14,6 +15,7 @@ from agent.cli.output import Format, Output
 from agent.cli.progress import Progress
 from agent.cli.report import details, report, table
 from agent.cli.terminal import Terminal
+from agent.errors import RepositoryError
 from agent.types import Check, Limits, ModelOptions, Status, TaskRequest
 
 
@@ -34,7 +36,7 @@ class Submission:
 
 async def submit(client: Client, submission: Submission, terminal: Terminal, output: Format) -> None:
     """Queue a task; its id, or all of it as JSON, goes to standard output."""
-    task = await _submit(client, submission)
+    task = await _submit(client, submission, terminal)
     terminal.result(task.model_dump_json(indent=2) if output is Format.JSON else task.id)
 
 
@@ -42,7 +44,7 @@ async def submit_and_watch(
     client: Client, submission: Submission, terminal: Terminal, output: Format, *, require_verified: bool
 ) -> ExitCode:
     """Queue a task and stay until it ends; only its result goes to standard output."""
-    task = await _submit(client, submission)
+    task = await _submit(client, submission, terminal)
     terminal.note(f"Submitted as {task.id}; Ctrl-C leaves it running.")
     return await watch(client, task.id, terminal, Output(output), require_verified=require_verified)
 
@@ -111,13 +113,17 @@ def failure(error: ServiceUnreachable | ServiceProblem) -> Failure:
     return Failure(code, error.detail, error.remedy)
 
 
-async def _submit(client: Client, submission: Submission) -> TaskView:
+async def _submit(client: Client, submission: Submission, terminal: Terminal) -> TaskView:
+    root = await _top_directory(submission.repository)
+    checks = submission.checks or await default_checks(root, submission.commit)
+    if not checks:
+        terminal.note(NOTHING_PROVES)
     try:
         request = TaskRequest(
-            repository=str(submission.repository),
+            repository=str(root),
             base_commit=submission.commit,
             problem_statement=submission.problem,
-            checks=tuple(Check(command=command) for command in submission.checks),
+            checks=tuple(Check(command=command) for command in checks),
             limits=submission.limits,
             model=submission.sampling,
             attempts=submission.attempts,
@@ -126,3 +132,10 @@ async def _submit(client: Client, submission: Submission) -> TaskView:
     except ValidationError as error:
         raise invalid(error) from error
     return await client.submit(request)
+
+
+async def _top_directory(path: Path) -> Path:
+    try:
+        return await top_directory(path)
+    except RepositoryError:
+        return path  # The service judges: it may see more of the machine than its caller.

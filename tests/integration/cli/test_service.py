@@ -17,7 +17,7 @@ import pytest
 from agent.testing import ScriptedEndpoint, call
 from agent.types import AssistantMessage, Message
 
-from .conftest import CHECK, REPAIR, Mimo, start
+from .conftest import CHECK, REPAIR, Mimo, commit, start
 
 
 def _script(messages: Sequence[Message]) -> AssistantMessage:
@@ -101,6 +101,15 @@ def test_submitted_task_is_repaired_watched_and_shown(task: Mimo, checkout: Path
     assert task_id in listed.out
 
 
+def test_tests_of_the_commit_are_the_default_check(task: Mimo, checkout: Path) -> None:
+    (checkout / "test_calc.py").write_text("def test_nothing():\n    pass\n")
+    commit(checkout)
+    task_id = task("submit", "hang", "--repo", checkout).out.strip()
+    checks = json.loads(task("cancel", task_id, "-o", "json").out)["checks"]
+
+    assert [check["command"] for check in checks] == ["python -m pytest -q"]
+
+
 def test_submit_can_stay_and_exit_as_the_task_does(task: Mimo, checkout: Path) -> None:
     ended = task("submit", "x", "--repo", checkout, "--check", "false", "--watch", "--require-verified", "-o", "json")
 
@@ -129,9 +138,8 @@ def test_running_task_is_cancelled(task: Mimo, checkout: Path) -> None:
 
     assert (first.code, second.code, watched.code) == (0, 0, 130)
     assert json.loads(watched.out)["status"] == "cancelled"
-    assert [row["id"] for row in json.loads(task("list", "--status", "cancelled", "-o", "json").out)["tasks"]] == [
-        task_id
-    ]
+    assert task_id in task("list", "--status", "cancelled").out
+    assert task_id not in task("list", "--status", "succeeded").out
 
 
 @pytest.mark.parametrize(

@@ -62,3 +62,22 @@ def test_other_packages_add_commands_by_entry_point(
     assert capsys.readouterr().out == "HELLO\n"
     assert _main(monkeypatch, "--help") == 0
     assert "shout" in capsys.readouterr().out
+
+
+def test_command_that_cannot_be_loaded_spoils_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken-1.dist-info").mkdir()
+    (tmp_path / "broken-1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1\n")
+    (tmp_path / "broken-1.dist-info" / "entry_points.txt").write_text("[mimo.commands]\nbroken = not_there:app\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    assert _main(monkeypatch, "--help") == 0
+    assert "Not available" in capsys.readouterr().out
+    assert _main(monkeypatch, "broken") == 1
+    assert "not_there" in capsys.readouterr().err
+
+
+def test_version_is_shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _main(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out.startswith("mimo ")
