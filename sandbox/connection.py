@@ -35,8 +35,6 @@ class Ready(_Reply):
     namespaces: Literal["root", "user"]
     memory: str = Field(max_length=40)
     processes: str = Field(max_length=40)
-    init_spared: bool
-    """Whether the kernel spares the sandbox's first process when memory is short."""
 
 
 class Failed(_Reply):

@@ -9,6 +9,7 @@ gone, and removes the group. All three end by themselves when the service dies, 
 Standard library only, single-threaded, and nothing of the service's environment.
 """
 
+import array  # noqa: F401  # socket.send_fds imports it when called, which is too late
 import asyncio
 import contextlib
 import errno
@@ -18,6 +19,7 @@ import resource
 import select
 import signal
 import socket
+import sys
 import time
 from pathlib import Path
 
@@ -29,8 +31,7 @@ from sandbox.memory import GroupWatch, MemoryWatch, ProcessWatch
 from sandbox.process import ends_here
 
 GROUP_PREFIX = "mimo-sandbox-"
-_NEVER_ENDED = "-1000"
-_GROUPED, _SPARED = b"g", b"s"
+_GROUPED, _ALONE = b"g", b"-"
 _MAX_DESCRIPTORS = 4096
 _OUR_PROCESSES = 16
 """The first process, and one keeper per running command and per command that left something."""
@@ -40,6 +41,8 @@ def main(control_fd: int) -> None:
     """The nursery: fork a holder for each pair of sockets that comes, until no more can come."""
     control = socket.socket(fileno=control_fd)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # holders are not waited for: their lifelines tell
+    # All is imported. From here on, no path is searched: in a sandbox, it might be one that commands can write.
+    sys.path.clear()
     gc.freeze()  # or the collector would copy every page in every sandbox
     while True:
         message, fds, _, _ = socket.recv_fds(control, 1, 2)
@@ -71,10 +74,10 @@ def _hold(connection: socket.socket, lifeline: socket.socket) -> None:
 def _make_group(plan: Blueprint) -> cgroups.Group | None:
     parents = tuple(Path(parent) for parent in plan.cgroup_parents)
     cgroups.remove_abandoned(GROUP_PREFIX, parents)
+    name = f"{GROUP_PREFIX}{os.getpid()}-{plan.name}"
     # Files in a sandbox are kept in memory, which the kernel counts like any other.
-    return cgroups.make(
-        f"{GROUP_PREFIX}{os.getpid()}-{plan.name}", parents, plan.memory_bytes + plan.disk_bytes, plan.processes
-    )
+    memory_bytes = plan.memory_bytes + plan.disk_bytes
+    return cgroups.make(name, parents, memory_bytes, plan.processes + 2 * _OUR_PROCESSES)
 
 
 def _run(plan: Blueprint, group: cgroups.Group | None, connection: socket.socket, lifeline: socket.socket) -> None:
@@ -107,10 +110,10 @@ def _become_init(
     plan: Blueprint, group: cgroups.Group | None, watch: MemoryWatch, connection: socket.socket, holder: socket.socket
 ) -> None:
     linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
-    placed = holder.recv(2)
+    placed = holder.recv(1)
     if not placed:
         return
-    if placed[:1] != _GROUPED:
+    if placed == _ALONE:
         group, watch = None, ProcessWatch(plan.memory_bytes)
     _clean_process()
     try:
@@ -119,7 +122,7 @@ def _become_init(
         connection.sendall(frames.encode(_failure(error)))
         return
     holder.close()
-    connection.sendall(frames.encode({"event": "ready", **_evidence(plan, group, placed[1:] == _SPARED)}))
+    connection.sendall(frames.encode({"event": "ready", **_evidence(plan, group)}))
     kit = Kit(shell=plan.shell, env=plan.env, rlimits=_rlimits(plan, group), badness_fd=badness)
     asyncio.run(serve(connection, kit, watch))
 
@@ -159,19 +162,15 @@ def _map_user(pid: int, host_uid: int) -> None:
 
 
 def _place(pid: int, group: cgroups.Group | None) -> bytes:
-    """Put the sandbox into its group, and have the kernel spare its first process when memory is short.
-
-    Says which of both came true: neither is ours to decide everywhere.
-    """
-    grouped, spared = b"-", b"-"
+    """Put the sandbox into its group; says whether the kernel agreed, which shows only when trying."""
+    with contextlib.suppress(PermissionError):
+        # Whatever the service's standing when memory is short, nobody in a sandbox may go back to better than this.
+        Path(f"/proc/{pid}/oom_score_adj").write_text("0")
     if group:
         with contextlib.suppress(OSError):
             group.add(pid)
-            grouped = _GROUPED
-    with contextlib.suppress(PermissionError):
-        Path(f"/proc/{pid}/oom_score_adj").write_text(_NEVER_ENDED)
-        spared = _SPARED
-    return grouped + spared
+            return _GROUPED
+    return _ALONE
 
 
 def _open_watch(plan: Blueprint, group: cgroups.Group | None) -> MemoryWatch:
@@ -189,12 +188,11 @@ def _rlimits(plan: Blueprint, group: cgroups.Group | None) -> tuple[tuple[int, i
     return tuple(limits if group else [*limits, (resource.RLIMIT_DATA, plan.memory_bytes)])
 
 
-def _evidence(plan: Blueprint, group: cgroups.Group | None, protected: bool) -> dict[str, object]:
+def _evidence(plan: Blueprint, group: cgroups.Group | None) -> dict[str, object]:
     return {
         "namespaces": "root" if plan.root_mode else "user",
         "memory": f"cgroup v{group.version}" if group else "watched, rlimit per process",
         "processes": f"cgroup v{group.version}" if group else "rlimit per user namespace",
-        "init_spared": protected,
     }
 
 

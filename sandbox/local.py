@@ -31,7 +31,7 @@ from sandbox.types import (
 
 _FILE_TIMEOUT_S = 300.0
 _CLOSE_PATIENCE_S = 30.0
-_MAX_KEPT = 64 * 1024 * 1024
+_MAX_KEPT = 32 * 1024 * 1024
 """Bytes of output kept of commands that ended, so that a repeated request gets the same answer."""
 _MAX_TIMEOUT_S = 7 * 24 * 3600.0
 _MAX_OUTPUT = 1024 * 1024 * 1024

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ import pytest
 from sandbox.backends import open_backend
 from sandbox.config import SandboxSettings
 from sandbox.errors import SandboxUnavailable
-from sandbox.types import Command, Exited, SandboxSpec
+from sandbox.types import Backend, Command, Exited, SandboxSpec
 
 pytestmark = pytest.mark.anyio
 
@@ -40,6 +40,13 @@ async def main():
 
 asyncio.run(main())
 """
+
+
+@pytest.fixture
+async def backend() -> AsyncIterator[Backend]:
+    backend = open_backend("local", SandboxSettings())
+    yield backend
+    await backend.close()
 
 
 def _running(marker: str) -> list[int]:
@@ -74,9 +81,8 @@ def test_a_service_that_is_killed_takes_its_sandboxes_along() -> None:
     assert _soon(lambda: not _running(marker))
 
 
-async def test_a_holder_that_is_killed_takes_its_sandbox_along() -> None:
+async def test_a_holder_that_is_killed_takes_its_sandbox_along(backend: Backend) -> None:
     marker = str(5_000_000 + os.getpid())
-    backend = open_backend("local", SandboxSettings())
     sandbox = await backend.acquire(SandboxSpec())
     await sandbox.exec(Command(f"nohup sleep {marker} > /dev/null 2>&1 &", "a", 10))
     assert await asyncio.to_thread(_soon, lambda: _running(marker))
@@ -85,14 +91,13 @@ async def test_a_holder_that_is_killed_takes_its_sandbox_along() -> None:
         os.kill(pid, signal.SIGKILL)
     assert await asyncio.to_thread(_soon, lambda: not _running(marker))
     await sandbox.close()
-    await backend.close()
 
 
-async def test_a_nursery_that_died_is_replaced() -> None:
-    backend = open_backend("local", SandboxSettings())
+async def test_a_nursery_that_died_is_replaced(backend: Backend) -> None:
     first = await backend.acquire(SandboxSpec())
     marker = str(6_000_000 + os.getpid())
     await first.exec(Command(f"nohup sleep {marker} > /dev/null 2>&1 &", "a", 10))
+    assert await asyncio.to_thread(_soon, lambda: _running(marker))
     [sleeper] = _running(marker)
     os.kill(_ancestors(sleeper)[3], signal.SIGKILL)
     assert await asyncio.to_thread(_soon, lambda: len(_ancestors(sleeper)) < 5)
@@ -103,9 +108,8 @@ async def test_a_nursery_that_died_is_replaced() -> None:
     assert not _running(marker)
 
 
-async def test_nothing_is_left_of_a_sandbox_that_is_closed() -> None:
+async def test_nothing_is_left_of_a_sandbox_that_is_closed(backend: Backend) -> None:
     before = _groups()
-    backend = open_backend("local", SandboxSettings())
     sandboxes = await asyncio.gather(*(backend.acquire(SandboxSpec()) for _ in range(5)))
     marker = str(7_000_000 + os.getpid())
     line = f"(setsid sleep {marker} > /dev/null 2>&1 &)"
@@ -113,6 +117,23 @@ async def test_nothing_is_left_of_a_sandbox_that_is_closed() -> None:
     await backend.close()
     assert _running(marker) == []
     assert _groups() <= before
+
+
+async def test_a_python_below_a_writable_folder_is_seen_read_only_and_is_no_part_of_a_tree(tmp_path: Path) -> None:
+    tool = tmp_path / "python" / "bin" / "tool"
+    tool.parent.mkdir(parents=True)
+    tool.write_text("#!/bin/sh\necho ran\n")
+    tool.chmod(0o755)
+    for folder in (tmp_path, *tmp_path.parents[:3]):
+        folder.chmod(folder.stat().st_mode | 0o755)  # as an installation is
+    backend = open_backend("local", SandboxSettings(python_prefixes=(tmp_path / "python",)))
+    try:
+        sandbox = await backend.acquire(SandboxSpec())
+        outcome = await sandbox.exec(Command(f"tool; echo x >> {tool}; rm -f {tool}; tool", "a", 10))
+        assert outcome.output.count(b"ran\n") == 2, outcome
+        assert b"echo ran" not in await sandbox.download("/tmp")
+    finally:
+        await backend.close()
 
 
 async def test_a_machine_without_bash_is_told_to_install_it(tmp_path: Path) -> None:

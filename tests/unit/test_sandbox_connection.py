@@ -18,7 +18,7 @@ PLAN = Blueprint(
     name="x", root_mode=False, host_uid=0, binds={}, links={}, files={}, env={}, shell="/bin/bash",
     memory_bytes=1, disk_bytes=1, processes=1, lifetime_s=1.0, cgroup_parents=[],
 )  # fmt: skip
-READY = {"event": "ready", "namespaces": "user", "memory": "none", "processes": "none", "init_spared": False}
+READY = {"event": "ready", "namespaces": "user", "memory": "none", "processes": "none"}
 ENDED = {"event": "ended", "job": 0, "how": "exited", "code": 0, "total": 0, "run_s": 0.0, "detail": ""}
 
 
