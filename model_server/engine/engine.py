@@ -206,6 +206,8 @@ class EmbeddedEngine:
                 self._fail(part.sequence, EngineError("the model's logits are not finite"))
             elif part.samples:
                 sequence = part.sequence
+                if sequence.num_sampled == 0:
+                    part.segment.cache.mark()
                 self._report(sequence, draw(row, sequence.request.sampling, sequence.seed, len(sequence.ids)))
 
     def _report(self, sequence: Sequence, token: int) -> None:

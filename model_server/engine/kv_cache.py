@@ -31,10 +31,13 @@ class SequenceCache:
             for kind in config.hybrid_layer_pattern
         ]
         self._windows = [bool(kind) for kind in config.hybrid_layer_pattern]
+        self._marked_rings: dict[int, KeysValues] = {}
+        self.marked_tokens = 0
+        """Tokens at the last :meth:`mark`; 0 before one."""
 
     @property
     def num_bytes(self) -> int:
-        return sum(k.nbytes + v.nbytes for k, v in self._layers)
+        return sum(k.nbytes + v.nbytes for k, v in (*self._layers, *self._marked_rings.values()))
 
     @property
     def num_window_bytes(self) -> int:
@@ -55,6 +58,22 @@ class SequenceCache:
     def commit(self, num_new: int) -> None:
         """Count the tokens stored since the last commit."""
         self.num_tokens += num_new
+
+    def mark(self) -> None:
+        """Remember this point for :meth:`rewind`, in place of an earlier one: a copy of the rings."""
+        self.marked_tokens = self.num_tokens
+        self._marked_rings = {
+            layer: (k.clone(), v.clone())
+            for layer, ((k, v), window) in enumerate(zip(self._layers, self._windows, strict=True))
+            if window
+        }
+
+    def rewind(self) -> None:
+        """Forget everything after the mark."""
+        for layer, ring in self._marked_rings.items():
+            self._layers[layer] = ring
+        self._marked_rings = {}
+        self.num_tokens, self.marked_tokens = self.marked_tokens, 0
 
     def _extend_all(self, layer: int, k: Tensor, v: Tensor) -> KeysValues:
         start, end = self.num_tokens, self.num_tokens + len(k)

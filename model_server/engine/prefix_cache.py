@@ -1,8 +1,9 @@
 """Caches of finished sequences, kept for the prompt that continues them.
 
 An agent sends its whole history with every step; continuing the cache of the step before saves computing it again.
-A kept cache serves a prompt that begins with *all* its tokens: rings hold only the last keys, so nothing shorter could
-be continued exactly. It is handed over, not shared, so no two sequences ever write to one cache.
+Rings hold only the last keys, so a cache can be continued exactly at two points: at its end, where the prompt begins
+with all its tokens, and at its mark, the end of its own prompt, where the prompt departs from what was sampled (a text
+may be tokenised in more ways than one). It is handed over, not shared, so no two sequences ever write to one cache.
 """
 
 from collections import OrderedDict
@@ -43,13 +44,20 @@ class PrefixCache:
             self._kept.popitem(last=False)
 
     def take(self, prompt: Sequence[int]) -> SequenceCache | None:
-        """Hand over the longest cache that ``prompt`` extends by at least one token, which gives the logits."""
-        fitting = [
-            key
-            for key, kept in self._kept.items()
-            if len(kept.ids) < len(prompt) and tuple(prompt[: len(kept.ids)]) == kept.ids
-        ]
-        if not fitting:
+        """Hand over the cache that spares ``prompt`` most; at least its last token is left, which gives the logits."""
+        ids = tuple(prompt)
+        spared = {key: _num_spared(kept, ids) for key, kept in self._kept.items()}
+        best = max(spared, key=spared.__getitem__, default=None)
+        if best is None or spared[best] == 0:
             return None
-        best = max(fitting, key=lambda key: len(self._kept[key].ids))
-        return self._kept.pop(best).cache
+        cache = self._kept.pop(best).cache
+        if cache.num_tokens != spared[best]:
+            cache.rewind()
+        return cache
+
+
+def _num_spared(kept: _Kept, prompt: tuple[int, ...]) -> int:
+    for num_tokens in (len(kept.ids), kept.cache.marked_tokens):
+        if num_tokens < len(prompt) and prompt[:num_tokens] == kept.ids[:num_tokens]:
+            return num_tokens
+    return 0

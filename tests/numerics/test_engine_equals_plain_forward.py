@@ -85,6 +85,26 @@ def test_a_continued_cache_gives_the_log_probs_of_a_cold_one() -> None:
     assert _close(_log_probs(logits)[0], _log_probs(full_logits(model, torch.tensor([ids]))[0, -1]))
 
 
+@pytest.mark.parametrize("num_prompt", [5, 8, 9, 10, 60])
+def test_a_cache_rewound_to_its_mark_gives_the_log_probs_of_a_cold_one(num_prompt: int) -> None:
+    config = small_config(sliding_window=8)
+    model = random_model(config)
+    runner = Runner(model, 512)
+    ids = random_ids(config, 100)[0].tolist()
+    cache = runner.new_cache()
+    runner.forward([Segment(ids[:num_prompt], cache)])
+    cache.mark()
+    for token in (1, 2, 3):
+        runner.forward([Segment([token] * 4, cache)])
+    kept = PrefixCache(capacity=1)
+    kept.keep([*ids[:num_prompt], *[1] * 4, *[2] * 4, *[3] * 4], cache)
+    taken = kept.take(ids)
+    assert taken is not None
+    assert taken.num_tokens == num_prompt
+    logits = runner.forward([Segment(ids[num_prompt:], taken)])
+    assert _close(_log_probs(logits)[0], _log_probs(full_logits(model, torch.tensor([ids]))[0, -1]))
+
+
 def test_the_longest_kept_prefix_is_taken_and_the_oldest_leaves_first() -> None:
     config = small_config()
     runner = Runner(random_model(config), 512)

@@ -84,10 +84,23 @@ async def test_a_prompt_that_continues_a_finished_sequence_reuses_it(model: MiMo
     await cold.close()
 
 
-async def test_a_prompt_that_departs_from_a_finished_sequence_starts_cold(engine: EmbeddedEngine) -> None:
+async def test_a_prompt_that_departs_from_the_sampled_text_reuses_the_prompt_before_it(model: MiMoV2Flash) -> None:
+    engine = EmbeddedEngine(model, context_length=512)
+    cold = EmbeddedEngine(model, context_length=512, max_kept=0)
     prompt = _prompt(40)
-    first = await _generate(engine, prompt, max_tokens=15)
-    departed = [*prompt, *_ids(first)[:5], 1, 2, 3]
+    await _generate(engine, prompt, max_tokens=15)
+    departed = [*prompt, *_prompt(20, seed=1)]
+    events = await _generate(engine, departed, max_tokens=15)
+    assert {event.cached_tokens for event in events} == {40}
+    assert _ids(events) == _ids(await _generate(cold, departed, max_tokens=15))
+    await engine.close()
+    await cold.close()
+
+
+async def test_a_prompt_that_departs_from_the_prompt_before_it_starts_cold(engine: EmbeddedEngine) -> None:
+    prompt = _prompt(40)
+    await _generate(engine, prompt, max_tokens=5)
+    departed = [*prompt[:39], (prompt[39] + 1) % 97, *_prompt(20, seed=1)]
     assert {event.cached_tokens for event in await _generate(engine, departed, max_tokens=3)} == {0}
 
 
