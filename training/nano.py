@@ -48,7 +48,9 @@ class Schedule:
 
     tokens: int = 24_000_000
     tokens_per_batch: int = 4096
+    pool_size: int = 192
     vocab_size: int = 1536
+    tokenizer_episodes: int = 6000
     warmup_steps: int = 100
     decay_from: float = 0.5
     curriculum_until: float = 0.06

@@ -13,9 +13,6 @@ from model_server.chat.markers import IM_END, IM_START
 from model_server.chat.template import render
 from training.episodes import TOOLS, Episode, EpisodeMix, Expert
 
-_POOL = 192
-"""Episodes sorted by length together, so that a batch holds little padding."""
-
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -100,13 +97,19 @@ class Encoder:
 
 
 class SampleStream:
-    """An endless stream of batches, a function of (seed, pool number) only: training resumes by number."""
+    """An endless stream of batches, a function of (seed, pool number) only: training resumes by number.
 
-    def __init__(self, encoder: Encoder, manifest: Manifest, seed: int, tokens_per_batch: int) -> None:
+    A pool is ``pool_size`` episodes sorted by length together, so that a batch holds little padding.
+    """
+
+    def __init__(
+        self, encoder: Encoder, manifest: Manifest, seed: int, tokens_per_batch: int, pool_size: int = 192
+    ) -> None:
         self._encoder = encoder
         self._manifest = manifest
         self._seed = seed
         self._tokens_per_batch = tokens_per_batch
+        self._pool_size = pool_size
 
     def pool(self, number: int, mix: DataMix) -> list[Batch]:
         """All batches of pool ``number``, shuffled."""
@@ -120,7 +123,7 @@ class SampleStream:
         source = TaskSource(random, self._manifest)
         expert = Expert(random, mix.episodes)
         made = 0
-        while made < _POOL:
+        while made < self._pool_size:
             clean = random.random() < mix.clean
             (num_bugs,) = random.choices(range(1, len(mix.num_bugs) + 1), mix.num_bugs)
             task = source.make(num_bugs)

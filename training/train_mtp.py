@@ -37,16 +37,19 @@ def main() -> None:
     keep_memory()
     torch.set_num_threads(1)
     tokenizer = Tokenizer.from_file(str(arguments.run / "tokenizer.json"))
-    model = load_main_model(arguments.run)
-    schedule = Schedule(tokens=arguments.tokens, warmup_steps=20, decay_from=0.3)
-    train(model, tokenizer, schedule)
-    save_checkpoint(model, arguments.checkpoint)
-    shutil.copy(arguments.run / "tokenizer.json", arguments.checkpoint / "tokenizer.json")
+    model = load_main_model(arguments.run, Schedule())
+    train(model, tokenizer, Schedule(tokens=arguments.tokens, warmup_steps=20, decay_from=0.3))
+    export(model, arguments.run, arguments.checkpoint)
 
 
-def load_main_model(run: Path) -> MiMoV2Flash:
+def export(model: MiMoV2Flash, run: Path, checkpoint: Path) -> None:
+    """Write model and tokenizer as the hub would have them."""
+    save_checkpoint(model, checkpoint)
+    shutil.copy(run / "tokenizer.json", checkpoint / "tokenizer.json")
+
+
+def load_main_model(run: Path, schedule: Schedule) -> MiMoV2Flash:
     """The trained main model, rounded as it will be shipped and frozen, with fresh prediction layers."""
-    schedule = Schedule()
     model = initialise(MiMoV2Flash(nano_config(schedule.vocab_size), NUM_MTP_LAYERS))
     state = torch.load(run / "checkpoint.pt", weights_only=False)  # our own file
     parameters = dict(model.named_parameters())
@@ -62,7 +65,9 @@ def load_main_model(run: Path) -> MiMoV2Flash:
 
 def train(model: MiMoV2Flash, tokenizer: Tokenizer, schedule: Schedule) -> None:
     """Draft step k at position t reads the main hidden state at t and token t + k, and guesses token t + k + 1."""
-    stream = SampleStream(Encoder(tokenizer), load_manifest(), schedule.seed, schedule.tokens_per_batch)
+    stream = SampleStream(
+        Encoder(tokenizer), load_manifest(), schedule.seed, schedule.tokens_per_batch, schedule.pool_size
+    )
     optimizer = MasterOptimizer(model, schedule.optimizer, Ranks(1, Path()))
     optimizer.rounding = fp8_rounded
     step = tokens = 0

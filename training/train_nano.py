@@ -30,7 +30,6 @@ from training.ranks import Ranks
 from training.samples import Batch, Encoder, SampleStream
 from training.tokenizer import train_tokenizer
 
-_TOKENIZER_EPISODES = 6000
 _CHECKPOINT_S = 120.0
 _REPORT_STEPS = 20
 
@@ -66,11 +65,12 @@ def main() -> None:
 def prepare_tokenizer(path: Path, schedule: Schedule) -> Tokenizer:
     """Load the tokenizer, or train it on the first episodes."""
     if not path.exists():
-        train_tokenizer(_texts(_TOKENIZER_EPISODES, schedule.seed), schedule.vocab_size).save(str(path))
+        train_tokenizer(prepare_texts(schedule.tokenizer_episodes, schedule.seed), schedule.vocab_size).save(str(path))
     return Tokenizer.from_file(str(path))
 
 
-def _texts(count: int, seed: int) -> list[str]:
+def prepare_texts(count: int, seed: int) -> list[str]:
+    """Rendered episodes for the tokenizer to learn from."""
     random = Random(f"{seed}/tokenizer")
     source, expert = TaskSource(random, load_manifest()), Expert(random, EpisodeMix())
     texts: list[str] = []
@@ -95,7 +95,9 @@ class Trainer:
         self._routers = [module for module in self.model.modules() if isinstance(module, Router)]
         self._optimizer = MasterOptimizer(self.model, schedule.optimizer, ranks)
         encoder = Encoder(tokenizer)
-        self._stream = SampleStream(encoder, load_manifest(), schedule.seed, schedule.tokens_per_batch // ranks.size)
+        self._stream = SampleStream(
+            encoder, load_manifest(), schedule.seed, schedule.tokens_per_batch // ranks.size, schedule.pool_size
+        )
         self.progress = Progress()
         self._restore()
 
@@ -103,15 +105,7 @@ class Trainer:
         """Train until the budget is spent or the time is over."""
         saved = time.monotonic()
         while self._ranks.same(not self.is_done and time.monotonic() < stop_at):
-            share = self.progress.tokens / self._schedule.tokens
-            self._optimizer.rounding = fp8_rounded if share >= self._schedule.round_from else None
-            losses: list[float] = []
-            batches = self._stream.pool(self.progress.pool + self._ranks.rank, self._schedule.mix(share))
-            for batch in batches[: self._ranks.least(len(batches))]:
-                started = time.monotonic()
-                losses.append(self._step(batch))
-                self.progress.seconds += time.monotonic() - started
-            self.progress.pool += self._ranks.size
+            losses = self.run_pool()
             if self._ranks.rank:
                 continue
             self._report(losses)
@@ -120,6 +114,19 @@ class Trainer:
                 saved = time.monotonic()
         if not self._ranks.rank:
             self.save()
+
+    def run_pool(self) -> list[float]:
+        """Train on the next pool of episodes; returns the action loss of every step."""
+        share = self.progress.tokens / self._schedule.tokens
+        self._optimizer.rounding = fp8_rounded if share >= self._schedule.round_from else None
+        losses: list[float] = []
+        batches = self._stream.pool(self.progress.pool + self._ranks.rank, self._schedule.mix(share))
+        for batch in batches[: self._ranks.least(len(batches))]:
+            started = time.monotonic()
+            losses.append(self._step(batch))
+            self.progress.seconds += time.monotonic() - started
+        self.progress.pool += self._ranks.size
+        return losses
 
     def _step(self, batch: Batch) -> float:
         progress = self.progress
