@@ -9,7 +9,6 @@ from training.optimizer import orthogonalise
 from training.ranks import Ranks
 from training.train_nano import Trainer, prepare_tokenizer
 
-
 VOCABULARY = 700
 
 
