@@ -1,30 +1,22 @@
 """The structure of a patch, as git reads it."""
 
-import asyncio
+from pathlib import Path
 
 from agent.api.schemas import FileChange
+from agent.git import git
 
 
 async def changed_files(patch: str) -> tuple[FileChange, ...]:
-    """The files of a unified diff. Git itself parses it: quoted names, renames and binary files are its rules."""
+    """The files of a unified diff. Git itself parses it: quoted names and binary files are its rules."""
     if not patch:
         return ()
-    process = await asyncio.create_subprocess_exec(
-        *("git", "apply", "--numstat", "-z", "-"),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        # Outside any repository: inside one, git leaves out files that are not below the current directory.
-        cwd="/",
-    )
-    output, errors = await process.communicate(patch.encode())
-    assert process.returncode == 0, errors
-    return tuple(_file(record) for record in output.decode(errors="replace").split("\0") if record)
+    # Outside any repository: inside one, git leaves out files that are not below the current directory.
+    output = await git("apply", "--numstat", "-z", "-", cwd=Path("/"), stdin=patch.encode())
+    return tuple(map(_file, output.decode(errors="replace").split("\0")[:-1]))
 
 
 def _file(record: str) -> FileChange:
     added, removed, path = record.split("\t", 2)
-    binary = added == "-"
-    return FileChange(
-        path=path, added=0 if binary else int(added), removed=0 if binary else int(removed), binary=binary
-    )
+    if added == "-":
+        return FileChange(path=path, added=0, removed=0, binary=True)
+    return FileChange(path=path, added=int(added), removed=int(removed))
