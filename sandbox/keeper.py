@@ -71,8 +71,7 @@ class Kit:
         pid = os.fork()
         if pid == 0:
             with ends_here():
-                ours.close()
-                self._keep(theirs)
+                self._keep(_only(theirs))
         os.pwrite(self.badness_fd, usual, 0)
         theirs.close()
         return Keeper(pid, ours)
@@ -84,6 +83,7 @@ class Kit:
         message, fds, _, _ = socket.recv_fds(line, 1, 4)
         if not message:
             return
+        line.detach()  # its number is about to be used for another
         request, source, output, status = fds
         head = json.loads(os.pread(request, os.fstat(request).st_size, 0))
         _keep_only(source, output, status)
@@ -144,6 +144,15 @@ def _failure(error: OSError, path: str) -> dict[str, object]:
     if error.errno == errno.ELOOP:
         return {"how": "rejected", "detail": f"{path} is, or leads through, a symbolic link"}
     return {"how": "failed", "code": error.errno or errno.EIO}
+
+
+def _only(line: socket.socket) -> socket.socket:
+    """Close all but ``line``: while we wait, other jobs must see the end of their input when its writer closes it."""
+    fd = line.detach()
+    if fd != _STATUS_FD:
+        os.dup2(fd, _STATUS_FD, inheritable=False)
+    os.closerange(_STATUS_FD + 1, os.sysconf("SC_OPEN_MAX"))
+    return socket.socket(fileno=_STATUS_FD)
 
 
 def _keep_only(source: int, output: int, status: int) -> None:

@@ -39,6 +39,11 @@ async def test_input_that_is_not_read_does_not_hold_anything_up(run):
     assert (await run("wc -c", stdin=bytes(2_000_000))).output == b"2000000\n"
 
 
+async def test_the_end_of_input_is_seen_whatever_else_begins_and_ends_meanwhile(run):
+    first, second = await asyncio.gather(run("sleep 0.1"), run("sleep 0.4; wc -c", stdin=bytes(2_000_000)))
+    assert (first.code, second.output) == (0, b"2000000\n")
+
+
 async def test_output_that_is_not_text_is_kept_as_it_is(run):
     assert (await run(r"printf '\xff\xfe\x00caf\xe9'")).output == b"\xff\xfe\x00caf\xe9"
 

@@ -1,5 +1,7 @@
 """File calls: whole, bounded, and never through a link."""
 
+import asyncio
+import contextlib
 import io
 import os
 import tarfile
@@ -29,6 +31,14 @@ async def test_a_large_file_goes_in_and_out(sandbox):
     data = os.urandom(5_000_000)
     await sandbox.write("/workspace/large", data)
     assert await sandbox.read("/workspace/large") == data
+
+
+async def test_a_call_whose_caller_gives_up_changes_nothing_and_holds_nothing_up(sandbox, say):
+    for delay in (0, 0.001, 0.01, 0.1):
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(sandbox.write("/workspace/file", bytes(30_000_000)), delay)
+    await sandbox.write("/workspace/file", b"whole")
+    assert await say("cat file") == "whole"
 
 
 async def test_reading_says_what_is_wrong(sandbox, run):
