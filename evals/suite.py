@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import sys
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -104,7 +105,7 @@ def _drawn(seed: int, split: str, size: int) -> tuple[ExamTask, ...]:
     tasks: list[ExamTask] = []
     while len(tasks) < size:
         repair = source.make()
-        if _cannot_be_known(repair):
+        if _cannot_be_known(repair) and _can_be_run(repair):
             tasks.append(ExamTask(f"{split}-{len(tasks) + 1:03}", split, random.randrange(NUM_STYLES), repair))
     return tuple(tasks)
 
@@ -117,6 +118,11 @@ def _cannot_be_known(task: RepairTask) -> bool:
     """Whether the line that repairs the task cannot occur in training: it has a held-out identifier."""
     line = set(re.findall(r"\w+", task.bugs[0].fixed_line))
     return bool(line & task.identifiers) and not any(map(_TEST_DATA.fullmatch, task.identifiers))
+
+
+def _can_be_run(task: RepairTask) -> bool:
+    """Whether no package hides a module of the standard library from pytest, which runs in the repository."""
+    return not {path.partition("/")[0] for path in task.files} & sys.stdlib_module_names
 
 
 def _tests(task: RepairTask) -> tuple[str, ...]:
