@@ -26,6 +26,7 @@ class Progress:
     def __init__(self, terminal: Terminal) -> None:
         self._terminal = terminal
         self._calls: dict[tuple[str | None, str], ToolCall] = {}
+        self._runs: set[str | None] = set()
         self._num_pieces = 0
         self._spoke_at = self._started_at = time.monotonic()
         moving = terminal.err.is_terminal and not terminal.quiet
@@ -48,7 +49,7 @@ class Progress:
             case "task.submitted":
                 self.say("waiting for a worker")
             case "run.claimed":
-                self.say("preparing the sandbox")
+                self._claimed(event)
             case "run.resumed":
                 self._note("↻", "another worker takes over", "yellow")
             case "step.started":
@@ -80,6 +81,13 @@ class Progress:
             self._status.update(Text(what, "dim"))
         elif time.monotonic() - self._spoke_at > _HEARTBEAT_S:
             self._print(Text(f"… {what} ({time.monotonic() - self._started_at:.0f} s)"))
+
+    def _claimed(self, event: EventView) -> None:
+        attempt = event.body["attempt"]
+        if attempt > 1 and event.run_id not in self._runs:
+            self._note("→", f"attempt {attempt}", "bold")
+        self._runs.add(event.run_id)
+        self.say("preparing the sandbox")
 
     def _message(self, said: StepMessage) -> None:
         if said.aborted is None and not said.message.tool_calls:

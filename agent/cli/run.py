@@ -5,7 +5,7 @@ import secrets
 import shutil
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,6 @@ from agent.cli.terminal import Terminal
 from agent.config import ModelSettings
 from agent.errors import GitError, RepositoryError
 from agent.git import git
-from agent.model import Delta
 from agent.orchestrator.app import open_worker
 from agent.orchestrator.settings import WorkerSettings
 from agent.orchestrator.worker import Worker
@@ -37,9 +36,10 @@ from agent.types import Check, Event, Limits, ModelOptions, TaskRequest
 _KEEP_RUNS_S = 7 * 24 * 3600.0
 """The logs of earlier runs are kept this long."""
 
-_EVENTS_TIMEOUT_S = 5.0
-
 _MODEL_RETRIES = 3
+
+_EVENTS_TIMEOUT_S = 5.0
+"""How often is looked whether the worker broke off, while no event comes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ async def run(options: RunOptions, home: Path, terminal: Terminal) -> ExitCode:
                     settings,
                     store=store,
                     uncommitted=options.uncommitted,
-                    on_delta=lambda _, step, delta: _show_piece(progress, step, delta),
+                    on_delta=lambda _, step, delta: progress.piece(step, delta.kind),
                 )
             )
             task = await _work(request, store, worker, progress, terminal, options.output)
@@ -130,17 +130,20 @@ async def _look_at_checkout(root: Path, options: RunOptions, terminal: Terminal)
     entries = answer.decode(errors="replace").split("\0")[:-1]
     changed = [entry[3:] for entry in entries if not entry.startswith("??")]
     if changed and not options.allow_dirty:
-        names = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
         raise Failure(
             ExitCode.USAGE,
-            f"{root} has uncommitted changes ({names})",
+            f"{root} has uncommitted changes ({_some(changed)})",
             "commit or stash them; or give --uncommitted to start from the files as they are, "
             "or --allow-dirty to start from the commit, without them",
         )
     if changed:
-        terminal.note(f"Uncommitted changes to {len(changed)} files are left out: the agent sees the commit.")
+        terminal.note(f"Left out, for the agent sees the commit: uncommitted changes ({_some(changed)}).")
     elif entries:
-        terminal.note(f"{len(entries)} untracked files are left out: the agent sees the commit.")
+        terminal.note(f"Left out, for the agent sees the commit: untracked files ({_some([e[3:] for e in entries])}).")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 @contextmanager
@@ -164,8 +167,7 @@ async def _settings(options: RunOptions, directory: Path, stack: AsyncExitStack,
     if options.checkpoint is not None:
         terminal.note(f"Starting the embedded model {options.checkpoint} (give --model-url to use another).")
         model = await stack.enter_async_context(embedded_model(options.checkpoint, directory / "model.log", model))
-    # One process owns this store; a lease that outlives the run spares it the renewals.
-    return WorkerSettings(store=f"sqlite:///{directory / 'store.db'}", data=directory, model=model, lease_ttl_s=60.0)
+    return WorkerSettings(store=f"sqlite:///{directory / 'store.db'}", data=directory, model=model)
 
 
 async def _work(
@@ -225,10 +227,6 @@ async def _cancelled_by_signals(store: Store, task_id: str, progress: Progress) 
 
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-def _show_piece(progress: Progress, step: int, delta: Delta) -> None:
-    progress.piece(step, delta.kind)
 
 
 async def _deliver(task: TaskView, options: RunOptions, root: Path, terminal: Terminal) -> None:

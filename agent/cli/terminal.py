@@ -23,6 +23,7 @@ class Terminal:
     def note(self, line: str | Text) -> None:
         """A line about what goes on."""
         if not self.quiet:
+            line = line if isinstance(line, Text) else printable(line)
             self.err.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def result(self, text: str) -> None:

@@ -136,7 +136,7 @@ def test_allow_dirty_starts_from_the_commit_and_says_so(mimo: Mimo, checkout: Pa
 
     assert ended.code == 0, ended.err
     assert "-    return a - b\n" in ended.out
-    assert "left out" in ended.err
+    assert "Left out" in ended.err
 
 
 def test_uncommitted_starts_from_the_files_as_they_are(mimo: Mimo, checkout: Path, repairing: str) -> None:

@@ -20,7 +20,7 @@ def test_help_imports_nothing_heavy() -> None:
     code = """if True:
         import sys
         from agent.cli.app import main
-        sys.argv = ["mimo", "--help"]
+        sys.argv = ["mimo", "run", "--help"]
         try:
             main()
         except SystemExit:
