@@ -124,8 +124,6 @@ async def test_a_python_below_a_writable_folder_is_seen_read_only_and_is_no_part
     tool.parent.mkdir(parents=True)
     tool.write_text("#!/bin/sh\necho ran\n")
     tool.chmod(0o755)
-    for folder in (tmp_path, *tmp_path.parents[:3]):
-        folder.chmod(folder.stat().st_mode | 0o755)  # as an installation is
     backend = open_backend("local", SandboxSettings(python_prefixes=(tmp_path / "python",)))
     try:
         sandbox = await backend.acquire(SandboxSpec())
