@@ -23,7 +23,7 @@ from agent.cli.progress import describe
 from agent.cli.task import failure
 from agent.cli.terminal import Terminal, one_line, open_terminal, printable
 from agent.events import ToolCompleted, ToolIntent
-from agent.types import Status, StopReason, TaskRequest, Verdict, VerdictKind
+from agent.types import StopReason, TaskRequest, Verdict, VerdictKind
 from evals.repository import write_repository
 from evals.runner import Sampling, request_of
 from evals.service import ServiceOptions, api_key, running_service
@@ -32,6 +32,7 @@ from evals.types import EvalTask
 
 _NUM_TASKS = 5
 _NUM_WORKERS = 2
+"""As many as the smallest machine has cores."""
 _REMEDY = 'make demo ARGS="--model-url http://127.0.0.1:8000/v1 --model NAME"'
 
 
@@ -81,7 +82,7 @@ async def _demo(options: DemoOptions, terminal: Terminal) -> list[TaskView]:
             followed = zip(rows, views, strict=True)
             tasks = await asyncio.gather(*(_follow(client, view.id, row, board) for row, view in followed))
     result = options.folder.with_suffix(".json")
-    result.write_bytes(TypeAdapter(list[TaskView]).dump_json(list(tasks), indent=2))
+    result.write_bytes(TypeAdapter(list[TaskView]).dump_json(list(tasks), indent=2) + b"\n")
     _conclude(list(tasks), rows, result, terminal)
     return list(tasks)
 
@@ -218,11 +219,12 @@ _STYLES = {
     VerdictKind.REGRESSED: "bold red",
 }
 
-_MACHINES = (StopReason.MODEL_ERROR, StopReason.SANDBOX_LOST)
+_MACHINES = (StopReason.MODEL_ERROR, StopReason.SANDBOX_LOST, StopReason.CANCELLED)
 
 
 def _ended_cleanly(task: TaskView) -> bool:
-    return task.status is Status.SUCCEEDED and task.stop_reason not in _MACHINES
+    """Whether the agent ended it, by itself or at a limit, and the checks were run."""
+    return task.stop_reason is not None and task.stop_reason not in _MACHINES and task.verdict is not None
 
 
 def _fail(problem: Failure, terminal: Terminal) -> int:

@@ -112,12 +112,28 @@ def _drawn(seed: int, split: str, size: int) -> tuple[ExamTask, ...]:
 
 _TEST_DATA = re.compile("[a-f]+")
 """Test data holds strings of these letters, in training too; such an identifier would not be new."""
+_MESSAGE_WORDS = frozenset(
+    """
+    a access all an argument arguments as associated at attribute be between but by callable can cannot concatenate
+    convert division exceeded expected float found function given has have hashable in index indices instance instances
+    int integer integers invalid is item iterable key list literal local long maximum method missing modulo multiple
+    must name no non not object of on only operand or out pack positional range referenced required sequence slice step
+    str string subscriptable supported takes than the to too tuple type unhashable unpack unsupported value values
+    variable was were where with zero
+    """.split()  # noqa: SIM905
+)
+"""What Python's error messages are made of: training has seen these words where programs went wrong."""
 
 
 def _cannot_be_known(task: RepairTask) -> bool:
     """Whether the line that repairs the task cannot occur in training: it has a held-out identifier."""
     line = set(re.findall(r"\w+", task.bugs[0].fixed_line))
-    return bool(line & task.identifiers) and not any(map(_TEST_DATA.fullmatch, task.identifiers))
+    return bool(line & task.identifiers) and not any(map(_stands_elsewhere, task.identifiers))
+
+
+def _stands_elsewhere(name: str) -> bool:
+    """Whether training has the word for another reason than as an identifier."""
+    return name in _MESSAGE_WORDS or _TEST_DATA.fullmatch(name) is not None
 
 
 def _can_be_run(task: RepairTask) -> bool:
