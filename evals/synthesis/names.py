@@ -10,6 +10,8 @@ Split = Literal["train", "heldout"]
 
 _HELD_OUT_OF = 10
 """One identifier in this many is held out."""
+_BLENDED = 0.6
+"""Share of training pieces that are blends. With a closed list of words, a model learns the list and not to copy."""
 _ONSETS = ("b", "c", "d", "f", "g", "h", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z", "br", "dr", "st", "tr", "pl")
 _VOWELS = ("a", "e", "i", "o", "u")
 _CODAS = ("", "", "", "n", "r", "s", "l", "t", "m", "x")
@@ -53,12 +55,19 @@ class NameSource:
         return all(split_of(piece) == "train" for piece in pieces)
 
     def _piece(self) -> str:
+        if self.split == "train" and self._random.random() < _BLENDED:
+            return self._blend()
         kind = self._random.random()
         if kind < 0.5:
             return self._random.choice(self._words)
         if kind < 0.95:
             return "".join(self._syllable() for _ in range(self._random.choice((1, 2, 2))))
         return "".join(self._random.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(self._random.choice((2, 3))))
+
+    def _blend(self) -> str:
+        """The beginning of one word and the end of another: spelled like a word, and in no list."""
+        first, second = self._random.choice(self._words), self._random.choice(self._words)
+        return first[: self._random.randint(1, 4)] + second[self._random.randint(1, len(second) - 2) :]
 
     def _syllable(self) -> str:
         choose = self._random.choice
