@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import sys
+import threading
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -65,7 +66,7 @@ def load_exam() -> Exam:
 
 
 def nano_heldout(split: str, limit: int | None = None) -> tuple[ExamTask, ...]:
-    """The first ``limit`` tasks of a split, or all; always the same ones."""
+    """The first ``limit`` tasks of a split, or all; always the same ones. Call it in the main thread."""
     exam = load_exam()
     size = exam.sizes[split]
     return _drawn(exam.seed, split, size if limit is None else min(limit, size))
@@ -98,6 +99,8 @@ def digest(tasks: tuple[ExamTask, ...]) -> str:
 
 @cache
 def _drawn(seed: int, split: str, size: int) -> tuple[ExamTask, ...]:
+    # The deadline of synthetic code is a signal; in another thread all code would seem to fail.
+    assert threading.current_thread() is threading.main_thread(), "tasks are drawn in the main thread"
     # A text as seed is hashed by its bytes: the same everywhere.
     random = Random(f"{seed} {split}")
     draw = SPLITS[split]
