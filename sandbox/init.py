@@ -207,7 +207,8 @@ class _Init:
                 return "timed_out"
             if stop.done():
                 return "output_limit"
-            if job.is_command and self._watch.exceeded():
+            # What the kernel already ended may leave room for the rest, which would wait for it in vain.
+            if job.is_command and (self._watch.exceeded() or self._watch.num_kills() > job.kills_before):
                 return "oom_killed"
             patience = min(left, _MEMORY_POLL_S) if job.is_command else left
             await asyncio.wait({told, stop}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)

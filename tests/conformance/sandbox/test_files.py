@@ -119,7 +119,7 @@ async def test_an_archive_that_points_outside_is_rejected(sandbox, say):
         tar.addfile(tarfile.TarInfo("../tmp/escaped"), io.BytesIO(b""))
     with pytest.raises(SandboxRejected, match="outside"):
         await sandbox.upload(out.getvalue())
-    assert await say("ls -A /tmp") == ""
+    assert "escaped" not in await say("ls -A /tmp")
 
 
 async def test_a_tree_over_the_bound_is_rejected(sandbox, say):
