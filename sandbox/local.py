@@ -117,6 +117,8 @@ class LocalSandbox:
         self._closing: asyncio.Task[None] | None = None
         self._commands: dict[str, asyncio.Task[Outcome]] = {}
         self._forgotten: set[str] = set()
+        self._file_turn = asyncio.Lock()
+        self._file_calls: set[asyncio.Task[bytes]] = set()
 
     @property
     def evidence(self) -> Ready:
@@ -182,6 +184,23 @@ class LocalSandbox:
 
     async def _file(self, op: str, path: str, data: bytes, limit: int) -> bytes:
         _check_path(path)
+        # To its end even where the caller gives up, and one after the other: an abandoned write must not land on a
+        # newer one.
+        call = asyncio.create_task(self._file_in_turn(op, path, data, limit))
+        self._file_calls.add(call)
+        call.add_done_callback(self._forget_file_call)
+        return await asyncio.shield(call)
+
+    def _forget_file_call(self, call: "asyncio.Task[bytes]") -> None:
+        self._file_calls.discard(call)
+        if not call.cancelled():
+            call.exception()  # seen, even where the caller has given up
+
+    async def _file_in_turn(self, op: str, path: str, data: bytes, limit: int) -> bytes:
+        async with self._file_turn:
+            return await self._file_now(op, path, data, limit)
+
+    async def _file_now(self, op: str, path: str, data: bytes, limit: int) -> bytes:
         result = await self._connection.run({"op": op, "path": path}, data, _FILE_TIMEOUT_S, limit)
         match result.ended.how:
             case "exited":
@@ -211,7 +230,7 @@ class LocalSandbox:
         self.closed = True
         self._connection.close("the sandbox was closed")
         await self._connection.wait_closed()
-        await asyncio.gather(*self._commands.values(), return_exceptions=True)
+        await asyncio.gather(*self._commands.values(), *self._file_calls, return_exceptions=True)
         # The holder ends the sandbox when our half closes, and closes its own when everything is gone.
         loop = asyncio.get_running_loop()
         with self._lifeline:

@@ -30,7 +30,7 @@ def nano_config(vocab_size: int) -> ModelConfig:
         partial_rotary_factor=0.334,
         rope_theta=500_000.0,
         swa_rope_theta=10_000.0,
-        max_position_embeddings=4096,
+        max_position_embeddings=16_384,
         sliding_window=64,
         hybrid_layer_pattern=(0, 1, 1, 0, 1, 0),
         moe_layer_freq=(0, 1, 1, 1, 1, 1),

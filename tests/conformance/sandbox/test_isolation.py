@@ -156,9 +156,9 @@ async def test_sandboxes_do_not_see_each_other(backend: Backend, sandbox: Sandbo
     other = await backend.acquire(SandboxSpec())
     await sandbox.write("/tmp/mine", b"mine")
     await run("nohup sleep 4711 > /dev/null 2>&1 &")
-    line = "ls -A /tmp /workspace /dev/shm; ps -e -o args | grep -c '[s]leep 4711'"
+    line = "ls -A /workspace /dev/shm; ls -A /tmp | grep -c mine; ps -e -o args | grep -c '[s]leep 4711'"
     outcome = await other.exec(Command(line, "a", 10))
-    assert outcome.output == b"/dev/shm:\n\n/tmp:\n\n/workspace:\n0\n"
+    assert outcome.output == b"/dev/shm:\n\n/workspace:\n0\n0\n"
     await other.close()
 
 
