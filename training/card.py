@@ -104,8 +104,8 @@ def _training(log: list[dict[str, Any]]) -> Iterator[str]:
         "Changes on the way, in order. Up to 10.1 M tokens training names came from a closed list of "
         "words and from syllables: at 8.5 M tokens 1 of the first 12 exam tasks was fixed, held-out words being "
         "completed to listed ones (`arrow` became `ardrum`). Then 60 % of the pieces became blends of two words: "
-        "after 13.0 M tokens 16 of the first 24. Another million tokens with more single bugs, at a raised rate that was "
-        "not brought down to zero again, made it worse (12 of the first 24) and are not in this checkpoint. These are "
+        "after 13.0 M tokens 16 of the first 24. Another million tokens with more single bugs, at a raised rate "
+        "not brought down to zero, made it worse (10 of the first 24) and are not in this checkpoint. These are "
         "steps of one run, not a controlled comparison."
     )
     yield ""
