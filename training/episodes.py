@@ -37,8 +37,9 @@ class Episode:
 class EpisodeMix:
     """Shares of the kinds of episodes."""
 
-    wrong_edit: float = 0.2
-    """A wrong edit, its failing test, the way back and the right edit."""
+    wrong_edit: float = 0.3
+    """Wrong edits, each with its failing test and the way back, or refused because it changes nothing; then the right
+    one."""
     refused_edit: float = 0.05
     """An edit whose old text is not in the file, then the right one."""
     whole: float = 0.5
@@ -81,12 +82,12 @@ class Expert:
         bugs = task.bugs
         kind = random.random()
         if len(bugs) == 1 and kind < self._mix.wrong_edit:
-            for _ in range(random.choice((1, 1, 1, 2))):
-                self._stray(desk, bugs[0])
+            for _ in range(random.choice((1, 1, 2, 3))):
+                (self._hesitate if random.random() < 0.4 else self._stray)(desk, bugs[0])
         elif kind > 1 - self._mix.refused_edit:
             self._misquote(desk, bugs[0])
         for bug in bugs:
-            desk.edit(thought(task, bug), bug.path, bug.broken_line, bug.fixed_line)
+            desk.edit(bug, bug.broken_line, bug.fixed_line)
         if len(bugs) == 1 or random.random() < self._mix.whole:
             desk.test()
             desk.finish()
@@ -115,9 +116,16 @@ class Expert:
         old = lines[edit.line].strip()
         new = edit.apply(source).split("\n")[edit.line].strip()
         if desk.files[bug.path].count(old) == 1 and desk.fails_with(bug.path, old, new):
-            desk.edit(thought(desk.task, bug), bug.path, old, new, weight=0.0)
+            desk.edit(bug, old, new, weight=0.0)
             desk.test()
             desk.checkout(bug.path)
+
+    def _hesitate(self, desk: "_Desk", bug: Bug) -> None:
+        """An edit of some line of the broken function that changes nothing, and its refusal."""
+        lines = thought(desk.files[bug.path], bug.function).split("\n")
+        line = self._random.choice(lines[2:]).strip()
+        if desk.files[bug.path].count(line) == 1:
+            desk.edit(bug, line, line, weight=0.0)
 
     def _misquote(self, desk: "_Desk", bug: Bug) -> None:
         """An edit whose old text lacks a word, and the refusal that shows the line."""
@@ -125,12 +133,25 @@ class Expert:
         index = self._random.randrange(len(words))
         old = " ".join(words[:index] + words[index + 1 :])
         if len(words) > 2 and old not in desk.files[bug.path]:
-            desk.edit(thought(desk.task, bug), bug.path, old, bug.fixed_line, weight=0.0)
+            desk.edit(bug, old, bug.fixed_line, weight=0.0, last=bug.broken_line)
 
 
-def thought(task: RepairTask, bug: Bug) -> str:
-    """The docstring of the function at fault: what the code must do, next to where the edit is written."""
-    return task.functions[bug.function].source.split('"""')[1]
+def thought(text: str, function: str, last: str | None = None) -> str:
+    """The function as it stands in ``text``, read line by line up to ``last``, the line at fault.
+
+    To copy the name from the statement and the definition behind it is easy; whether the line just read does what the
+    docstring says is a small question asked once a line, instead of one large question about the whole file.
+    """
+    lines = text.split("\n")
+    first = next(number for number, line in enumerate(lines) if line.startswith(f"def {function}("))
+    read: list[str] = []
+    for line in lines[first:]:
+        if not line:
+            break
+        read.append(line)
+        if line.strip() == last:
+            break
+    return "\n".join(read)
 
 
 class _Desk:
@@ -155,7 +176,10 @@ class _Desk:
     def show(self, path: str) -> None:
         self._bash(f"cat {path}", self.files[path])
 
-    def edit(self, why: str, path: str, old: str, new: str, weight: float = 1.0) -> None:
+    def edit(self, bug: Bug, old: str, new: str, weight: float = 1.0, last: str | None = None) -> None:
+        """Read the function of ``bug`` up to the line ``last``, by default ``old``, and replace ``old`` by ``new``."""
+        path = bug.path
+        why = thought(self.files[path], bug.function, last or old)
         result, changed = replace(self.files[path], old, new)
         self._act(why, "str_replace", {"path": path, "old_str": old, "new_str": new}, weight)
         self._answer(result.text)

@@ -54,6 +54,8 @@ class Schedule:
     warmup_steps: int = 100
     decay_from: float = 0.5
     curriculum_until: float = 0.06
+    peak: float = 1.0
+    """Rates are multiplied by this; less than 1 to go on from a trained model."""
     seed: int = 1
     round_from: float = 0.85
     """From here on the model computes with weights rounded to FP8 blocks, as it will be shipped."""
@@ -64,7 +66,7 @@ class Schedule:
         """What the peak rates are multiplied by."""
         rising = min(1.0, (step + 1) / self.warmup_steps)
         falling = 1.0 if progress < self.decay_from else (1.0 - progress) / (1.0 - self.decay_from)
-        return max(rising * falling, 0.0)
+        return self.peak * max(rising * falling, 0.0)
 
     def mix(self, progress: float) -> DataMix:
         """First what code looks like and how a conversation runs, then repairs, at last only what the agent writes."""

@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import sys
 import time
 from dataclasses import dataclass
@@ -48,16 +49,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints, tokenizer and log")
     parser.add_argument("--tokens", type=int, default=Schedule().tokens, help="token budget of the schedule")
+    parser.add_argument("--start-from", type=Path, help="run whose weights and tokenizer to begin with")
+    parser.add_argument("--peak", type=float, default=1.0, help="factor of all rates, below 1 with --start-from")
     parser.add_argument("--processes", type=int, default=1, help="one per core that is free")
     parser.add_argument("--minutes", type=float, default=1e9, help="stop after this long; run again to go on")
     arguments = parser.parse_args()
     keep_memory()
     torch.set_num_threads(1)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    schedule = Schedule(tokens=arguments.tokens)
+    started = arguments.start_from is not None
+    schedule = Schedule(
+        tokens=arguments.tokens, peak=arguments.peak, curriculum_until=0.0 if started else Schedule().curriculum_until
+    )
+    if started and not (arguments.out / "tokenizer.json").exists():
+        shutil.copy(arguments.start_from / "tokenizer.json", arguments.out)
     tokenizer = prepare_tokenizer(arguments.out / "tokenizer.json", schedule)
     ranks = Ranks(arguments.processes, arguments.out / "rendezvous")
-    trainer = Trainer(schedule, tokenizer, arguments.out, ranks)
+    trainer = Trainer(schedule, tokenizer, arguments.out, ranks, arguments.start_from)
     trainer.run(stop_at=time.monotonic() + arguments.minutes * 60)
     ranks.close()
 
@@ -86,7 +94,9 @@ def prepare_texts(count: int, seed: int) -> list[str]:
 class Trainer:
     """Model, optimiser and data of one training run."""
 
-    def __init__(self, schedule: Schedule, tokenizer: Tokenizer, out: Path, ranks: Ranks) -> None:
+    def __init__(
+        self, schedule: Schedule, tokenizer: Tokenizer, out: Path, ranks: Ranks, start_from: Path | None = None
+    ) -> None:
         torch.manual_seed(schedule.seed)
         self._ranks = ranks
         self._schedule = schedule
@@ -99,7 +109,10 @@ class Trainer:
             encoder, load_manifest(), schedule.seed, schedule.tokens_per_batch // ranks.size, schedule.pool_size
         )
         self.progress = Progress()
-        self._restore()
+        if (out / "checkpoint.pt").exists():
+            self.progress = self._restore(out / "checkpoint.pt")
+        elif start_from is not None:
+            self.progress.pool = self._restore(start_from / "checkpoint.pt").pool  # the data goes on
 
     def run(self, stop_at: float) -> None:
         """Train until the budget is spent or the time is over."""
@@ -187,16 +200,13 @@ class Trainer:
     def is_done(self) -> bool:
         return self.progress.tokens >= self._schedule.tokens
 
-    def _restore(self) -> None:
-        path = self._out / "checkpoint.pt"
-        if not path.exists():
-            return
+    def _restore(self, path: Path) -> Progress:
         state = torch.load(path, weights_only=False)  # our own file
         self._optimizer.restore(state["optimizer"])
         with torch.no_grad():
             for router, bias in zip(self._routers, state["biases"], strict=True):
                 router.e_score_correction_bias.copy_(bias)
-        self.progress = Progress(*state["progress"]) if isinstance(state["progress"], list) else state["progress"]
+        return Progress(*state["progress"])
 
 
 _FP8_WEIGHT = re.compile(r"\.(?:[qkv]_proj\.weight|(?:gate|up|down)_proj\.weight|experts\.\w+)$")
