@@ -1,6 +1,5 @@
 """``mimo eval``: how good is a model, and how good is no model."""
 
-import asyncio
 import os
 from typing import TYPE_CHECKING, Annotated
 
@@ -88,6 +87,8 @@ def _tasks(suite: str, splits: list[str] | None, limit: int | None) -> "dict[str
 
 
 def _measure(measurement: "Measurement", output: Format) -> None:
+    import asyncio
+
     from agent.cli.client import ServiceProblem, ServiceUnreachable
     from agent.cli.task import failure
     from agent.cli.terminal import open_terminal

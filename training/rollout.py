@@ -27,7 +27,8 @@ from training.samples import Encoder
 
 _CALL = re.compile(r"<think>(.*?)</think>(.*?)<tool_call>\n<function=(\w+)>\n(.*?)</function>\n</tool_call>", re.DOTALL)
 _PARAMETER = re.compile(r"<parameter=(\w+)>(.*?)</parameter>\n", re.DOTALL)
-_MAX_NEW = 160
+_MAX_NEW = 320
+_SAME_TURNS = 3
 
 
 class GrowingCache:
@@ -94,7 +95,6 @@ class Attempt:
     random: Random
     edits: list[tuple[str, str, str]] = field(default_factory=list)
     """Edits that applied: path, old text, new text."""
-    looked: bool = False
     num_turns: int = 0
     done: bool = False
     malformed: bool = False
@@ -123,11 +123,15 @@ class Attempt:
         call = {"id": "call", "type": "function", "function": {"name": tool, "arguments": arguments}}
         message = {"role": "assistant", "content": content, "reasoning_content": thought, "tool_calls": [call]}
         self.messages.append(message)
-        if tool == "finish":
+        if tool == "finish" or self._goes_round(message):
             self.done = True
             return
         answer = self._edit(arguments) if tool == "str_replace" else self._bash(arguments.get("command", ""))
         self.messages.append({"role": "tool", "tool_call_id": "call", "content": answer})
+
+    def _goes_round(self, message: dict[str, Any]) -> bool:
+        """The same turn for the third time: greedily, it would come for ever."""
+        return self.messages.count(message) >= _SAME_TURNS
 
     def _edit(self, arguments: dict[str, str]) -> str:
         path, old, new = (arguments.get(name, "") for name in ("path", "old_str", "new_str"))
@@ -143,7 +147,6 @@ class Attempt:
         output, code = f"bash: {command.split(' ')[0]}: command not found\n", 127
         if command.startswith("cat ") and (path := command.removeprefix("cat ")) in self.files:
             output, code = self.files[path], 0
-            self.looked = True
         elif command.startswith("git checkout ") and (path := command.removeprefix("git checkout ")) in self.files:
             self.files[path] = self.task.files[path]
             output, code = "Updated 1 path from the index\n", 0

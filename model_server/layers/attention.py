@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from model_server.config import ModelConfig
 from model_server.layers.rope import rotate
 
+_TILE_ROWS = 64
+"""Queries of a whole sequence that attend together: scores nobody sees, half of them or more, are not computed."""
+
 
 class KeyValues(Protocol):
     """Keys and values of earlier tokens."""
@@ -31,6 +34,7 @@ class Attention(nn.Module):
         super().__init__()
         heads = config.heads(window)
         self.heads = heads
+        self.window_keys = config.window_keys if window else None
         self.value_scale = config.attention_value_scale
         self.q_proj = nn.Linear(config.hidden_size, heads.num_heads * heads.qk_dim, bias=False)
         self.k_proj = nn.Linear(config.hidden_size, heads.num_kv_heads * heads.qk_dim, bias=False)
@@ -46,9 +50,10 @@ class Attention(nn.Module):
         q = rotate(self._split(self.q_proj(x), self.heads.num_heads), table)
         k = rotate(self._split(self.k_proj(x), self.heads.num_kv_heads), table)
         v = self._split(self.v_proj(x), self.heads.num_kv_heads) * self.value_scale
-        if cache is not None:
-            k, v = cache.update(layer, k, v)
-        mixed = attend(q, k, v, mask, self.attention_sink_bias)
+        if cache is None:
+            mixed = attend_in_tiles(q, k, v, mask, self.attention_sink_bias, self.window_keys)
+        else:
+            mixed = attend(q, *cache.update(layer, k, v), mask, self.attention_sink_bias)
         result: Tensor = self.o_proj(mixed.transpose(1, 2).flatten(2))
         return result
 
@@ -73,6 +78,20 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, sink: Tensor | None) -
     weights = scores.softmax(-1)
     mixed: Tensor = weights.reshape(batch, groups, (num_heads // groups) * num_new, -1) @ v
     return mixed.view(batch, num_heads, num_new, -1)
+
+
+def attend_in_tiles(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor, sink: Tensor | None, window_keys: int | None
+) -> Tensor:
+    """:func:`attend` where query and key of one index belong to one token and positions ascend: a tile of queries
+    looks at no key behind its last query, and with a window at none too far before its first."""
+    tiles: list[Tensor] = []
+    for first in range(0, q.shape[2], _TILE_ROWS):
+        end = min(first + _TILE_ROWS, q.shape[2])
+        oldest = 0 if window_keys is None else max(0, first + 1 - window_keys)
+        seen = mask[:, :, first:end, oldest:end]
+        tiles.append(attend(q[:, :, first:end], k[:, :, oldest:end], v[:, :, oldest:end], seen, sink))
+    return torch.cat(tiles, dim=2)
 
 
 def attention_mask(queries: Tensor, keys: Tensor, window_keys: int | None, dtype: torch.dtype) -> Tensor:
