@@ -6,6 +6,7 @@ pytest prints. A test holds the imitation of pytest equal to the real one.
 
 import dataclasses
 import json
+import re
 from dataclasses import dataclass
 from datetime import date, timedelta
 from random import Random
@@ -37,15 +38,15 @@ class Episode:
 class EpisodeMix:
     """Shares of the kinds of episodes."""
 
-    wrong_edit: float = 0.3
-    """Wrong edits, each with its failing test and the way back, or refused because it changes nothing; then the right
-    one."""
+    wrong_edit: float = 0.4
+    """Wrong edits, each with its failing test and the way back, then the right one."""
     refused_edit: float = 0.05
     """An edit whose old text is not in the file, then the right one."""
     whole: float = 0.5
     """Share of episodes with several bugs that go on to the test and the end; the others stop at the last edit."""
 
 
+_WORDS = re.compile(r"\s*(?:\w+|[^\w\s]+|$)")
 _PROFILE = native()
 TOOLS = [function_schema(tool) for tool in _PROFILE.tools]
 
@@ -81,9 +82,9 @@ class Expert:
         desk.show(task.bugs[0].path)
         bugs = task.bugs
         kind = random.random()
-        if len(bugs) == 1 and kind < self._mix.wrong_edit:
+        if kind < self._mix.wrong_edit:
             for _ in range(random.choice((1, 1, 2, 3))):
-                (self._hesitate if random.random() < 0.4 else self._stray)(desk, bugs[0])
+                self._stray(desk, bugs[0])
         elif kind > 1 - self._mix.refused_edit:
             self._misquote(desk, bugs[0])
         for bug in bugs:
@@ -120,38 +121,43 @@ class Expert:
             desk.test()
             desk.checkout(bug.path)
 
-    def _hesitate(self, desk: "_Desk", bug: Bug) -> None:
-        """An edit of some line of the broken function that changes nothing, and its refusal."""
-        lines = thought(desk.files[bug.path], bug.function).split("\n")
-        line = self._random.choice(lines[2:]).strip()
-        if desk.files[bug.path].count(line) == 1:
-            desk.edit(bug, line, line, weight=0.0)
-
     def _misquote(self, desk: "_Desk", bug: Bug) -> None:
         """An edit whose old text lacks a word, and the refusal that shows the line."""
         words = bug.broken_line.split(" ")
         index = self._random.randrange(len(words))
         old = " ".join(words[:index] + words[index + 1 :])
         if len(words) > 2 and old not in desk.files[bug.path]:
-            desk.edit(bug, old, bug.fixed_line, weight=0.0, last=bug.broken_line)
+            desk.edit(bug, old, bug.fixed_line, weight=0.0, line=bug.broken_line)
 
 
-def thought(text: str, function: str, last: str | None = None) -> str:
-    """The function as it stands in ``text``, read line by line up to ``last``, the line at fault.
+def thought(text: str, function: str, old: str, new: str) -> str:
+    """How the function in ``text`` begins, the line at fault, and what has to change in it.
 
-    To copy the name from the statement and the definition behind it is easy; whether the line just read does what the
-    docstring says is a small question asked once a line, instead of one large question about the whole file.
+    Each is one choice among all there are. Where a choice is many small ones in a row instead (is this line wrong, is
+    this word), a model that decodes greedily and is not sure passes over every one of them.
     """
     lines = text.split("\n")
     first = next(number for number, line in enumerate(lines) if line.startswith(f"def {function}("))
-    read: list[str] = []
-    for line in lines[first:]:
-        if not line:
-            break
-        read.append(line)
-        if line.strip() == last:
-            break
-    return "\n".join(read)
+    wrong, right = change(old, new)
+    return "\n".join((*lines[first : first + 2], old, f"{wrong} -> {right}"))
+
+
+def change(old: str, new: str) -> tuple[str, str]:
+    """The words in which two lines differ.
+
+    >>> change("if a < b[0]:", "if a <= b[0]:")
+    ('<', '<=')
+    >>> change("if a in b:", "if a not in b:")
+    ('in', 'not in')
+    """
+    before, after = _WORDS.findall(old), _WORDS.findall(new)
+    same = 0
+    while same < min(len(before), len(after)) and before[same] == after[same]:
+        same += 1
+    tail = 0
+    while tail < min(len(before), len(after)) - same - 1 and before[-1 - tail] == after[-1 - tail]:
+        tail += 1
+    return "".join(before[same : len(before) - tail]).strip(), "".join(after[same : len(after) - tail]).strip()
 
 
 class _Desk:
@@ -176,10 +182,11 @@ class _Desk:
     def show(self, path: str) -> None:
         self._bash(f"cat {path}", self.files[path])
 
-    def edit(self, bug: Bug, old: str, new: str, weight: float = 1.0, last: str | None = None) -> None:
-        """Read the function of ``bug`` up to the line ``last``, by default ``old``, and replace ``old`` by ``new``."""
+    def edit(self, bug: Bug, old: str, new: str, weight: float = 1.0, line: str | None = None) -> None:
+        """Replace ``old`` by ``new`` in the module of ``bug``; ``line`` is what the agent thinks of, by default
+        ``old``."""
         path = bug.path
-        why = thought(self.files[path], bug.function, last or old)
+        why = thought(self.files[path], bug.function, line or old, new)
         result, changed = replace(self.files[path], old, new)
         self._act(why, "str_replace", {"path": path, "old_str": old, "new_str": new}, weight)
         self._answer(result.text)
