@@ -108,7 +108,7 @@ def _drawn(seed: int, split: str, size: int) -> tuple[ExamTask, ...]:
     tasks: list[ExamTask] = []
     while len(tasks) < size:
         repair = source.make()
-        if _cannot_be_known(repair) and _can_be_run(repair):
+        if cannot_be_known(repair) and _can_be_run(repair):
             tasks.append(ExamTask(f"{split}-{len(tasks) + 1:03}", split, random.randrange(NUM_STYLES), repair))
     return tuple(tasks)
 
@@ -128,7 +128,7 @@ _MESSAGE_WORDS = frozenset(
 """What Python's error messages are made of: training has seen these words where programs went wrong."""
 
 
-def _cannot_be_known(task: RepairTask) -> bool:
+def cannot_be_known(task: RepairTask) -> bool:
     """Whether the line that repairs the task cannot occur in training: it has a held-out identifier."""
     line = set(re.findall(r"\w+", task.bugs[0].fixed_line))
     return bool(line & task.identifiers) and not any(map(_stands_elsewhere, task.identifiers))

@@ -2,13 +2,16 @@
 
 ``python -m training.card --run build/nano --checkpoint model_server/checkpoints/mimo-v2-nano --reports build/eval``
 
-The reports are what ``mimo eval run --output json`` printed (``greedy.json``, and ``attempts.json`` where there is one)
-and ``mimo eval baseline --output json`` (``baseline.json``).
+``--run`` is given once for each leg of the training, in order, and ``--trial`` for each run that was only tried. Their
+folders hold the log of ``training.train_nano``, what ``training.dev`` measured, and ``about.txt``, a sentence on what
+was new. The reports are what ``mimo eval run --output json`` printed (``greedy.json``, and ``attempts.json`` where
+there is one) and ``mimo eval baseline --output json`` (``baseline.json``).
 """
 
 import argparse
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -21,26 +24,54 @@ from model_server.config import load_config
 from model_server.weights import load_model
 
 _NUM_FAILURES = 6
-_LOG_ROWS = 12
+_LOG_ROWS = 8
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--run", type=Path, required=True, action="append", help="the legs, in order")
+    parser.add_argument("--trial", type=Path, default=[], action="append", help="a run that was tried and left")
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--reports", type=Path, required=True)
     arguments = parser.parse_args()
-    log = [json.loads(line) for line in (arguments.run / "log.jsonl").read_text("utf-8").splitlines()]
     greedy = Report.model_validate_json((arguments.reports / "greedy.json").read_text("utf-8"))
     attempts_path = arguments.reports / "attempts.json"
     attempts = Report.model_validate_json(attempts_path.read_text("utf-8")) if attempts_path.exists() else None
     baseline = json.loads((arguments.reports / "baseline.json").read_text("utf-8"))["splits"]
-    lines = card(arguments.checkpoint, log, greedy, attempts, baseline)
+    legs, trials = [_read(run) for run in arguments.run], [_read(run) for run in arguments.trial]
+    lines = card(arguments.checkpoint, legs, trials, greedy, attempts, baseline)
     (arguments.checkpoint / "README.md").write_text("\n".join(lines) + "\n", "utf-8")
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of ``training.train_nano``."""
+
+    about: str
+    log: list[dict[str, Any]]
+    dev: list[dict[str, Any]]
+
+    @property
+    def tokens(self) -> int:
+        return int(self.log[-1]["tokens"])
+
+
+def _read(folder: Path) -> Run:
+    about = (folder / "about.txt").read_text("utf-8").strip()
+    return Run(about, _json_lines(folder / "log.jsonl"), _json_lines(folder / "dev.jsonl"))
+
+
+def _json_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
+
+
 def card(
-    checkpoint: Path, log: list[dict[str, Any]], greedy: Report, attempts: Report | None, baseline: dict[str, Any]
+    checkpoint: Path,
+    legs: list[Run],
+    trials: list[Run],
+    greedy: Report,
+    attempts: Report | None,
+    baseline: dict[str, Any],
 ) -> Iterator[str]:
     """The card's lines."""
     yield "# mimo-v2-nano"
@@ -52,7 +83,7 @@ def card(
     )
     yield ""
     yield from _shape(checkpoint)
-    yield from _training(log)
+    yield from _training(legs, trials)
     yield from _results(greedy, attempts, baseline)
     yield from _failures(greedy)
 
@@ -88,32 +119,47 @@ def _shape(checkpoint: Path) -> Iterator[str]:
     yield ""
 
 
-def _training(log: list[dict[str, Any]]) -> Iterator[str]:
-    last = log[-1]
+def _training(legs: list[Run], trials: list[Run]) -> Iterator[str]:
+    minutes = sum(leg.log[-1]["minutes"] for leg in legs)
+    steps = sum(leg.log[-1]["step"] for leg in legs)
     yield "## Training"
     yield ""
     yield (
-        f"{last['tokens']:,} tokens in {last['step']:,} steps, {last['minutes']:.0f} minutes of step time on two "
-        "hardware threads of one core that was shared with other work: scripted repairs of generated repositories, "
-        "imitated (`training/episodes.py`), loss on what the agent writes. Muon for matrices, AdamW for the rest, "
-        "linear decay over the second half; weights rounded to FP8 in the last stretch. The prediction layers were "
-        "trained afterwards beside the frozen model."
+        f"{sum(leg.tokens for leg in legs):,} tokens in {steps:,} steps, {minutes:.0f} minutes of step time on two "
+        "hardware threads of one core: scripted repairs of generated repositories, imitated (`training/episodes.py`), "
+        "loss on what the agent writes. Muon for matrices, AdamW for the rest, linear decay over the second half of a "
+        "leg; weights rounded to FP8 in the last stretch. The prediction layers were trained afterwards beside the "
+        "frozen model."
     )
     yield ""
     yield (
-        "Changes on the way, in order. Up to 10.1 M tokens training names came from a closed list of "
-        "words and from syllables: at 8.5 M tokens 1 of the first 12 exam tasks was fixed, held-out words being "
-        "completed to listed ones (`arrow` became `ardrum`). Then 60 % of the pieces became blends of two words: "
-        "after 13.0 M tokens 16 of the first 24. Another million tokens with more single bugs, at a raised rate "
-        "not brought down to zero, made it worse (10 of the first 24) and are not in this checkpoint. These are "
-        "steps of one run, not a controlled comparison."
+        "Trained in legs, each going on from the one before. Fixed: of fresh tasks with held-out names, not the "
+        "exam's, greedily and without a sandbox (`training/dev.py`); in brackets those fixed by the first edit."
     )
     yield ""
+    yield from _runs(legs)
+    if trials:
+        yield "Tried and left:"
+        yield ""
+        yield from _runs(trials)
     yield "| tokens | loss on the agent's own tokens |"
     yield "|---|---|"
-    stride = max(len(log) // _LOG_ROWS, 1)
-    for row in [*log[::stride][:_LOG_ROWS], last]:
-        yield f"| {row['tokens']:,} | {row['action_loss']:.3f} |"
+    before = 0
+    for leg in legs:
+        rows = leg.log[:: max(len(leg.log) // _LOG_ROWS, 1)][:_LOG_ROWS]
+        for row in [*rows, leg.log[-1]]:
+            yield f"| {before + row['tokens']:,} | {row['action_loss']:.3f} |"
+        before += leg.tokens
+    yield ""
+
+
+def _runs(runs: list[Run]) -> Iterator[str]:
+    yield "| what was new | tokens | fixed |"
+    yield "|---|---|---|"
+    for run in runs:
+        measured = run.dev[-1] if run.dev else None
+        fixed = f"{measured['fixed']}/{measured['tasks']} ({measured['by_first_edit']})" if measured else "not measured"
+        yield f"| {run.about} | {run.tokens:,} | {fixed} |"
     yield ""
 
 

@@ -8,11 +8,13 @@ import argparse
 import json
 import sys
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 from random import Random
 
 from tokenizers import Tokenizer
 
+from evals.suite import cannot_be_known
 from evals.synthesis.tasks import RepairTask, TaskSource, load_manifest
 from model_server.models.mimo_v2_flash import MiMoV2Flash
 from training.nano import Schedule
@@ -20,7 +22,7 @@ from training.rollout import Attempt, attempt_all
 from training.train_mtp import load_main_model
 from training.train_nano import keep_memory
 
-_SEED = "dev"
+_SEED = "dev 7"
 _MAX_TURNS = 14
 _BATCH = 20
 
@@ -43,7 +45,8 @@ def main() -> None:
 def dev_tasks(count: int) -> list[RepairTask]:
     """Tasks of seen families and kinds with held-out names, none of them in the exam."""
     source = TaskSource(Random(_SEED), load_manifest(), names="heldout")
-    return [source.make() for _ in range(count)]
+    drawn = filter(cannot_be_known, iter(source.make, None))
+    return list(islice(drawn, count))
 
 
 def measure(model: MiMoV2Flash, tokenizer: Tokenizer, tasks: list[RepairTask]) -> dict[str, object]:
