@@ -34,6 +34,10 @@ class Episode:
     weights: list[float]
 
 
+Replacement = tuple[str, str]
+"""Old text and new text of an edit."""
+
+
 @dataclass(frozen=True, slots=True)
 class EpisodeMix:
     """Shares of the kinds of episodes."""
@@ -66,23 +70,19 @@ class Expert:
         self._random = random
         self._mix = mix
 
-    def solve(self, task: RepairTask) -> Episode:
-        """The conversation that repairs ``task``.
+    def solve(self, task: RepairTask, mistake: Replacement | None = None) -> Episode:
+        """The conversation that repairs ``task``, after the wrong edit ``mistake`` where one is given.
 
         Raises:
             evals.synthesis.tasks.Endless: a wrong edit made the tests run without end.
         """
         random = self._random
-        style = random.randrange(NUM_STYLES)
-        text = "\n".join(statement(bug, style) for bug in task.bugs)
-        today = date(2025, 1, 1) + timedelta(days=random.randrange(1500))
-        desk = _Desk(task, conversation_start(text, today), random)
-        if not names_file(style):
-            desk.find(task.bugs[0].function)
-        desk.show(task.bugs[0].path)
+        desk = self._begin(task)
         bugs = task.bugs
         kind = random.random()
-        if kind < self._mix.wrong_edit:
+        if mistake is not None:
+            desk.go_wrong(bugs[0], *mistake)
+        elif kind < self._mix.wrong_edit:
             for _ in range(random.choice((1, 1, 2, 3))):
                 self._stray(desk, bugs[0])
         elif kind > 1 - self._mix.refused_edit:
@@ -92,6 +92,11 @@ class Expert:
         if len(bugs) == 1 or random.random() < self._mix.whole:
             desk.test()
             desk.finish()
+        return Episode(desk.messages, desk.weights)
+
+    def look(self, task: RepairTask) -> Episode:
+        """The conversation up to where the first edit has to be found."""
+        desk = self._begin(task)
         return Episode(desk.messages, desk.weights)
 
     def read(self, task: RepairTask) -> Episode:
@@ -106,6 +111,18 @@ class Expert:
         desk.finish()
         return Episode(desk.messages, desk.weights)
 
+    def _begin(self, task: RepairTask) -> "_Desk":
+        """The statement, and the file with the bugs on the desk."""
+        random = self._random
+        style = random.randrange(NUM_STYLES)
+        text = "\n".join(statement(bug, style) for bug in task.bugs)
+        today = date(2025, 1, 1) + timedelta(days=random.randrange(1500))
+        desk = _Desk(task, conversation_start(text, today), random)
+        if not names_file(style):
+            desk.find(task.bugs[0].function)
+        desk.show(task.bugs[0].path)
+        return desk
+
     def _stray(self, desk: "_Desk", bug: Bug) -> None:
         """Another edit of the broken function that does not repair it; nothing of it is imitated but the way back."""
         function = desk.task.functions[bug.function]
@@ -117,9 +134,7 @@ class Expert:
         old = lines[edit.line].strip()
         new = edit.apply(source).split("\n")[edit.line].strip()
         if desk.files[bug.path].count(old) == 1 and desk.fails_with(bug.path, old, new):
-            desk.edit(bug, old, new, weight=0.0)
-            desk.test()
-            desk.checkout(bug.path)
+            desk.go_wrong(bug, old, new)
 
     def _misquote(self, desk: "_Desk", bug: Bug) -> None:
         """An edit whose old text lacks a word, and the refusal that shows the line."""
@@ -192,6 +207,12 @@ class _Desk:
         self._answer(result.text)
         if changed is not None:
             self.files[path] = changed
+
+    def go_wrong(self, bug: Bug, old: str, new: str) -> None:
+        """A wrong edit, what the tests say, and the way back."""
+        self.edit(bug, old, new, weight=0.0)
+        self.test()
+        self.checkout(bug.path)
 
     def fails_with(self, path: str, old: str, new: str) -> bool:
         files = {**self.files, path: self.files[path].replace(old, new, 1)}

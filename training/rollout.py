@@ -19,6 +19,7 @@ from agent.tools.str_replace import replace
 from evals.synthesis.statements import statement
 from evals.synthesis.tasks import Endless, RepairTask, first_failure
 from model_server.chat.markers import IM_END
+from model_server.config import ModelConfig
 from model_server.models.mimo_v2_flash import MiMoV2Flash
 from sandbox.types import Exited
 from training.episodes import TEST_COMMAND, Episode, conversation_start
@@ -32,26 +33,46 @@ _SAME_TURNS = 3
 
 
 class GrowingCache:
-    """Keys and values of a batch of left-padded sequences; every layer keeps everything."""
+    """Keys and values of a batch of left-padded sequences, with room for ``capacity`` tokens each.
 
-    def __init__(self) -> None:
+    All rows end together, so the keys a window layer needs are the newest columns.
+    """
+
+    def __init__(self, config: ModelConfig, capacity: int) -> None:
+        self._config = config
+        self._capacity = capacity
         self._positions: Tensor | None = None
+        self._num_tokens = self._num_new = 0
         self._kept: dict[int, tuple[Tensor, Tensor]] = {}
 
     def extend(self, positions: Tensor) -> None:
         """Announce the positions [B, T] of the tokens that come next."""
-        self._positions = positions if self._positions is None else torch.cat((self._positions, positions), 1)
+        if self._positions is None:
+            self._positions = positions.new_empty(len(positions), self._capacity)
+        self._num_new = positions.shape[1]
+        self._positions[:, self._num_tokens : self._num_tokens + self._num_new] = positions
+        self._num_tokens += self._num_new
 
     def key_positions(self, window: bool) -> Tensor:
         assert self._positions is not None
-        return self._positions
+        return self._positions[:, self._seen(window)]
 
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        if layer in self._kept:
-            old_k, old_v = self._kept[layer]
-            k, v = torch.cat((old_k, k), 2), torch.cat((old_v, v), 2)
-        self._kept[layer] = (k, v)
-        return k, v
+        if layer not in self._kept:
+            self._kept[layer] = (_room(k, self._capacity), _room(v, self._capacity))
+        kept_k, kept_v = self._kept[layer]
+        new = slice(self._num_tokens - self._num_new, self._num_tokens)
+        kept_k[:, :, new], kept_v[:, :, new] = k, v
+        seen = self._seen(bool(self._config.hybrid_layer_pattern[layer]))
+        return kept_k[:, :, seen], kept_v[:, :, seen]
+
+    def _seen(self, window: bool) -> slice:
+        oldest = self._num_tokens - self._num_new + 1 - self._config.window_keys
+        return slice(max(0, oldest) if window else 0, self._num_tokens)
+
+
+def _room(like: Tensor, capacity: int) -> Tensor:
+    return like.new_empty(*like.shape[:2], capacity, like.shape[3])
 
 
 @torch.inference_mode()
@@ -63,7 +84,7 @@ def generate(
     ids = torch.tensor([[0] * (length - len(prompt)) + prompt for prompt in prompts])
     start = torch.tensor([length - len(prompt) for prompt in prompts])[:, None]
     positions = (torch.arange(length)[None] - start).clamp(min=-1)
-    cache = GrowingCache()
+    cache = GrowingCache(model.config, length + max_new)
     produced: list[list[int]] = [[] for _ in prompts]
     alive = set(range(len(prompts)))
     for _ in range(max_new):

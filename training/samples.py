@@ -1,14 +1,16 @@
 """Episodes as token ids with a loss weight per token, and batches of them that can be drawn again exactly."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from evals.synthesis.tasks import Endless, Manifest, TaskSource
+from evals.synthesis.tasks import Endless, Manifest, RepairTask, TaskSource
 from model_server.chat.markers import IM_END, IM_START
 from model_server.chat.template import render
 from training.episodes import TOOLS, Episode, EpisodeMix, Expert
@@ -42,6 +44,27 @@ class DataMix:
     """Share of episodes in which nothing is broken and the file is only read."""
     observation_weight: float
     """Loss weight of what tools answer. Code that is predicted well makes a wrong token stand out."""
+    own_mistakes: float = 0.0
+    """Share of episodes that begin with one of the model's own mistakes, where there are any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """A wrong edit the model made, in task ``number`` of :func:`numbered_task`."""
+
+    number: int
+    old: str
+    new: str
+
+
+def numbered_task(number: int, manifest: Manifest) -> RepairTask:
+    """The same task for the same number, one bug; no pool has it."""
+    return TaskSource(Random(f"mistakes/{number}"), manifest).make()
+
+
+def read_mistakes(path: Path | None) -> list[Mistake]:
+    """What ``training.mistakes`` wrote; nothing without a file."""
+    return [Mistake(**json.loads(line)) for line in path.read_text("utf-8").splitlines()] if path else []
 
 
 class Encoder:
@@ -103,13 +126,20 @@ class SampleStream:
     """
 
     def __init__(
-        self, encoder: Encoder, manifest: Manifest, seed: int, tokens_per_batch: int, pool_size: int = 192
+        self,
+        encoder: Encoder,
+        manifest: Manifest,
+        seed: int,
+        tokens_per_batch: int,
+        pool_size: int = 192,
+        mistakes: Sequence[Mistake] = (),
     ) -> None:
         self._encoder = encoder
         self._manifest = manifest
         self._seed = seed
         self._tokens_per_batch = tokens_per_batch
         self._pool_size = pool_size
+        self._mistakes = mistakes
 
     def pool(self, number: int, mix: DataMix) -> list[Batch]:
         """All batches of pool ``number``, shuffled."""
@@ -124,15 +154,21 @@ class SampleStream:
         expert = Expert(random, mix.episodes)
         made = 0
         while made < self._pool_size:
-            clean = random.random() < mix.clean
-            (num_bugs,) = random.choices(range(1, len(mix.num_bugs) + 1), mix.num_bugs)
-            task = source.make(num_bugs)
             try:
-                episode = expert.read(task) if clean else expert.solve(task)
+                episode = self._episode(random, mix, source, expert)
             except Endless:
                 continue
             made += 1
             yield self._encoder.encode(episode, mix.observation_weight)
+
+    def _episode(self, random: Random, mix: DataMix, source: TaskSource, expert: Expert) -> Episode:
+        if self._mistakes and random.random() < mix.own_mistakes:
+            mistake = random.choice(self._mistakes)
+            return expert.solve(numbered_task(mistake.number, self._manifest), (mistake.old, mistake.new))
+        clean = random.random() < mix.clean
+        (num_bugs,) = random.choices(range(1, len(mix.num_bugs) + 1), mix.num_bugs)
+        task = source.make(num_bugs)
+        return expert.read(task) if clean else expert.solve(task)
 
 
 def _batches(samples: list[Sample], tokens_per_batch: int) -> Iterator[Batch]:

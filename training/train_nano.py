@@ -10,6 +10,7 @@ import re
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -28,7 +29,7 @@ from training.episodes import TOOLS, EpisodeMix, Expert
 from training.nano import Schedule, nano_config
 from training.optimizer import MasterOptimizer
 from training.ranks import Ranks
-from training.samples import Batch, Encoder, SampleStream
+from training.samples import Batch, Encoder, Mistake, SampleStream, read_mistakes
 from training.tokenizer import train_tokenizer
 
 _CHECKPOINT_S = 120.0
@@ -51,6 +52,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=Schedule().tokens, help="token budget of the schedule")
     parser.add_argument("--start-from", type=Path, help="run whose weights and tokenizer to begin with")
     parser.add_argument("--peak", type=float, default=1.0, help="factor of all rates, below 1 with --start-from")
+    parser.add_argument("--mistakes", type=Path, help="what training.mistakes wrote")
     parser.add_argument("--processes", type=int, default=1, help="one per core that is free")
     parser.add_argument("--minutes", type=float, default=1e9, help="stop after this long; run again to go on")
     arguments = parser.parse_args()
@@ -65,7 +67,9 @@ def main() -> None:
         shutil.copy(arguments.start_from / "tokenizer.json", arguments.out)
     tokenizer = prepare_tokenizer(arguments.out / "tokenizer.json", schedule)
     ranks = Ranks(arguments.processes, arguments.out / "rendezvous")
-    trainer = Trainer(schedule, tokenizer, arguments.out, ranks, arguments.start_from)
+    trainer = Trainer(
+        schedule, tokenizer, arguments.out, ranks, arguments.start_from, read_mistakes(arguments.mistakes)
+    )
     trainer.run(stop_at=time.monotonic() + arguments.minutes * 60)
     ranks.close()
 
@@ -95,7 +99,13 @@ class Trainer:
     """Model, optimiser and data of one training run."""
 
     def __init__(
-        self, schedule: Schedule, tokenizer: Tokenizer, out: Path, ranks: Ranks, start_from: Path | None = None
+        self,
+        schedule: Schedule,
+        tokenizer: Tokenizer,
+        out: Path,
+        ranks: Ranks,
+        start_from: Path | None = None,
+        mistakes: Sequence[Mistake] = (),
     ) -> None:
         torch.manual_seed(schedule.seed)
         self._ranks = ranks
@@ -106,7 +116,12 @@ class Trainer:
         self._optimizer = MasterOptimizer(self.model, schedule.optimizer, ranks)
         encoder = Encoder(tokenizer)
         self._stream = SampleStream(
-            encoder, load_manifest(), schedule.seed, schedule.tokens_per_batch // ranks.size, schedule.pool_size
+            encoder,
+            load_manifest(),
+            schedule.seed,
+            schedule.tokens_per_batch // ranks.size,
+            schedule.pool_size,
+            mistakes,
         )
         self.progress = Progress()
         if (out / "checkpoint.pt").exists():
