@@ -15,10 +15,25 @@ class SamplingParams:
     top_p: float = 1.0
     top_k: int = 0
     """0 keeps every token."""
+    min_p: float = 0.0
+    """Tokens less likely than this share of the likeliest are never drawn."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Token ids and what is added to their logits before anything else."""
     seed: int | None = None
     """A draw depends on (seed, position) only, never on what else runs; None takes a random seed."""
     max_tokens: int = 4096
     stop_ids: frozenset[int] = frozenset()
+    num_logprobs: int | None = None
+    """Report the logarithm of each sampled token's probability, and those of so many likeliest tokens beside it."""
+    deadline: "TokenDeadline | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenDeadline:
+    """``token_id`` comes by itself among the first ``num_tokens`` tokens, or is put in as the one after them."""
+
+    token_id: int
+    num_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +54,16 @@ class TokenEvent:
     finish_reason: FinishReason | None = None
     cached_tokens: int = 0
     """Prompt tokens whose keys and values were reused."""
+    logprobs: "Logprobs | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class Logprobs:
+    """Natural logarithms of the model's own probabilities, before temperature and any cut."""
+
+    sampled: float
+    likeliest: tuple[tuple[int, float], ...]
+    """Token ids, likeliest first."""
 
 
 @dataclass(frozen=True, slots=True)

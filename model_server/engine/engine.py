@@ -13,9 +13,11 @@ import threading
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from model_server.engine.prefix_cache import PrefixCache
 from model_server.engine.runner import Runner
-from model_server.engine.sampler import draw
+from model_server.engine.sampler import draw, logprobs
 from model_server.engine.scheduler import ScheduledSequence, Scheduler, Sequence
 from model_server.models.mimo_v2_flash import MiMoV2Flash
 from model_server.types import (
@@ -24,6 +26,7 @@ from model_server.types import (
     EngineStats,
     FinishReason,
     GenerateRequest,
+    Logprobs,
     Overloaded,
     TokenEvent,
 )
@@ -143,7 +146,8 @@ class EmbeddedEngine:
             )
         if not request.prompt_ids or num_asked < 1:
             raise EngineError("a request needs at least one prompt token and one token to sample")
-        outside = next((token for token in request.prompt_ids if not 0 <= token < self._vocab_size), None)
+        named = [*request.prompt_ids, *(token for token, _ in request.sampling.logit_bias)]
+        outside = next((token for token in named if not 0 <= token < self._vocab_size), None)
         if outside is not None:
             raise EngineError(f"token id {outside} is outside the vocabulary of {self._vocab_size}")
         seed = secrets.randbits(64) if request.sampling.seed is None else request.sampling.seed
@@ -208,9 +212,17 @@ class EmbeddedEngine:
                 sequence = part.sequence
                 if sequence.num_sampled == 0:
                     part.segment.cache.mark()
-                self._report(sequence, draw(row, sequence.request.sampling, sequence.seed, len(sequence.ids)))
+                self._sample(sequence, row)
 
-    def _report(self, sequence: Sequence, token: int) -> None:
+    def _sample(self, sequence: Sequence, logits: Tensor) -> None:
+        sampling = sequence.request.sampling
+        token = _overdue(sequence)
+        if token is None:
+            token = draw(logits, sampling, sequence.seed, len(sequence.ids))
+        asked = sampling.num_logprobs
+        self._report(sequence, token, None if asked is None else logprobs(logits, token, asked))
+
+    def _report(self, sequence: Sequence, token: int, scores: Logprobs | None) -> None:
         sequence.ids.append(token)
         reason = _finish_reason(sequence, token)
         stream = self._streams[sequence]
@@ -218,7 +230,7 @@ class EmbeddedEngine:
             assert sequence.cache is not None, sequence.request.request_id
             self._prefixes.keep(sequence.ids, sequence.cache)
             self._retire(sequence)
-        if not stream.send(TokenEvent(token, reason, sequence.cached_tokens)) and reason is None:
+        if not stream.send(TokenEvent(token, reason, sequence.cached_tokens, scores)) and reason is None:
             self._retire(sequence)
 
     def _fail(self, sequence: Sequence, error: EngineError) -> None:
@@ -232,6 +244,15 @@ class EmbeddedEngine:
         stream = self._streams.pop(sequence)
         with self._lock:
             self._live.discard(stream)
+
+
+def _overdue(sequence: Sequence) -> int | None:
+    """The token that must come now because it did not come by itself."""
+    deadline = sequence.request.sampling.deadline
+    if deadline is None or sequence.num_sampled != deadline.num_tokens:
+        return None
+    sampled = sequence.ids[len(sequence.request.prompt_ids) :]
+    return None if deadline.token_id in sampled else deadline.token_id
 
 
 def _finish_reason(sequence: Sequence, token: int) -> FinishReason | None:

@@ -5,21 +5,24 @@ import hashlib
 import torch
 from torch import Tensor
 
-from model_server.types import SamplingParams
+from model_server.types import Logprobs, SamplingParams
 
 
 def draw(logits: Tensor, sampling: SamplingParams, seed: int, position: int) -> int:
     """A token for ``position`` from f32 logits [vocabulary].
 
-    Temperature first, then ``top_k``, then ``top_p`` of what is left: the smallest set of most likely tokens whose
-    probabilities reach it. Ties go to the lowest id.
+    Biases first, then temperature, then ``top_k``, then ``top_p`` of what is left: the smallest set of most likely
+    tokens whose probabilities reach it; then ``min_p``. Ties go to the lowest id.
     """
+    if sampling.logit_bias:
+        biased, values = zip(*sampling.logit_bias, strict=True)
+        logits = logits.index_add(0, torch.tensor(biased), torch.tensor(values, dtype=logits.dtype))
     if sampling.temperature == 0:
         return int(logits.argmax())
     # Subtracting the largest first keeps tiny temperatures finite.
     scaled = (logits.double() - logits.max()) / sampling.temperature
     ids: Tensor | None = None
-    if sampling.top_k or sampling.top_p < 1:
+    if sampling.top_k or sampling.top_p < 1 or sampling.min_p:
         scaled, ids = scaled.sort(descending=True, stable=True)
         if sampling.top_k:
             scaled = scaled[: sampling.top_k]
@@ -28,9 +31,19 @@ def draw(logits: Tensor, sampling: SamplingParams, seed: int, position: int) -> 
     if sampling.top_p < 1:
         num_kept = int((cumulative < sampling.top_p).sum()) + 1
         cumulative = cumulative[:num_kept]
+    if sampling.min_p:
+        num_kept = int((probabilities >= sampling.min_p * probabilities[0]).sum())
+        cumulative = cumulative[:num_kept]
     threshold = uniform(seed, position) * float(cumulative[-1])
     index = min(int(torch.searchsorted(cumulative, threshold, right=True)), len(cumulative) - 1)
     return index if ids is None else int(ids[index])
+
+
+def logprobs(logits: Tensor, token: int, count: int) -> Logprobs:
+    """What the model thought of ``token``, and its ``count`` likeliest tokens, from f32 logits [vocabulary]."""
+    scores = logits.log_softmax(-1)
+    values, ids = scores.sort(descending=True, stable=True)
+    return Logprobs(float(scores[token]), tuple(zip(ids[:count].tolist(), values[:count].tolist(), strict=True)))
 
 
 def uniform(seed: int, position: int) -> float:

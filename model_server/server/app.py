@@ -75,7 +75,7 @@ class _Service:
         self._check_model(chat.model)
         # A long conversation takes a while to encode; other streams go on meanwhile.
         prompt_ids = await anyio.to_thread.run_sync(encode_prompt, chat, self._tokenizer)
-        answer = Answer(f"chatcmpl-{uuid.uuid4().hex}", self._settings.model_name)
+        answer = Answer(f"chatcmpl-{uuid.uuid4().hex}", self._settings.model_name, self._tokenizer)
         generation = self._generation(chat, prompt_ids, answer.id)
         if not chat.stream:
             return WholeAnswer(generation, answer)
@@ -84,7 +84,7 @@ class _Service:
 
     def _generation(self, chat: ChatRequest, prompt_ids: tuple[int, ...], request_id: str) -> Generation:
         context_length = self._engine.stats().context_length
-        sampling = sampling_params(chat, len(prompt_ids), context_length, self._tokenizer.end_ids)
+        sampling = sampling_params(chat, len(prompt_ids), context_length, self._tokenizer)
         return Generation(
             engine=self._engine,
             request=GenerateRequest(request_id, prompt_ids, sampling),

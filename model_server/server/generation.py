@@ -7,13 +7,22 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Literal
 
+from model_server.chat.markers import END_THINK
 from model_server.chat.stop_strings import StopStrings
 from model_server.chat.template import ChatFormatError, UnsupportedContent, render
 from model_server.chat.tokens import ChatTokenizer, DecodeStream
 from model_server.chat.turn import CallDelta, Delta, TurnParser
 from model_server.server.errors import ApiError, from_engine, internal, stopping
 from model_server.server.schemas import ChatRequest, template_messages
-from model_server.types import Engine, EngineError, GenerateRequest, SamplingParams, TokenEvent
+from model_server.types import (
+    Engine,
+    EngineError,
+    GenerateRequest,
+    Logprobs,
+    SamplingParams,
+    TokenDeadline,
+    TokenEvent,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +65,7 @@ def encode_prompt(request: ChatRequest, tokenizer: ChatTokenizer) -> tuple[int, 
 
 
 def sampling_params(
-    request: ChatRequest, num_prompt_tokens: int, context_length: int, end_ids: frozenset[int]
+    request: ChatRequest, num_prompt_tokens: int, context_length: int, tokenizer: ChatTokenizer
 ) -> SamplingParams:
     """How the engine is to draw, and how much.
 
@@ -77,10 +86,37 @@ def sampling_params(
         temperature=request.temperature,
         top_p=request.top_p,
         top_k=max(request.top_k, 0),
+        min_p=request.min_p,
+        logit_bias=_biases(request, tokenizer.vocab_size),
         seed=request.seed,
         max_tokens=limit,
-        stop_ids=end_ids,
+        stop_ids=tokenizer.end_ids,
+        num_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+        deadline=_thinking_deadline(request, tokenizer),
     )
+
+
+def _biases(request: ChatRequest, vocab_size: int) -> tuple[tuple[int, float], ...]:
+    biases = {int(token): value for token, value in request.logit_bias.items()}
+    outside = next((token for token in biases if token >= vocab_size), None)
+    if outside is not None:
+        raise ApiError(f"Token {outside} is outside the vocabulary of {vocab_size}.", param="logit_bias")
+    return tuple(biases.items())
+
+
+def _thinking_deadline(request: ChatRequest, tokenizer: ChatTokenizer) -> TokenDeadline | None:
+    """The end of thinking counts from the marker that begins it, which the model samples too."""
+    if request.max_thinking_tokens is None or not request.chat_template_kwargs.enable_thinking:
+        return None
+    return TokenDeadline(tokenizer.marker_id(END_THINK), 1 + request.max_thinking_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class SampledToken:
+    """One token of an answer as ``logprobs`` shows it: text, bytes and logarithms."""
+
+    token_id: int
+    logprobs: Logprobs
 
 
 @dataclass(slots=True)
@@ -96,6 +132,8 @@ class Generation:
     generated: Callable[[], None]
     """Called for every token that comes."""
     ending: Ending | None = None
+    sampled: list[SampledToken] = field(default_factory=list)
+    """Tokens with logprobs that nobody has taken yet, where they were asked for."""
     started_at: float = field(default_factory=time.monotonic)
     _called: bool = False
 
@@ -119,6 +157,11 @@ class Generation:
         yield self._rest()
         self.ending = "tool_calls" if self._called and self.ending == "stop" else self.ending
 
+    def take_sampled(self) -> list[SampledToken]:
+        """Tokens with logprobs since the last call."""
+        taken, self.sampled = self.sampled, []
+        return taken
+
     def log(self, outcome: str) -> None:
         """One line about the finished request; never its text."""
         logger.info(
@@ -140,6 +183,8 @@ class Generation:
         self.ending = event.finish_reason
         if event.finish_reason == "stop":
             return []
+        if event.logprobs is not None:
+            self.sampled.append(SampledToken(event.token_id, event.logprobs))
         was_thinking = self.parser.in_reasoning
         spans = [kept for span in self.decoder.push(event.token_id) for kept in self.stop.push(span)]
         deltas = [delta for span in spans for delta in self.parser.push(span)]

@@ -67,7 +67,9 @@ class WholeAnswer(_GenerationResponse):
             async for step in steps:
                 deltas += step
         turn = assemble(deltas, self.generation.parser)
-        body = self.answer.whole(turn, str(self.generation.ending), self.generation.usage)
+        body = self.answer.whole(
+            turn, str(self.generation.ending), self.generation.usage, self.generation.take_sampled()
+        )
         await JSONResponse(body)(scope, receive, send)
 
 
@@ -101,7 +103,7 @@ class StreamedAnswer(_GenerationResponse):
         """Send what a step added; returns when something was sent last."""
         now = time.monotonic()
         for delta in deltas:
-            await _send(send, event(self.answer.delta(delta)))
+            await _send(send, event(self.answer.delta(delta, self.generation.take_sampled())))
         if not deltas and now - last_sent > _SILENCE_S:
             await _send(send, b": generating\n\n")
         elif not deltas:
@@ -109,7 +111,8 @@ class StreamedAnswer(_GenerationResponse):
         return now
 
     def _closing(self) -> list[Json]:
-        closing = [self.answer.closing(str(self.generation.ending), self.generation.parser.flags)]
+        rest = self.generation.take_sampled()
+        closing = [self.answer.closing(str(self.generation.ending), self.generation.parser.flags, rest)]
         return [*closing, self.answer.usage(self.generation.usage)] if self.include_usage else closing
 
 

@@ -22,9 +22,6 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "function_call": (),
     "functions": (),
     "guided_json": (),
-    "logit_bias": ({},),
-    "logprobs": (False,),
-    "min_p": (0,),
     "modalities": (["text"],),
     "n": (1,),
     "parallel_tool_calls": (True,),
@@ -33,7 +30,6 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "reasoning_effort": (),
     "repetition_penalty": (1,),
     "response_format": ({"type": "text"},),
-    "top_logprobs": (0,),
     "verbosity": (),
     "web_search_options": (),
 }
@@ -100,6 +96,15 @@ class ChatRequest(_Model):
     temperature: float = Field(1.0, ge=0, le=2, allow_inf_nan=False)
     top_p: float = Field(1.0, gt=0, le=1)
     top_k: int = Field(0, ge=-1)
+    min_p: float = Field(0.0, ge=0, le=1)
+    logit_bias: Annotated[
+        dict[Annotated[str, StringConstraints(pattern=r"^\d{1,9}$")], Annotated[float, Field(ge=-100, le=100)]],
+        Field(max_length=1024),
+    ] = {}
+    logprobs: bool = False
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    max_thinking_tokens: int | None = Field(None, gt=0)
+    """Our extension: thinking that is not over after so many tokens is ended there."""
     seed: int | None = Field(None, ge=0, lt=2**63)
     max_tokens: int | None = Field(None, gt=0)
     max_completion_tokens: int | None = Field(None, gt=0)
@@ -138,6 +143,8 @@ def parse_request(body: bytes) -> ChatRequest:
     if request.stream_options is not None and not request.stream:
         message = "stream_options needs stream: true. Set stream, or leave stream_options out."
         raise ApiError(message, param="stream_options")
+    if request.top_logprobs and not request.logprobs:
+        raise ApiError("top_logprobs needs logprobs: true. Set it, or leave top_logprobs out.", param="top_logprobs")
     _check_tools(request.tools)
     _check_results(request.messages)
     return request

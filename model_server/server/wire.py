@@ -6,12 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from model_server.chat.tokens import ChatTokenizer
 from model_server.chat.turn import AssistantTurn, CallDelta, ContentDelta, Delta, Flag, ReasoningDelta
-from model_server.server.generation import Usage
+from model_server.server.generation import SampledToken, Usage
 
 DONE = b"data: [DONE]\n\n"
 
 Json = dict[str, Any]
+
+_LOWEST_LOGPROB = -9999.0
+"""JSON has no infinity; this is what the protocol's own servers write for it."""
 
 
 def event(body: Json) -> bytes:
@@ -25,6 +29,7 @@ class Answer:
 
     id: str
     model: str
+    tokenizer: ChatTokenizer
     created: int = field(default_factory=lambda: int(time.time()))
 
     def opening(self, enable_thinking: bool) -> Json:
@@ -32,35 +37,52 @@ class Answer:
         reasoning = {"reasoning_content": ""} if enable_thinking else {}
         return self._chunk({"role": "assistant", "content": "", **reasoning})
 
-    def delta(self, delta: Delta) -> Json:
+    def delta(self, delta: Delta, sampled: Sequence[SampledToken] = ()) -> Json:
+        """``sampled``: the tokens this piece is made of, and those before it that gave none."""
         match delta:
             case ReasoningDelta(text):
-                return self._chunk({"reasoning_content": text})
+                return self._chunk({"reasoning_content": text}, sampled=sampled)
             case ContentDelta(text):
-                return self._chunk({"content": text})
+                return self._chunk({"content": text}, sampled=sampled)
             case CallDelta():
-                return self._chunk({"tool_calls": [{"index": delta.index, **_call(delta)}]})
+                return self._chunk({"tool_calls": [{"index": delta.index, **_call(delta)}]}, sampled=sampled)
 
-    def closing(self, ending: str, flags: set[Flag]) -> Json:
-        return self._chunk({}, ending) | _extension(flags)
+    def closing(self, ending: str, flags: set[Flag], sampled: Sequence[SampledToken] = ()) -> Json:
+        return self._chunk({}, ending, sampled) | _extension(flags)
 
     def usage(self, usage: Usage) -> Json:
         """The chunk after the last one, for those who asked."""
         return self._object("chat.completion.chunk", []) | {"usage": _usage(usage)}
 
-    def whole(self, turn: AssistantTurn, ending: str, usage: Usage) -> Json:
+    def whole(self, turn: AssistantTurn, ending: str, usage: Usage, sampled: Sequence[SampledToken] = ()) -> Json:
         """An answer that was not streamed. Content is null where there are only calls."""
         message: Json = {"role": "assistant", "content": turn.content or (None if turn.calls else "")}
         if turn.reasoning is not None:
             message["reasoning_content"] = turn.reasoning
         if turn.calls:
             message["tool_calls"] = [_call(call) for call in turn.calls]
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": ending}
+        choice = {"index": 0, "message": message, "logprobs": self._logprobs(sampled), "finish_reason": ending}
         return self._object("chat.completion", [choice]) | {"usage": _usage(usage)} | _extension(set(turn.flags))
 
-    def _chunk(self, delta: Json, ending: str | None = None) -> Json:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": ending}
+    def _chunk(self, delta: Json, ending: str | None = None, sampled: Sequence[SampledToken] = ()) -> Json:
+        choice = {"index": 0, "delta": delta, "logprobs": self._logprobs(sampled), "finish_reason": ending}
         return self._object("chat.completion.chunk", [choice])
+
+    def _logprobs(self, sampled: Sequence[SampledToken]) -> Json | None:
+        """Every sampled token, reasoning and calls included; null where none was asked for."""
+        if not sampled:
+            return None
+        content = [
+            self._token(token.token_id, token.logprobs.sampled)
+            | {"top_logprobs": [self._token(*likely) for likely in token.logprobs.likeliest]}
+            for token in sampled
+        ]
+        return {"content": content, "refusal": None}
+
+    def _token(self, token_id: int, logprob: float) -> Json:
+        marker = self.tokenizer.marker(token_id)
+        data = self.tokenizer.token_bytes(token_id) if marker is None else marker.encode()
+        return {"token": data.decode("utf-8", "replace"), "logprob": max(logprob, _LOWEST_LOGPROB), "bytes": list(data)}
 
     def _object(self, kind: str, choices: Sequence[Json]) -> Json:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model, "choices": list(choices)}

@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
@@ -15,6 +16,7 @@ import pytest
 import torch
 from openai import AsyncOpenAI
 
+from model_server.chat.markers import END_THINK
 from model_server.chat.tokens import ChatTokenizer
 from model_server.config import ModelConfig
 from model_server.engine.engine import EmbeddedEngine
@@ -23,7 +25,7 @@ from model_server.server.app import create_app
 from model_server.server.settings import ServerSettings
 from model_server.weights import load_model, save_checkpoint
 from tests.integration.model_server.serving import serving
-from tests.unit.model_server.small_tokenizer import small_tokenizer
+from tests.unit.model_server.small_tokenizer import FIXED_TEXT, small_tokenizer
 
 pytestmark = pytest.mark.anyio
 
@@ -126,6 +128,57 @@ async def test_a_seed_repeats_an_answer_whatever_runs_beside_it(client: AsyncOpe
 
 async def test_greedy_answers_repeat_without_a_seed(client: AsyncOpenAI) -> None:
     assert await said(client, "a", seed=1, temperature=0.0) == await said(client, "a", seed=2, temperature=0.0)
+
+
+async def test_logprobs_cover_the_answer_streamed_and_whole(client: AsyncOpenAI) -> None:
+    asked: dict[str, Any] = {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": "a"}],
+        "max_tokens": 12,
+        "temperature": 0.0,
+        "logprobs": True,
+        "top_logprobs": 2,
+    }
+    whole = await client.chat.completions.create(**asked)
+    logprobs = whole.choices[0].logprobs
+    assert logprobs is not None
+    assert logprobs.content is not None
+    assert len(logprobs.content) == 12
+    for token in logprobs.content:
+        assert token.top_logprobs[0].token == token.token
+        assert token.logprob == token.top_logprobs[0].logprob <= 0
+    assert b"".join(bytes(token.bytes or ()) for token in logprobs.content).decode("utf-8", "replace") == (
+        whole.choices[0].message.content
+    )
+    stream = await client.chat.completions.create(**asked, stream=True)
+    streamed = [chunk.choices[0].logprobs async for chunk in stream]
+    assert [token for part in streamed if part for token in part.content or ()] == logprobs.content
+
+
+async def test_a_bias_makes_a_token_certain(client: AsyncOpenAI) -> None:
+    answer = await client.chat.completions.create(
+        model=MODEL,
+        messages=[{"role": "user", "content": "a"}],
+        max_tokens=2,
+        logit_bias={str(small_tokenizer().token_to_id(FIXED_TEXT)): 100},
+    )
+    assert answer.choices[0].message.content == 2 * FIXED_TEXT
+
+
+async def test_thinking_ends_at_its_budget(client: AsyncOpenAI) -> None:
+    answer = await client.chat.completions.create(
+        model=MODEL,
+        messages=[{"role": "user", "content": "a"}],
+        max_tokens=40,
+        temperature=0.0,
+        logit_bias={str(small_tokenizer().token_to_id(END_THINK)): -100},
+        extra_body={"max_thinking_tokens": 5, "chat_template_kwargs": {"enable_thinking": True}},
+        logprobs=True,
+    )
+    logprobs = answer.choices[0].logprobs
+    assert logprobs is not None
+    assert logprobs.content is not None
+    assert [token.token for token in logprobs.content].index(END_THINK) == 6
 
 
 async def test_the_context_length_is_the_checkpoints_and_is_enforced(client: AsyncOpenAI) -> None:

@@ -14,6 +14,7 @@ from model_server.types import (
     GenerateRequest,
     Overloaded,
     SamplingParams,
+    TokenDeadline,
     TokenEvent,
 )
 from tests.numerics.small_models import full_logits, random_ids, random_model, small_config
@@ -48,6 +49,31 @@ async def test_a_stop_token_ends_the_text_and_is_reported(engine: EmbeddedEngine
     events = await _generate(engine, prompt, max_tokens=10, stop_ids=frozenset({stop}))
     assert [event.token_id for event in events] == free[: free.index(stop) + 1]
     assert events[-1].finish_reason == "stop"
+
+
+async def test_a_token_that_does_not_come_in_time_is_put_in_once(engine: EmbeddedEngine) -> None:
+    prompt = _prompt(30)
+    free = _ids(await _generate(engine, prompt, max_tokens=10))
+    missing = next(token for token in range(100) if token not in free)
+    forced = _ids(await _generate(engine, prompt, max_tokens=10, deadline=TokenDeadline(missing, 4)))
+    assert forced[:5] == [*free[:4], missing]
+    assert _ids(await _generate(engine, prompt, max_tokens=10, deadline=TokenDeadline(free[2], 4))) == free
+
+
+async def test_logprobs_of_every_token_are_those_of_a_plain_forward(engine: EmbeddedEngine, model: MiMoV2Flash) -> None:
+    prompt = _prompt(30)
+    events = await _generate(engine, prompt, max_tokens=5, num_logprobs=2)
+    scores = full_logits(model, torch.tensor([[*prompt, *_ids(events)]]))[0, 29:-1].log_softmax(-1)
+    for event, row in zip(events, scores, strict=True):
+        assert event.logprobs is not None
+        assert event.logprobs.likeliest[0] == (event.token_id, event.logprobs.sampled)
+        assert abs(event.logprobs.sampled - float(row[event.token_id])) < 1e-4
+        assert len(event.logprobs.likeliest) == 2
+
+
+async def test_a_bias_on_a_token_outside_the_vocabulary_is_refused(engine: EmbeddedEngine) -> None:
+    with pytest.raises(EngineError, match="outside the vocabulary"):
+        await _generate(engine, _prompt(5), max_tokens=1, logit_bias=((1_000_000, 1.0),))
 
 
 async def test_neighbours_change_neither_greedy_nor_sampled_text(engine: EmbeddedEngine) -> None:

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch
 
-from model_server.engine.sampler import draw, uniform
+from model_server.engine.sampler import draw, logprobs, uniform
 from model_server.types import SamplingParams
 
 _LOGITS = torch.tensor([0.0, 3.0, 1.0, 3.0, -2.0])
@@ -27,6 +27,9 @@ def test_greedy_takes_the_lowest_id_of_equals() -> None:
         ({"top_k": 2, "top_p": 0.6}, {1, 3}),
         ({"top_k": 100}, {0, 1, 2, 3, 4}),
         ({"temperature": 1e-6}, {1, 3}),
+        ({"min_p": 0.1}, {1, 2, 3}),
+        ({"min_p": 0.5}, {1, 3}),
+        ({"min_p": 0.01, "top_k": 2}, {1, 3}),
     ],
 )
 def test_draws_stay_in_the_set_and_follow_its_shares(settings: dict[str, float], possible: set[int]) -> None:
@@ -38,6 +41,20 @@ def test_draws_stay_in_the_set_and_follow_its_shares(settings: dict[str, float],
     shares = kept.softmax(-1)
     for token in possible:
         assert abs(counts[token] / 3000 - float(shares[token])) < 0.04
+
+
+def test_biases_come_before_everything_else() -> None:
+    for settings in ({"temperature": 0.0}, {"temperature": 1.0, "top_k": 1}):
+        sampling = SamplingParams(**settings, logit_bias=((1, -100.0), (4, 7.0)))  # type: ignore[arg-type]
+        assert draw(_LOGITS, sampling, seed=1, position=1) == 4
+    assert _LOGITS.tolist() == [0.0, 3.0, 1.0, 3.0, -2.0]
+
+
+def test_logprobs_are_those_of_the_model_with_the_likeliest_first() -> None:
+    found = logprobs(_LOGITS, token=2, count=3)
+    expected = _LOGITS.log_softmax(-1).tolist()
+    assert found.sampled == expected[2]
+    assert found.likeliest == ((1, expected[1]), (3, expected[3]), (2, expected[2]))
 
 
 def test_a_draw_is_a_function_of_seed_and_position() -> None:
