@@ -18,8 +18,9 @@ from model_server.chat.tokens import ChatTokenizer
 from model_server.chat.turn import TurnParser
 from model_server.server.errors import ApiError, internal
 from model_server.server.generation import Generation, Usage, encode_prompt, sampling_params
+from model_server.server.metrics import Metrics
 from model_server.server.responses import StreamedAnswer, WholeAnswer
-from model_server.server.schemas import ChatRequest, parse_request
+from model_server.server.schemas import ChatRequest, parse_detokenize, parse_request, parse_tokenize
 from model_server.server.settings import ServerSettings
 from model_server.server.wire import Answer, Json
 from model_server.types import Engine, EngineError, GenerateRequest, Overloaded, SamplingParams
@@ -38,6 +39,7 @@ def create_app(engine: Engine, tokenizer: ChatTokenizer, settings: ServerSetting
     app = FastAPI(title="MiMo model server", lifespan=lifespan, openapi_url=None)
     service = _Service(engine, tokenizer, settings)
     app.include_router(service.protocol())
+    app.include_router(service.token_routes())
     app.include_router(service.probes())
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
@@ -52,6 +54,7 @@ class _Service:
         self._engine = engine
         self._tokenizer = tokenizer
         self._settings = settings
+        self._metrics = Metrics(engine, settings.model_name)
         self._created = int(time.time())
         self._last_token_at: float | None = None
         """When the engine last proved that it generates, on the monotonic clock."""
@@ -63,8 +66,16 @@ class _Service:
         router.add_api_route("/models/{name}", self._model, methods=["GET"])
         return router
 
+    def token_routes(self) -> APIRouter:
+        """What a caller who counts or cuts tokens needs; SGLang's paths."""
+        router = APIRouter(dependencies=[Depends(self._authorise)])
+        router.add_api_route("/tokenize", self._tokenize, methods=["POST"])
+        router.add_api_route("/detokenize", self._detokenize, methods=["POST"])
+        return router
+
     def probes(self) -> APIRouter:
         router = APIRouter()
+        router.add_api_route("/metrics", self._export, methods=["GET"])
         router.add_api_route("/health", self._health, methods=["GET"], response_model=None)
         router.add_api_route("/livez", self._livez, methods=["GET"])
         return router
@@ -95,10 +106,29 @@ class _Service:
             stop=StopStrings(chat.stop),
             usage=Usage(len(prompt_ids)),
             generated=self._token_came,
+            metrics=self._metrics,
         )
 
     def _token_came(self) -> None:
         self._last_token_at = time.monotonic()
+
+    async def _tokenize(self, request: Request) -> Json:
+        """Token ids of a text, or of a conversation as it would be sent to the model."""
+        asked = parse_tokenize(await _body(request, self._settings.max_body_bytes))
+        self._check_model(asked.model)
+        if isinstance(asked, ChatRequest):
+            ids = await anyio.to_thread.run_sync(encode_prompt, asked, self._tokenizer)
+        else:
+            ids = tuple(await anyio.to_thread.run_sync(self._tokenizer.encode_text, asked.prompt))
+        return {"tokens": ids, "count": len(ids), "max_model_len": self._engine.stats().context_length}
+
+    async def _detokenize(self, request: Request) -> Json:
+        asked = parse_detokenize(await _body(request, self._settings.max_body_bytes))
+        self._check_model(asked.model)
+        return {"text": "".join(span.text for span in self._tokenizer.decode(asked.tokens))}
+
+    async def _export(self) -> Response:
+        return Response(self._metrics.text(), media_type="text/plain; version=0.0.4")
 
     async def _models(self) -> Json:
         return {"object": "list", "data": [self._card()]}

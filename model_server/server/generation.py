@@ -13,6 +13,7 @@ from model_server.chat.template import ChatFormatError, UnsupportedContent, rend
 from model_server.chat.tokens import ChatTokenizer, DecodeStream
 from model_server.chat.turn import CallDelta, Delta, TurnParser
 from model_server.server.errors import ApiError, from_engine, internal, stopping
+from model_server.server.metrics import Metrics
 from model_server.server.schemas import ChatRequest, template_messages
 from model_server.types import (
     Engine,
@@ -131,10 +132,12 @@ class Generation:
     usage: Usage
     generated: Callable[[], None]
     """Called for every token that comes."""
+    metrics: Metrics
     ending: Ending | None = None
     sampled: list[SampledToken] = field(default_factory=list)
     """Tokens with logprobs that nobody has taken yet, where they were asked for."""
     started_at: float = field(default_factory=time.monotonic)
+    _first_s: float = 0.0
     _called: bool = False
 
     async def steps(self) -> AsyncGenerator[list[Delta], None]:
@@ -162,16 +165,25 @@ class Generation:
         taken, self.sampled = self.sampled, []
         return taken
 
-    def log(self, outcome: str) -> None:
-        """One line about the finished request; never its text."""
+    def ended(self, outcome: str) -> None:
+        """Count the finished request, and log a line about it; never its text."""
+        usage, duration_s = self.usage, time.monotonic() - self.started_at
+        self.metrics.ended(
+            outcome,
+            prompt=usage.prompt_tokens,
+            cached=usage.cached_tokens,
+            completion=usage.completion_tokens,
+            first_s=self._first_s,
+            whole_s=duration_s,
+        )
         logger.info(
             "generation_ended id=%s outcome=%s prompt_tokens=%d cached_tokens=%d completion_tokens=%d duration_s=%.3f",
             self.request.request_id,
             outcome,
-            self.usage.prompt_tokens,
-            self.usage.cached_tokens,
-            self.usage.completion_tokens,
-            time.monotonic() - self.started_at,
+            usage.prompt_tokens,
+            usage.cached_tokens,
+            usage.completion_tokens,
+            duration_s,
         )
 
     def _parsed(self, event: TokenEvent) -> list[Delta]:
@@ -179,6 +191,9 @@ class Generation:
             raise stopping()
         self.generated()
         self.usage.completion_tokens += 1
+        if self.usage.completion_tokens == 1:
+            self._first_s = time.monotonic() - self.started_at
+            self.metrics.came(self._first_s)
         self.usage.cached_tokens = max(self.usage.cached_tokens, event.cached_tokens)
         self.ending = event.finish_reason
         if event.finish_reason == "stop":

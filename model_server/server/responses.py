@@ -35,7 +35,7 @@ class _GenerationResponse(Response):
                 self.outcome = await self._answered(scope, receive, send)
                 tasks.cancel_scope.cancel()
         finally:
-            self.generation.log(self.outcome or "failed")
+            self.generation.ended(self.outcome or "failed")
 
     async def _cancel_when_gone(self, receive: Receive, scope: anyio.CancelScope) -> None:
         """The request body was read before, so the next message is the client's leaving."""

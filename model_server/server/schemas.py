@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
@@ -81,6 +81,9 @@ class StreamOptions(_Model):
     include_obfuscation: bool = False
 
 
+_Parsed = TypeVar("_Parsed", bound=_Model)
+
+
 def _listed(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
@@ -127,6 +130,28 @@ class ChatRequest(_Model):
         return self.tools if self.tool_choice == "auto" else ()
 
 
+class TextToTokens(_Model):
+    """``POST /tokenize`` with ``prompt``; with ``messages`` it takes what a chat completion takes."""
+
+    model: str
+    prompt: str
+
+
+class TokensToText(_Model):
+    model: str
+    tokens: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(max_length=10_000_000)]
+
+
+def parse_tokenize(body: bytes) -> ChatRequest | TextToTokens:
+    """Raises ApiError, as :func:`parse_request`."""
+    return parse_request(body) if "messages" in _json_object(body) else _parsed(TextToTokens, body)
+
+
+def parse_detokenize(body: bytes) -> TokensToText:
+    """Raises ApiError, as :func:`parse_request`."""
+    return _parsed(TokensToText, body)
+
+
 def parse_request(body: bytes) -> ChatRequest:
     """Check a request body.
 
@@ -171,6 +196,13 @@ def _template_message(message: Message, index: int) -> JsonObject:
     reasoning = message.reasoning if message.reasoning_content is None else message.reasoning_content
     calls = [call.model_dump() for call in message.tool_calls or ()]
     return {"role": "assistant", "content": content, "reasoning_content": reasoning, "tool_calls": calls}
+
+
+def _parsed(schema: type[_Parsed], body: bytes) -> _Parsed:
+    try:
+        return schema.model_validate(_json_object(body))
+    except ValidationError as error:
+        raise _invalid(error) from error
 
 
 def _json_object(body: bytes) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import httpx
 import openai
 import pytest
 from openai import AsyncOpenAI
+from prometheus_client.parser import text_string_to_metric_families
 
 from model_server.chat.markers import CONTROL_MARKERS, IM_END
 from model_server.chat.template import Span, render
@@ -331,3 +332,40 @@ async def test_logs_name_the_request_and_hold_no_text(caplog: pytest.LogCaptureF
     assert answer.id in text
     assert "outcome=stop" in text
     assert "private" not in text
+
+
+async def test_tokens_of_a_text_and_of_a_conversation_can_be_asked_for_and_come_back() -> None:
+    engine = answering(f"x{IM_END}")
+    async with service(engine) as (client, url), httpx.AsyncClient(base_url=url) as http:
+        text = (await http.post("/tokenize", json={"model": MODEL, "prompt": "def añd <|im_end|>"})).json()
+        assert text["tokens"] == TOKENIZER.encode_text("def añd <|im_end|>")
+        assert text["count"] == len(text["tokens"])
+        back = await http.post("/detokenize", json={"model": MODEL, "tokens": text["tokens"]})
+        assert back.json() == {"text": "def añd <|im_end|>"}
+        asked: dict[str, Any] = {"model": MODEL, "messages": [USER], "tools": [BASH]}
+        conversation = (await http.post("/tokenize", json=asked)).json()
+        await client.chat.completions.create(**asked)
+        assert tuple(conversation["tokens"]) == engine.requests[0].prompt_ids
+        assert (await http.post("/tokenize", json={"model": MODEL})).json()["error"]["param"] == "prompt"
+        refused = await http.post("/detokenize", json={"model": MODEL, "tokens": [-1]})
+        assert refused.json()["error"]["param"] == "tokens[0]"
+
+
+async def test_metrics_count_requests_and_tokens_by_what_they_cost() -> None:
+    engine = ScriptedEngine(lambda request: ids(f"abc{IM_END}"), cached_tokens=3)
+    async with service(engine) as (client, url), httpx.AsyncClient(base_url=url) as http:
+        usage = (await client.chat.completions.create(model=MODEL, messages=[USER])).usage
+        assert usage is not None
+        exported = (await http.get("/metrics")).text
+    samples = {
+        (sample.name, sample.labels.get("mode") or sample.labels.get("outcome")): sample.value
+        for family in text_string_to_metric_families(exported)
+        for sample in family.samples
+        if sample.labels["model_name"] == MODEL
+    }
+    assert samples["sglang:num_requests_total", "stop"] == 1
+    assert samples["sglang:realtime_tokens_total", "prefill_cache"] == 3
+    assert samples["sglang:realtime_tokens_total", "prefill_compute"] == usage.prompt_tokens - 3
+    assert samples["sglang:realtime_tokens_total", "decode"] == usage.completion_tokens
+    assert samples["sglang:time_to_first_token_seconds_count", None] == 1
+    assert samples["sglang:num_running_reqs", None] == samples["sglang:num_queue_reqs", None] == 0
