@@ -1,4 +1,7 @@
-"""``python -m model_server``: serve a checkpoint over the OpenAI protocol."""
+"""``python -m model_server``: serve a checkpoint over the OpenAI protocol.
+
+``python -m model_server plan`` says instead what a machine with GPUs holds of the published model.
+"""
 
 import argparse
 import ipaddress
@@ -28,6 +31,11 @@ class StartError(Exception):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT, then finish what runs. Exit code 2 is a mistake the caller can correct."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["plan"]:
+        from model_server.plan import main as plan
+
+        return plan(arguments[1:])
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:

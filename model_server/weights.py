@@ -5,6 +5,7 @@ safetensors only: a checkpoint is data, never code. Quantised weights are e4m3 v
 """
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -93,6 +94,33 @@ def save_checkpoint(
     if len(groups) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
         (directory / _INDEX).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
+
+
+@dataclass(frozen=True, slots=True)
+class HubTensor:
+    """One tensor of a checkpoint's files."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def num_bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def hub_layout(config: ModelConfig, num_mtp_layers: int) -> Iterator[HubTensor]:
+    """Every tensor the published checkpoint of this shape has, scales included; nothing is allocated."""
+    quantization = config.quantization_config or QuantizationConfig()
+    with torch.device("meta"):
+        model = MiMoV2Flash(config, num_mtp_layers)
+    for slot in _slots(model):
+        if _is_quantized(slot.name, quantization):
+            yield HubTensor(slot.name, slot.shape, _FP8)
+            rows, cols = map(_ceil, slot.shape, quantization.weight_block_size)
+            yield HubTensor(slot.name + _SCALE, (rows, cols), torch.float32)
+        else:
+            yield HubTensor(slot.name, slot.shape, torch.float32 if slot.name.endswith(_ROUTER) else torch.bfloat16)
 
 
 def quantize_blocks(weight: Tensor, block: tuple[int, int] = (128, 128)) -> tuple[Tensor, Tensor]:
