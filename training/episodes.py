@@ -22,6 +22,7 @@ from evals.synthesis.tasks import Bug, RepairTask
 from sandbox.types import Exited
 from training.pytest_text import pytest_output
 
+VIEW = "sed -n '/^def {name}(/,/^$/p' {path}"
 TEST_COMMAND = "python -m pytest -q --tb=no"
 
 
@@ -88,6 +89,8 @@ class Expert:
         elif kind > 1 - self._mix.refused_edit:
             self._misquote(desk, bugs[0])
         for bug in bugs:
+            if bug is not bugs[0]:
+                desk.view(bug)
             desk.edit(bug, bug.broken_line, bug.fixed_line)
         if len(bugs) == 1 or random.random() < self._mix.whole:
             desk.test()
@@ -120,7 +123,7 @@ class Expert:
         desk = _Desk(task, conversation_start(text, today), random)
         if not names_file(style):
             desk.find(task.bugs[0].function)
-        desk.show(task.bugs[0].path)
+        desk.view(task.bugs[0])
         return desk
 
     def _stray(self, desk: "_Desk", bug: Bug) -> None:
@@ -146,15 +149,22 @@ class Expert:
 
 
 def thought(text: str, function: str, old: str, new: str) -> str:
-    """How the function in ``text`` begins, the line at fault, and what has to change in it.
+    """What the function in ``text`` shall do, the line at fault, and what has to change in it.
 
     Each is one choice among all there are. Where a choice is many small ones in a row instead (is this line wrong, is
     this word), a model that decodes greedily and is not sure passes over every one of them.
     """
-    lines = text.split("\n")
-    first = next(number for number, line in enumerate(lines) if line.startswith(f"def {function}("))
+    doc = source_of(text, function).split('"""')[1]
     wrong, right = change(old, new)
-    return "\n".join((*lines[first : first + 2], old, f"{wrong} -> {right}"))
+    return f"{doc}\n{old}\n{wrong} -> {right}"
+
+
+def source_of(text: str, function: str) -> str:
+    """From the function's ``def`` to the first empty line or the file's end: what :data:`VIEW` prints."""
+    lines = text.splitlines(keepends=True)
+    first = next(number for number, line in enumerate(lines) if line.startswith(f"def {function}("))
+    end = next((number for number in range(first, len(lines)) if lines[number] == "\n"), len(lines))
+    return "".join(lines[first : end + 1])
 
 
 def change(old: str, new: str) -> tuple[str, str]:
@@ -193,6 +203,10 @@ class _Desk:
             if f"def {function}(" in line
         ]
         self._bash(f"grep -rn 'def {function}(' .", "\n".join(hits) + "\n")
+
+    def view(self, bug: Bug) -> None:
+        """Look at the function alone: what stands around it only distracts."""
+        self._bash(VIEW.format(name=bug.function, path=bug.path), source_of(self.files[bug.path], bug.function))
 
     def show(self, path: str) -> None:
         self._bash(f"cat {path}", self.files[path])

@@ -73,4 +73,4 @@ class Schedule:
         if progress < self.curriculum_until:
             return DataMix(EpisodeMix(), num_bugs=(0.4, 0.4, 0.2), clean=0.4, observation_weight=1.0)
         watched = 0.1 if progress < self.decay_from else 0.0
-        return DataMix(EpisodeMix(), num_bugs=(0.6, 0.3, 0.1), clean=0.0, observation_weight=watched, own_mistakes=0.3)
+        return DataMix(EpisodeMix(), num_bugs=(0.9, 0.1), clean=0.0, observation_weight=watched, own_mistakes=0.3)

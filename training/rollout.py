@@ -22,12 +22,15 @@ from model_server.chat.markers import IM_END
 from model_server.config import ModelConfig
 from model_server.models.mimo_v2_flash import MiMoV2Flash
 from sandbox.types import Exited
-from training.episodes import TEST_COMMAND, Episode, conversation_start
+from training.episodes import TEST_COMMAND, VIEW, Episode, conversation_start, source_of
 from training.pytest_text import pytest_output
 from training.samples import Encoder
 
 _CALL = re.compile(r"<think>(.*?)</think>(.*?)<tool_call>\n<function=(\w+)>\n(.*?)</function>\n</tool_call>", re.DOTALL)
 _PARAMETER = re.compile(r"<parameter=(\w+)>(.*?)</parameter>\n", re.DOTALL)
+_VIEW = re.compile(
+    re.escape(VIEW.format(name="NAME", path="PATH")).replace("NAME", r"(?P<name>\w+)").replace("PATH", "(?P<path>.*)")
+)
 _MAX_NEW = 320
 _SAME_TURNS = 3
 
@@ -166,7 +169,10 @@ class Attempt:
 
     def _bash(self, command: str) -> str:
         output, code = f"bash: {command.split(' ')[0]}: command not found\n", 127
-        if command.startswith("cat ") and (path := command.removeprefix("cat ")) in self.files:
+        if (viewed := _VIEW.fullmatch(command)) and viewed["path"] in self.files:
+            text = self.files[viewed["path"]]
+            output, code = source_of(text, viewed["name"]) if f"def {viewed['name']}(" in text else "", 0
+        elif command.startswith("cat ") and (path := command.removeprefix("cat ")) in self.files:
             output, code = self.files[path], 0
         elif command.startswith("git checkout ") and (path := command.removeprefix("git checkout ")) in self.files:
             self.files[path] = self.task.files[path]
