@@ -43,8 +43,9 @@ Replacement = tuple[str, str]
 class EpisodeMix:
     """Shares of the kinds of episodes."""
 
-    wrong_edit: float = 0.4
-    """Wrong edits, each with its failing test and the way back, then the right one."""
+    wrong_edit: float = 0.5
+    """Wrong edits, then the right one: either with a failing test and the way back, or refused because they change
+    nothing, which is what a model that doubts its choice of a line writes."""
     refused_edit: float = 0.05
     """An edit whose old text is not in the file, then the right one."""
     whole: float = 0.5
@@ -85,7 +86,7 @@ class Expert:
             desk.go_wrong(bugs[0], *mistake)
         elif kind < self._mix.wrong_edit:
             for _ in range(random.choice((1, 1, 2, 3))):
-                self._stray(desk, bugs[0])
+                (self._hesitate if random.random() < 0.45 else self._stray)(desk, bugs[0])
         elif kind > 1 - self._mix.refused_edit:
             self._misquote(desk, bugs[0])
         for bug in bugs:
@@ -128,16 +129,25 @@ class Expert:
 
     def _stray(self, desk: "_Desk", bug: Bug) -> None:
         """Another edit of the broken function that does not repair it; nothing of it is imitated but the way back."""
-        function = desk.task.functions[bug.function]
+        old, new = self._other_edit(desk.task, bug)
+        if desk.files[bug.path].count(old) == 1 and desk.fails_with(bug.path, old, new):
+            desk.go_wrong(bug, old, new)
+
+    def _hesitate(self, desk: "_Desk", bug: Bug) -> None:
+        """An edit that was thought of and not made: old and new text are the same."""
+        old, new = self._other_edit(desk.task, bug)
+        if desk.files[bug.path].count(old) == 1:
+            desk.edit(bug, old, old, weight=0.0, thought_of=(old, new))
+
+    def _other_edit(self, task: RepairTask, bug: Bug) -> Replacement:
+        """Of the broken function; often of the line at fault, but never the repair."""
+        function = task.functions[bug.function]
         source = function.source.replace(bug.fixed_line, bug.broken_line, 1)
         lines = source.split("\n")
         options = [edit for edit in edits(source) if edit.apply(source) != function.source]
         near = [edit for edit in options if lines[edit.line].strip() == bug.broken_line]
         edit = self._random.choice(near if near and self._random.random() < 0.6 else options)
-        old = lines[edit.line].strip()
-        new = edit.apply(source).split("\n")[edit.line].strip()
-        if desk.files[bug.path].count(old) == 1 and desk.fails_with(bug.path, old, new):
-            desk.go_wrong(bug, old, new)
+        return lines[edit.line].strip(), edit.apply(source).split("\n")[edit.line].strip()
 
     def _misquote(self, desk: "_Desk", bug: Bug) -> None:
         """An edit whose old text lacks a word, and the refusal that shows the line."""
@@ -145,7 +155,7 @@ class Expert:
         index = self._random.randrange(len(words))
         old = " ".join(words[:index] + words[index + 1 :])
         if len(words) > 2 and old not in desk.files[bug.path]:
-            desk.edit(bug, old, bug.fixed_line, weight=0.0, line=bug.broken_line)
+            desk.edit(bug, old, bug.fixed_line, weight=0.0, thought_of=(bug.broken_line, bug.fixed_line))
 
 
 def thought(text: str, function: str, old: str, new: str) -> str:
@@ -211,11 +221,10 @@ class _Desk:
     def show(self, path: str) -> None:
         self._bash(f"cat {path}", self.files[path])
 
-    def edit(self, bug: Bug, old: str, new: str, weight: float = 1.0, line: str | None = None) -> None:
-        """Replace ``old`` by ``new`` in the module of ``bug``; ``line`` is what the agent thinks of, by default
-        ``old``."""
+    def edit(self, bug: Bug, old: str, new: str, weight: float = 1.0, thought_of: Replacement | None = None) -> None:
+        """Replace ``old`` by ``new`` in the module of ``bug``, after thinking of that or of something else."""
         path = bug.path
-        why = thought(self.files[path], bug.function, line or old, new)
+        why = thought(self.files[path], bug.function, *(thought_of or (old, new)))
         result, changed = replace(self.files[path], old, new)
         self._act(why, "str_replace", {"path": path, "old_str": old, "new_str": new}, weight)
         self._answer(result.text)
@@ -223,10 +232,11 @@ class _Desk:
             self.files[path] = changed
 
     def go_wrong(self, bug: Bug, old: str, new: str) -> None:
-        """A wrong edit, what the tests say, and the way back."""
+        """A wrong edit; where it changes something, what the tests say and the way back."""
         self.edit(bug, old, new, weight=0.0)
-        self.test()
-        self.checkout(bug.path)
+        if old != new:
+            self.test()
+            self.checkout(bug.path)
 
     def fails_with(self, path: str, old: str, new: str) -> bool:
         files = {**self.files, path: self.files[path].replace(old, new, 1)}

@@ -118,7 +118,7 @@ class Attempt:
     messages: list[dict[str, Any]]
     random: Random
     edits: list[tuple[str, str, str]] = field(default_factory=list)
-    """Edits that applied: path, old text, new text."""
+    """Edits that applied, or that were refused because they change nothing: path, old text, new text."""
     num_turns: int = 0
     done: bool = False
     malformed: bool = False
@@ -162,8 +162,9 @@ class Attempt:
         if path not in self.files:
             return f"[error] {path}: no such file"
         result, changed = replace(self.files[path], old, new)
-        if changed is not None:
+        if changed is not None or (old == new and old in self.files[path]):
             self.edits.append((path, old, new))
+        if changed is not None:
             self.files[path] = changed
         return result.text
 
