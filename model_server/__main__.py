@@ -88,6 +88,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--threads", type=_positive, default=1, help="of the tensor library; one is best for small models"
     )
+    parser.add_argument(
+        "--no-speculation", action="store_true", help="never let the prediction layers guess tokens ahead"
+    )
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     return parser
 
@@ -144,7 +147,12 @@ def _app(checkpoint: Path, key: str | None, options: argparse.Namespace) -> "Fas
         model = load_model(checkpoint, getattr(torch, options.dtype))
     except (OSError, TokenizerError, CheckpointError) as error:
         raise StartError(f"{checkpoint} cannot be loaded: {error}") from error
-    engine = EmbeddedEngine(model, max_running=options.max_running, context_length=options.context_length)
+    engine = EmbeddedEngine(
+        model,
+        max_running=options.max_running,
+        context_length=options.context_length,
+        speculate=not options.no_speculation,
+    )
     return create_app(engine, tokenizer, ServerSettings(model_name=served_name(checkpoint), api_key=key))
 
 

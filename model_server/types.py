@@ -74,6 +74,10 @@ class EngineStats:
     waiting: int
     context_length: int
     """Longest prompt plus completion, tokens."""
+    drafted: int = 0
+    """Tokens guessed ahead since the start."""
+    accepted: int = 0
+    """Those of them that were sampled too."""
 
 
 class EngineError(Exception):

@@ -10,13 +10,17 @@ import logging
 import queue
 import secrets
 import threading
-from collections.abc import AsyncGenerator
+import time
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from torch import Tensor
 
+from model_server.engine.draft_length import DraftLength
+from model_server.engine.drafter import Drafter, DraftState
 from model_server.engine.prefix_cache import PrefixCache
-from model_server.engine.runner import Runner
+from model_server.engine.runner import Runner, Segment
 from model_server.engine.sampler import draw, logprobs
 from model_server.engine.scheduler import ScheduledSequence, Scheduler, Sequence
 from model_server.models.mimo_v2_flash import MiMoV2Flash
@@ -26,7 +30,6 @@ from model_server.types import (
     EngineStats,
     FinishReason,
     GenerateRequest,
-    Logprobs,
     Overloaded,
     TokenEvent,
 )
@@ -77,7 +80,8 @@ class EmbeddedEngine:
 
     ``max_running`` sequences share a step, ``max_waiting`` more may queue; past that a request is refused at once.
     ``context_length`` bounds prompt plus completion and defaults to the model's own. ``max_kept`` finished sequences
-    stay in memory for prompts that continue them.
+    stay in memory for prompts that continue them. ``speculate`` lets prediction layers, where the model has them, guess
+    tokens ahead while that pays; the tokens are the same with and without.
     """
 
     def __init__(
@@ -87,12 +91,16 @@ class EmbeddedEngine:
         max_waiting: int = 64,
         context_length: int | None = None,
         max_kept: int = 16,
+        speculate: bool = True,
     ) -> None:
         self._context_length = context_length or model.config.max_position_embeddings
         self._vocab_size = model.config.vocab_size
         self._max_running = max_running
         self._max_live = max_running + max_waiting
         self._runner = Runner(model, self._context_length)
+        self._drafter = Drafter(model, self._runner)
+        self._draft_length = DraftLength(self._drafter.max_drafts if speculate else 0)
+        self._num_drafted = self._num_accepted = 0
         self._scheduler = Scheduler(max_running, _CHUNK_TOKENS)
         self._prefixes = PrefixCache(max_kept)
         self._streams: dict[Sequence, _Stream] = {}
@@ -122,7 +130,7 @@ class EmbeddedEngine:
         with self._lock:
             num_live = len(self._live)
         running = min(num_live, self._max_running)
-        return EngineStats(running, num_live - running, self._context_length)
+        return EngineStats(running, num_live - running, self._context_length, self._num_drafted, self._num_accepted)
 
     @property
     def cache_bytes(self) -> int:
@@ -198,39 +206,93 @@ class EmbeddedEngine:
             if sequence.cache is None:
                 sequence.cache = self._runner.new_cache()
             sequence.cached_tokens = sequence.cache.num_tokens
+            if self._draft_length.longest:
+                sequence.draft_state = self._drafter.new_state(sequence.cached_tokens)
 
     def _step(self, step: list[ScheduledSequence]) -> None:
         if not step:
             return
-        logits = self._runner.forward([part.segment for part in step])
-        finite = logits.isfinite().all(-1).tolist()
-        for part, row, usable in zip(step, logits, finite, strict=True):
-            if not usable:
-                _log.error("engine.logits_not_finite", extra={"request_id": part.sequence.request.request_id})
-                self._fail(part.sequence, EngineError("the model's logits are not finite"))
-            elif part.samples:
-                sequence = part.sequence
-                if sequence.num_sampled == 0:
-                    part.segment.cache.mark()
-                self._sample(sequence, row)
+        started = time.monotonic()
+        drafts = self._draft(step)
+        length = max(map(len, drafts))
+        segments = [
+            Segment([*part.segment.ids, *guessed], part.segment.cache, 1 + len(guessed))
+            for part, guessed in zip(step, drafts, strict=True)
+        ]
+        output = self._runner.step(segments)
+        accepted = [
+            self._take(part, guessed, logits, hidden)
+            for part, guessed, logits, hidden in zip(step, drafts, output.logits, output.hidden, strict=True)
+        ]
+        self._num_drafted += sum(map(len, drafts))
+        self._num_accepted += sum(accepted)
+        if _is_decoding(step):
+            self._draft_length.observe(len(step), length, time.monotonic() - started, accepted)
 
-    def _sample(self, sequence: Sequence, logits: Tensor) -> None:
+    def _draft(self, step: list[ScheduledSequence]) -> list[list[int]]:
+        """Guesses for every sequence of a step in which all decode; none beside a prompt, which sets the pace."""
+        length = self._draft_length.choose(len(step)) if _is_decoding(step) else 0
+        length = min([length, *(self._room(part.sequence) for part in step)])
+        if length < 1:
+            return [[] for _ in step]
+        return self._drafter.draft([(part.sequence.ids, self._draft_state(part.sequence)) for part in step], length)
+
+    def _room(self, sequence: Sequence) -> int:
+        """Tokens that may still follow the one that is due."""
+        return min(
+            sequence.request.sampling.max_tokens - sequence.num_sampled - 1,
+            self._context_length - len(sequence.ids) - 1,
+        )
+
+    def _draft_state(self, sequence: Sequence) -> DraftState:
+        assert sequence.draft_state is not None, sequence.request.request_id
+        return sequence.draft_state
+
+    def _take(self, part: ScheduledSequence, drafts: list[int], logits: Tensor, hidden: Tensor) -> int:
+        """Sample after the pending tokens, and after each draft as long as it is what was sampled; commit what holds
+        and report it. Returns the number of accepted drafts."""
+        sequence, cache = part.sequence, part.segment.cache
+        if not bool(logits.isfinite().all()):
+            _log.error("engine.logits_not_finite", extra={"request_id": sequence.request.request_id})
+            self._fail(sequence, EngineError("the model's logits are not finite"))
+            return 0
+        is_first = part.samples and sequence.num_sampled == 0
+        news = list(self._sampled(sequence, drafts, logits)) if part.samples else []
+        num_accepted = max(len(news) - 1, 0)
+        cache.commit(len(part.segment.ids) + num_accepted)
+        if sequence.draft_state is not None:
+            sequence.draft_state.absorb(hidden[: len(part.segment.ids) + num_accepted])
+        if is_first:
+            cache.mark()
+        for event in news:
+            self._report(sequence, event)
+        return num_accepted
+
+    def _sampled(self, sequence: Sequence, drafts: list[int], logits: Tensor) -> Iterator[TokenEvent]:
+        """The tokens after one row of logits or more. A draft is accepted if it is what would have been sampled in its
+        place anyway, so drafts change how fast tokens come and never which."""
         sampling = sequence.request.sampling
-        token = _overdue(sequence)
-        if token is None:
-            token = draw(logits, sampling, sequence.seed, len(sequence.ids))
-        asked = sampling.num_logprobs
-        self._report(sequence, token, None if asked is None else logprobs(logits, token, asked))
+        for row, draft in zip_longest(logits, drafts):
+            token = _overdue(sequence)
+            if token is None:
+                token = draw(row, sampling, sequence.seed, len(sequence.ids))
+            asked = sampling.num_logprobs
+            scores = None if asked is None else logprobs(row, token, asked)
+            sequence.ids.append(token)
+            reason = _finish_reason(sequence, token)
+            yield TokenEvent(token, reason, sequence.cached_tokens, scores)
+            if reason is not None or token != draft:
+                return
 
-    def _report(self, sequence: Sequence, token: int, scores: Logprobs | None) -> None:
-        sequence.ids.append(token)
-        reason = _finish_reason(sequence, token)
-        stream = self._streams[sequence]
-        if reason is not None:  # before the news is out: whoever hears it may ask again at once
+    def _report(self, sequence: Sequence, event: TokenEvent) -> None:
+        stream = self._streams.get(sequence)
+        if stream is None:
+            return  # its reader went away in the middle of the step
+        if event.finish_reason is not None:  # before the news is out: whoever hears it may ask again at once
             assert sequence.cache is not None, sequence.request.request_id
             self._prefixes.keep(sequence.ids, sequence.cache)
             self._retire(sequence)
-        if not stream.send(TokenEvent(token, reason, sequence.cached_tokens, scores)) and reason is None:
+        if not stream.send(event) and event.finish_reason is None:
             self._retire(sequence)
 
     def _fail(self, sequence: Sequence, error: EngineError) -> None:
@@ -240,10 +302,14 @@ class EmbeddedEngine:
 
     def _retire(self, sequence: Sequence) -> None:
         self._scheduler.remove(sequence)
-        sequence.cache = None
+        sequence.cache = sequence.draft_state = None
         stream = self._streams.pop(sequence)
         with self._lock:
             self._live.discard(stream)
+
+
+def _is_decoding(step: list[ScheduledSequence]) -> bool:
+    return all(part.samples and len(part.segment.ids) == 1 for part in step)
 
 
 def _overdue(sequence: Sequence) -> int | None:

@@ -14,6 +14,9 @@ from model_server.config import ModelConfig
 _GROWTH = 256
 """Global storage grows by at least this many tokens, and by half of itself when it is long."""
 
+_MAX_UNDONE = 16
+"""Tokens of one step that may be taken back. Longer parts are prompts, which are never guessed."""
+
 
 KeysValues = tuple[Tensor, Tensor]
 """k [G, S, D] and v [G, S, V] of one layer."""
@@ -32,6 +35,8 @@ class SequenceCache:
         ]
         self._windows = [bool(kind) for kind in config.hybrid_layer_pattern]
         self._marked_rings: dict[int, KeysValues] = {}
+        self._overwritten: dict[int, KeysValues] = {}
+        """What the newest tokens replaced in the rings, slot by slot, until they are committed."""
         self.marked_tokens = 0
         """Tokens at the last :meth:`mark`; 0 before one."""
 
@@ -52,12 +57,20 @@ class SequenceCache:
         The count moves only with :meth:`commit`, when every layer has stored them.
         """
         if self._windows[layer]:
-            return self._extend_ring(self._layers[layer], k, v)
+            return self._extend_ring(layer, k, v)
         return self._extend_all(layer, k, v)
 
-    def commit(self, num_new: int) -> None:
-        """Count the tokens stored since the last commit."""
-        self.num_tokens += num_new
+    def commit(self, num_kept: int) -> None:
+        """Count the first ``num_kept`` of the tokens stored since the last commit, and forget the others.
+
+        Up to 16 stored tokens can be forgotten in part; of more, all must be kept.
+        """
+        for layer, (old_k, old_v) in self._overwritten.items():
+            ring_k, ring_v = self._layers[layer]
+            slots = torch.arange(self.num_tokens + num_kept, self.num_tokens + old_k.shape[1]) % self._window_keys
+            ring_k[:, slots], ring_v[:, slots] = old_k[:, num_kept:], old_v[:, num_kept:]
+        self._overwritten = {}
+        self.num_tokens += num_kept
 
     def mark(self) -> None:
         """Remember this point for :meth:`rewind`, in place of an earlier one: a copy of the rings."""
@@ -86,9 +99,9 @@ class SequenceCache:
         held_v[:, start:end] = v.transpose(0, 1)
         return held_k[:, :end], held_v[:, :end]
 
-    def _extend_ring(self, ring: KeysValues, k: Tensor, v: Tensor) -> KeysValues:
+    def _extend_ring(self, layer: int, k: Tensor, v: Tensor) -> KeysValues:
         start, num_new, size = self.num_tokens, len(k), self._window_keys
-        ring_k, ring_v = ring
+        ring_k, ring_v = self._layers[layer]
         if num_new == 1:
             slot = start % size
             ring_k[:, slot] = k[0]
@@ -97,6 +110,8 @@ class SequenceCache:
         shown = (_followed(ring_k, start, k), _followed(ring_v, start, v))
         kept = min(num_new, size)
         slots = torch.arange(start + num_new - kept, start + num_new) % size
+        if num_new <= min(size, _MAX_UNDONE):
+            self._overwritten[layer] = (ring_k[:, slots], ring_v[:, slots])  # indexing by a tensor copies
         ring_k[:, slots] = k[-kept:].transpose(0, 1)
         ring_v[:, slots] = v[-kept:].transpose(0, 1)
         return shown

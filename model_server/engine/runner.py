@@ -10,18 +10,20 @@ Shape letters as in ``model_server.layers``; R rows, the tokens of all segments 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from model_server.config import Heads
-from model_server.engine.kv_cache import SequenceCache
+from model_server.engine.kv_cache import KeysValues, SequenceCache
 from model_server.layers.attention import attention_mask
 from model_server.layers.mlp import DenseMLP
 from model_server.layers.moe import MoE
 from model_server.layers.rope import rotary_table, rotate
 from model_server.models.mimo_v2_flash import DecoderLayer, MiMoV2Flash
+from model_server.models.mtp import PredictionLayer
 
 _FEW_ROWS = 16
 """Up to this many rows, experts share buffers instead of going through the differentiable form."""
@@ -31,12 +33,34 @@ _TILE_ROWS = 64
 few scores that the window hides."""
 
 
+class Storage(Protocol):
+    """Keys and values of one sequence, in every layer that is run over it."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens before the new ones; also the position of the first new one."""
+
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> KeysValues:
+        """See :meth:`model_server.engine.kv_cache.SequenceCache.extend`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Segment:
     """The next tokens of one sequence, following what its cache holds."""
 
     ids: Sequence[int]
     cache: SequenceCache
+    num_logits: int = 1
+    """After so many of the newest tokens, logits are wanted."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutput:
+    """Per segment: f32 logits [num_logits, vocabulary], and the hidden states [T, C] of all its tokens before the
+    final norm."""
+
+    logits: Sequence[Tensor]
+    hidden: Sequence[Tensor]
 
 
 class Runner:
@@ -47,7 +71,7 @@ class Runner:
         self.dtype = model.lm_head.weight.dtype
         self._model = model
         self._layers = [
-            _pack(layer, self.config.window_keys) for layer in model.model.layers if isinstance(layer, DecoderLayer)
+            pack(layer, self.config.window_keys) for layer in model.model.layers if isinstance(layer, DecoderLayer)
         ]
         positions = torch.arange(context_length)[None]
         self._tables = {
@@ -58,36 +82,54 @@ class Runner:
     def new_cache(self) -> SequenceCache:
         return SequenceCache(self.config, self.dtype)
 
-    @torch.inference_mode()
     def forward(self, batch: Sequence[Segment]) -> Tensor:
-        """Store the keys and values of all segments; f32 logits [len(batch), vocabulary] after each one's last."""
-        ids = torch.tensor([token for segment in batch for token in segment.ids])
-        step = _Step(batch)
-        tables = {kind: (cos[step.positions], sin[step.positions]) for kind, (cos, sin) in self._tables.items()}
-        hidden = F.embedding(ids, self._model.model.embed_tokens.weight)
-        for index, layer in enumerate(self._layers):
-            hidden = layer.forward(hidden, tables[layer.window], step, index)
+        """Run and commit all segments; f32 logits [len(batch), vocabulary] after each one's last token."""
+        output = self.step(batch)
         for segment in batch:
             segment.cache.commit(len(segment.ids))
-        return self._model.logits(hidden[step.last_rows]).float()
+        return torch.stack([logits[-1] for logits in output.logits])
+
+    @torch.inference_mode()
+    def step(self, batch: Sequence[Segment]) -> StepOutput:
+        """Store the keys and values of all segments. They count once the caller commits them."""
+        ids = torch.tensor([token for segment in batch for token in segment.ids])
+        rows = BatchRows([(len(segment.ids), segment.cache) for segment in batch])
+        hidden = F.embedding(ids, self._model.model.embed_tokens.weight)
+        for index, layer in enumerate(self._layers):
+            hidden = layer.forward(hidden, self.table(layer.window, rows.positions), rows, index)
+        wanted = [
+            row
+            for segment, (_, end, _) in zip(batch, rows.parts, strict=True)
+            for row in range(end)[-segment.num_logits :]
+        ]
+        logits = self._model.logits(hidden[wanted]).float()
+        return StepOutput(
+            logits.split([segment.num_logits for segment in batch]),
+            hidden.split([len(segment.ids) for segment in batch]),
+        )
+
+    def table(self, window: bool, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Rotary cosine and sine for rows at ``positions`` [R]."""
+        cos, sin = self._tables[window]
+        return cos[positions], sin[positions]
 
 
-class _Step:
-    """Where the segments of a batch lie among its rows."""
+class BatchRows:
+    """Where the new tokens of several sequences lie among the rows of a batch."""
 
-    def __init__(self, batch: Sequence[Segment]) -> None:
-        self.parts: list[tuple[int, int, SequenceCache]] = []
+    def __init__(self, sequences: Sequence[tuple[int, Storage]]) -> None:
+        self.parts: list[tuple[int, int, Storage]] = []
+        """First row, end and storage of each."""
         positions: list[int] = []
-        for segment in batch:
-            first, num_new = len(positions), len(segment.ids)
-            self.parts.append((first, first + num_new, segment.cache))
-            positions += range(segment.cache.num_tokens, segment.cache.num_tokens + num_new)
+        for num_new, storage in sequences:
+            first = len(positions)
+            self.parts.append((first, first + num_new, storage))
+            positions += range(storage.num_tokens, storage.num_tokens + num_new)
         self.positions = torch.tensor(positions)
-        self.last_rows = [end - 1 for _, end, _ in self.parts]
 
 
 @dataclass(frozen=True, slots=True)
-class _Layer:
+class PackedLayer:
     """One decoder layer. Matrices are transposed views, q, k and v joined, dense gate and up joined."""
 
     window: bool
@@ -101,9 +143,9 @@ class _Layer:
     output: Tensor
     mlp: "_Dense | _Mixture"
 
-    def forward(self, hidden: Tensor, table: tuple[Tensor, Tensor], step: _Step, index: int) -> Tensor:
+    def forward(self, hidden: Tensor, table: tuple[Tensor, Tensor], rows: BatchRows, index: int) -> Tensor:
         """hidden [R, C] -> [R, C]"""
-        mixed = self._attention(self._norm(hidden, 0), table, step, index)
+        mixed = self._attention(self._norm(hidden, 0), table, rows, index)
         hidden = torch.addmm(hidden, mixed, self.output)
         return self.mlp.add(hidden, self._norm(hidden, 1))
 
@@ -111,7 +153,7 @@ class _Layer:
         weight = self.norms[which]
         return torch.rms_norm(x, weight.shape, weight, self.eps)
 
-    def _attention(self, x: Tensor, table: tuple[Tensor, Tensor], step: _Step, index: int) -> Tensor:
+    def _attention(self, x: Tensor, table: tuple[Tensor, Tensor], rows: BatchRows, index: int) -> Tensor:
         """x [R, C] -> [R, N * V]"""
         heads, num_rows = self.heads, len(x)
         num_qk = heads.num_heads + heads.num_kv_heads
@@ -120,8 +162,8 @@ class _Layer:
         v = joined[:, num_qk * heads.qk_dim :].view(num_rows, heads.num_kv_heads, heads.v_dim) * self.value_scale
         q, k = qk[:, : heads.num_heads], qk[:, heads.num_heads :]
         mixed = [
-            self._attend(q[first:end], *cache.extend(index, k[first:end], v[first:end]))
-            for first, end, cache in step.parts
+            self._attend(q[first:end], *storage.extend(index, k[first:end], v[first:end]))
+            for first, end, storage in rows.parts
         ]
         return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
 
@@ -223,18 +265,23 @@ def _runs(experts: list[int]) -> list[tuple[int, int, int]]:
     return runs
 
 
-def _pack(layer: DecoderLayer, window_keys: int) -> _Layer:
+def pack(layer: DecoderLayer | PredictionLayer, window_keys: int) -> PackedLayer:
+    """The layer's attention and feed-forward block, weights laid out for few calls."""
     attention = layer.self_attn
+    if isinstance(layer, DecoderLayer):
+        window, second_norm = layer.window, layer.post_attention_layernorm
+    else:
+        window, second_norm = True, layer.pre_mlp_layernorm
     groups = attention.heads.num_kv_heads
     sink = attention.attention_sink_bias
     mlp = layer.mlp
-    return _Layer(
-        window=layer.window,
+    return PackedLayer(
+        window=window,
         window_keys=window_keys,
         heads=attention.heads,
         value_scale=attention.value_scale,
         sink=None if sink is None else sink.detach().view(groups, -1, 1),
-        norms=(layer.input_layernorm.weight.detach(), layer.post_attention_layernorm.weight.detach()),
+        norms=(layer.input_layernorm.weight.detach(), second_norm.weight.detach()),
         eps=layer.input_layernorm.eps,
         qkv=_joined(attention.q_proj, attention.k_proj, attention.v_proj),
         output=attention.o_proj.weight.detach().T,

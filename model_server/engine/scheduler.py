@@ -6,6 +6,7 @@ First in, first out. Pure bookkeeping: no tensors are touched, no threads, no cl
 from collections import deque
 from dataclasses import dataclass, field
 
+from model_server.engine.drafter import DraftState
 from model_server.engine.kv_cache import SequenceCache
 from model_server.engine.runner import Segment
 from model_server.types import GenerateRequest
@@ -13,13 +14,14 @@ from model_server.types import GenerateRequest
 
 @dataclass(eq=False, slots=True)
 class Sequence:
-    """A request in the engine. ``cache`` is set while it runs."""
+    """A request in the engine. ``cache`` is set while it runs, ``draft_state`` where prediction layers help."""
 
     request: GenerateRequest
     seed: int
     ids: list[int] = field(init=False)
     """Prompt and sampled tokens."""
     cache: SequenceCache | None = None
+    draft_state: DraftState | None = None
     cached_tokens: int = 0
 
     def __post_init__(self) -> None:

@@ -28,6 +28,25 @@ def test_any_chunks_give_the_log_probs_of_a_plain_forward(seed: int) -> None:
         assert _close(_log_probs(logits)[0], expected[cache.num_tokens - 1])
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_tokens_that_were_taken_back_leave_no_trace(seed: int) -> None:
+    config = small_config(sliding_window=8)
+    model = random_model(config, seed)
+    runner = Runner(model, 512)
+    draw = random.Random(seed)
+    ids = random_ids(config, 120, seed)[0].tolist()
+    expected = _log_probs(full_logits(model, torch.tensor([ids]))[0])
+    cache = runner.new_cache()
+    runner.forward([Segment(ids[:3], cache)])
+    while cache.num_tokens < len(ids) - 5:
+        num_kept, num_wrong = draw.randint(1, 4), draw.randint(0, 4)
+        start, end = cache.num_tokens, cache.num_tokens + num_kept
+        wrong = [draw.randrange(config.vocab_size) for _ in range(num_wrong)]
+        output = runner.step([Segment([*ids[start:end], *wrong], cache, num_logits=num_kept + num_wrong)])
+        assert _close(_log_probs(output.logits[0][:num_kept]), expected[start:end])
+        cache.commit(num_kept)
+
+
 @pytest.mark.parametrize("window", [8, 128])
 def test_sequences_of_different_lengths_share_a_step(window: int) -> None:
     config = small_config(sliding_window=window)
