@@ -52,7 +52,7 @@ class Schedule:
     vocab_size: int = 1536
     tokenizer_episodes: int = 6000
     warmup_steps: int = 100
-    decay_from: float = 0.5
+    decay_from: float = 0.02
     curriculum_until: float = 0.06
     peak: float = 1.0
     """Rates are multiplied by this; less than 1 to go on from a trained model."""
@@ -69,8 +69,10 @@ class Schedule:
         return self.peak * max(rising * falling, 0.0)
 
     def mix(self, progress: float) -> DataMix:
-        """First what code looks like and how a conversation runs, then repairs, at last only what the agent writes."""
+        """First what code looks like and how a conversation runs, then repairs. What tools print is learned too, at
+        last less of it: who predicts correct code well sees where a line departs from its docstring."""
         if progress < self.curriculum_until:
             return DataMix(EpisodeMix(), num_bugs=(0.4, 0.4, 0.2), clean=0.4, observation_weight=1.0)
-        watched = 0.1 if progress < self.decay_from else 0.0
-        return DataMix(EpisodeMix(), num_bugs=(0.9, 0.1), clean=0.0, observation_weight=watched, own_mistakes=0.3)
+        watched = 0.5 if progress < 0.55 else 0.2 if progress < 0.8 else 0.0
+        clean = 0.25 if progress < 0.5 else 0.0
+        return DataMix(EpisodeMix(), num_bugs=(0.9, 0.1), clean=clean, observation_weight=watched, own_mistakes=0.3)
