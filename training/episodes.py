@@ -40,6 +40,16 @@ Replacement = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
+class Mistake:
+    """A wrong edit that the model made, and what it thought, in task ``number`` of ``samples.numbered_task``."""
+
+    number: int
+    thought: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True, slots=True)
 class EpisodeMix:
     """Shares of the kinds of episodes."""
 
@@ -72,7 +82,7 @@ class Expert:
         self._random = random
         self._mix = mix
 
-    def solve(self, task: RepairTask, mistake: Replacement | None = None) -> Episode:
+    def solve(self, task: RepairTask, mistake: Mistake | None = None) -> Episode:
         """The conversation that repairs ``task``, after the wrong edit ``mistake`` where one is given.
 
         Raises:
@@ -83,8 +93,8 @@ class Expert:
         bugs = task.bugs
         kind = random.random()
         if mistake is not None:
-            desk.go_wrong(bugs[0], *mistake)
-        elif kind < self._mix.wrong_edit:
+            desk.go_wrong(bugs[0], mistake.old, mistake.new, mistake.thought)
+        if kind < self._mix.wrong_edit * (0.5 if mistake else 1.0):
             for _ in range(random.choice((1, 1, 2, 3))):
                 (self._hesitate if random.random() < 0.45 else self._stray)(desk, bugs[0])
         elif kind > 1 - self._mix.refused_edit:
@@ -223,20 +233,22 @@ class _Desk:
 
     def edit(self, bug: Bug, old: str, new: str, weight: float = 1.0, thought_of: Replacement | None = None) -> None:
         """Replace ``old`` by ``new`` in the module of ``bug``, after thinking of that or of something else."""
-        path = bug.path
-        why = thought(self.files[path], bug.function, *(thought_of or (old, new)))
+        why = thought(self.files[bug.path], bug.function, *(thought_of or (old, new)))
+        self._replace(why, bug.path, old, new, weight)
+
+    def go_wrong(self, bug: Bug, old: str, new: str, why: str | None = None) -> None:
+        """A wrong edit; where it changes something, what the tests say and the way back."""
+        self._replace(why or thought(self.files[bug.path], bug.function, old, new), bug.path, old, new, 0.0)
+        if old != new:
+            self.test()
+            self.checkout(bug.path)
+
+    def _replace(self, why: str, path: str, old: str, new: str, weight: float) -> None:
         result, changed = replace(self.files[path], old, new)
         self._act(why, "str_replace", {"path": path, "old_str": old, "new_str": new}, weight)
         self._answer(result.text)
         if changed is not None:
             self.files[path] = changed
-
-    def go_wrong(self, bug: Bug, old: str, new: str) -> None:
-        """A wrong edit; where it changes something, what the tests say and the way back."""
-        self.edit(bug, old, new, weight=0.0)
-        if old != new:
-            self.test()
-            self.checkout(bug.path)
 
     def fails_with(self, path: str, old: str, new: str) -> bool:
         files = {**self.files, path: self.files[path].replace(old, new, 1)}

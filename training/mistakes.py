@@ -16,11 +16,11 @@ from tokenizers import Tokenizer
 
 from evals.synthesis.tasks import Endless, Manifest, load_manifest
 from model_server.chat.markers import IM_END
-from training.episodes import Episode, EpisodeMix, Expert
+from training.episodes import Episode, EpisodeMix, Expert, Mistake
 from training.nano import Schedule
 from training.pytest_text import pytest_output
 from training.rollout import Attempt, generate
-from training.samples import Encoder, Mistake, numbered_task
+from training.samples import Encoder, numbered_task
 from training.train_mtp import load_main_model
 from training.train_nano import keep_memory
 
@@ -51,7 +51,7 @@ def main() -> None:
                 attempt.act(tokenizer.decode(ids, skip_special_tokens=False))
                 num_right += attempt.resolved
                 if _fails(attempt):
-                    file.write(json.dumps(dataclasses.asdict(Mistake(number, *attempt.edits[0][1:]))) + "\n")
+                    file.write(json.dumps(dataclasses.asdict(_mistake(number, attempt))) + "\n")
                     num_found += 1
         sys.stdout.write(f"{first + _BATCH - arguments.first} tasks: {num_right} right, {num_found} wrong\n")
         sys.stdout.flush()
@@ -62,6 +62,12 @@ def _begin(number: int, manifest: Manifest) -> Attempt:
     random = Random(number)
     task = numbered_task(number, manifest)
     return Attempt(task, dict(task.files), Expert(random, EpisodeMix()).look(task).messages, random)
+
+
+def _mistake(number: int, attempt: Attempt) -> Mistake:
+    turn = next(message for message in reversed(attempt.messages) if message["role"] == "assistant")
+    _, old, new = attempt.edits[0]
+    return Mistake(number, turn["reasoning_content"], old, new)
 
 
 def _fails(attempt: Attempt) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor
 from evals.synthesis.tasks import Endless, Manifest, RepairTask, TaskSource
 from model_server.chat.markers import IM_END, IM_START
 from model_server.chat.template import render
-from training.episodes import TOOLS, Episode, EpisodeMix, Expert
+from training.episodes import TOOLS, Episode, EpisodeMix, Expert, Mistake
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +46,6 @@ class DataMix:
     """Loss weight of what tools answer. Code that is predicted well makes a wrong token stand out."""
     own_mistakes: float = 0.0
     """Share of episodes that begin with one of the model's own mistakes, where there are any."""
-
-
-@dataclass(frozen=True, slots=True)
-class Mistake:
-    """A wrong edit the model made, in task ``number`` of :func:`numbered_task`."""
-
-    number: int
-    old: str
-    new: str
 
 
 def numbered_task(number: int, manifest: Manifest) -> RepairTask:
@@ -164,7 +155,7 @@ class SampleStream:
     def _episode(self, random: Random, mix: DataMix, source: TaskSource, expert: Expert) -> Episode:
         if self._mistakes and random.random() < mix.own_mistakes:
             mistake = random.choice(self._mistakes)
-            return expert.solve(numbered_task(mistake.number, self._manifest), (mistake.old, mistake.new))
+            return expert.solve(numbered_task(mistake.number, self._manifest), mistake)
         clean = random.random() < mix.clean
         (num_bugs,) = random.choices(range(1, len(mix.num_bugs) + 1), mix.num_bugs)
         task = source.make(num_bugs)

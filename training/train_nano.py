@@ -25,11 +25,11 @@ from model_server.chat.template import render_text
 from model_server.layers.moe import Router
 from model_server.models.mimo_v2_flash import MiMoV2Flash
 from model_server.weights import dequantize_blocks, quantize_blocks
-from training.episodes import TOOLS, EpisodeMix, Expert
+from training.episodes import TOOLS, EpisodeMix, Expert, Mistake
 from training.nano import Schedule, nano_config
 from training.optimizer import MasterOptimizer
 from training.ranks import Ranks
-from training.samples import Batch, Encoder, Mistake, SampleStream, read_mistakes
+from training.samples import Batch, Encoder, SampleStream, read_mistakes
 from training.tokenizer import train_tokenizer
 
 _CHECKPOINT_S = 120.0
