@@ -51,7 +51,8 @@ class ModelConfig(BaseModel):
     """Per layer: 0 attends to everything before it, 1 to a window."""
     moe_layer_freq: tuple[Literal[0, 1], ...]
     """Per layer: 0 has a dense feed-forward block, 1 has experts."""
-    n_routed_experts: int = Field(gt=0)
+    n_routed_experts: int = Field(gt=0, le=256)
+    """At most 256: the experts of a token are kept as bytes."""
     n_shared_experts: None = None
     num_experts_per_tok: int = Field(gt=0)
     norm_topk_prob: bool = True

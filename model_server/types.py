@@ -2,7 +2,10 @@
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
@@ -43,6 +46,8 @@ class GenerateRequest:
     request_id: str
     prompt_ids: tuple[int, ...]
     sampling: SamplingParams = field(default_factory=SamplingParams)
+    experts_from: int | None = None
+    """Report the experts of every token from this position on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,9 @@ class TokenEvent:
     cached_tokens: int = 0
     """Prompt tokens whose keys and values were reused."""
     logprobs: "Logprobs | None" = None
+    experts: "Tensor | None" = None
+    """With the last event, where asked for: uint8 [S, M, K] for the positions that were run, which leaves out the
+    last token."""
 
 
 @dataclass(frozen=True, slots=True)

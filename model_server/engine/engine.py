@@ -6,6 +6,7 @@ event loop of whoever asked.
 """
 
 import asyncio
+import dataclasses
 import logging
 import queue
 import secrets
@@ -221,8 +222,8 @@ class EmbeddedEngine:
         ]
         output = self._runner.step(segments)
         accepted = [
-            self._take(part, guessed, logits, hidden)
-            for part, guessed, logits, hidden in zip(step, drafts, output.logits, output.hidden, strict=True)
+            self._take(part, drafts[index], output.logits[index], output.hidden[index], output.experts[index])
+            for index, part in enumerate(step)
         ]
         self._num_drafted += sum(map(len, drafts))
         self._num_accepted += sum(accepted)
@@ -248,7 +249,7 @@ class EmbeddedEngine:
         assert sequence.draft_state is not None, sequence.request.request_id
         return sequence.draft_state
 
-    def _take(self, part: ScheduledSequence, drafts: list[int], logits: Tensor, hidden: Tensor) -> int:
+    def _take(self, part: ScheduledSequence, drafts: list[int], logits: Tensor, hidden: Tensor, experts: Tensor) -> int:
         """Sample after the pending tokens, and after each draft as long as it is what was sampled; commit what holds
         and report it. Returns the number of accepted drafts."""
         sequence, cache = part.sequence, part.segment.cache
@@ -259,7 +260,7 @@ class EmbeddedEngine:
         is_first = part.samples and sequence.num_sampled == 0
         news = list(self._sampled(sequence, drafts, logits)) if part.samples else []
         num_accepted = max(len(news) - 1, 0)
-        cache.commit(len(part.segment.ids) + num_accepted)
+        cache.commit(len(part.segment.ids) + num_accepted, experts)
         if sequence.draft_state is not None:
             sequence.draft_state.absorb(hidden[: len(part.segment.ids) + num_accepted])
         if is_first:
@@ -290,6 +291,9 @@ class EmbeddedEngine:
             return  # its reader went away in the middle of the step
         if event.finish_reason is not None:  # before the news is out: whoever hears it may ask again at once
             assert sequence.cache is not None, sequence.request.request_id
+            start = sequence.request.experts_from
+            if start is not None:
+                event = dataclasses.replace(event, experts=sequence.cache.experts(start))
             self._prefixes.keep(sequence.ids, sequence.cache)
             self._retire(sequence)
         if not stream.send(event) and event.finish_reason is None:

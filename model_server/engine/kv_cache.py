@@ -37,6 +37,7 @@ class SequenceCache:
         self._marked_rings: dict[int, KeysValues] = {}
         self._overwritten: dict[int, KeysValues] = {}
         """What the newest tokens replaced in the rings, slot by slot, until they are committed."""
+        self._experts: list[Tensor] = []
         self.marked_tokens = 0
         """Tokens at the last :meth:`mark`; 0 before one."""
 
@@ -60,17 +61,24 @@ class SequenceCache:
             return self._extend_ring(layer, k, v)
         return self._extend_all(layer, k, v)
 
-    def commit(self, num_kept: int) -> None:
+    def commit(self, num_kept: int, experts: Tensor) -> None:
         """Count the first ``num_kept`` of the tokens stored since the last commit, and forget the others.
 
-        Up to 16 stored tokens can be forgotten in part; of more, all must be kept.
+        Up to 16 stored tokens can be forgotten in part; of more, all must be kept. ``experts`` [T, M, K] are those that
+        the stored tokens used; they are remembered with the tokens.
         """
+        self._experts.append(experts[:num_kept])
         for layer, (old_k, old_v) in self._overwritten.items():
             ring_k, ring_v = self._layers[layer]
             slots = torch.arange(self.num_tokens + num_kept, self.num_tokens + old_k.shape[1]) % self._window_keys
             ring_k[:, slots], ring_v[:, slots] = old_k[:, num_kept:], old_v[:, num_kept:]
         self._overwritten = {}
         self.num_tokens += num_kept
+
+    def experts(self, start: int) -> Tensor:
+        """Experts uint8 [S, M, K] of all tokens from position ``start`` on."""
+        self._experts = [torch.cat(self._experts)]
+        return self._experts[0][start:]
 
     def mark(self) -> None:
         """Remember this point for :meth:`rewind`, in place of an earlier one: a copy of the rings."""
@@ -87,6 +95,7 @@ class SequenceCache:
             self._layers[layer] = ring
         self._marked_rings = {}
         self.num_tokens, self.marked_tokens = self.marked_tokens, 0
+        self._experts = [torch.cat(self._experts)[: self.num_tokens]]
 
     def _extend_all(self, layer: int, k: Tensor, v: Tensor) -> KeysValues:
         start, end = self.num_tokens, self.num_tokens + len(k)

@@ -56,11 +56,12 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class StepOutput:
-    """Per segment: f32 logits [num_logits, vocabulary], and the hidden states [T, C] of all its tokens before the
-    final norm."""
+    """Per segment: f32 logits [num_logits, vocabulary], the hidden states [T, C] of all its tokens before the final
+    norm, and the experts uint8 [T, M, K] they used in each of the M layers that have any."""
 
     logits: Sequence[Tensor]
     hidden: Sequence[Tensor]
+    experts: Sequence[Tensor]
 
 
 class Runner:
@@ -85,8 +86,8 @@ class Runner:
     def forward(self, batch: Sequence[Segment]) -> Tensor:
         """Run and commit all segments; f32 logits [len(batch), vocabulary] after each one's last token."""
         output = self.step(batch)
-        for segment in batch:
-            segment.cache.commit(len(segment.ids))
+        for segment, experts in zip(batch, output.experts, strict=True):
+            segment.cache.commit(len(segment.ids), experts)
         return torch.stack([logits[-1] for logits in output.logits])
 
     @torch.inference_mode()
@@ -103,9 +104,11 @@ class Runner:
             for row in range(end)[-segment.num_logits :]
         ]
         logits = self._model.logits(hidden[wanted]).float()
+        lengths = [len(segment.ids) for segment in batch]
         return StepOutput(
-            logits.split([segment.num_logits for segment in batch]),
-            hidden.split([len(segment.ids) for segment in batch]),
+            logits=logits.split([segment.num_logits for segment in batch]),
+            hidden=hidden.split(lengths),
+            experts=rows.stacked_experts().split(lengths),
         )
 
     def table(self, window: bool, positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,12 +123,20 @@ class BatchRows:
     def __init__(self, sequences: Sequence[tuple[int, Storage]]) -> None:
         self.parts: list[tuple[int, int, Storage]] = []
         """First row, end and storage of each."""
+        self.experts: list[Tensor] = []
+        """Ids [R, K] that each layer with experts chose, in the order of layers."""
         positions: list[int] = []
         for num_new, storage in sequences:
             first = len(positions)
             self.parts.append((first, first + num_new, storage))
             positions += range(storage.num_tokens, storage.num_tokens + num_new)
         self.positions = torch.tensor(positions)
+
+    def stacked_experts(self) -> Tensor:
+        """uint8 [R, M, K]"""
+        if not self.experts:
+            return torch.empty(len(self.positions), 0, 0, dtype=torch.uint8)
+        return torch.stack(self.experts, dim=1).to(torch.uint8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +158,7 @@ class PackedLayer:
         """hidden [R, C] -> [R, C]"""
         mixed = self._attention(self._norm(hidden, 0), table, rows, index)
         hidden = torch.addmm(hidden, mixed, self.output)
-        return self.mlp.add(hidden, self._norm(hidden, 1))
+        return self.mlp.add(hidden, self._norm(hidden, 1), rows)
 
     def _norm(self, x: Tensor, which: int) -> Tensor:
         weight = self.norms[which]
@@ -211,7 +222,7 @@ class _Dense:
     gate_up: Tensor
     down: Tensor
 
-    def add(self, hidden: Tensor, x: Tensor) -> Tensor:
+    def add(self, hidden: Tensor, x: Tensor, rows: BatchRows) -> Tensor:
         return torch.addmm(hidden, _gated(x @ self.gate_up), self.down)
 
 
@@ -223,8 +234,9 @@ class _Mixture:
     gate_up: tuple[Tensor, ...]
     down: tuple[Tensor, ...]
 
-    def add(self, hidden: Tensor, x: Tensor) -> Tensor:
+    def add(self, hidden: Tensor, x: Tensor, rows: BatchRows) -> Tensor:
         ids, shares = self.moe.gate(x)
+        rows.experts.append(ids)
         if len(x) > _FEW_ROWS:
             mixed: Tensor = self.moe.experts(x, ids, shares)
             return hidden + mixed

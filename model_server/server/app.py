@@ -98,7 +98,12 @@ class _Service:
         sampling = sampling_params(chat, len(prompt_ids), context_length, self._tokenizer)
         return Generation(
             engine=self._engine,
-            request=GenerateRequest(request_id, prompt_ids, sampling),
+            request=GenerateRequest(
+                request_id,
+                prompt_ids,
+                sampling,
+                experts_from=chat.routed_experts_start_len if chat.return_routed_experts else None,
+            ),
             parser=TurnParser(
                 chat.chat_template_kwargs.enable_thinking, chat.offered_tools, parse_calls=bool(chat.offered_tools)
             ),

@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from model_server.chat.markers import END_THINK
 from model_server.chat.stop_strings import StopStrings
@@ -24,6 +24,9 @@ from model_server.types import (
     TokenDeadline,
     TokenEvent,
 )
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -136,6 +139,8 @@ class Generation:
     ending: Ending | None = None
     sampled: list[SampledToken] = field(default_factory=list)
     """Tokens with logprobs that nobody has taken yet, where they were asked for."""
+    experts: "Tensor | None" = None
+    """Experts of the tokens that were run, where they were asked for; at the end."""
     started_at: float = field(default_factory=time.monotonic)
     _first_s: float = 0.0
     _called: bool = False
@@ -196,6 +201,7 @@ class Generation:
             self.metrics.came(self._first_s)
         self.usage.cached_tokens = max(self.usage.cached_tokens, event.cached_tokens)
         self.ending = event.finish_reason
+        self.experts = event.experts
         if event.finish_reason == "stop":
             return []
         if event.logprobs is not None:

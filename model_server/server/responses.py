@@ -68,7 +68,11 @@ class WholeAnswer(_GenerationResponse):
                 deltas += step
         turn = assemble(deltas, self.generation.parser)
         body = self.answer.whole(
-            turn, str(self.generation.ending), self.generation.usage, self.generation.take_sampled()
+            turn,
+            str(self.generation.ending),
+            self.generation.usage,
+            self.generation.take_sampled(),
+            self.generation.experts,
         )
         await JSONResponse(body)(scope, receive, send)
 
@@ -112,7 +116,11 @@ class StreamedAnswer(_GenerationResponse):
 
     def _closing(self) -> list[Json]:
         rest = self.generation.take_sampled()
-        closing = [self.answer.closing(str(self.generation.ending), self.generation.parser.flags, rest)]
+        closing = [
+            self.answer.closing(
+                str(self.generation.ending), self.generation.parser.flags, rest, self.generation.experts
+            )
+        ]
         return [*closing, self.answer.usage(self.generation.usage)] if self.include_usage else closing
 
 

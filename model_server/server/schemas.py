@@ -108,6 +108,9 @@ class ChatRequest(_Model):
     top_logprobs: int | None = Field(None, ge=0, le=20)
     max_thinking_tokens: int | None = Field(None, gt=0)
     """Our extension: thinking that is not over after so many tokens is ended there."""
+    return_routed_experts: bool = False
+    """SGLang's extension: which experts each token used, for training that replays them."""
+    routed_experts_start_len: int = Field(0, ge=0)
     seed: int | None = Field(None, ge=0, lt=2**63)
     max_tokens: int | None = Field(None, gt=0)
     max_completion_tokens: int | None = Field(None, gt=0)

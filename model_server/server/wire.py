@@ -1,14 +1,18 @@
 """An answer as OpenAI's protocol writes it, streamed and whole."""
 
+import base64
 import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from model_server.chat.tokens import ChatTokenizer
 from model_server.chat.turn import AssistantTurn, CallDelta, ContentDelta, Delta, Flag, ReasoningDelta
 from model_server.server.generation import SampledToken, Usage
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 DONE = b"data: [DONE]\n\n"
 
@@ -47,14 +51,21 @@ class Answer:
             case CallDelta():
                 return self._chunk({"tool_calls": [{"index": delta.index, **_call(delta)}]}, sampled=sampled)
 
-    def closing(self, ending: str, flags: set[Flag], sampled: Sequence[SampledToken] = ()) -> Json:
-        return self._chunk({}, ending, sampled) | _extension(flags)
+    def closing(self, ending: str, flags: set[Flag], sampled: Sequence[SampledToken], experts: "Tensor | None") -> Json:
+        return self._chunk({}, ending, sampled) | _extension(flags) | _routes(experts)
 
     def usage(self, usage: Usage) -> Json:
         """The chunk after the last one, for those who asked."""
         return self._object("chat.completion.chunk", []) | {"usage": _usage(usage)}
 
-    def whole(self, turn: AssistantTurn, ending: str, usage: Usage, sampled: Sequence[SampledToken] = ()) -> Json:
+    def whole(
+        self,
+        turn: AssistantTurn,
+        ending: str,
+        usage: Usage,
+        sampled: Sequence[SampledToken],
+        experts: "Tensor | None",
+    ) -> Json:
         """An answer that was not streamed. Content is null where there are only calls."""
         message: Json = {"role": "assistant", "content": turn.content or (None if turn.calls else "")}
         if turn.reasoning is not None:
@@ -62,7 +73,12 @@ class Answer:
         if turn.calls:
             message["tool_calls"] = [_call(call) for call in turn.calls]
         choice = {"index": 0, "message": message, "logprobs": self._logprobs(sampled), "finish_reason": ending}
-        return self._object("chat.completion", [choice]) | {"usage": _usage(usage)} | _extension(set(turn.flags))
+        return (
+            self._object("chat.completion", [choice])
+            | {"usage": _usage(usage)}
+            | _extension(set(turn.flags))
+            | _routes(experts)
+        )
 
     def _chunk(self, delta: Json, ending: str | None = None, sampled: Sequence[SampledToken] = ()) -> Json:
         choice = {"index": 0, "delta": delta, "logprobs": self._logprobs(sampled), "finish_reason": ending}
@@ -104,3 +120,11 @@ def _usage(usage: Usage) -> Json:
 
 def _extension(flags: set[Flag]) -> Json:
     return {"mimo": {"flags": sorted(flags)}} if flags else {}
+
+
+def _routes(experts: "Tensor | None") -> Json:
+    """SGLang's extension: bytes [S, M, K] in base64, for the positions from the asked one to the last but one."""
+    if experts is None:
+        return {}
+    data = base64.b64encode(experts.contiguous().numpy().tobytes()).decode()
+    return {"sglext": {"routed_experts": data, "routed_experts_shape": list(experts.shape)}}

@@ -45,7 +45,7 @@ def test_drafts_equal_a_plain_forward_after_any_history(model: MiMoV2Flash, seed
         end = cache.num_tokens + draw.choice((1, 1, 2, 3, 4, 20))
         output = runner.step([Segment(ids[cache.num_tokens : end], cache)])
         state.absorb(output.hidden[0])
-        cache.commit(end - cache.num_tokens)
+        cache.commit(end - cache.num_tokens, output.experts[0])
         length = draw.randint(0, 3)  # not every step drafts, and not always as far
         assert drafter.draft([(ids[: end + 1], state)], length) == [plain_drafts(model, ids[: end + 1], length)]
 

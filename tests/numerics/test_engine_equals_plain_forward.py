@@ -44,7 +44,7 @@ def test_tokens_that_were_taken_back_leave_no_trace(seed: int) -> None:
         wrong = [draw.randrange(config.vocab_size) for _ in range(num_wrong)]
         output = runner.step([Segment([*ids[start:end], *wrong], cache, num_logits=num_kept + num_wrong)])
         assert _close(_log_probs(output.logits[0][:num_kept]), expected[start:end])
-        cache.commit(num_kept)
+        cache.commit(num_kept, output.experts[0])
 
 
 @pytest.mark.parametrize("window", [8, 128])

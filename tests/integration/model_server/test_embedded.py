@@ -1,6 +1,7 @@
 """The whole server over a tiny random checkpoint: loaded, asked over HTTP, and as a process stopped by a signal."""
 
 import asyncio
+import base64
 import os
 import re
 import signal
@@ -163,6 +164,25 @@ async def test_a_bias_makes_a_token_certain(client: AsyncOpenAI) -> None:
         logit_bias={str(small_tokenizer().token_to_id(FIXED_TEXT)): 100},
     )
     assert answer.choices[0].message.content == 2 * FIXED_TEXT
+
+
+async def test_experts_of_prompt_and_answer_come_with_the_end(client: AsyncOpenAI) -> None:
+    asked: dict[str, Any] = {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": "a"}],
+        "max_tokens": 9,
+        "temperature": 0.0,
+        "extra_body": {"return_routed_experts": True, "routed_experts_start_len": 2},
+    }
+    whole = await client.chat.completions.create(**asked)
+    assert whole.usage is not None
+    extension = (whole.model_extra or {})["sglext"]
+    # One layer with experts, two of them per token; the first two tokens were not asked for, the last was not run.
+    assert extension["routed_experts_shape"] == [whole.usage.total_tokens - 3, 1, 2]
+    assert set(base64.b64decode(extension["routed_experts"])) <= {0, 1, 2, 3}
+    stream = await client.chat.completions.create(**asked, stream=True)
+    streamed = [(chunk.model_extra or {}).get("sglext") async for chunk in stream]
+    assert streamed == [*[None] * (len(streamed) - 1), extension]
 
 
 async def test_thinking_ends_at_its_budget(client: AsyncOpenAI) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
+import torch
 
 from model_server.engine.draft_length import DraftLength
 from model_server.engine.engine import EmbeddedEngine
@@ -58,6 +59,26 @@ async def test_drafts_that_hold_are_all_accepted() -> None:
     await engine.close()
     assert [event.token_id for event in events] == [0] * 100
     assert stats.drafted == stats.accepted > 0
+
+
+async def test_experts_of_every_token_are_those_of_a_plain_forward_whatever_was_cached_or_guessed() -> None:
+    model = random_model(CONFIG, num_mtp_layers=3)
+    engine = EmbeddedEngine(model, context_length=256)
+    ids = random_ids(CONFIG, 20)[0].tolist()
+    for turn in range(3):
+        sampling = SamplingParams(temperature=0.8, seed=turn, max_tokens=40)
+        request = GenerateRequest("x", tuple(ids), sampling, experts_from=5 * turn)
+        events = await generated(engine, request)
+        ids += [event.token_id for event in events]
+        expected = model(torch.tensor([ids[:-1]]), torch.arange(len(ids) - 1)[None]).experts
+        assert expected is not None
+        assert all(event.experts is None for event in events[:-1])
+        assert events[-1].experts is not None
+        assert events[-1].experts.dtype == torch.uint8
+        found = events[-1].experts.long().sort(-1).values
+        assert torch.equal(found, expected[0, 5 * turn :].sort(-1).values)
+        ids += [1, 2, 3]
+    await engine.close()
 
 
 async def test_a_conversation_goes_on_from_a_cache_that_drafts_were_taken_back_from(
