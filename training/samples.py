@@ -15,6 +15,9 @@ from model_server.chat.markers import IM_END, IM_START
 from model_server.chat.template import render
 from training.episodes import TOOLS, Episode, EpisodeMix, Expert, Mistake
 
+_DRILLED = 4
+"""Broken functions in a drill."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -44,6 +47,8 @@ class DataMix:
     """Share of episodes in which nothing is broken and the file is only read."""
     observation_weight: float
     """Loss weight of what tools answer. Code that is predicted well makes a wrong token stand out."""
+    drills: float = 0.0
+    """Share of episodes in which several functions are repaired and nothing else."""
     own_mistakes: float = 0.0
     """Share of episodes that begin with one of the model's own mistakes, where there are any."""
 
@@ -156,6 +161,8 @@ class SampleStream:
         if self._mistakes and random.random() < mix.own_mistakes:
             mistake = random.choice(self._mistakes)
             return expert.solve(numbered_task(mistake.number, self._manifest), mistake)
+        if random.random() < mix.drills:
+            return expert.drill(source.make(_DRILLED))
         clean = random.random() < mix.clean
         (num_bugs,) = random.choices(range(1, len(mix.num_bugs) + 1), mix.num_bugs)
         task = source.make(num_bugs)
