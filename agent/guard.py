@@ -28,6 +28,9 @@ class GuardSettings:
     same_errors: int = 3
     alternation: int = 6
     """Steps that go back and forth between two."""
+    max_drops: int = 3
+    """So many steps in a row are taken out of the view, each sampled hotter than the one before, until a pattern that
+    stays ends the run."""
 
 
 class AnswerGuard:

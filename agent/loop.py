@@ -7,6 +7,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import UTC, datetime
+from itertools import takewhile
 from typing import Literal, TypeVar
 
 from pydantic import BaseModel
@@ -45,7 +46,7 @@ _INTERRUPTED = (
 _INCOMPLETE = "incomplete"
 """Why an answer without content and call is sampled again, once."""
 _HOTTER = 0.3
-"""What sampling again adds to the temperature."""
+"""What sampling again adds to the temperature, once more for each step in a row that was dropped."""
 
 _T = TypeVar("_T")
 
@@ -164,7 +165,7 @@ class _Run:
         if done[-1].dropped:
             return
         if pattern := looping(done, self._guard):
-            survived = len(done) > 1 and done[-2].dropped
+            survived = _num_drops(done) >= self._guard.max_drops
             await self._trip(done[-1], pattern, "stop" if survived else "drop")
             if survived:
                 raise _Stopped(StopReason.STUCK, f"the agent went round in circles ({pattern})")
@@ -186,8 +187,9 @@ class _Run:
         aborts = [answer.aborted for answer in step.answers if answer.aborted != _INCOMPLETE]
         if len(aborts) >= len(_REMEDIES):
             raise _Stopped(StopReason.STUCK, f"the answer degenerated again and again ({aborts[-1]})")
-        dropped = len(done) > 1 and done[-2].dropped
-        options = _options(self._task.model, num_aborts=len(aborts), hotter=dropped, num_answers=len(step.answers))
+        options = _options(
+            self._task.model, num_aborts=len(aborts), num_drops=_num_drops(done), num_answers=len(step.answers)
+        )
         completion = await self._unless_stopped(self._answer(step, options))
         aborted = completion.aborted
         if aborted is None and _says_nothing(completion.message) and not step.answers:
@@ -339,9 +341,9 @@ _REMEDIES: tuple[Literal["hotter", "thinking_off", "stop"], ...] = ("hotter", "t
 """What follows the first, the second and the third degenerate answer of a step."""
 
 
-def _options(asked: ModelOptions, *, num_aborts: int, hotter: bool, num_answers: int) -> ModelOptions:
+def _options(asked: ModelOptions, *, num_aborts: int, num_drops: int, num_answers: int) -> ModelOptions:
     """How to sample: as asked, but hotter after something went wrong, at last without thinking."""
-    heat = _HOTTER if hotter or num_aborts else 0.0
+    heat = _HOTTER * max(num_drops, min(num_aborts, 1))
     return asked.model_copy(
         update={
             "temperature": min(asked.temperature + heat, 2.0),
@@ -350,6 +352,11 @@ def _options(asked: ModelOptions, *, num_aborts: int, hotter: bool, num_answers:
             "seed": None if asked.seed is None else asked.seed + num_answers,
         }
     )
+
+
+def _num_drops(done: Sequence[Step]) -> int:
+    """How many steps in a row, just before the newest, were taken out of the view."""
+    return sum(1 for _ in takewhile(lambda step: step.dropped, reversed(done[:-1])))
 
 
 def _says_nothing(message: AssistantMessage) -> bool:

@@ -232,10 +232,11 @@ async def test_a_loop_leaves_the_view_and_the_run_goes_on(desk: Desk) -> None:
     assert len(desk.observations()) == 5
 
 
-async def test_a_loop_that_goes_on_ends_the_run(desk: Desk) -> None:
-    same = call("bash", command="cat missing")
-    assert await desk.work(in_order(*[same] * 9)) is StopReason.STUCK
-    assert len(steps(desk.log.events)) == 4
+async def test_a_loop_that_goes_on_is_sampled_hotter_and_hotter_and_ends_the_run(desk: Desk) -> None:
+    model = ScriptedModel(in_order(*[call("bash", command="cat missing")] * 9))
+    assert await desk.work(model, options=ModelOptions(temperature=0.0)) is StopReason.STUCK
+    assert [round(options.temperature, 1) for _, options in model.requests] == [0.0, 0.0, 0.0, 0.3, 0.6, 0.9]
+    assert [len(messages) for messages, _ in model.requests] == [2, 4, 6, 6, 6, 6]
 
 
 async def test_a_full_disk_is_an_observation(desk: Desk) -> None:
