@@ -127,8 +127,8 @@ def _training(legs: list[Run], trials: list[Run]) -> Iterator[str]:
     yield (
         f"{sum(leg.tokens for leg in legs):,} tokens in {steps:,} steps, {minutes:.0f} minutes of step time on two "
         "hardware threads of one core: scripted repairs of generated repositories, imitated (`training/episodes.py`), "
-        "loss on what the agent writes. Muon for matrices, AdamW for the rest, linear decay over the second half of a "
-        "leg; weights rounded to FP8 in the last stretch. The prediction layers were trained afterwards beside the "
+        "loss on what the agent writes. Muon for matrices, AdamW for the rest, rates brought down to zero in the "
+        "first leg and the last; weights rounded to FP8 in the last stretch. The prediction layers were trained afterwards beside the "
         "frozen model."
     )
     yield ""
@@ -171,7 +171,8 @@ def _results(greedy: Report, attempts: Report | None, baseline: dict[str, Any]) 
         "Suite `nano-heldout` through the production path: REST API, worker, model server, sandbox, pytest; graded by "
         "hidden tests in a fresh sandbox. Every identifier is held out. `heldout_names`: seen function families and "
         "kinds of bugs. `heldout_families`: twelve families that training never broke or showed. `heldout_kinds`: "
-        f"kinds of bugs never trained ({', '.join(sorted(manifest.heldout_kinds))}). 95 % Wilson intervals."
+        f"kinds of bugs never trained ({', '.join(sorted(manifest.heldout_kinds))}). One attempt at temperature 0; "
+        "only where the agent goes round in circles its guard samples hotter. 95 % Wilson intervals."
     )
     yield ""
     heads = ("split", "tasks", "fixed, one greedy attempt", "four attempts, chosen by visible tests")
