@@ -128,8 +128,8 @@ def _training(legs: list[Run], trials: list[Run]) -> Iterator[str]:
         f"{sum(leg.tokens for leg in legs):,} tokens in {steps:,} steps, {minutes:.0f} minutes of step time on two "
         "hardware threads of one core: scripted repairs of generated repositories, imitated (`training/episodes.py`), "
         "loss on what the agent writes. Muon for matrices, AdamW for the rest, rates brought down to zero in the "
-        "first leg and the last; weights rounded to FP8 in the last stretch. The prediction layers were trained afterwards beside the "
-        "frozen model."
+        "first leg and the last; weights rounded to FP8 in the last stretch. The prediction layers were trained "
+        "afterwards beside the frozen model."
     )
     yield ""
     yield (
@@ -188,9 +188,7 @@ def _results(greedy: Report, attempts: Report | None, baseline: dict[str, Any]) 
     yield (
         "The honest comparison is enumeration: it tries the generator's own list of single-place edits until the "
         f"visible tests pass ({baseline['heldout_names']['mean_candidates']:.0f} edits per task on "
-        "average) and needs no model. It is strong on these closed families and useless anywhere else. "
-        "Its rates are on all tasks of a split, the "
-        "model's on the first ones, as many as the table says."
+        "average) and needs no model. It is strong on these closed families and useless anywhere else."
     )
     yield ""
     names = greedy.splits["heldout_names"]
