@@ -1,11 +1,12 @@
-"""Write the model card of a checkpoint from what was measured; no number in it is typed by hand.
+"""Write the model card of a checkpoint from logs and reports; only ``about.txt`` and ``note.txt`` are typed by hand.
 
 ``python -m training.card --run build/nano --checkpoint model_server/checkpoints/mimo-v2-nano --reports build/eval``
 
 ``--run`` is given once for each leg of the training, in order, and ``--trial`` for each run that was only tried. Their
 folders hold the log of ``training.train_nano``, what ``training.dev`` measured, and ``about.txt``, a sentence on what
 was new. The reports are what ``mimo eval run --output json`` printed (``greedy.json``, and ``attempts.json`` where
-there is one) and ``mimo eval baseline --output json`` (``baseline.json``).
+there is one) and ``mimo eval baseline --output json`` (``baseline.json``); ``note.txt`` beside them is what a reader of
+the results must know.
 """
 
 import argparse
@@ -39,7 +40,8 @@ def main() -> None:
     attempts = Report.model_validate_json(attempts_path.read_text("utf-8")) if attempts_path.exists() else None
     baseline = json.loads((arguments.reports / "baseline.json").read_text("utf-8"))["splits"]
     legs, trials = [_read(run) for run in arguments.run], [_read(run) for run in arguments.trial]
-    lines = card(arguments.checkpoint, legs, trials, greedy, attempts, baseline)
+    note = (arguments.reports / "note.txt").read_text("utf-8").strip()
+    lines = card(arguments.checkpoint, legs, trials, greedy, attempts, baseline, note)
     (arguments.checkpoint / "README.md").write_text("\n".join(lines) + "\n", "utf-8")
 
 
@@ -72,6 +74,7 @@ def card(
     greedy: Report,
     attempts: Report | None,
     baseline: dict[str, Any],
+    note: str,
 ) -> Iterator[str]:
     """The card's lines."""
     yield "# mimo-v2-nano"
@@ -85,6 +88,8 @@ def card(
     yield from _shape(checkpoint)
     yield from _training(legs, trials)
     yield from _results(greedy, attempts, baseline)
+    yield note
+    yield ""
     yield from _failures(greedy)
 
 
@@ -134,7 +139,8 @@ def _training(legs: list[Run], trials: list[Run]) -> Iterator[str]:
     yield ""
     yield (
         "Trained in legs, each going on from the one before. Fixed: of fresh tasks with held-out names, not the "
-        "exam's, greedily and without a sandbox (`training/dev.py`); in brackets those fixed by the first edit."
+        "exam's, greedily and without a sandbox (`training/dev.py`); in brackets those fixed by the first edit. Legs "
+        "differ in length, in their schedules and in where their rates stood, so the figures rank nothing."
     )
     yield ""
     yield from _runs(legs)

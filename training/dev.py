@@ -1,6 +1,6 @@
 """Measure a training run on fresh tasks with held-out names: ``python -m training.dev --run build/nano``.
 
-Choices of data, curriculum and schedule are made on these tasks; the exam of ``evals`` only confirms the result. They
+Here choices of data, curriculum and schedule belong, so that the exam of ``evals`` can confirm the result. The tasks
 are drawn as the exam draws, from another seed.
 """
 
