@@ -115,12 +115,7 @@ def hub_layout(config: ModelConfig, num_mtp_layers: int) -> Iterator[HubTensor]:
     with torch.device("meta"):
         model = MiMoV2Flash(config, num_mtp_layers)
     for slot in _slots(model):
-        if _is_quantized(slot.name, quantization):
-            yield HubTensor(slot.name, slot.shape, _FP8)
-            rows, cols = map(_ceil, slot.shape, quantization.weight_block_size)
-            yield HubTensor(slot.name + _SCALE, (rows, cols), torch.float32)
-        else:
-            yield HubTensor(slot.name, slot.shape, torch.float32 if slot.name.endswith(_ROUTER) else torch.bfloat16)
+        yield from _stored(slot, quantization)
 
 
 def quantize_blocks(weight: Tensor, block: tuple[int, int] = (128, 128)) -> tuple[Tensor, Tensor]:
@@ -390,14 +385,20 @@ def _shards(
     yield group
 
 
-def _num_bytes(slot: _Slot, parameters: Mapping[str, Tensor], quantization: QuantizationConfig | None) -> int:
-    part = slot.part_of(parameters)
-    if quantization is None:
-        return part.nbytes
+def _stored(slot: _Slot, quantization: QuantizationConfig) -> Iterator[HubTensor]:
+    """A slot as a quantised checkpoint's files have it: FP8 values and their scales, f32 for routers, else bf16."""
     if _is_quantized(slot.name, quantization):
-        rows, cols = (_ceil(size, step) for size, step in zip(slot.shape, quantization.weight_block_size, strict=True))
-        return part.numel() + 4 * rows * cols
-    return part.numel() * (4 if slot.name.endswith(_ROUTER) else 2)
+        yield HubTensor(slot.name, slot.shape, _FP8)
+        rows, cols = map(_ceil, slot.shape, quantization.weight_block_size)
+        yield HubTensor(slot.name + _SCALE, (rows, cols), torch.float32)
+    else:
+        yield HubTensor(slot.name, slot.shape, torch.float32 if slot.name.endswith(_ROUTER) else torch.bfloat16)
+
+
+def _num_bytes(slot: _Slot, parameters: Mapping[str, Tensor], quantization: QuantizationConfig | None) -> int:
+    if quantization is None:
+        return slot.part_of(parameters).nbytes
+    return sum(tensor.num_bytes for tensor in _stored(slot, quantization))
 
 
 def _export(
