@@ -6,7 +6,6 @@ pytest prints. A test holds the imitation of pytest equal to the real one.
 
 import dataclasses
 import json
-import re
 from dataclasses import dataclass
 from datetime import date, timedelta
 from random import Random
@@ -16,9 +15,9 @@ from agent.profiles.native import native
 from agent.tools.base import function_schema
 from agent.tools.bash import observe
 from agent.tools.str_replace import replace
-from evals.synthesis.bugs import edits
+from evals.synthesis.bugs import Edit, edits
 from evals.synthesis.statements import NUM_STYLES, names_file, statement
-from evals.synthesis.tasks import Bug, RepairTask
+from evals.synthesis.tasks import Bug, RepairTask, load_manifest
 from sandbox.types import Exited
 from training.pytest_text import pytest_output
 
@@ -29,14 +28,11 @@ TEST_COMMAND = "python -m pytest -q --tb=no"
 @dataclass(frozen=True, slots=True)
 class Episode:
     """Messages in OpenAI's shape. ``weights`` has one entry per assistant message, its share in the loss: 0 for a
-    mistake that must not be imitated."""
+    mistake that must not be imitated. ``repairs`` has the broken and the right text of what is to be repaired."""
 
     messages: list[dict[str, Any]]
     weights: list[float]
-
-
-Replacement = tuple[str, str]
-"""Old text and new text of an edit."""
+    repairs: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +49,7 @@ class Mistake:
 class EpisodeMix:
     """Shares of the kinds of episodes."""
 
-    wrong_edit: float = 0.5
+    wrong_edit: float = 0.3
     """Wrong edits, then the right one: either with a failing test and the way back, or refused because they change
     nothing, which is what a model that doubts its choice of a line writes."""
     refused_edit: float = 0.05
@@ -62,7 +58,6 @@ class EpisodeMix:
     """Share of episodes with several bugs that go on to the test and the end; the others stop at the last edit."""
 
 
-_WORDS = re.compile(r"\s*(?:\w+|[^\w\s]+|$)")
 _PROFILE = native()
 TOOLS = [function_schema(tool) for tool in _PROFILE.tools]
 
@@ -81,6 +76,7 @@ class Expert:
     def __init__(self, random: Random, mix: EpisodeMix) -> None:
         self._random = random
         self._mix = mix
+        self._heldout_kinds = load_manifest().heldout_kinds
 
     def solve(self, task: RepairTask, mistake: Mistake | None = None) -> Episode:
         """The conversation that repairs ``task``, after the wrong edit ``mistake`` where one is given.
@@ -90,38 +86,41 @@ class Expert:
         """
         random = self._random
         desk = self._begin(task)
-        bugs = task.bugs
+        first = task.bugs[0]
         kind = random.random()
         if mistake is not None:
-            desk.go_wrong(bugs[0], mistake.old, mistake.new, mistake.thought)
+            desk.go_wrong(first, mistake.thought, mistake.old, mistake.new)
         if kind < self._mix.wrong_edit * (0.5 if mistake else 1.0):
-            for _ in range(random.choice((1, 1, 2, 3))):
-                (self._hesitate if random.random() < 0.45 else self._stray)(desk, bugs[0])
+            for _ in range(random.choice((1, 1, 1, 2))):
+                (self._hesitate if random.random() < 0.45 else self._stray)(desk, first)
         elif kind > 1 - self._mix.refused_edit:
-            self._misquote(desk, bugs[0])
-        for bug in bugs:
-            if bug is not bugs[0]:
+            self._misquote(desk, first)
+        for bug in task.bugs:
+            if bug is not first:
                 desk.view(bug)
-            desk.edit(bug, bug.broken_line, bug.fixed_line)
-        if len(bugs) == 1 or random.random() < self._mix.whole:
+            desk.repair(bug)
+        if len(task.bugs) == 1 or random.random() < self._mix.whole:
             desk.test()
             desk.finish()
-        return Episode(desk.messages, desk.weights)
+        return desk.episode()
 
     def drill(self, task: RepairTask) -> Episode:
-        """Every broken function looked at and repaired, one after the other, without statement and tests: the choice
-        that is hard to learn comes twice as often in as many tokens."""
+        """Functions with several faults each, looked at and thought of one after the other, without statement and
+        tests: what is hard to learn comes three times as often in as many tokens. One line of each is edited."""
+        files = dict(task.files)
+        for bug in task.bugs:
+            files[bug.path] = self._worse(files[bug.path], task, bug)
         text = f"Review `{task.bugs[0].path}`."
-        desk = _Desk(task, conversation_start(text, date(2025, 1, 1)), self._random)
+        desk = _Desk(dataclasses.replace(task, files=files), conversation_start(text, date(2025, 1, 1)), self._random)
         for bug in task.bugs:
             desk.view(bug, weight=0.0)  # nothing says which function comes next
-            desk.edit(bug, bug.broken_line, bug.fixed_line)
-        return Episode(desk.messages, desk.weights)
+            desk.repair(bug)
+        return desk.episode()
 
     def look(self, task: RepairTask) -> Episode:
         """The conversation up to where the first edit has to be found."""
         desk = self._begin(task)
-        return Episode(desk.messages, desk.weights)
+        return desk.episode()
 
     def read(self, task: RepairTask) -> Episode:
         """A repository in which nothing is broken: its first module is read, and that is all."""
@@ -133,7 +132,7 @@ class Expert:
         )
         desk.show(bug.path)
         desk.finish()
-        return Episode(desk.messages, desk.weights)
+        return desk.episode()
 
     def _begin(self, task: RepairTask) -> "_Desk":
         """The statement, and the file with the bugs on the desk."""
@@ -149,25 +148,39 @@ class Expert:
 
     def _stray(self, desk: "_Desk", bug: Bug) -> None:
         """Another edit of the broken function that does not repair it; nothing of it is imitated but the way back."""
-        old, new = self._other_edit(desk.task, bug)
+        old, new, thought = self._other_edit(desk.task, bug)
         if desk.files[bug.path].count(old) == 1 and desk.fails_with(bug.path, old, new):
-            desk.go_wrong(bug, old, new)
+            desk.go_wrong(bug, thought, old, new)
 
     def _hesitate(self, desk: "_Desk", bug: Bug) -> None:
-        """An edit that was thought of and not made: old and new text are the same."""
-        old, new = self._other_edit(desk.task, bug)
+        """An edit that changes nothing, which is what a model that sees no fault writes."""
+        old, _, _ = self._other_edit(desk.task, bug)
         if desk.files[bug.path].count(old) == 1:
-            desk.edit(bug, old, old, weight=0.0, thought_of=(old, new))
+            desk.edit(bug, desk.passage(bug), old, old, weight=0.0)
 
-    def _other_edit(self, task: RepairTask, bug: Bug) -> Replacement:
-        """Of the broken function; often of the line at fault, but never the repair."""
+    def _worse(self, text: str, task: RepairTask, bug: Bug) -> str:
+        """The module with up to two more faults in the broken function."""
+        right = task.functions[bug.function].source
+        before = source = source_of(text, bug.function).removesuffix("\n\n") + "\n"
+        for _ in range(self._random.choice((0, 1, 1, 2))):
+            options = [edit for edit in self._edits(source) if edit.apply(source) != right]
+            source = self._random.choice(options).apply(source)
+        return text.replace(before, source)
+
+    def _edits(self, source: str) -> list[Edit]:
+        """Of the kinds that training may know."""
+        return [edit for edit in edits(source) if edit.kind not in self._heldout_kinds]
+
+    def _other_edit(self, task: RepairTask, bug: Bug) -> tuple[str, str, str]:
+        """Old line, new line and the whole passage with it; often of the line at fault, but never the repair."""
         function = task.functions[bug.function]
         source = function.source.replace(bug.fixed_line, bug.broken_line, 1)
         lines = source.split("\n")
-        options = [edit for edit in edits(source) if edit.apply(source) != function.source]
+        options = [edit for edit in self._edits(source) if edit.apply(source) != function.source]
         near = [edit for edit in options if lines[edit.line].strip() == bug.broken_line]
         edit = self._random.choice(near if near and self._random.random() < 0.6 else options)
-        return lines[edit.line].strip(), edit.apply(source).split("\n")[edit.line].strip()
+        edited = edit.apply(source)
+        return lines[edit.line].strip(), edited.split("\n")[edit.line].strip(), passage_of(edited, bug.function)
 
     def _misquote(self, desk: "_Desk", bug: Bug) -> None:
         """An edit whose old text lacks a word, and the refusal that shows the line."""
@@ -175,18 +188,7 @@ class Expert:
         index = self._random.randrange(len(words))
         old = " ".join(words[:index] + words[index + 1 :])
         if len(words) > 2 and old not in desk.files[bug.path]:
-            desk.edit(bug, old, bug.fixed_line, weight=0.0, thought_of=(bug.broken_line, bug.fixed_line))
-
-
-def thought(text: str, function: str, old: str, new: str) -> str:
-    """What the function in ``text`` shall do, the line at fault, and what has to change in it.
-
-    Each is one choice among all there are. Where a choice is many small ones in a row instead (is this line wrong, is
-    this word), a model that decodes greedily and is not sure passes over every one of them.
-    """
-    doc = source_of(text, function).split('"""')[1]
-    wrong, right = change(old, new)
-    return f"{doc}\n{old}\n{wrong} -> {right}"
+            desk.edit(bug, desk.repaired(bug), old, bug.fixed_line, weight=0.0)
 
 
 def source_of(text: str, function: str) -> str:
@@ -197,22 +199,15 @@ def source_of(text: str, function: str) -> str:
     return "".join(lines[first : end + 1])
 
 
-def change(old: str, new: str) -> tuple[str, str]:
-    """The words in which two lines differ.
+def passage_of(text: str, function: str) -> str:
+    """Docstring and body of the function: what is thought of before an edit.
 
-    >>> change("if a < b[0]:", "if a <= b[0]:")
-    ('<', '<=')
-    >>> change("if a in b:", "if a not in b:")
-    ('in', 'not in')
+    The whole of it is written again, as it should be. To say first which line is at fault, and then what to change in
+    it, asks for choices that nothing has prepared; to write the code that a docstring asks for is what a language model
+    learns from every line it reads, and where that is not what stands there, the line is at fault.
     """
-    before, after = _WORDS.findall(old), _WORDS.findall(new)
-    same = 0
-    while same < min(len(before), len(after)) and before[same] == after[same]:
-        same += 1
-    tail = 0
-    while tail < min(len(before), len(after)) - same - 1 and before[-1 - tail] == after[-1 - tail]:
-        tail += 1
-    return "".join(before[same : len(before) - tail]).strip(), "".join(after[same : len(after) - tail]).strip()
+    _, passage = source_of(text, function).split("\n", 1)
+    return passage.strip()
 
 
 class _Desk:
@@ -242,24 +237,33 @@ class _Desk:
     def show(self, path: str) -> None:
         self._bash(f"cat {path}", self.files[path])
 
-    def edit(self, bug: Bug, old: str, new: str, weight: float = 1.0, thought_of: Replacement | None = None) -> None:
-        """Replace ``old`` by ``new`` in the module of ``bug``, after thinking of that or of something else."""
-        why = thought(self.files[bug.path], bug.function, *(thought_of or (old, new)))
-        self._replace(why, bug.path, old, new, weight)
+    def passage(self, bug: Bug) -> str:
+        return passage_of(self.files[bug.path], bug.function)
 
-    def go_wrong(self, bug: Bug, old: str, new: str, why: str | None = None) -> None:
+    def repaired(self, bug: Bug) -> str:
+        return passage_of(self.task.fixed[bug.path], bug.function)
+
+    def repair(self, bug: Bug) -> None:
+        """Edit the first line that is not as it should be."""
+        repaired = self.repaired(bug)
+        pairs = zip(self.passage(bug).split("\n"), repaired.split("\n"), strict=True)
+        old, new = next((old.strip(), new.strip()) for old, new in pairs if old != new)
+        self.edit(bug, repaired, old, new)
+
+    def edit(self, bug: Bug, thought: str, old: str, new: str, weight: float = 1.0) -> None:
+        """Replace ``old`` by ``new`` in the module of ``bug``."""
+        result, changed = replace(self.files[bug.path], old, new)
+        self._act("str_replace", {"path": bug.path, "old_str": old, "new_str": new}, weight, thought)
+        self._answer(result.text)
+        if changed is not None:
+            self.files[bug.path] = changed
+
+    def go_wrong(self, bug: Bug, thought: str, old: str, new: str) -> None:
         """A wrong edit; where it changes something, what the tests say and the way back."""
-        self._replace(why or thought(self.files[bug.path], bug.function, old, new), bug.path, old, new, 0.0)
+        self.edit(bug, thought, old, new, weight=0.0)
         if old != new:
             self.test()
             self.checkout(bug.path)
-
-    def _replace(self, why: str, path: str, old: str, new: str, weight: float) -> None:
-        result, changed = replace(self.files[path], old, new)
-        self._act(why, "str_replace", {"path": path, "old_str": old, "new_str": new}, weight)
-        self._answer(result.text)
-        if changed is not None:
-            self.files[path] = changed
 
     def fails_with(self, path: str, old: str, new: str) -> bool:
         files = {**self.files, path: self.files[path].replace(old, new, 1)}
@@ -273,14 +277,20 @@ class _Desk:
         self._bash(f"git checkout {path}", "Updated 1 path from the index\n")
 
     def finish(self) -> None:
-        self._act("", "finish", {}, 1.0)
+        self._act("finish", {}, 1.0)
+
+    def episode(self) -> Episode:
+        """What was written so far."""
+        task = self.task
+        repairs = tuple((passage_of(task.files[bug.path], bug.function), self.repaired(bug)) for bug in task.bugs)
+        return Episode(self.messages, self.weights, repairs)
 
     def _bash(self, command: str, output: str, code: int = 0, weight: float = 1.0) -> None:
-        self._act("", "bash", {"command": command}, weight)
+        self._act("bash", {"command": command}, weight)
         data = output.encode()
         self._answer(observe(Exited(code=code, output=data, total_bytes=len(data))).text)
 
-    def _act(self, thought: str, tool: str, arguments: dict[str, str], weight: float) -> None:
+    def _act(self, tool: str, arguments: dict[str, str], weight: float, thought: str = "") -> None:
         """Append an assistant message with one call."""
         call = {
             "id": f"call_{len(self.weights)}",

@@ -25,7 +25,7 @@ from training.train_mtp import load_main_model
 from training.train_nano import keep_memory
 
 _BATCH = 64
-_MAX_NEW = 220
+_MAX_NEW = 320
 
 
 def main() -> None:

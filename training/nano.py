@@ -47,7 +47,7 @@ class Schedule:
     """Stages by share of the token budget. Rates rise over ``warmup_steps`` and fall linearly from ``decay_from``."""
 
     tokens: int = 24_000_000
-    tokens_per_batch: int = 4096
+    tokens_per_batch: int = 8192
     pool_size: int = 192
     vocab_size: int = 1536
     tokenizer_episodes: int = 6000
@@ -69,10 +69,15 @@ class Schedule:
         return self.peak * max(rising * falling, 0.0)
 
     def mix(self, progress: float) -> DataMix:
-        """First what code looks like and how a conversation runs, then repairs. What tools print is learned too, at
-        last less of it: who predicts correct code well sees where a line departs from its docstring."""
+        """First what code looks like and how a conversation runs, then repairs, most of them in drills. The code that
+        tools show is learned too: who predicts correct code well sees where a line departs from its docstring."""
         if progress < self.curriculum_until:
             return DataMix(EpisodeMix(), num_bugs=(0.4, 0.4, 0.2), clean=0.4, observation_weight=1.0)
-        watched = 0.5 if progress < 0.55 else 0.2 if progress < 0.8 else 0.0
-        clean = 0.25 if progress < 0.5 else 0.0
-        return DataMix(EpisodeMix(), num_bugs=(0.9, 0.1), clean=clean, observation_weight=watched, own_mistakes=0.3)
+        return DataMix(
+            EpisodeMix(),
+            num_bugs=(0.95, 0.05),
+            clean=0.0,
+            observation_weight=0.3,
+            drills=0.6 if progress < 0.75 else 0.2,
+            own_mistakes=0.2,
+        )

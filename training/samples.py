@@ -3,6 +3,8 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
+from operator import itemgetter
 from pathlib import Path
 from random import Random
 
@@ -11,27 +13,33 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from evals.synthesis.tasks import Endless, Manifest, RepairTask, TaskSource
-from model_server.chat.markers import IM_END, IM_START
+from model_server.chat.markers import IM_START
 from model_server.chat.template import render
 from training.episodes import TOOLS, Episode, EpisodeMix, Expert, Mistake
 
-_DRILLED = 4
+_ASSISTANT, _TOOL = "assistant\n", "tool\n<tool_response>\n"
+"""How turns begin: a token each."""
+_DOCSTRING = '"""'
+_DRILLED = 2
 """Broken functions in a drill."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One tokenized episode. ``weights[i]`` is the loss weight of predicting ``ids[i]``."""
+    """One tokenized episode. ``targets[i]`` is what should stand where ``ids[i]`` does, ``weights[i]`` the loss weight
+    of predicting it."""
 
     ids: list[int]
+    targets: list[int]
     weights: list[float]
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """ids [B, T], weights [B, T] and positions [B, T], -1 where padded."""
+    """ids [B, T], targets [B, T], weights [B, T] and positions [B, T], -1 where padded."""
 
     ids: Tensor
+    targets: Tensor
     weights: Tensor
     positions: Tensor
 
@@ -46,7 +54,9 @@ class DataMix:
     clean: float
     """Share of episodes in which nothing is broken and the file is only read."""
     observation_weight: float
-    """Loss weight of what tools answer. Code that is predicted well makes a wrong token stand out."""
+    """Loss weight of the code that tools show. Code that is predicted well makes a wrong token stand out."""
+    repair_weight: float = 2.0
+    """Loss weight of what a repair changes: a fault that is passed over costs more than a needless change."""
     drills: float = 0.0
     """Share of episodes in which several functions are repaired and nothing else."""
     own_mistakes: float = 0.0
@@ -70,49 +80,67 @@ class Encoder:
         self._tokenizer = tokenizer
         self._tokenizer.encode_special_tokens = True
         self._controls = tokenizer.get_vocab()
-        self._start, self._end = self._controls[IM_START], self._controls[IM_END]
 
-    def encode(self, episode: Episode, observation_weight: float) -> Sample:
-        """Assistant turns get their own weight, tool turns ``observation_weight``, the rest none."""
-        ids: list[int] = []
+    def encode(self, episode: Episode, mix: "DataMix") -> Sample:
+        """Assistant turns get their own weight, code that tools show ``mix.observation_weight``, the rest none.
+
+        Where code is shown broken, the target is the right token: what is learned is how code should go on. The tokens
+        in which a repair differs from what was there weigh ``mix.repair_weight`` times as much as those it copies.
+        """
+        sample = Sample([], [], [])
+        turns = iter(episode.weights)
+        weight = 0.0
         for span in render(episode.messages, TOOLS, enable_thinking=True, add_generation_prompt=False):
-            if span.control:
-                ids.append(self._controls[span.text])
-            else:
-                ids.extend(self._tokenizer.encode(span.text, add_special_tokens=False).ids)
-        return Sample(ids, self._weights(ids, episode.weights, observation_weight))
+            ids = targets = [self._controls[span.text]] if span.control else self._ids(span.text)
+            if span.control and span.text == IM_START:
+                weight = 0.0
+            weights = [weight] * len(ids)
+            if span.text == _ASSISTANT:
+                weight = next(turns)
+            elif span.text.startswith(_TOOL):
+                targets = self._mended(ids, span.text, episode)
+                weights[1:] = [mix.observation_weight if _DOCSTRING in span.text else 0.0] * (len(ids) - 1)
+            elif weight and not span.control:
+                weights = self._weights(ids, span.text, episode, weight, mix.repair_weight)
+            sample.ids.extend(ids)
+            sample.targets.extend(targets)
+            sample.weights.extend(weights)
+        return sample
 
     def encode_prompt(self, episode: Episode) -> list[int]:
         """The conversation so far with the header of the assistant's turn."""
         ids: list[int] = []
         for span in render(episode.messages, TOOLS, enable_thinking=True, add_generation_prompt=True):
-            if span.control:
-                ids.append(self._controls[span.text])
-            else:
-                ids.extend(self._tokenizer.encode(span.text, add_special_tokens=False).ids)
+            ids.extend([self._controls[span.text]] if span.control else self._ids(span.text))
         return ids
 
-    def _weights(self, ids: list[int], turns: list[float], observation_weight: float) -> list[float]:
-        assistant, tool = self._header("assistant\n"), self._header("tool\n<tool_response>\n")
-        weights: list[float] = []
-        remaining = iter(turns)
-        current, header = 0.0, False
-        for token in ids:
-            if token == self._start:
-                current, header = 0.0, True
-            elif header:
-                current = next(remaining) if token == assistant else observation_weight if token == tool else 0.0
-                header = False
-                weights.append(0.0)
-                continue
-            weights.append(current)
-            if token == self._end:
-                current = 0.0
+    def _ids(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def _mended(self, ids: list[int], text: str, episode: Episode) -> list[int]:
+        """The tokens, and where broken code departs from the right one, the right token."""
+        targets = list(ids)
+        for broken, fixed in episode.repairs:
+            if broken in text:
+                mended = self._ids(text.replace(broken, fixed))
+                for here, there in _departures(ids, mended):
+                    targets[here.start] = mended[there.start]
+        return targets
+
+    def _weights(self, ids: list[int], text: str, episode: Episode, weight: float, repair_weight: float) -> list[float]:
+        weights = [weight] * len(ids)
+        for broken, fixed in episode.repairs:
+            if fixed in text:
+                for _, there in _departures(self._ids(text.replace(fixed, broken)), ids):
+                    weights[there.start : there.stop] = [weight * repair_weight] * len(there)
         return weights
 
-    def _header(self, text: str) -> int:
-        (token,) = self._tokenizer.encode(text, add_special_tokens=False).ids
-        return token
+
+def _departures(ids: list[int], others: list[int]) -> Iterator[tuple[range, range]]:
+    """Where two sequences, equal at the end, differ: ranges in the first and the second, one of them may be empty."""
+    for same, *bounds in SequenceMatcher(None, ids, others, autojunk=False).get_opcodes():
+        if same != "equal":
+            yield range(*bounds[:2]), range(*bounds[2:])
 
 
 class SampleStream:
@@ -137,13 +165,13 @@ class SampleStream:
         self._pool_size = pool_size
         self._mistakes = mistakes
 
-    def pool(self, number: int, mix: DataMix) -> list[Batch]:
-        """All batches of pool ``number``, shuffled."""
-        random = Random(f"{self._seed}/{number}")
-        samples = sorted(self._samples(random, mix), key=lambda sample: len(sample.ids))
+    def pool(self, number: int, mix: DataMix, order: int = 0) -> list[Batch]:
+        """All batches of pool ``number``, shuffled. Pools of the same ``order`` are shuffled alike: of processes that
+        train together, each on its own pool, none then waits for another's longer batch."""
+        samples = sorted(self._samples(Random(f"{self._seed}/{number}"), mix), key=lambda sample: len(sample.ids))
         batches = list(_batches(samples, self._tokens_per_batch))
-        random.shuffle(batches)
-        return batches
+        places = [Random(f"{self._seed}/{order}/{index}").random() for index in range(len(batches))]
+        return [batch for _, batch in sorted(zip(places, batches, strict=True), key=itemgetter(0))]
 
     def _samples(self, random: Random, mix: DataMix) -> Iterator[Sample]:
         source = TaskSource(random, self._manifest)
@@ -155,7 +183,7 @@ class SampleStream:
             except Endless:
                 continue
             made += 1
-            yield self._encoder.encode(episode, mix.observation_weight)
+            yield self._encoder.encode(episode, mix)
 
     def _episode(self, random: Random, mix: DataMix, source: TaskSource, expert: Expert) -> Episode:
         if self._mistakes and random.random() < mix.own_mistakes:
@@ -184,11 +212,13 @@ def collate(samples: list[Sample]) -> Batch:
     """Right-pad to the longest sample, rounded up to 16 tokens: few shapes keep the kernel cache warm."""
     length = -(-max(len(sample.ids) for sample in samples) // 16) * 16
     ids = torch.zeros(len(samples), length, dtype=torch.long)
+    targets = torch.zeros(len(samples), length, dtype=torch.long)
     weights = torch.zeros(len(samples), length)
     positions = torch.full((len(samples), length), -1)
     for row, sample in enumerate(samples):
         size = len(sample.ids)
         ids[row, :size] = torch.tensor(sample.ids)
+        targets[row, :size] = torch.tensor(sample.targets)
         weights[row, :size] = torch.tensor(sample.weights)
         positions[row, :size] = torch.arange(size)
-    return Batch(ids, weights, positions)
+    return Batch(ids, targets, weights, positions)

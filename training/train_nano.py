@@ -148,7 +148,8 @@ class Trainer:
         share = self.progress.tokens / self._schedule.tokens
         self._optimizer.rounding = fp8_rounded if share >= self._schedule.round_from else None
         losses: list[float] = []
-        batches = self._stream.pool(self.progress.pool + self._ranks.rank, self._schedule.mix(share))
+        pool = self.progress.pool
+        batches = self._stream.pool(pool + self._ranks.rank, self._schedule.mix(share), order=pool)
         for batch in batches[: self._ranks.least(len(batches))]:
             started = time.monotonic()
             losses.append(self._step(batch))
@@ -162,7 +163,7 @@ class Trainer:
         output = self.model(batch.ids, positions)
         wanted = batch.weights[:, 1:] > 0
         logits = self.model.logits(output.hidden[:, :-1][wanted]).float()
-        losses = F.cross_entropy(logits, batch.ids[:, 1:][wanted], reduction="none")
+        losses = F.cross_entropy(logits, batch.targets[:, 1:][wanted], reduction="none")
         weights = batch.weights[:, 1:][wanted]
         loss = (losses * weights).sum() / weights.sum()
         loss.backward()

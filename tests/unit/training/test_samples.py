@@ -1,3 +1,4 @@
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -6,7 +7,7 @@ from tokenizers import Tokenizer
 
 from evals.synthesis.tasks import TaskSource, load_manifest
 from model_server.chat.markers import IM_END, THINK
-from training.episodes import EpisodeMix, Expert
+from training.episodes import EpisodeMix, Expert, passage_of
 from training.samples import DataMix, Encoder, SampleStream, collate
 from training.tokenizer import fixed_strings, train_tokenizer
 from training.train_nano import prepare_texts
@@ -46,7 +47,7 @@ def test_loss_is_on_what_the_agent_writes_and_never_on_its_mistakes(tokenizer: T
         episode = expert.solve(source.make())
         if 0.0 in episode.weights:
             break
-    sample = Encoder(tokenizer).encode(episode, observation_weight=0.0)
+    sample = Encoder(tokenizer).encode(episode, replace(_MIX, observation_weight=0.0))
     trained = tokenizer.decode(
         [i for i, w in zip(sample.ids, sample.weights, strict=True) if w], skip_special_tokens=False
     )
@@ -54,6 +55,31 @@ def test_loss_is_on_what_the_agent_writes_and_never_on_its_mistakes(tokenizer: T
     assert len(spoken) == sum(weight > 0 for weight in episode.weights)
     assert all(turn.startswith(THINK) for turn in spoken)
     assert spoken[-1].endswith("<tool_call>\n<function=finish>\n</function>\n</tool_call>")
+
+
+def test_code_that_is_shown_broken_is_learned_as_it_should_be(tokenizer: Tokenizer) -> None:
+    source = TaskSource(Random(3), load_manifest())
+    for _ in range(20):
+        task = source.make()
+        episode = Expert(Random(1), EpisodeMix()).look(task)
+        sample = Encoder(tokenizer).encode(episode, replace(_MIX, observation_weight=1.0))
+        departures = [i for i, (a, b) in enumerate(zip(sample.ids, sample.targets, strict=True)) if a != b]
+        assert len(departures) == 1
+        at = departures[0]
+        assert sample.weights[at] == 1.0
+        text = tokenizer.decode([*sample.ids[:at], sample.targets[at]], skip_special_tokens=False)
+        right = passage_of(task.fixed[task.bugs[0].path], task.bugs[0].function)
+        assert right.startswith(text[text.index(right.splitlines()[0]) :])
+
+
+def test_what_a_repair_changes_weighs_more_than_what_it_copies(tokenizer: Tokenizer) -> None:
+    source = TaskSource(Random(4), load_manifest())
+    task = source.make()
+    episode = Expert(Random(1), EpisodeMix(0, 0, 1)).solve(task)
+    sample = Encoder(tokenizer).encode(episode, replace(_MIX, repair_weight=5.0))
+    changed = tokenizer.decode([i for i, w in zip(sample.ids, sample.weights, strict=True) if w == 5.0])
+    assert changed.strip()
+    assert changed in task.bugs[0].fixed_line
 
 
 def test_the_same_pool_is_drawn_again_exactly(tokenizer: Tokenizer) -> None:
@@ -68,6 +94,6 @@ def test_the_same_pool_is_drawn_again_exactly(tokenizer: Tokenizer) -> None:
 def test_padding_carries_no_weight(tokenizer: Tokenizer) -> None:
     random = Random(2)
     expert, source, encoder = Expert(random, EpisodeMix()), TaskSource(random, load_manifest()), Encoder(tokenizer)
-    batch = collate([encoder.encode(expert.solve(source.make()), 0.1) for _ in range(3)])
+    batch = collate([encoder.encode(expert.solve(source.make()), _MIX) for _ in range(3)])
     assert batch.weights[batch.positions < 0].eq(0).all()
     assert batch.ids.shape[1] % 16 == 0
