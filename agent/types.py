@@ -101,7 +101,7 @@ class TaskRequest(_Record):
     checks: tuple[Check, ...] = ()
     limits: Limits = Limits()
     model: ModelOptions = ModelOptions()
-    attempts: int = Field(1, ge=1, le=8, description="Independent runs; the best by the checks is selected.")
+    attempts: int = Field(1, ge=1, le=8, description="Independent runs until one is verified; the best is selected.")
     profile: Literal["native"] = "native"
     image: str = "host"
     labels: dict[str, str] = Field(default_factory=dict, max_length=32)

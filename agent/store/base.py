@@ -228,6 +228,8 @@ class Store(Protocol):
     async def finish(self, run_id: str, generation: int, result: RunResult) -> TaskRecord:
         """End a run (event ``run.finished``), and with the last one the task (event ``task.finished``).
 
+        A verified run cancels the task's attempts that nobody began.
+
         Raises:
             LeaseLost: another worker owns the run, or it ended.
         """

@@ -24,7 +24,7 @@ from agent.store.base import Claim, RunRecord, RunResult, TaskPage, TaskRecord, 
 from agent.store.derive import advance, task_status
 from agent.store.ids import new_id
 from agent.store.tables import events, runs, tasks
-from agent.types import Event, Status, StopReason, TaskRequest, Usage, Verdict
+from agent.types import Event, Status, StopReason, TaskRequest, Usage, Verdict, VerdictKind
 
 READ_ONLY = "mimo_read_only"
 """Execution option of connections that never write: on SQLite they begin without the write lock."""
@@ -149,11 +149,7 @@ class SqlStore:
                 return task
             await db.execute(update(tasks).where(tasks.c.task_id == task_id).values(cancel_requested=True))
             await self._log(db, task_id, None, 0, "task.cancel_requested", {})
-            for run in task.runs:
-                if run.status is Status.QUEUED:
-                    await self._end(
-                        db, task_id, run, RunResult(status=Status.CANCELLED, stop_reason=StopReason.CANCELLED)
-                    )
+            await self._cancel_queued(db, task)
             await self._derive_task(db, task_id)
             return await _task(db, task_id)
 
@@ -216,6 +212,8 @@ class SqlStore:
         async with self._writing() as db:
             task_id, run = await _owned(db, run_id, generation)
             await self._end(db, task_id, run, result)
+            if result.verdict and result.verdict.kind is VerdictKind.VERIFIED:
+                await self._cancel_queued(db, await _task(db, task_id))
             await self._derive_task(db, task_id)
             return await _task(db, task_id)
 
@@ -267,6 +265,13 @@ class SqlStore:
         event = await self._log(db, task_id, run.run_id, run.generation, "run.finished", body)
         ended = advance(run, event).model_copy(update={"verdict": result.verdict, "patch": result.patch})
         await _save_run(db, ended, patch=result.patch, lease_until=None)
+
+    async def _cancel_queued(self, db: AsyncConnection, task: TaskRecord) -> None:
+        """End the attempts that nobody began."""
+        result = RunResult(status=Status.CANCELLED, stop_reason=StopReason.CANCELLED)
+        for run in task.runs:
+            if run.status is Status.QUEUED:
+                await self._end(db, task.id, run, result)
 
     async def _derive_task(self, db: AsyncConnection, task_id: str) -> None:
         """Write what the runs say about their task; with the last of them the task ends."""

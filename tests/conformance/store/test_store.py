@@ -427,6 +427,22 @@ async def test_task_ends_with_its_last_run_and_shows_the_best(store: Store) -> N
     assert (await types(store, task)).count("task.finished") == 1
 
 
+async def test_attempts_nobody_began_are_cancelled_once_one_is_verified(store: Store) -> None:
+    task = await store.submit(request(attempts=4))
+    claims = [await claimed(store) for _ in range(3)]
+    kinds = (VerdictKind.UNVERIFIED, VerdictKind.VERIFIED, VerdictKind.UNVERIFIED)
+    for claim, kind in zip(claims, kinds, strict=True):
+        await store.finish(claim.run_id, 1, FINISHED.model_copy(update={"verdict": Verdict(kind=kind)}))
+
+    record = await store.get(task.id)
+
+    done = Status.SUCCEEDED
+    assert [run.status for run in record.runs] == [done, done, done, Status.CANCELLED]
+    assert record.selected is not None
+    assert (record.status, record.selected.attempt) == (done, 2)
+    assert await store.claim("worker-1", 15) is None
+
+
 async def test_failed_attempt_gives_way_to_one_that_was_judged(store: Store) -> None:
     task = await store.submit(request(attempts=2))
     first, second = await claimed(store), await claimed(store)
