@@ -161,7 +161,7 @@ class Expert:
     def _worse(self, text: str, task: RepairTask, bug: Bug) -> str:
         """The module with up to two more faults in the broken function."""
         right = task.functions[bug.function].source
-        before = source = source_of(text, bug.function).removesuffix("\n\n") + "\n"
+        before = source = source_of(text, bug.function).rstrip("\n") + "\n"
         for _ in range(self._random.choice((0, 1, 1, 2))):
             options = [edit for edit in self._edits(source) if edit.apply(source) != right]
             source = self._random.choice(options).apply(source)
