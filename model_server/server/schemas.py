@@ -1,20 +1,18 @@
-"""What ``POST /v1/chat/completions`` accepts, checked once."""
+"""What ``POST /v1/chat/completions`` and the token routes accept, checked once."""
 
-import json
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import Field, StringConstraints
 
 from model_server.chat.template import JsonObject, content_text
+from model_server.server.body import Fields, checked, json_object, unsupported, without_neutral
 from model_server.server.errors import ApiError
+from model_server.server.sampling_fields import ChoiceFields, TokenId, asked
 
 MAX_SCHEMA_DEPTH = 64
 MAX_TOOLS = 128
 _TOOL_NAME_CHARS = 64
-
-_IGNORED = ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key")
-"""Fields that change nothing about an answer."""
 
 _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "audio": (),
@@ -36,23 +34,19 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 """Known fields of the protocol that this server does not have, with the values that ask for nothing."""
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class CalledFunction(_Model):
+class CalledFunction(Fields):
     name: Annotated[str, StringConstraints(min_length=1, max_length=256)]
     arguments: str | dict[str, Any] = "{}"
 
 
-class Call(_Model):
+class Call(Fields):
     id: Annotated[str, StringConstraints(min_length=1)]
     type: Literal["function"] = "function"
     index: int | None = None
     function: CalledFunction
 
 
-class Message(_Model):
+class Message(Fields):
     """One message of the conversation. ``content`` is checked where it is rendered."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
@@ -69,41 +63,20 @@ class Message(_Model):
     function_call: None = None
 
 
-class TemplateOptions(_Model):
+class TemplateOptions(Fields):
     """``chat_template_kwargs``. Thinking is off unless asked for, as the published template of this model has it."""
 
     enable_thinking: bool = False
     keep_all_reasoning: bool = True
 
 
-class StreamOptions(_Model):
-    include_usage: bool = False
-    include_obfuscation: bool = False
-
-
-_Parsed = TypeVar("_Parsed", bound=_Model)
-
-
-def _listed(value: object) -> object:
-    return [value] if isinstance(value, str) else value
-
-
-class ChatRequest(_Model):
+class ChatRequest(ChoiceFields):
     """A checked request. Fields that are null are treated as absent."""
 
-    model: str
     messages: Annotated[list[Message], Field(min_length=1, max_length=10_000)]
-    tools: Annotated[list[dict[str, Any]], Field(max_length=MAX_TOOLS)] = []
+    tools: list[dict[str, Any]] = Field([], max_length=MAX_TOOLS)
     tool_choice: Literal["auto", "none"] = "auto"
     chat_template_kwargs: TemplateOptions = TemplateOptions()
-    temperature: float = Field(1.0, ge=0, le=2, allow_inf_nan=False)
-    top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int = Field(0, ge=-1)
-    min_p: float = Field(0.0, ge=0, le=1)
-    logit_bias: Annotated[
-        dict[Annotated[str, StringConstraints(pattern=r"^\d{1,9}$")], Annotated[float, Field(ge=-100, le=100)]],
-        Field(max_length=1024),
-    ] = {}
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=20)
     max_thinking_tokens: int | None = Field(None, gt=0)
@@ -111,16 +84,7 @@ class ChatRequest(_Model):
     return_routed_experts: bool = False
     """SGLang's extension: which experts each token used, for training that replays them."""
     routed_experts_start_len: int = Field(0, ge=0)
-    seed: int | None = Field(None, ge=0, lt=2**63)
-    max_tokens: int | None = Field(None, gt=0)
     max_completion_tokens: int | None = Field(None, gt=0)
-    stop: Annotated[
-        list[Annotated[str, StringConstraints(min_length=1, max_length=1024)]],
-        BeforeValidator(_listed),
-        Field(max_length=16),
-    ] = []
-    stream: bool = False
-    stream_options: StreamOptions | None = None
 
     @property
     def completion_limit(self) -> int | None:
@@ -128,31 +92,37 @@ class ChatRequest(_Model):
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
     @property
+    def num_logprobs(self) -> int | None:
+        """Likeliest tokens to report beside each sampled one; None reports none at all."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+    @property
     def offered_tools(self) -> Sequence[JsonObject]:
         """The tools the model is shown and may call."""
         return self.tools if self.tool_choice == "auto" else ()
 
 
-class TextToTokens(_Model):
+class TextToTokens(Fields):
     """``POST /tokenize`` with ``prompt``; with ``messages`` it takes what a chat completion takes."""
 
     model: str
     prompt: str
 
 
-class TokensToText(_Model):
+class TokensToText(Fields):
     model: str
-    tokens: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(max_length=10_000_000)]
+    tokens: Annotated[list[TokenId], Field(max_length=10_000_000)]
 
 
 def parse_tokenize(body: bytes) -> ChatRequest | TextToTokens:
     """Raises ApiError, as :func:`parse_request`."""
-    return parse_request(body) if "messages" in _json_object(body) else _parsed(TextToTokens, body)
+    fields = json_object(body)
+    return parse_request(body) if "messages" in fields else checked(TextToTokens, fields)
 
 
 def parse_detokenize(body: bytes) -> TokensToText:
     """Raises ApiError, as :func:`parse_request`."""
-    return _parsed(TokensToText, body)
+    return checked(TokensToText, json_object(body))
 
 
 def parse_request(body: bytes) -> ChatRequest:
@@ -161,16 +131,12 @@ def parse_request(body: bytes) -> ChatRequest:
     Raises:
         ApiError: what is wrong, where, and what to do.
     """
-    fields = {name: value for name, value in _json_object(body).items() if value is not None and name not in _IGNORED}
-    _refuse_unsupported(fields)
-    supported = {name: value for name, value in fields.items() if name not in _UNSUPPORTED}
-    try:
-        request = ChatRequest.model_validate(supported)
-    except ValidationError as error:
-        raise _invalid(error) from error
-    if request.stream_options is not None and not request.stream:
-        message = "stream_options needs stream: true. Set stream, or leave stream_options out."
-        raise ApiError(message, param="stream_options")
+    fields = asked(body)
+    _refuse_forced_calls(fields)
+    request = checked(ChatRequest, without_neutral(fields, _UNSUPPORTED))
+    request.check_stream()
+    if request.return_routed_experts and request.n > 1:
+        raise ApiError("return_routed_experts goes with one answer. Set n to 1.", param="return_routed_experts")
     if request.top_logprobs and not request.logprobs:
         raise ApiError("top_logprobs needs logprobs: true. Set it, or leave top_logprobs out.", param="top_logprobs")
     _check_tools(request.tools)
@@ -201,51 +167,10 @@ def _template_message(message: Message, index: int) -> JsonObject:
     return {"role": "assistant", "content": content, "reasoning_content": reasoning, "tool_calls": calls}
 
 
-def _parsed(schema: type[_Parsed], body: bytes) -> _Parsed:
-    try:
-        return schema.model_validate(_json_object(body))
-    except ValidationError as error:
-        raise _invalid(error) from error
-
-
-def _json_object(body: bytes) -> dict[str, Any]:
-    try:
-        parsed = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise ApiError(f"The request body is not valid JSON: {error}", code="invalid_json") from error
-    if not isinstance(parsed, dict):
-        raise ApiError("The request body must be a JSON object.", code="invalid_json")
-    return parsed
-
-
-def _refuse_unsupported(fields: JsonObject) -> None:
-    for name, neutral in _UNSUPPORTED.items():
-        if name in fields and fields[name] not in neutral:
-            remedy = f" or set it to {json.dumps(neutral[0])}" if neutral else ""
-            raise _unsupported(f"{name} is not supported by this server. Leave it out{remedy}.", name)
+def _refuse_forced_calls(fields: JsonObject) -> None:
     choice = fields.get("tool_choice")
     if choice == "required" or isinstance(choice, dict):
-        raise _unsupported('This server does not force tool calls. Set tool_choice to "auto" or "none".', "tool_choice")
-
-
-def _unsupported(message: str, param: str) -> ApiError:
-    return ApiError(message, code="unsupported_parameter", param=param)
-
-
-def _invalid(error: ValidationError) -> ApiError:
-    """The first problem; one is enough to act on."""
-    problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    param = _path(problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        return ApiError(
-            f"Unknown field {param}. Check its spelling, or leave it out.", code="unknown_parameter", param=param
-        )
-    return ApiError(f"{param}: {problem['msg']}.", param=param)
-
-
-def _path(location: Sequence[int | str]) -> str:
-    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
-    return "".join(parts).removeprefix(".")
+        raise unsupported('This server does not force tool calls. Set tool_choice to "auto" or "none".', "tool_choice")
 
 
 def _check_tools(tools: Sequence[JsonObject]) -> None:

@@ -1,0 +1,75 @@
+"""The body of a request: JSON, checked against a schema once, refused with the path of what is wrong."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from model_server.server.errors import ApiError
+
+JsonObject = dict[str, Any]
+
+Neutral = Mapping[str, tuple[Any, ...]]
+"""Known fields that this server does not have, with the values that ask for nothing."""
+
+
+class Fields(BaseModel):
+    """A JSON object of a request."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+_Checked = TypeVar("_Checked", bound=Fields)
+
+
+def json_object(body: bytes) -> JsonObject:
+    """Raises ApiError where the body is none."""
+    try:
+        parsed = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise ApiError(f"The request body is not valid JSON: {error}", code="invalid_json") from error
+    if not isinstance(parsed, dict):
+        raise ApiError("The request body must be a JSON object.", code="invalid_json")
+    return parsed
+
+
+def checked(schema: type[_Checked], fields: JsonObject) -> _Checked:
+    """Raises ApiError with the first problem; one is enough to act on."""
+    try:
+        return schema.model_validate(fields)
+    except ValidationError as error:
+        raise _invalid(error) from error
+
+
+def without_neutral(fields: JsonObject, neutral: Neutral, prefix: str = "") -> JsonObject:
+    """The fields that ask for something this server may have.
+
+    Raises:
+        ApiError: one asks for what it has not.
+    """
+    for name, values in neutral.items():
+        if name in fields and fields[name] not in values:
+            remedy = f" or set it to {json.dumps(values[0])}" if values else ""
+            raise unsupported(f"{prefix}{name} is not supported by this server. Leave it out{remedy}.", prefix + name)
+    return {name: value for name, value in fields.items() if name not in neutral}
+
+
+def unsupported(message: str, param: str) -> ApiError:
+    """A known field, or value, that this server does not have."""
+    return ApiError(message, code="unsupported_parameter", param=param)
+
+
+def _invalid(error: ValidationError) -> ApiError:
+    problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    param = _path(problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return ApiError(
+            f"Unknown field {param}. Check its spelling, or leave it out.", code="unknown_parameter", param=param
+        )
+    return ApiError(f"{param}: {problem['msg']}.", param=param)
+
+
+def _path(location: Sequence[int | str]) -> str:
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+    return "".join(parts).removeprefix(".")
