@@ -29,6 +29,8 @@ class SamplingParams:
     num_logprobs: int | None = None
     """Report the logarithm of each sampled token's probability, and those of so many likeliest tokens beside it."""
     deadline: "TokenDeadline | None" = None
+    grammar: "Grammar | None" = None
+    """What may be drawn at all, before every other setting; None leaves all tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,31 @@ class TokenDeadline:
 
     token_id: int
     num_tokens: int
+
+
+class Grammar(Protocol):
+    """What a continuation may say; shared by sequences, each with a state of its own."""
+
+    def start(self) -> "GrammarState":
+        """The state before the first sampled token."""
+
+
+class GrammarState(Protocol):
+    """One sequence's place in its grammar."""
+
+    def mask(self, logits: "Tensor") -> "Tensor":
+        """Logits [vocabulary] with minus infinity for every token that may not come next, at least one being left.
+
+        Raises:
+            UnfollowableGrammar: the grammar became too complex.
+        """
+
+    def accept(self, token_id: int) -> None:
+        """Go past the next token.
+
+        Raises:
+            UnfollowableGrammar: it may not come here.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +125,10 @@ class ContextLengthExceeded(EngineError):
 
 class Overloaded(EngineError):
     """The wait queue is full; try again later."""
+
+
+class UnfollowableGrammar(EngineError):
+    """A sequence cannot go on under its grammar."""
 
 
 class Engine(Protocol):

@@ -60,6 +60,14 @@ class ChatTokenizer:
         return cls(tokenizer)
 
     @property
+    def special_ids(self) -> frozenset[int]:
+        """Ids that stand for no text: markers, other special tokens, and numbers that no token has."""
+        added = self._tokenizer.get_added_tokens_decoder()
+        special = {token_id for token_id, token in added.items() if token.special}
+        unused = {token_id for token_id in range(self.vocab_size) if self._tokenizer.id_to_token(token_id) is None}
+        return frozenset(special | unused | self.end_ids)
+
+    @property
     def vocab_size(self) -> int:
         """Ids in use, markers and added tokens included; a model's table may be padded beyond it."""
         return self._tokenizer.get_vocab_size(with_added_tokens=True)

@@ -94,7 +94,7 @@ def typed_value(text: str, schema: JsonObject, root: JsonObject) -> tuple[Any, b
 
     Strings are taken as they are. ``null`` is null only where the schema allows null and no string.
     """
-    kinds = list(_kinds(schema, root))
+    kinds = list(allowed_kinds(schema, root))
     if not kinds:
         return text, True
     for kind in kinds:
@@ -106,6 +106,27 @@ def typed_value(text: str, schema: JsonObject, root: JsonObject) -> tuple[Any, b
         if fits:
             return value, True
     return text, False
+
+
+def allowed_kinds(schema: object, root: JsonObject, depth: int = 0) -> Iterator[str]:
+    """The types a schema allows, in its order; none where it does not say.
+
+    ``depth`` ends references that lead back to themselves.
+    """
+    if not isinstance(schema, Mapping) or depth > 8:
+        return
+    reference = schema.get("$ref")
+    if isinstance(reference, str):
+        yield from allowed_kinds(_resolve(reference, root), root, depth + 1)
+    kind = schema.get("type")
+    if isinstance(kind, str):
+        yield kind
+    elif isinstance(kind, list | tuple):
+        yield from (name for name in kind if isinstance(name, str))
+    for union in ("anyOf", "oneOf", "allOf"):
+        choices = schema.get(union)
+        for choice in choices if isinstance(choices, list | tuple) else ():
+            yield from allowed_kinds(choice, root, depth + 1)
 
 
 def _written_arguments(text: str, position: int, schema: JsonObject | None) -> tuple[dict[str, str], int] | None:
@@ -138,23 +159,6 @@ def _typed_call(name: str, arguments: Mapping[str, str], schema: JsonObject | No
     typed = {key: typed_value(text, properties.get(key, {}), schema or {}) for key, text in arguments.items()}
     mistyped = tuple(key for key, (_, fits) in typed.items() if not fits)
     return ParsedCall(name, {key: value for key, (value, _) in typed.items()}, mistyped)
-
-
-def _kinds(schema: object, root: JsonObject, depth: int = 0) -> Iterator[str]:
-    """The types a schema allows, in its order. ``depth`` ends references that lead back to themselves."""
-    if not isinstance(schema, Mapping) or depth > 8:
-        return
-    reference = schema.get("$ref")
-    if isinstance(reference, str):
-        yield from _kinds(_resolve(reference, root), root, depth + 1)
-    kind = schema.get("type")
-    if isinstance(kind, str):
-        yield kind
-    elif isinstance(kind, list | tuple):
-        yield from (name for name in kind if isinstance(name, str))
-    for union in ("anyOf", "oneOf", "allOf"):
-        for choice in schema.get(union) or ():
-            yield from _kinds(choice, root, depth + 1)
 
 
 def _resolve(reference: str, root: JsonObject) -> object:

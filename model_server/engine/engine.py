@@ -33,6 +33,7 @@ from model_server.types import (
     GenerateRequest,
     Overloaded,
     TokenEvent,
+    UnfollowableGrammar,
 )
 
 _log = logging.getLogger(__name__)
@@ -258,7 +259,12 @@ class EmbeddedEngine:
             self._fail(sequence, EngineError("the model's logits are not finite"))
             return 0
         is_first = part.samples and sequence.num_sampled == 0
-        news = list(self._sampled(sequence, drafts, logits)) if part.samples else []
+        try:
+            news = list(self._sampled(sequence, drafts, logits)) if part.samples else []
+        except UnfollowableGrammar as error:
+            _log.error("engine.grammar_failed", extra={"request_id": sequence.request.request_id})
+            self._fail(sequence, error)
+            return 0
         num_accepted = max(len(news) - 1, 0)
         cache.commit(len(part.segment.ids) + num_accepted, experts)
         if sequence.draft_state is not None:
@@ -271,12 +277,15 @@ class EmbeddedEngine:
 
     def _sampled(self, sequence: Sequence, drafts: list[int], logits: Tensor) -> Iterator[TokenEvent]:
         """The tokens after one row of logits or more. A draft is accepted if it is what would have been sampled in its
-        place anyway, so drafts change how fast tokens come and never which."""
-        sampling = sequence.request.sampling
+        place anyway, so drafts change how fast tokens come and never which, under a grammar too."""
+        sampling, grammar = sequence.request.sampling, sequence.grammar
         for row, draft in zip_longest(logits, drafts):
             token = _overdue(sequence)
             if token is None:
-                token = draw(row, sampling, sequence.seed, len(sequence.ids))
+                possible = row if grammar is None else grammar.mask(row)
+                token = draw(possible, sampling, sequence.seed, len(sequence.ids))
+            if grammar is not None:
+                grammar.accept(token)
             asked = sampling.num_logprobs
             scores = None if asked is None else logprobs(row, token, asked)
             sequence.ids.append(token)

@@ -1,6 +1,7 @@
 """Draws a token from logits. What is drawn depends on the logits, the parameters, the seed and the position only."""
 
 import hashlib
+import math
 
 import torch
 from torch import Tensor
@@ -34,8 +35,10 @@ def draw(logits: Tensor, sampling: SamplingParams, seed: int, position: int) -> 
     if sampling.min_p:
         num_kept = int((probabilities >= sampling.min_p * probabilities[0]).sum())
         cumulative = cumulative[:num_kept]
-    threshold = uniform(seed, position) * float(cumulative[-1])
-    index = min(int(torch.searchsorted(cumulative, threshold, right=True)), len(cumulative) - 1)
+    total = float(cumulative[-1])
+    # Rounding must not reach the total: past it is no token, and the last ones may be impossible.
+    threshold = min(uniform(seed, position) * total, math.nextafter(total, 0.0))
+    index = int(torch.searchsorted(cumulative, threshold, right=True))
     return index if ids is None else int(ids[index])
 
 

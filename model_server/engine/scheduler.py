@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from model_server.engine.drafter import DraftState
 from model_server.engine.kv_cache import SequenceCache
 from model_server.engine.runner import Segment
-from model_server.types import GenerateRequest
+from model_server.types import GenerateRequest, GrammarState
 
 
 @dataclass(eq=False, slots=True)
@@ -23,9 +23,12 @@ class Sequence:
     cache: SequenceCache | None = None
     draft_state: DraftState | None = None
     cached_tokens: int = 0
+    grammar: GrammarState | None = field(init=False)
 
     def __post_init__(self) -> None:
         self.ids = list(self.request.prompt_ids)
+        grammar = self.request.sampling.grammar
+        self.grammar = None if grammar is None else grammar.start()
 
     @property
     def num_sampled(self) -> int:
