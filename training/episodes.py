@@ -28,7 +28,7 @@ TEST_COMMAND = "python -m pytest -q --tb=no"
 @dataclass(frozen=True, slots=True)
 class Episode:
     """Messages in OpenAI's shape. ``weights`` has one entry per assistant message, its share in the loss: 0 for a
-    mistake that must not be imitated. ``repairs`` has the broken and the right text of what is to be repaired."""
+    mistake that must not be imitated. ``repairs`` has broken texts, each with what should stand there."""
 
     messages: list[dict[str, Any]]
     weights: list[float]
@@ -105,7 +105,7 @@ class Expert:
         return desk.episode()
 
     def drill(self, task: RepairTask) -> Episode:
-        """Functions with several faults each, looked at and thought of one after the other, without statement and
+        """Functions with a fault or two, looked at and repaired one after the other, without statement and
         tests: what is hard to learn comes three times as often in as many tokens. One line of each is edited."""
         files = dict(task.files)
         for bug in task.bugs:
@@ -148,21 +148,24 @@ class Expert:
 
     def _stray(self, desk: "_Desk", bug: Bug) -> None:
         """Another edit of the broken function that does not repair it; nothing of it is imitated but the way back."""
-        old, new, thought = self._other_edit(desk.task, bug)
+        broken, wrong = down_to_fault(desk.passage(bug), self._other_passage(desk.task, bug))
+        old, new = _last_line(broken), _last_line(wrong)
         if desk.files[bug.path].count(old) == 1 and desk.fails_with(bug.path, old, new):
-            desk.go_wrong(bug, thought, old, new)
+            desk.go_wrong(bug, wrong, old, new)
 
     def _hesitate(self, desk: "_Desk", bug: Bug) -> None:
-        """An edit that changes nothing, which is what a model that sees no fault writes."""
-        old, _, _ = self._other_edit(desk.task, bug)
+        """An edit that changes nothing, which is what a model writes that takes a line for mended."""
+        lines = desk.passage(bug).split("\n")
+        size = self._random.randrange(2, len(lines) + 1)
+        old = lines[size - 1].strip()
         if desk.files[bug.path].count(old) == 1:
-            desk.edit(bug, desk.passage(bug), old, old, weight=0.0)
+            desk.edit(bug, "\n".join(lines[:size]), old, old, weight=0.0)
 
     def _worse(self, text: str, task: RepairTask, bug: Bug) -> str:
-        """The module with up to two more faults in the broken function."""
+        """The module with one more fault in the broken function, or as it is."""
         right = task.functions[bug.function].source
         before = source = source_of(text, bug.function).rstrip("\n") + "\n"
-        for _ in range(self._random.choice((0, 1, 1, 2))):
+        for _ in range(self._random.choice((0, 0, 1))):
             options = [edit for edit in self._edits(source) if edit.apply(source) != right]
             source = self._random.choice(options).apply(source)
         return text.replace(before, source)
@@ -171,16 +174,15 @@ class Expert:
         """Of the kinds that training may know."""
         return [edit for edit in edits(source) if edit.kind not in self._heldout_kinds]
 
-    def _other_edit(self, task: RepairTask, bug: Bug) -> tuple[str, str, str]:
-        """Old line, new line and the whole passage with it; often of the line at fault, but never the repair."""
+    def _other_passage(self, task: RepairTask, bug: Bug) -> str:
+        """The broken function with another edit; often of the line at fault, but never the repair."""
         function = task.functions[bug.function]
         source = function.source.replace(bug.fixed_line, bug.broken_line, 1)
         lines = source.split("\n")
         options = [edit for edit in self._edits(source) if edit.apply(source) != function.source]
         near = [edit for edit in options if lines[edit.line].strip() == bug.broken_line]
         edit = self._random.choice(near if near and self._random.random() < 0.6 else options)
-        edited = edit.apply(source)
-        return lines[edit.line].strip(), edited.split("\n")[edit.line].strip(), passage_of(edited, bug.function)
+        return passage_of(edit.apply(source), bug.function)
 
     def _misquote(self, desk: "_Desk", bug: Bug) -> None:
         """An edit whose old text lacks a word, and the refusal that shows the line."""
@@ -188,7 +190,8 @@ class Expert:
         index = self._random.randrange(len(words))
         old = " ".join(words[:index] + words[index + 1 :])
         if len(words) > 2 and old not in desk.files[bug.path]:
-            desk.edit(bug, desk.repaired(bug), old, bug.fixed_line, weight=0.0)
+            _, mended = down_to_fault(desk.passage(bug), desk.fixed(bug))
+            desk.edit(bug, mended, old, bug.fixed_line, weight=0.0)
 
 
 def source_of(text: str, function: str) -> str:
@@ -200,14 +203,26 @@ def source_of(text: str, function: str) -> str:
 
 
 def passage_of(text: str, function: str) -> str:
-    """Docstring and body of the function: what is thought of before an edit.
-
-    The whole of it is written again, as it should be. To say first which line is at fault, and then what to change in
-    it, asks for choices that nothing has prepared; to write the code that a docstring asks for is what a language model
-    learns from every line it reads, and where that is not what stands there, the line is at fault.
-    """
+    """Docstring and body of the function."""
     _, passage = source_of(text, function).split("\n", 1)
     return passage.strip()
+
+
+def down_to_fault(broken: str, fixed: str) -> tuple[str, str]:
+    """Both passages down to the first line in which they differ. The second is what is thought of before an edit.
+
+    To say first which line is at fault, and then what to change in it, asks for choices that nothing has prepared. To
+    write the code that a docstring asks for is what a language model learns from every line it reads, and where that is
+    not what stands there, the line is at fault. Written to the function's end, that line would have to be looked for
+    again.
+    """
+    pairs = list(zip(broken.split("\n"), fixed.split("\n"), strict=True))
+    size = next(number for number, (old, new) in enumerate(pairs, 1) if old != new)
+    return "\n".join(old for old, _ in pairs[:size]), "\n".join(new for _, new in pairs[:size])
+
+
+def _last_line(passage: str) -> str:
+    return passage.rsplit("\n", 1)[-1].strip()
 
 
 class _Desk:
@@ -240,15 +255,13 @@ class _Desk:
     def passage(self, bug: Bug) -> str:
         return passage_of(self.files[bug.path], bug.function)
 
-    def repaired(self, bug: Bug) -> str:
+    def fixed(self, bug: Bug) -> str:
         return passage_of(self.task.fixed[bug.path], bug.function)
 
     def repair(self, bug: Bug) -> None:
-        """Edit the first line that is not as it should be."""
-        repaired = self.repaired(bug)
-        pairs = zip(self.passage(bug).split("\n"), repaired.split("\n"), strict=True)
-        old, new = next((old.strip(), new.strip()) for old, new in pairs if old != new)
-        self.edit(bug, repaired, old, new)
+        """Write the function again down to its fault, and edit that line."""
+        broken, mended = down_to_fault(self.passage(bug), self.fixed(bug))
+        self.edit(bug, mended, _last_line(broken), _last_line(mended))
 
     def edit(self, bug: Bug, thought: str, old: str, new: str, weight: float = 1.0) -> None:
         """Replace ``old`` by ``new`` in the module of ``bug``."""
@@ -281,9 +294,11 @@ class _Desk:
 
     def episode(self) -> Episode:
         """What was written so far."""
-        task = self.task
-        repairs = tuple((passage_of(task.files[bug.path], bug.function), self.repaired(bug)) for bug in task.bugs)
-        return Episode(self.messages, self.weights, repairs)
+        repairs: list[tuple[str, str]] = []
+        for bug in self.task.bugs:
+            broken, fixed = passage_of(self.task.files[bug.path], bug.function), self.fixed(bug)
+            repairs += [(broken, fixed), down_to_fault(broken, fixed)]
+        return Episode(self.messages, self.weights, tuple(repairs))
 
     def _bash(self, command: str, output: str, code: int = 0, weight: float = 1.0) -> None:
         self._act("bash", {"command": command}, weight)
