@@ -153,7 +153,8 @@ def _app(checkpoint: Path, key: str | None, options: argparse.Namespace) -> "Fas
         context_length=options.context_length,
         speculate=not options.no_speculation,
     )
-    return create_app(engine, tokenizer, ServerSettings(model_name=served_name(checkpoint), api_key=key))
+    settings = ServerSettings(model_name=served_name(checkpoint), api_key=key)
+    return create_app(engine, tokenizer, settings, model.config)
 
 
 def _serve(app: "FastAPI", listener: socket.socket, checkpoint: Path) -> None:

@@ -14,8 +14,12 @@ class StopStrings:
     def __init__(self, strings: Sequence[str]) -> None:
         self._strings = tuple(strings)
         self._held = ""
-        self.stopped = False
-        """A stop string was found; whatever follows is dropped."""
+        self.matched: str | None = None
+        """The stop string that was found; whatever follows is dropped."""
+
+    @property
+    def stopped(self) -> bool:
+        return self.matched is not None
 
     def push(self, span: Span) -> list[Span]:
         if self.stopped or not self._strings:
@@ -23,10 +27,13 @@ class StopStrings:
         if span.control:
             return [*self.finish(), span]
         text = self._held + span.text
-        found = [index for index in map(text.find, self._strings) if index >= 0]
-        self.stopped = bool(found)
-        cut = min(found) if found else len(text) - self._num_held(text)
-        self._held = "" if found else text[cut:]
+        found = min(((text.find(string), string) for string in self._strings if string in text), default=None)
+        if found is None:
+            cut = len(text) - self._num_held(text)
+            self._held = text[cut:]
+        else:
+            cut, self.matched = found
+            self._held = ""
         return _text(text[:cut])
 
     def finish(self) -> list[Span]:

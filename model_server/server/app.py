@@ -4,32 +4,54 @@ import hmac
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from importlib.metadata import version
 
 import anyio
 from fastapi import APIRouter, Depends, FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from model_server.chat.stop_strings import StopStrings
 from model_server.chat.tokens import ChatTokenizer
 from model_server.chat.turn import TurnParser
+from model_server.config import ModelConfig
+from model_server.server.chat_answer import ChatAnswer
+from model_server.server.choices import Choices
+from model_server.server.completion_answer import CompletionAnswer
+from model_server.server.completion_schema import CompletionRequest, Prompt, parse_completion
 from model_server.server.errors import ApiError, internal
-from model_server.server.generation import Generation, Usage, encode_prompt, sampling_params
+from model_server.server.generation import (
+    Generation,
+    Usage,
+    check_ids,
+    encode_prompt,
+    encode_text,
+    sampling_params,
+    thinking_deadline,
+)
+from model_server.server.health import Health
 from model_server.server.metrics import Metrics
+from model_server.server.native_answer import NativeAnswer
+from model_server.server.native_schema import parse_native
+from model_server.server.plain_text import PlainText
 from model_server.server.responses import StreamedAnswer, WholeAnswer
+from model_server.server.sampling_fields import SamplingFields
 from model_server.server.schemas import ChatRequest, parse_detokenize, parse_request, parse_tokenize
 from model_server.server.settings import ServerSettings
-from model_server.server.wire import Answer, Json
-from model_server.types import Engine, EngineError, GenerateRequest, Overloaded, SamplingParams
+from model_server.server.wire import Json
+from model_server.types import Engine, GenerateRequest, SamplingParams
 
 logger = logging.getLogger(__name__)
 
 
-def create_app(engine: Engine, tokenizer: ChatTokenizer, settings: ServerSettings) -> FastAPI:
-    """The server over one engine, which it closes at its end."""
+def create_app(
+    engine: Engine, tokenizer: ChatTokenizer, settings: ServerSettings, config: ModelConfig | None = None
+) -> FastAPI:
+    """The server over one engine, which it closes at its end. ``config`` is the checkpoint's, where there is one."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
@@ -37,9 +59,9 @@ def create_app(engine: Engine, tokenizer: ChatTokenizer, settings: ServerSetting
         await engine.close()
 
     app = FastAPI(title="MiMo model server", lifespan=lifespan, openapi_url=None)
-    service = _Service(engine, tokenizer, settings)
+    service = _Service(engine, tokenizer, settings, config)
     app.include_router(service.protocol())
-    app.include_router(service.token_routes())
+    app.include_router(service.native())
     app.include_router(service.probes())
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
@@ -50,85 +72,144 @@ def create_app(engine: Engine, tokenizer: ChatTokenizer, settings: ServerSetting
 class _Service:
     """The routes and what they share."""
 
-    def __init__(self, engine: Engine, tokenizer: ChatTokenizer, settings: ServerSettings) -> None:
+    def __init__(
+        self, engine: Engine, tokenizer: ChatTokenizer, settings: ServerSettings, config: ModelConfig | None
+    ) -> None:
         self._engine = engine
         self._tokenizer = tokenizer
         self._settings = settings
+        self._config = config
         self._metrics = Metrics(engine, settings.model_name)
+        self._health = Health(engine, tokenizer, settings)
         self._created = int(time.time())
-        self._last_token_at: float | None = None
-        """When the engine last proved that it generates, on the monotonic clock."""
 
     def protocol(self) -> APIRouter:
         router = APIRouter(prefix="/v1", dependencies=[Depends(self._authorise)])
         router.add_api_route("/chat/completions", self._chat, methods=["POST"], response_model=None)
+        router.add_api_route("/completions", self._complete, methods=["POST"], response_model=None)
         router.add_api_route("/models", self._models, methods=["GET"])
         router.add_api_route("/models/{name}", self._model, methods=["GET"])
         return router
 
-    def token_routes(self) -> APIRouter:
-        """What a caller who counts or cuts tokens needs; SGLang's paths."""
+    def native(self) -> APIRouter:
+        """What a caller who works with tokens needs; SGLang's paths."""
         router = APIRouter(dependencies=[Depends(self._authorise)])
+        router.add_api_route("/generate", self._generate, methods=["POST"], response_model=None)
         router.add_api_route("/tokenize", self._tokenize, methods=["POST"])
         router.add_api_route("/detokenize", self._detokenize, methods=["POST"])
+        router.add_api_route("/server_info", self._server_info, methods=["GET"])
+        # A token costs: the probes below, which need no key, generate one only now and then.
+        router.add_api_route("/health_generate", self._health.now, methods=["GET"], response_model=None)
         return router
 
     def probes(self) -> APIRouter:
         router = APIRouter()
         router.add_api_route("/metrics", self._export, methods=["GET"])
-        router.add_api_route("/health", self._health, methods=["GET"], response_model=None)
+        router.add_api_route("/health", self._health.lately, methods=["GET"], response_model=None)
         router.add_api_route("/livez", self._livez, methods=["GET"])
         return router
 
     async def _chat(self, request: Request) -> Response:
-        body = await _body(request, self._settings.max_body_bytes)
-        chat = parse_request(body)
+        chat = parse_request(await self._body(request))
         self._check_model(chat.model)
         # A long conversation takes a while to encode; other streams go on meanwhile.
         prompt_ids = await anyio.to_thread.run_sync(encode_prompt, chat, self._tokenizer)
-        answer = Answer(f"chatcmpl-{uuid.uuid4().hex}", self._settings.model_name, self._tokenizer)
-        generation = self._generation(chat, prompt_ids, answer.id)
-        if not chat.stream:
-            return WholeAnswer(generation, answer)
-        options = chat.stream_options
-        return StreamedAnswer(generation, answer, include_usage=options is not None and options.include_usage)
-
-    def _generation(self, chat: ChatRequest, prompt_ids: tuple[int, ...], request_id: str) -> Generation:
-        context_length = self._engine.stats().context_length
-        sampling = sampling_params(chat, len(prompt_ids), context_length, self._tokenizer)
-        return Generation(
-            engine=self._engine,
-            request=GenerateRequest(
-                request_id,
-                prompt_ids,
-                sampling,
-                experts_from=chat.routed_experts_start_len if chat.return_routed_experts else None,
-            ),
-            parser=TurnParser(
+        answer = ChatAnswer(_new_id("chatcmpl"), self._settings.model_name, self._tokenizer, chat.include_usage)
+        sampling = replace(
+            self._sampling(chat, prompt_ids, chat.num_logprobs),
+            deadline=thinking_deadline(chat, self._tokenizer),
+        )
+        choices = self._choices(
+            [GenerateRequest(answer.id, prompt_ids, sampling, chat.experts_from)],
+            chat.n,
+            chat.stop,
+            lambda: TurnParser(
                 chat.chat_template_kwargs.enable_thinking, chat.offered_tools, parse_calls=bool(chat.offered_tools)
             ),
-            decoder=self._tokenizer.stream(),
-            stop=StopStrings(chat.stop),
-            usage=Usage(len(prompt_ids)),
-            generated=self._token_came,
-            metrics=self._metrics,
         )
+        return (StreamedAnswer if chat.stream else WholeAnswer)(choices, answer)
 
-    def _token_came(self) -> None:
-        self._last_token_at = time.monotonic()
+    async def _complete(self, request: Request) -> Response:
+        """Plain continuations: no template, no parser."""
+        asked = parse_completion(await self._body(request))
+        self._check_model(asked.model)
+        prompts = await anyio.to_thread.run_sync(self._encoded, asked)
+        echoes = [self._text(prompt) if asked.echo else "" for prompt in asked.prompts for _ in range(asked.n)]
+        answer = CompletionAnswer(
+            _new_id("cmpl"), self._settings.model_name, self._tokenizer, asked.include_usage, echoes
+        )
+        requests = [
+            GenerateRequest(answer.id, prompt_ids, self._sampling(asked, prompt_ids, asked.logprobs))
+            for prompt_ids in prompts
+        ]
+        choices = self._choices(requests, asked.n, asked.stop, PlainText)
+        return (StreamedAnswer if asked.stream else WholeAnswer)(choices, answer)
+
+    async def _generate(self, request: Request) -> Response:
+        """A continuation by token ids."""
+        asked = parse_native(await self._body(request))
+        prompt_ids = check_ids(asked.input_ids, self._tokenizer, "input_ids")
+        fields = asked.sampling_params
+        stop_ids = frozenset(check_ids(fields.stop_token_ids, self._tokenizer, "sampling_params.stop_token_ids"))
+        sampling = replace(
+            self._sampling(fields, prompt_ids, asked.num_logprobs),
+            stop_ids=stop_ids if fields.ignore_eos else stop_ids | self._tokenizer.end_ids,
+        )
+        answer = NativeAnswer(_new_id("gen"), asked, self._tokenizer)
+        generate = GenerateRequest(answer.id, prompt_ids, sampling, asked.experts_from)
+        choices = self._choices([generate], 1, fields.stop, PlainText)
+        return (StreamedAnswer if asked.stream else WholeAnswer)(choices, answer)
+
+    def _encoded(self, asked: CompletionRequest) -> list[tuple[int, ...]]:
+        return [
+            encode_text(prompt, self._tokenizer, "prompt")
+            if isinstance(prompt, str)
+            else check_ids(prompt, self._tokenizer, "prompt")
+            for prompt in asked.prompts
+        ]
+
+    def _text(self, prompt: Prompt) -> str:
+        if isinstance(prompt, str):
+            return prompt
+        return "".join(span.text for span in self._tokenizer.decode(prompt))
+
+    def _sampling(self, fields: SamplingFields, prompt_ids: Sequence[int], num_logprobs: int | None) -> SamplingParams:
+        context_length = self._engine.stats().context_length
+        sampling = sampling_params(fields, len(prompt_ids), context_length, self._tokenizer)
+        return replace(sampling, num_logprobs=num_logprobs)
+
+    def _choices(
+        self, requests: Sequence[GenerateRequest], n: int, stop: Sequence[str], parser: Callable[[], TurnParser]
+    ) -> Choices:
+        """``n`` answers to every request."""
+        generations = [
+            Generation(
+                engine=self._engine,
+                request=_variant(request, request_index * n + index, index),
+                parser=parser(),
+                decoder=self._tokenizer.stream(),
+                stop=StopStrings(stop),
+                usage=Usage(len(request.prompt_ids)),
+                generated=self._health.token_came,
+                metrics=self._metrics,
+            )
+            for request_index, request in enumerate(requests)
+            for index in range(n)
+        ]
+        return Choices(generations, n)
 
     async def _tokenize(self, request: Request) -> Json:
         """Token ids of a text, or of a conversation as it would be sent to the model."""
-        asked = parse_tokenize(await _body(request, self._settings.max_body_bytes))
+        asked = parse_tokenize(await self._body(request))
         self._check_model(asked.model)
         if isinstance(asked, ChatRequest):
             ids = await anyio.to_thread.run_sync(encode_prompt, asked, self._tokenizer)
         else:
-            ids = tuple(await anyio.to_thread.run_sync(self._tokenizer.encode_text, asked.prompt))
+            ids = await anyio.to_thread.run_sync(encode_text, asked.prompt, self._tokenizer, "prompt")
         return {"tokens": ids, "count": len(ids), "max_model_len": self._engine.stats().context_length}
 
     async def _detokenize(self, request: Request) -> Json:
-        asked = parse_detokenize(await _body(request, self._settings.max_body_bytes))
+        asked = parse_detokenize(await self._body(request))
         self._check_model(asked.model)
         return {"text": "".join(span.text for span in self._tokenizer.decode(asked.tokens))}
 
@@ -142,39 +223,24 @@ class _Service:
         self._check_model(name)
         return self._card()
 
+    async def _server_info(self) -> Json:
+        """What runs here. Nothing in it is secret, but it is for callers."""
+        stats = self._engine.stats()
+        return {
+            "version": version("mimo-coder"),
+            "served_model_name": self._settings.model_name,
+            "context_length": stats.context_length,
+            "vocab_size": self._tokenizer.vocab_size,
+            "num_running_reqs": stats.running,
+            "num_queue_reqs": stats.waiting,
+            "num_drafted_tokens": stats.drafted,
+            "num_accepted_tokens": stats.accepted,
+            "model_config": None if self._config is None else self._config.model_dump(),
+        }
+
     async def _livez(self) -> Json:
         """The process runs."""
         return {"status": "alive"}
-
-    async def _health(self) -> Response:
-        """Ready means that the engine generates, and nothing less."""
-        now = time.monotonic()
-        if self._last_token_at is None or now - self._last_token_at > self._settings.health_fresh_s:
-            problem = await self._cannot_generate()
-            if problem is not None:
-                message = f"The engine does not generate: {problem}. Wait, or look at the server's log."
-                return ApiError(message, status=503, code="not_ready", retry_after_s=1).response()
-            self._token_came()
-        stats = self._engine.stats()
-        return JSONResponse({"status": "ready", "running": stats.running, "waiting": stats.waiting})
-
-    async def _cannot_generate(self) -> str | None:
-        """Why one token cannot be had, or None."""
-        probe = GenerateRequest(
-            f"health-{uuid.uuid4().hex}", tuple(sorted(self._tokenizer.end_ids)), SamplingParams(0.0, max_tokens=1)
-        )
-        try:
-            with anyio.fail_after(self._settings.health_timeout_s):
-                async with aclosing(self._engine.generate(probe)) as events:
-                    async for event in events:
-                        return "it was closed" if event.finish_reason == "cancelled" else None
-        except Overloaded:
-            return None
-        except EngineError as error:
-            return type(error).__name__
-        except TimeoutError:
-            return f"no token in {self._settings.health_timeout_s:g} s"
-        return "it gave no token"
 
     def _card(self) -> Json:
         return {
@@ -195,6 +261,23 @@ class _Service:
                 param="model",
             )
 
+    async def _body(self, request: Request) -> bytes:
+        chunks: list[bytes] = []
+        size, limit = 0, self._settings.max_body_bytes
+        try:
+            async for chunk in request.stream():
+                chunks.append(chunk)
+                size += len(chunk)
+                if size > limit:
+                    raise ApiError(
+                        f"The request body is larger than {limit} bytes. Shorten the conversation.",
+                        status=413,
+                        code="request_too_large",
+                    )
+        except ClientDisconnect as error:
+            raise ApiError("The client left before its request was complete.", code="client_gone") from error
+        return b"".join(chunks)
+
     async def _authorise(self, request: Request) -> None:
         key = self._settings.api_key
         if key is None:
@@ -208,22 +291,18 @@ class _Service:
             )
 
 
-async def _body(request: Request, limit: int) -> bytes:
-    chunks: list[bytes] = []
-    size = 0
-    try:
-        async for chunk in request.stream():
-            chunks.append(chunk)
-            size += len(chunk)
-            if size > limit:
-                raise ApiError(
-                    f"The request body is larger than {limit} bytes. Shorten the conversation.",
-                    status=413,
-                    code="request_too_large",
-                )
-    except ClientDisconnect as error:
-        raise ApiError("The client left before its request was complete.", code="client_gone") from error
-    return b"".join(chunks)
+def _new_id(kind: str) -> str:
+    return f"{kind}-{uuid.uuid4().hex}"
+
+
+def _variant(request: GenerateRequest, place: int, index: int) -> GenerateRequest:
+    """The request of one choice: the first is as it was asked for, others have their own id and their own draws."""
+    seed = request.sampling.seed
+    return replace(
+        request,
+        request_id=f"{request.request_id}-{place}" if place else request.request_id,
+        sampling=request.sampling if seed is None else replace(request.sampling, seed=(seed + index) % 2**63),
+    )
 
 
 async def _api_error(request: Request, error: Exception) -> Response:

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -14,6 +14,7 @@ from model_server.chat.tokens import ChatTokenizer, DecodeStream
 from model_server.chat.turn import CallDelta, Delta, TurnParser
 from model_server.server.errors import ApiError, from_engine, internal, stopping
 from model_server.server.metrics import Metrics
+from model_server.server.sampling_fields import SamplingFields
 from model_server.server.schemas import ChatRequest, template_messages
 from model_server.types import (
     Engine,
@@ -68,8 +69,33 @@ def encode_prompt(request: ChatRequest, tokenizer: ChatTokenizer) -> tuple[int, 
     return tuple(tokenizer.encode(spans))
 
 
+def encode_text(text: str, tokenizer: ChatTokenizer, param: str) -> tuple[int, ...]:
+    """Token ids of a text in which markers mean nothing.
+
+    Raises:
+        ApiError: it is no text.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ApiError(f"{param} holds half a surrogate pair, which is not text. Remove it.", param=param) from error
+    return tuple(tokenizer.encode_text(text))
+
+
+def check_ids(ids: Sequence[int], tokenizer: ChatTokenizer, param: str) -> tuple[int, ...]:
+    """The ids of a prompt, all of them in the vocabulary.
+
+    Raises:
+        ApiError: one is not.
+    """
+    index = next((index for index, token in enumerate(ids) if token >= tokenizer.vocab_size), None)
+    if index is not None:
+        raise _outside(ids[index], tokenizer, f"{param}[{index}]")
+    return tuple(ids)
+
+
 def sampling_params(
-    request: ChatRequest, num_prompt_tokens: int, context_length: int, tokenizer: ChatTokenizer
+    request: SamplingFields, num_prompt_tokens: int, context_length: int, tokenizer: ChatTokenizer
 ) -> SamplingParams:
     """How the engine is to draw, and how much.
 
@@ -79,40 +105,42 @@ def sampling_params(
     room = context_length - num_prompt_tokens
     limit = max(room, 1) if request.completion_limit is None else request.completion_limit
     if limit > room:
-        remedy = f"Lower max_tokens to at most {room}" if room > 0 else "Shorten the conversation"
+        remedy = f"Lower {request.limit_field} to at most {room}" if room > 0 else f"Shorten {request.prompt_field}"
         raise ApiError(
             f"The prompt has {num_prompt_tokens} tokens and {limit} more are asked for, but the context holds "
             f"{context_length}. {remedy}.",
             code="context_length_exceeded",
-            param="max_tokens" if room > 0 else "messages",
+            param=request.limit_field if room > 0 else request.prompt_field,
         )
     return SamplingParams(
         temperature=request.temperature,
         top_p=request.top_p,
         top_k=max(request.top_k, 0),
         min_p=request.min_p,
-        logit_bias=_biases(request, tokenizer.vocab_size),
+        logit_bias=_biases(request, tokenizer),
         seed=request.seed,
         max_tokens=limit,
         stop_ids=tokenizer.end_ids,
-        num_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
-        deadline=_thinking_deadline(request, tokenizer),
     )
 
 
-def _biases(request: ChatRequest, vocab_size: int) -> tuple[tuple[int, float], ...]:
-    biases = {int(token): value for token, value in request.logit_bias.items()}
-    outside = next((token for token in biases if token >= vocab_size), None)
-    if outside is not None:
-        raise ApiError(f"Token {outside} is outside the vocabulary of {vocab_size}.", param="logit_bias")
-    return tuple(biases.items())
-
-
-def _thinking_deadline(request: ChatRequest, tokenizer: ChatTokenizer) -> TokenDeadline | None:
+def thinking_deadline(request: ChatRequest, tokenizer: ChatTokenizer) -> TokenDeadline | None:
     """The end of thinking counts from the marker that begins it, which the model samples too."""
     if request.max_thinking_tokens is None or not request.chat_template_kwargs.enable_thinking:
         return None
     return TokenDeadline(tokenizer.marker_id(END_THINK), 1 + request.max_thinking_tokens)
+
+
+def _biases(request: SamplingFields, tokenizer: ChatTokenizer) -> tuple[tuple[int, float], ...]:
+    biases = {int(token): value for token, value in request.logit_bias.items()}
+    outside = next((token for token in biases if token >= tokenizer.vocab_size), None)
+    if outside is not None:
+        raise _outside(outside, tokenizer, f"{request.path}logit_bias")
+    return tuple(biases.items())
+
+
+def _outside(token_id: int, tokenizer: ChatTokenizer, param: str) -> ApiError:
+    return ApiError(f"Token {token_id} is outside the vocabulary of {tokenizer.vocab_size}.", param=param)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +165,12 @@ class Generation:
     """Called for every token that comes."""
     metrics: Metrics
     ending: Ending | None = None
+    matched: int | str | None = None
+    """The token or the stop string that ended it; None where the limit did."""
+    token_ids: list[int] = field(default_factory=list)
+    """Every token so far, with the one that ended it."""
+    end: SampledToken | None = None
+    """The token that ended it, which is no part of the text, where logprobs were asked for."""
     sampled: list[SampledToken] = field(default_factory=list)
     """Tokens with logprobs that nobody has taken yet, where they were asked for."""
     experts: "Tensor | None" = None
@@ -195,6 +229,7 @@ class Generation:
         if event.finish_reason == "cancelled":
             raise stopping()
         self.generated()
+        self.token_ids.append(event.token_id)
         self.usage.completion_tokens += 1
         if self.usage.completion_tokens == 1:
             self._first_s = time.monotonic() - self.started_at
@@ -202,16 +237,17 @@ class Generation:
         self.usage.cached_tokens = max(self.usage.cached_tokens, event.cached_tokens)
         self.ending = event.finish_reason
         self.experts = event.experts
+        sampled = [] if event.logprobs is None else [SampledToken(event.token_id, event.logprobs)]
         if event.finish_reason == "stop":
+            self.matched, self.end = event.token_id, next(iter(sampled), None)
             return []
-        if event.logprobs is not None:
-            self.sampled.append(SampledToken(event.token_id, event.logprobs))
+        self.sampled += sampled
         was_thinking = self.parser.in_reasoning
         spans = [kept for span in self.decoder.push(event.token_id) for kept in self.stop.push(span)]
         deltas = [delta for span in spans for delta in self.parser.push(span)]
         self.usage.reasoning_tokens += was_thinking and self.parser.in_reasoning
-        if self.stop.stopped:
-            self.ending = "stop"
+        if self.stop.matched is not None:
+            self.ending, self.matched = "stop", self.stop.matched
         return self._noted(deltas)
 
     def _rest(self) -> list[Delta]:

@@ -1,4 +1,4 @@
-"""Sends an answer while it is generated, and stops generating when the client leaves."""
+"""Sends answers while they are generated, and stops generating when the client leaves."""
 
 import time
 from abc import abstractmethod
@@ -8,9 +8,9 @@ import anyio
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from model_server.chat.turn import Delta, assemble
+from model_server.chat.turn import Delta
+from model_server.server.choices import Choices, Step
 from model_server.server.errors import ApiError, internal
-from model_server.server.generation import Generation
 from model_server.server.wire import DONE, Answer, Json, event
 
 _SILENCE_S = 5.0
@@ -19,39 +19,38 @@ cut off by a proxy that waits for the next byte."""
 
 
 class _GenerationResponse(Response):
-    """Runs a generation as a response. An error before the first token has its own status."""
+    """Runs generations as a response. An error before the first token has its own status."""
 
-    def __init__(self, generation: Generation, answer: Answer) -> None:
+    def __init__(self, choices: Choices, answer: Answer) -> None:
         super().__init__()
-        self.generation = generation
+        self.choices = choices
         self.answer = answer
-        self.outcome: str | None = None
-        """How the request ended, for the log; None until it has."""
+        self.outcome = "failed"
+        """How choices ended that came to no end of their own, for the log."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._cancel_when_gone, receive, tasks.cancel_scope)
-                self.outcome = await self._answered(scope, receive, send)
+                await self._answer(scope, receive, send)
                 tasks.cancel_scope.cancel()
         finally:
-            self.generation.ended(self.outcome or "failed")
+            self.choices.ended(self.outcome)
 
     async def _cancel_when_gone(self, receive: Receive, scope: anyio.CancelScope) -> None:
         """The request body was read before, so the next message is the client's leaving."""
         while (await receive())["type"] != "http.disconnect":
             pass
         # An answered request is followed by the same message.
-        self.outcome = self.outcome or "client_gone"
+        self.outcome = "client_gone" if self.outcome == "failed" else self.outcome
         scope.cancel()
 
-    async def _answered(self, scope: Scope, receive: Receive, send: Send) -> str:
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await self.respond(scope, receive, send)
         except ApiError as error:
+            self.outcome = error.code
             await error.response()(scope, receive, send)
-            return error.code
-        return str(self.generation.ending)
 
     @abstractmethod
     async def respond(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -62,66 +61,46 @@ class WholeAnswer(_GenerationResponse):
     """One JSON object at the end."""
 
     async def respond(self, scope: Scope, receive: Receive, send: Send) -> None:
-        deltas: list[Delta] = []
-        async with aclosing(self.generation.steps()) as steps:
-            async for step in steps:
-                deltas += step
-        turn = assemble(deltas, self.generation.parser)
-        body = self.answer.whole(
-            turn,
-            str(self.generation.ending),
-            self.generation.usage,
-            self.generation.take_sampled(),
-            self.generation.experts,
-        )
-        await JSONResponse(body)(scope, receive, send)
+        said: list[list[Delta]] = [[] for _ in self.choices.generations]
+        async with aclosing(self.choices.steps()) as steps:
+            async for index, deltas in steps:
+                said[index] += deltas or ()
+        await JSONResponse(self.answer.whole(self.choices, said))(scope, receive, send)
 
 
 class StreamedAnswer(_GenerationResponse):
     """Server-sent events, the last of them ``[DONE]`` or an error."""
 
-    def __init__(self, generation: Generation, answer: Answer, *, include_usage: bool) -> None:
-        super().__init__(generation, answer)
-        self.include_usage = include_usage
-
     async def respond(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with aclosing(self.generation.steps()) as steps:
+        async with aclosing(self.choices.steps()) as steps:
             first = await anext(steps)
             await send(_START)
             # Whatever goes wrong from here on, a bug included, the client must not take it for the end.
             ending = event(internal(self.answer.id).body())
             try:
-                await _send(send, event(self.answer.opening(self.generation.parser.enable_thinking)))
-                last_sent = await self._send_deltas(send, first, time.monotonic())
+                await _send(send, self.answer.opening(self.choices))
+                last_sent = await self._send_step(send, first, time.monotonic())
                 async for step in steps:
-                    last_sent = await self._send_deltas(send, step, last_sent)
-                for body in self._closing():
-                    await _send(send, event(body))
+                    last_sent = await self._send_step(send, step, last_sent)
+                await _send(send, self.answer.end(self.choices))
                 ending = DONE
             except ApiError as error:
+                self.outcome = error.code
                 ending = event(error.body())
             finally:
                 await send({"type": "http.response.body", "body": ending, "more_body": False})
 
-    async def _send_deltas(self, send: Send, deltas: list[Delta], last_sent: float) -> float:
+    async def _send_step(self, send: Send, step: Step, last_sent: float) -> float:
         """Send what a step added; returns when something was sent last."""
-        now = time.monotonic()
-        for delta in deltas:
-            await _send(send, event(self.answer.delta(delta, self.generation.take_sampled())))
-        if not deltas and now - last_sent > _SILENCE_S:
-            await _send(send, b": generating\n\n")
-        elif not deltas:
+        (index, deltas), now = step, time.monotonic()
+        choice = self.choices.generations[index]
+        news = self.answer.closing(index, choice) if deltas is None else self.answer.step(index, choice, deltas)
+        await _send(send, news)
+        if not news and now - last_sent > _SILENCE_S:
+            await send(_ALIVE)
+        elif not news:
             return last_sent
         return now
-
-    def _closing(self) -> list[Json]:
-        rest = self.generation.take_sampled()
-        closing = [
-            self.answer.closing(
-                str(self.generation.ending), self.generation.parser.flags, rest, self.generation.experts
-            )
-        ]
-        return [*closing, self.answer.usage(self.generation.usage)] if self.include_usage else closing
 
 
 _START = {
@@ -133,7 +112,9 @@ _START = {
         (b"x-accel-buffering", b"no"),
     ],
 }
+_ALIVE = {"type": "http.response.body", "body": b": generating\n\n", "more_body": True}
 
 
-async def _send(send: Send, data: bytes) -> None:
-    await send({"type": "http.response.body", "body": data, "more_body": True})
+async def _send(send: Send, events: list[Json]) -> None:
+    for body in events:
+        await send({"type": "http.response.body", "body": event(body), "more_body": True})

@@ -21,7 +21,6 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "functions": (),
     "guided_json": (),
     "modalities": (["text"],),
-    "n": (1,),
     "parallel_tool_calls": (True,),
     "prediction": (),
     "presence_penalty": (0,),
@@ -95,6 +94,11 @@ class ChatRequest(ChoiceFields):
     def num_logprobs(self) -> int | None:
         """Likeliest tokens to report beside each sampled one; None reports none at all."""
         return (self.top_logprobs or 0) if self.logprobs else None
+
+    @property
+    def experts_from(self) -> int | None:
+        """Position from which on experts are reported; None reports none."""
+        return self.routed_experts_start_len if self.return_routed_experts else None
 
     @property
     def offered_tools(self) -> Sequence[JsonObject]:

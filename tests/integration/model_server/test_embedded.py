@@ -101,8 +101,9 @@ async def process(checkpoint: Path) -> AsyncGenerator[tuple[asyncio.subprocess.P
 @pytest.fixture(scope="module")
 async def client(checkpoint: Path) -> AsyncGenerator[AsyncOpenAI, None]:
     """The same parts in this process, which spares loading the tensor library once more."""
-    engine = EmbeddedEngine(load_model(checkpoint, torch.float32), max_running=4)
-    app = create_app(engine, ChatTokenizer.load(checkpoint), ServerSettings(model_name=MODEL))
+    model = load_model(checkpoint, torch.float32)
+    engine = EmbeddedEngine(model, max_running=4)
+    app = create_app(engine, ChatTokenizer.load(checkpoint), ServerSettings(model_name=MODEL), model.config)
     async with serving(app) as url, AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
         yield client
 
@@ -183,6 +184,48 @@ async def test_experts_of_prompt_and_answer_come_with_the_end(client: AsyncOpenA
     stream = await client.chat.completions.create(**asked, stream=True)
     streamed = [(chunk.model_extra or {}).get("sglext") async for chunk in stream]
     assert streamed == [*[None] * (len(streamed) - 1), extension]
+
+
+async def test_ids_logprobs_and_experts_of_the_native_endpoint_are_those_of_the_protocol(client: AsyncOpenAI) -> None:
+    asked = {"model": MODEL, "prompt": "a", "max_tokens": 6, "temperature": 0.0, "logprobs": 2}
+    text = await client.completions.create(**asked)  # type: ignore[call-overload]
+    prompt_ids = small_tokenizer().encode("a").ids
+    async with httpx.AsyncClient(base_url=str(client.base_url).removesuffix("/v1/")) as http:
+        native = {
+            "input_ids": prompt_ids,
+            "sampling_params": {"temperature": 0, "max_new_tokens": 6},
+            "return_logprob": True,
+            "top_logprobs_num": 2,
+            "return_text_in_logprobs": True,
+            "return_routed_experts": True,
+        }
+        answer = (await http.post("/generate", json=native)).json()
+        info = (await http.get("/server_info")).json()
+    facts = answer["meta_info"]
+    assert answer["text"] == text.choices[0].text
+    assert [token for _, token, _ in facts["output_token_logprobs"]] == answer["output_ids"]
+    logprobs = text.choices[0].logprobs
+    assert [[logprob, shown] for logprob, _, shown in facts["output_token_logprobs"]] == [
+        list(pair) for pair in zip(logprobs.token_logprobs, logprobs.tokens, strict=True)
+    ]
+    assert [{shown: logprob for logprob, _, shown in top} for top in facts["output_top_logprobs"]] == (
+        logprobs.top_logprobs
+    )
+    assert facts["routed_experts_shape"] == [len(prompt_ids) + 5, 1, 2]
+    assert set(base64.b64decode(facts["routed_experts"])) <= {0, 1, 2, 3}
+    assert info["model_config"]["n_routed_experts"] == 4
+
+
+async def test_sampled_choices_differ_and_repeat_with_their_seed(client: AsyncOpenAI) -> None:
+    async def said() -> list[str | None]:
+        answer = await client.chat.completions.create(
+            model=MODEL, messages=[{"role": "user", "content": "a"}], max_tokens=16, n=3, seed=4
+        )
+        return [choice.message.content for choice in answer.choices]
+
+    first = await said()
+    assert len(set(first)) == 3
+    assert await said() == first
 
 
 async def test_thinking_ends_at_its_budget(client: AsyncOpenAI) -> None:

@@ -1,0 +1,77 @@
+"""Answers of ``/v1/completions``, streamed and whole. The protocol has one object for both."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from model_server.chat.tokens import ChatTokenizer
+from model_server.chat.turn import Delta, assemble
+from model_server.server.choices import Choices
+from model_server.server.generation import Generation, SampledToken
+from model_server.server.wire import Json, finite, openai_usage, token_text
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionAnswer:
+    """``echoes``: what stands before the text of each choice, in their order."""
+
+    id: str
+    model: str
+    tokenizer: ChatTokenizer
+    include_usage: bool
+    echoes: Sequence[str]
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def opening(self, choices: Choices) -> list[Json]:
+        return [self._object([self._choice(index, text)]) for index, text in enumerate(self.echoes) if text]
+
+    def step(self, index: int, choice: Generation, deltas: Sequence[Delta]) -> list[Json]:
+        text = assemble(deltas, choice.parser).content
+        return [self._object([self._choice(index, text, sampled=choice.take_sampled())])] if text else []
+
+    def closing(self, index: int, choice: Generation) -> list[Json]:
+        return [self._object([self._choice(index, "", choice.ending, choice.take_sampled())])]
+
+    def end(self, choices: Choices) -> list[Json]:
+        """The counts, for those who asked."""
+        return [self._object([]) | {"usage": openai_usage(choices.usage)}] if self.include_usage else []
+
+    def whole(self, choices: Choices, deltas: Sequence[Sequence[Delta]]) -> Json:
+        said = [
+            self._choice(
+                index,
+                self.echoes[index] + assemble(deltas[index], choice.parser).content,
+                choice.ending,
+                choice.take_sampled(),
+            )
+            for index, choice in enumerate(choices.generations)
+        ]
+        return self._object(said) | {"usage": openai_usage(choices.usage)}
+
+    def _choice(self, index: int, text: str, ending: str | None = None, sampled: Sequence[SampledToken] = ()) -> Json:
+        return {"index": index, "text": text, "logprobs": self._logprobs(sampled), "finish_reason": ending}
+
+    def _logprobs(self, sampled: Sequence[SampledToken]) -> Json | None:
+        """Lists as long as there are tokens; null where none was asked for."""
+        if not sampled:
+            return None
+        return {
+            "tokens": [token_text(token.token_id, self.tokenizer) for token in sampled],
+            "token_logprobs": [finite(token.logprobs.sampled) for token in sampled],
+            "top_logprobs": [
+                {
+                    token_text(token_id, self.tokenizer): finite(logprob)
+                    for token_id, logprob in token.logprobs.likeliest
+                }
+                for token in sampled
+            ],
+        }
+
+    def _object(self, choices: Sequence[Json]) -> Json:
+        return {
+            "id": self.id,
+            "object": "text_completion",
+            "created": self.created,
+            "model": self.model,
+            "choices": list(choices),
+        }

@@ -1,0 +1,70 @@
+"""What ``POST /v1/completions`` accepts, checked once."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from model_server.server.body import checked, without_neutral
+from model_server.server.errors import ApiError
+from model_server.server.sampling_fields import MAX_CHOICES, ChoiceFields, asked
+
+_UNSUPPORTED: dict[str, tuple[Any, ...]] = {
+    "best_of": (1,),
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "repetition_penalty": (1,),
+    "suffix": ("",),
+}
+
+Prompt = str | list[int]
+
+
+class CompletionRequest(ChoiceFields):
+    """A checked request for the plain continuation of a text."""
+
+    prompt_field: ClassVar[str] = "prompt"
+
+    prompt: Any
+    """A text, a list of token ids, or a list of either."""
+    max_tokens: int | None = Field(16, gt=0)
+    """The protocol's own default, which is short."""
+    echo: bool = False
+    """Put the prompt in front of each answer."""
+    logprobs: int | None = Field(None, ge=0, le=20)
+
+    @property
+    def prompts(self) -> Sequence[Prompt]:
+        """Each is answered ``n`` times."""
+        alone = isinstance(self.prompt, str) or all(isinstance(part, int) for part in self.prompt)
+        return [self.prompt] if alone else self.prompt
+
+
+def parse_completion(body: bytes) -> CompletionRequest:
+    """Check a request body.
+
+    Raises:
+        ApiError: what is wrong, where, and what to do.
+    """
+    request = checked(CompletionRequest, without_neutral(asked(body), _UNSUPPORTED))
+    request.check_stream()
+    if request.echo and request.logprobs is not None:
+        raise ApiError("Prompts have no logprobs here. Leave out echo or logprobs.", param="logprobs")
+    if not isinstance(request.prompt, str | list) or not all(map(_is_prompt, request.prompts)):
+        message = (
+            "A prompt is a text, or a list of token ids from 0, and is not empty. prompt is one, or a list of them."
+        )
+        raise ApiError(message, param="prompt")
+    num_choices = len(request.prompts) * request.n
+    if num_choices > MAX_CHOICES:
+        message = (
+            f"{num_choices} answers are asked for at once, more than {MAX_CHOICES}. Send fewer prompts, or lower n."
+        )
+        raise ApiError(message, param="n" if request.n > 1 else "prompt")
+    return request
+
+
+def _is_prompt(value: object) -> bool:
+    if isinstance(value, list):
+        return bool(value) and all(type(part) is int and 0 <= part < 2**31 for part in value)
+    return isinstance(value, str) and bool(value)
