@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from functools import lru_cache
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -28,11 +29,13 @@ _NUM_KEPT = 64
 """Compiled grammars that are kept: callers send the same few schemas again and again."""
 _LONGEST_TOKEN = 1000
 """Bytes; the library holds no longer ones. Only fixed pieces of prompts are, and those are not sampled."""
+_REASON_CHARS = 300
+"""Of the library's messages, which repeat what they complain about."""
 _END_VALUE = "</parameter>"
 
 
 class GrammarError(ValueError):
-    """A schema that cannot be enforced; ``param`` is the path of the part that is to blame, below what was given."""
+    """A schema that cannot be enforced; ``param`` is the path of the tool's part that is to blame, or empty."""
 
     def __init__(self, message: str, param: str = "") -> None:
         super().__init__(message)
@@ -52,13 +55,13 @@ class GrammarCompiler:
         *,
         enable_thinking: bool,
         answer: JsonObject | None = None,
-        tools: Sequence[JsonObject] = (),
+        tools: Mapping[str, JsonObject] = MappingProxyType({}),
         num_calls: int | None = None,
     ) -> "TurnGrammar":
         """A turn that is JSON of the schema ``answer``, or calls of ``tools``; either where both are given.
 
-        ``num_calls`` None allows any number of calls from one on. With neither, only calls within thinking are
-        forbidden.
+        ``tools`` are keyed by their paths in the request, for messages. ``num_calls`` None allows any number of calls
+        from one on. With neither, only calls within thinking are forbidden.
 
         Raises:
             GrammarError: a schema is wrong, or asks for what cannot be enforced.
@@ -78,7 +81,7 @@ class GrammarCompiler:
         matcher = LLMatcher(self._vocabulary, grammar, log_level=0)
         error = matcher.get_error()
         if error:
-            line = re.match(r"at (\d+)\(", error)
+            line = re.match(r"(?:at )?(\d+)\(", error)
             raise GrammarError(_reason(error), params[int(line[1]) - 1] if line else "")
         first = matcher.deep_copy()
         if not any(first.compute_bitmask()) or first.is_error():
@@ -184,9 +187,9 @@ def _json(schema: JsonObject) -> str:
     return f"%json {json.dumps({**schema, 'x-guidance': _JSON_STYLE})}"
 
 
-def _calls(tools: Sequence[JsonObject], tokenizer: ChatTokenizer, rules: _Rules) -> str:
+def _calls(tools: Mapping[str, JsonObject], tokenizer: ChatTokenizer, rules: _Rules) -> str:
     """One call of any of the tools, as ``chat.template`` writes it and ``chat.tool_parser`` reads it."""
-    functions = [rules.add(_function(tool["function"], f"[{index}]", rules), "") for index, tool in enumerate(tools)]
+    functions = [rules.add(_function(tool["function"], param, rules), "") for param, tool in tools.items()]
     begin, end = tokenizer.marker_id(TOOL_CALL), tokenizer.marker_id(END_TOOL_CALL)
     opening, closing = _literal("\n<function="), _literal("</function>\n")
     return f"<[{begin}]> {opening} ({' | '.join(functions)}) {closing} <[{end}]>"
@@ -241,13 +244,14 @@ def _text(schema: JsonObject, param: str) -> str:
 
 
 def _literal(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
+    return json.dumps(text)
 
 
 def _reason(error: str) -> str:
     """The library's message without its place in a grammar that the caller never saw."""
-    message = re.sub(r"^at \d+\(\d+\): (failed to compile JSON schema: )?", "", error)
-    return " ".join(re.split(r"\n +\d+ \| ", message)[0].split())
+    message = re.sub(r"^(at )?\d+\(\d+\): (failed to compile JSON schema: )?", "", error)
+    reason = " ".join(re.split(r"\n +\d+ \| ", message)[0].split())
+    return reason if len(reason) <= _REASON_CHARS else reason[:_REASON_CHARS] + "..."
 
 
 class _Vocabulary:

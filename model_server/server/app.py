@@ -19,6 +19,7 @@ from model_server.chat.stop_strings import StopStrings
 from model_server.chat.tokens import ChatTokenizer
 from model_server.chat.turn import TurnParser
 from model_server.config import ModelConfig
+from model_server.engine.grammar import GrammarCompiler
 from model_server.server.chat_answer import ChatAnswer
 from model_server.server.choices import Choices
 from model_server.server.completion_answer import CompletionAnswer
@@ -42,6 +43,7 @@ from model_server.server.responses import StreamedAnswer, WholeAnswer
 from model_server.server.sampling_fields import SamplingFields
 from model_server.server.schemas import ChatRequest, parse_detokenize, parse_request, parse_tokenize
 from model_server.server.settings import ServerSettings
+from model_server.server.structured_output import turn_grammar
 from model_server.server.wire import Json
 from model_server.types import Engine, GenerateRequest, SamplingParams
 
@@ -77,6 +79,7 @@ class _Service:
     ) -> None:
         self._engine = engine
         self._tokenizer = tokenizer
+        self._grammars = GrammarCompiler(tokenizer)
         self._settings = settings
         self._config = config
         self._metrics = Metrics(engine, settings.model_name)
@@ -114,10 +117,12 @@ class _Service:
         self._check_model(chat.model)
         # A long conversation takes a while to encode; other streams go on meanwhile.
         prompt_ids = await anyio.to_thread.run_sync(encode_prompt, chat, self._tokenizer)
+        grammar = await anyio.to_thread.run_sync(turn_grammar, chat, self._grammars)
         answer = ChatAnswer(_new_id("chatcmpl"), self._settings.model_name, self._tokenizer, chat.include_usage)
         sampling = replace(
             self._sampling(chat, prompt_ids, chat.num_logprobs),
             deadline=thinking_deadline(chat, self._tokenizer),
+            grammar=grammar,
         )
         choices = self._choices(
             [GenerateRequest(answer.id, prompt_ids, sampling, chat.experts_from)],

@@ -4,7 +4,7 @@ from typing import Any
 
 from starlette.responses import JSONResponse
 
-from model_server.types import ContextLengthExceeded, EngineError, Overloaded
+from model_server.types import ContextLengthExceeded, EngineError, Overloaded, UnfollowableGrammar
 
 _RETRY_AFTER_S = 2
 """A sequence of a small model ends in seconds; clients back off by themselves after that."""
@@ -53,6 +53,9 @@ def from_engine(error: EngineError, request_id: str) -> ApiError:
                 code="overloaded",
                 retry_after_s=_RETRY_AFTER_S,
             )
+        case UnfollowableGrammar():
+            message = f"The schema became too complex to follow ({error}). Simplify it."
+            return ApiError(message, code="invalid_schema")
         case _:
             return internal(request_id)
 

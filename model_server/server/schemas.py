@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints
 
 from model_server.chat.template import JsonObject, content_text
-from model_server.server.body import Fields, checked, json_object, unsupported, without_neutral
+from model_server.server.answer_form import NamedTool, ResponseFormat, ToolChoice
+from model_server.server.body import Fields, checked, json_object, without_neutral
 from model_server.server.errors import ApiError
 from model_server.server.sampling_fields import ChoiceFields, TokenId, asked
 
@@ -26,7 +27,6 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "presence_penalty": (0,),
     "reasoning_effort": (),
     "repetition_penalty": (1,),
-    "response_format": ({"type": "text"},),
     "verbosity": (),
     "web_search_options": (),
 }
@@ -74,7 +74,8 @@ class ChatRequest(ChoiceFields):
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=10_000)]
     tools: list[dict[str, Any]] = Field([], max_length=MAX_TOOLS)
-    tool_choice: Literal["auto", "none"] = "auto"
+    tool_choice: ToolChoice = "auto"
+    response_format: ResponseFormat = ResponseFormat()
     chat_template_kwargs: TemplateOptions = TemplateOptions()
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=20)
@@ -103,7 +104,7 @@ class ChatRequest(ChoiceFields):
     @property
     def offered_tools(self) -> Sequence[JsonObject]:
         """The tools the model is shown and may call."""
-        return self.tools if self.tool_choice == "auto" else ()
+        return () if self.tool_choice == "none" else self.tools
 
 
 class TextToTokens(Fields):
@@ -136,7 +137,6 @@ def parse_request(body: bytes) -> ChatRequest:
         ApiError: what is wrong, where, and what to do.
     """
     fields = asked(body)
-    _refuse_forced_calls(fields)
     request = checked(ChatRequest, without_neutral(fields, _UNSUPPORTED))
     request.check_stream()
     if request.return_routed_experts and request.n > 1:
@@ -144,6 +144,9 @@ def parse_request(body: bytes) -> ChatRequest:
     if request.top_logprobs and not request.logprobs:
         raise ApiError("top_logprobs needs logprobs: true. Set it, or leave top_logprobs out.", param="top_logprobs")
     _check_tools(request.tools)
+    _check_choice(request.tool_choice, [tool["function"]["name"] for tool in request.tools])
+    if request.response_format.json_schema is not None:
+        _check_depth(request.response_format.json_schema.schema_, "response_format.json_schema.schema")
     _check_results(request.messages)
     return request
 
@@ -171,12 +174,6 @@ def _template_message(message: Message, index: int) -> JsonObject:
     return {"role": "assistant", "content": content, "reasoning_content": reasoning, "tool_calls": calls}
 
 
-def _refuse_forced_calls(fields: JsonObject) -> None:
-    choice = fields.get("tool_choice")
-    if choice == "required" or isinstance(choice, dict):
-        raise unsupported('This server does not force tool calls. Set tool_choice to "auto" or "none".', "tool_choice")
-
-
 def _check_tools(tools: Sequence[JsonObject]) -> None:
     names: set[str] = set()
     for index, tool in enumerate(tools):
@@ -196,6 +193,14 @@ def _check_tools(tools: Sequence[JsonObject]) -> None:
         _check_schema(function.get("parameters") or {}, f"{path}.function.parameters")
 
 
+def _check_choice(choice: ToolChoice, names: Sequence[str]) -> None:
+    """There is something to call where a call must come."""
+    if choice == "required" and not names:
+        raise ApiError("A required call needs tools. Send them, or leave tool_choice out.", param="tool_choice")
+    if isinstance(choice, NamedTool) and choice.name not in names:
+        raise ApiError(f"There is no tool named {choice.name}. Name one of tools.", param="tool_choice")
+
+
 def _is_name(name: str) -> bool:
     return 0 < len(name) <= _TOOL_NAME_CHARS and name.isascii() and all(c.isalnum() or c in "_.-" for c in name)
 
@@ -210,6 +215,10 @@ def _check_schema(schema: object, path: str) -> None:
         if not name or ">" in name or "\n" in name or name != name.strip():
             message = "The call format cannot carry this parameter name. Rename it."
             raise _bad_schema(message, f"{path}.properties.{name}")
+    _check_depth(schema, path)
+
+
+def _check_depth(schema: JsonObject, path: str) -> None:
     if _depth(schema) > MAX_SCHEMA_DEPTH:
         raise _bad_schema(f"The schema nests deeper than {MAX_SCHEMA_DEPTH} levels. Flatten it.", path)
 

@@ -19,6 +19,9 @@ pytestmark = pytest.mark.anyio
 USER = {"role": "user", "content": "hi"}
 CALL = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 LIST = {"name": "f", "arguments": "[]"}
+UNSATISFIABLE = {"type": "integer", "minimum": 2, "maximum": 1}
+SHAPE = "response_format.json_schema.schema"
+NO_SCHEMA = ("invalid_request_error", SHAPE)
 RESULT = {"role": "tool", "tool_call_id": "a", "content": "x"}
 
 
@@ -28,6 +31,14 @@ def asking(**fields: Any) -> dict[str, Any]:
 
 def tool(**function: Any) -> dict[str, Any]:
     return {"type": "function", "function": {"name": "f"} | function}
+
+
+def named(name: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name}}
+
+
+def shaped(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "shape", "schema": schema}}
 
 
 def nested(depth: int) -> dict[str, Any]:
@@ -95,9 +106,30 @@ async def http() -> AsyncGenerator[httpx.AsyncClient, None]:
         (asking(logit_bias={"999999": 1}), 400, "invalid_request_error", "logit_bias"),
         (asking(min_p=2), 400, "invalid_request_error", "min_p"),
         (asking(max_thinking_tokens=0), 400, "invalid_request_error", "max_thinking_tokens"),
-        (asking(response_format={"type": "json_object"}), 400, "unsupported_parameter", "response_format"),
-        (asking(tool_choice="required", tools=[tool()]), 400, "unsupported_parameter", "tool_choice"),
-        (asking(tool_choice={"type": "function"}, tools=[tool()]), 400, "unsupported_parameter", "tool_choice"),
+        (asking(response_format={"type": "xml"}), 400, "invalid_request_error", "response_format.type"),
+        (asking(response_format={"type": "json_schema"}), 400, "invalid_request_error", "response_format"),
+        (asking(response_format={"json_schema": {"name": "a"}}), 400, *NO_SCHEMA),
+        (asking(response_format=shaped({"type": "strin"})), 400, "invalid_schema", SHAPE),
+        (asking(response_format=shaped({"not": {}})), 400, "invalid_schema", SHAPE),
+        (asking(response_format=shaped({"const": "\ud800"})), 400, "invalid_schema", SHAPE),
+        (asking(response_format=shaped(nested(100))), 400, "invalid_schema", SHAPE),
+        (asking(tool_choice="required"), 400, "invalid_request_error", "tool_choice"),
+        (asking(tool_choice={"type": "function"}, tools=[tool()]), 400, "invalid_request_error", "tool_choice"),
+        (asking(tool_choice=named("g"), tools=[tool()]), 400, "invalid_request_error", "tool_choice"),
+        (
+            asking(
+                tool_choice=named("g"), tools=[tool(), tool(name="g", parameters={"properties": {"a": UNSATISFIABLE}})]
+            ),
+            400,
+            "invalid_schema",
+            "tools[1].function.parameters.properties.a",
+        ),
+        (
+            asking(tool_choice="required", tools=[tool(parameters={"required": ["a"]})]),
+            400,
+            "invalid_schema",
+            "tools[0].function.parameters.required",
+        ),
         (asking(tool_choice="maybe"), 400, "invalid_request_error", "tool_choice"),
         (asking(tools=[{"type": "web"}]), 400, "invalid_request_error", "tools[0]"),
         (asking(tools=[tool(name="a b")]), 400, "invalid_request_error", "tools[0].function.name"),

@@ -75,7 +75,7 @@ def turn(ids: list[int], tools: list[dict[str, Any]], *, enable_thinking: bool =
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_forced_call_is_one_that_the_parser_reads_without_complaint(seed: int) -> None:
-    said = turn(sampled(COMPILER.turn(enable_thinking=False, tools=[VARIED], num_calls=1), seed), [VARIED])
+    said = turn(sampled(COMPILER.turn(enable_thinking=False, tools={"t": VARIED}, num_calls=1), seed), [VARIED])
     assert (said.content, said.flags, [call.name for call in said.calls]) == ("", frozenset(), ["set.all"])
     arguments = json.loads(said.calls[0].arguments)
     assert {"text", "mode", "count", "sure", "tags", "place"} <= set(arguments)
@@ -91,9 +91,9 @@ def test_a_forced_call_is_one_that_the_parser_reads_without_complaint(seed: int)
 
 
 def test_required_calls_are_any_number_of_any_of_the_tools_and_nothing_else() -> None:
-    tools = [tool("one", {}), tool("two", {"sure": {"type": "boolean"}})]
+    tools = {"a": tool("one", {}), "b": tool("two", {"sure": {"type": "boolean"}})}
     grammar = COMPILER.turn(enable_thinking=False, tools=tools)
-    turns = [turn(sampled(grammar, seed), tools) for seed in range(20)]
+    turns = [turn(sampled(grammar, seed), [*tools.values()]) for seed in range(20)]
     assert {said.content for said in turns} == {""}
     assert {len(said.calls) for said in turns} >= {1, 2, 3}
     assert {call.name for said in turns for call in said.calls} == {"one", "two"}
@@ -106,7 +106,7 @@ def test_required_calls_are_any_number_of_any_of_the_tools_and_nothing_else() ->
 
 def test_every_spelling_of_a_boolean_that_the_parser_reads_may_be_said() -> None:
     sure = tool("f", {"sure": {"type": ["boolean", "null"]}}, ("sure",))
-    grammar = COMPILER.turn(enable_thinking=False, tools=[sure], num_calls=1)
+    grammar = COMPILER.turn(enable_thinking=False, tools={"t": sure}, num_calls=1)
     texts = Counter("".join(span.text for span in TOKENIZER.decode(sampled(grammar, seed))) for seed in range(80))
     assert {text.split("sure>")[1].split("<")[0] for text in texts} == {
         "true",
@@ -118,12 +118,20 @@ def test_every_spelling_of_a_boolean_that_the_parser_reads_may_be_said() -> None
     }
 
 
+def test_choices_and_names_hold_any_characters() -> None:
+    choices = ["\0\x01\x7f", "a\\nb", "tab\t", "é😀\u2028", "#//x", "%json {", "'\"", "\\", "/re/i", "<[3]>"]
+    odd = tool("f", {'a"\\b #': {"enum": choices}}, ('a"\\b #',))
+    grammar = COMPILER.turn(enable_thinking=False, tools={"t": odd}, num_calls=1)
+    said = [turn(sampled(grammar, seed), [odd]).calls[0].arguments for seed in range(80)]
+    assert {json.loads(arguments)['a"\\b #'] for arguments in said} == set(choices)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_an_answer_is_json_of_its_schema_or_a_call_where_both_may_come(seed: int) -> None:
     ping = tool("ping", {})
     alone = turn(sampled(COMPILER.turn(enable_thinking=False, answer=PAIR), seed), [])
     assert set(json.loads(alone.content)) == {"count", "kind"}
-    either = turn(sampled(COMPILER.turn(enable_thinking=False, answer=PAIR, tools=[ping]), seed), [ping])
+    either = turn(sampled(COMPILER.turn(enable_thinking=False, answer=PAIR, tools={"t": ping}), seed), [ping])
     assert either.calls if not either.content else set(json.loads(either.content)) == {"count", "kind"}
 
 
@@ -170,7 +178,7 @@ def test_a_vocabulary_with_whole_prompts_as_tokens_and_calls_in_few_tokens_is_se
     header = "\n<function=one>\n<parameter=text>"
     tokenizer.add_tokens(["x" * 5000, header, "</parameter>\n</function>\n"])
     wide = ChatTokenizer(tokenizer)
-    tools = [tool("one", {"text": {"type": "string"}}, ("text",)), tool("two", {})]
+    tools = {"a": tool("one", {"text": {"type": "string"}}, ("text",)), "b": tool("two", {})}
     state = GrammarCompiler(wide).turn(enable_thinking=False, tools=tools, num_calls=1).start()
     call = [Span(TOOL_CALL, True), Span(f"{header}x < y</parameter>\n</function>\n", False), Span("</tool_call>", True)]
     ids = [*wide.encode(call), wide.marker_id(IM_END)]
@@ -219,10 +227,10 @@ def test_a_schema_that_cannot_be_enforced_is_refused_with_the_reason(schema: dic
     ],
 )
 def test_a_tool_that_cannot_be_enforced_is_refused_with_its_path(parameters: dict[str, Any], param: str) -> None:
-    tools = [tool("good", {}), {"type": "function", "function": {"name": "bad", "parameters": parameters}}]
+    bad = {"type": "function", "function": {"name": "bad", "parameters": parameters}}
     with pytest.raises(GrammarError) as refused:
-        COMPILER.turn(enable_thinking=False, tools=tools)
-    assert refused.value.param == f"[1].function.parameters{param}"
+        COMPILER.turn(enable_thinking=False, tools={"tools[0]": tool("good", {}), "tools[1]": bad})
+    assert refused.value.param == f"tools[1].function.parameters{param}"
 
 
 @pytest.fixture(scope="module")
@@ -238,7 +246,7 @@ async def engines() -> AsyncIterator[tuple[EmbeddedEngine, EmbeddedEngine]]:
 async def test_a_random_model_keeps_to_a_grammar_the_same_with_and_without_drafts(
     engines: tuple[EmbeddedEngine, EmbeddedEngine], temperature: float
 ) -> None:
-    grammar = COMPILER.turn(enable_thinking=False, tools=[VARIED], num_calls=1)
+    grammar = COMPILER.turn(enable_thinking=False, tools={"t": VARIED}, num_calls=1)
     for seed in range(2):
         sampling = SamplingParams(
             temperature, seed=seed, max_tokens=400, stop_ids=TOKENIZER.end_ids, num_logprobs=1, grammar=grammar
