@@ -24,6 +24,7 @@ import typer
 
 from agent.cli.app import app
 from agent.types import TaskRequest
+from model_server.server.native_schema import parse_native
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ["agent", "sandbox", "model_server", "evals", "training", "benchmarks", "deploy", "requirements", "tests"]
@@ -99,7 +100,7 @@ def test_shell_examples_name_what_exists(example: Example) -> None:
                     ROOT / f"{module.replace('.', '/')}.py"
                 ).exists(), f"{example}: {words}"
             case ["curl", *arguments]:
-                assert_body_is_a_task(arguments)
+                assert_body_is_accepted(arguments)
 
 
 @in_language("json")
@@ -173,7 +174,10 @@ def assert_command_exists(arguments: list[str], example: Example) -> None:
     assert not unknown, f"{example}: mimo {command.name} has no {unknown}"
 
 
-def assert_body_is_a_task(arguments: list[str]) -> None:
+def assert_body_is_accepted(arguments: list[str]) -> None:
     for flag, value in itertools.pairwise(arguments):
         if flag in ("-d", "--data"):
-            TaskRequest.model_validate_json(value)
+            if any(argument.endswith("/generate") for argument in arguments):
+                parse_native(value.encode())
+            else:
+                TaskRequest.model_validate_json(value)
