@@ -2,7 +2,7 @@
 
 ``python -m training.card --run build/nano --checkpoint model_server/checkpoints/mimo-v2-nano --reports build/eval``
 
-``--run`` is given once for each leg of the training, in order, and ``--trial`` for each run that was only tried. Their
+``--run`` is given once for each leg of the training, in order, and ``--trial`` for each run made to compare. Their
 folders hold the log of ``training.train_nano``, what ``training.dev`` measured, and ``about.txt``, a sentence on what
 was new. The reports are what ``mimo eval run --output json`` printed (``greedy.json``, and ``attempts.json`` where
 there is one) and ``mimo eval baseline --output json`` (``baseline.json``); ``note.txt`` beside them is what a reader of
@@ -31,7 +31,7 @@ _LOG_ROWS = 8
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, required=True, action="append", help="the legs, in order")
-    parser.add_argument("--trial", type=Path, default=[], action="append", help="a run that was tried and left")
+    parser.add_argument("--trial", type=Path, default=[], action="append", help="a run made to compare")
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--reports", type=Path, required=True)
     arguments = parser.parse_args()
@@ -131,10 +131,10 @@ def _training(legs: list[Run], trials: list[Run]) -> Iterator[str]:
     yield ""
     yield (
         f"{sum(leg.tokens for leg in legs):,} tokens in {steps:,} steps, {minutes:.0f} minutes of step time on two "
-        "hardware threads of one core: scripted repairs of generated repositories, imitated (`training/episodes.py`), "
+        "threads of a CPU: scripted repairs of generated repositories, imitated (`training/episodes.py`), "
         "loss on what the agent writes. Muon for matrices, AdamW for the rest, rates brought down to zero in the "
-        "first leg and the last; weights rounded to FP8 in the last stretch. The prediction layers were trained "
-        "afterwards beside the frozen model."
+        "first, the fifth and the last leg; weights rounded to FP8 in the last stretch. The prediction layers were "
+        "trained afterwards beside the frozen model."
     )
     yield ""
     yield (
@@ -145,7 +145,7 @@ def _training(legs: list[Run], trials: list[Run]) -> Iterator[str]:
     yield ""
     yield from _runs(legs)
     if trials:
-        yield "Tried and left:"
+        yield "Compared at about equal tokens, each from the fifth leg's weights and at the same rates:"
         yield ""
         yield from _runs(trials)
     yield "| tokens | loss on the agent's own tokens |"
