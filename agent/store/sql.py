@@ -298,12 +298,13 @@ async def _wait(changed: anyio.Event, timeout_s: float) -> None:
 
 
 def _claimable(now: datetime) -> Select[Any]:
+    """The run whose turn it is: every task gets a first attempt before any gets a second, which it may not need."""
     unowned = or_(runs.c.lease_until.is_(None), runs.c.lease_until < now)
     return (
         sql_select(runs)
         .join(tasks, tasks.c.task_id == runs.c.task_id)
         .where(runs.c.status.in_(_LIVING), unowned)
-        .order_by(runs.c.position)
+        .order_by(runs.c.attempt, runs.c.position)
         .limit(1)
         .with_for_update(of=tasks, skip_locked=True)
     )

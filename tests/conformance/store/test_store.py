@@ -427,6 +427,14 @@ async def test_task_ends_with_its_last_run_and_shows_the_best(store: Store) -> N
     assert (await types(store, task)).count("task.finished") == 1
 
 
+async def test_every_task_gets_a_first_attempt_before_any_gets_a_second(store: Store) -> None:
+    tasks = [await store.submit(request(str(number), attempts=2)) for number in range(2)]
+
+    claims = [await claimed(store) for _ in range(4)]
+
+    assert [claim.task.id for claim in claims] == [tasks[0].id, tasks[1].id, tasks[0].id, tasks[1].id]
+
+
 async def test_attempts_nobody_began_are_cancelled_once_one_is_verified(store: Store) -> None:
     task = await store.submit(request(attempts=4))
     claims = [await claimed(store) for _ in range(3)]
