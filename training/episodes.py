@@ -209,7 +209,7 @@ def passage_of(text: str, function: str) -> str:
 
 
 def down_to_fault(broken: str, fixed: str) -> tuple[str, str]:
-    """Both passages down to the first line in which they differ. The second is what is thought of before an edit.
+    """Two passages that differ, down to the first line in which they do. The second is thought of before an edit.
 
     To say first which line is at fault, and then what to change in it, asks for choices that nothing has prepared. To
     write the code that a docstring asks for is what a language model learns from every line it reads, and where that is
@@ -297,7 +297,8 @@ class _Desk:
         repairs: list[tuple[str, str]] = []
         for bug in self.task.bugs:
             broken, fixed = passage_of(self.task.files[bug.path], bug.function), self.fixed(bug)
-            repairs += [(broken, fixed), down_to_fault(broken, fixed)]
+            if broken != fixed:
+                repairs += [(broken, fixed), down_to_fault(broken, fixed)]
         return Episode(self.messages, self.weights, tuple(repairs))
 
     def _bash(self, command: str, output: str, code: int = 0, weight: float = 1.0) -> None:
