@@ -50,8 +50,8 @@ class EpisodeMix:
     """Shares of the kinds of episodes."""
 
     wrong_edit: float = 0.3
-    """Wrong edits, then the right one: either with a failing test and the way back, or refused because they change
-    nothing, which is what a model that doubts its choice of a line writes."""
+    """A wrong edit or two, then the right one: with a failing test and the way back, or refused because nothing
+    changes."""
     refused_edit: float = 0.05
     """An edit whose old text is not in the file, then the right one."""
     whole: float = 0.5
@@ -105,8 +105,8 @@ class Expert:
         return desk.episode()
 
     def drill(self, task: RepairTask) -> Episode:
-        """Functions with a fault or two, looked at and repaired one after the other, without statement and
-        tests: what is hard to learn comes three times as often in as many tokens. One line of each is edited."""
+        """Functions with a fault or two, looked at and repaired one after the other, without statement and tests: what
+        is hard to learn comes nearly twice as often in as many tokens. One line of each is edited."""
         files = dict(task.files)
         for bug in task.bugs:
             files[bug.path] = self._worse(files[bug.path], task, bug)
@@ -135,7 +135,7 @@ class Expert:
         return desk.episode()
 
     def _begin(self, task: RepairTask) -> "_Desk":
-        """The statement, and the file with the bugs on the desk."""
+        """The statement, and the first broken function on the desk."""
         random = self._random
         style = random.randrange(NUM_STYLES)
         text = "\n".join(statement(bug, style) for bug in task.bugs)

@@ -137,9 +137,9 @@ class Encoder:
 
 
 def _departures(ids: list[int], others: list[int]) -> Iterator[tuple[range, range]]:
-    """Where two sequences, equal at the end, differ: ranges in the first and the second, one of them may be empty."""
-    for same, *bounds in SequenceMatcher(None, ids, others, autojunk=False).get_opcodes():
-        if same != "equal":
+    """Where two sequences with the same last token differ: ranges in the first and in the second; one may be empty."""
+    for kind, *bounds in SequenceMatcher(None, ids, others, autojunk=False).get_opcodes():
+        if kind != "equal":
             yield range(*bounds[:2]), range(*bounds[2:])
 
 
