@@ -9,6 +9,7 @@ import asyncio
 import base64
 import binascii
 import functools
+import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -40,6 +41,8 @@ _EVENT_FIELDS = tuple(Event.model_fields)
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
+_logger = logging.getLogger(__name__)
+
 
 def utc_now() -> datetime:
     return datetime.now(UTC)
@@ -55,9 +58,23 @@ def _whole(
         work = asyncio.ensure_future(method(store, *args, **kwargs))
         store.unfinished.add(work)
         work.add_done_callback(store.unfinished.discard)
-        return await asyncio.shield(work)
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            work.add_done_callback(_report_failure)
+            raise
 
     return shielded
+
+
+def _report_failure(work: asyncio.Future[Any]) -> None:
+    """Log how a transaction failed whose caller is gone, and can no longer be told."""
+    if work.cancelled() or (error := work.exception()) is None:
+        return
+    if isinstance(error, LeaseLost):  # As if the caller had gone a moment earlier.
+        _logger.info("action=lose reason=%r", str(error))
+    else:
+        _logger.error("action=fail error=%r", error, exc_info=error)
 
 
 class SqlStore:

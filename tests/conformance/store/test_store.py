@@ -1,6 +1,7 @@
 """What every store promises."""
 
 import asyncio
+import logging
 from typing import Any
 
 import anyio
@@ -321,6 +322,25 @@ async def test_caller_cancelled_in_a_write_leaves_a_whole_transaction(store: Sto
     log = await store.events(task.id)
     assert [event.seq for event in log] == list(range(1, len(log) + 1))
     await store.append(claim.run_id, claim.generation, "note", {})
+
+
+async def test_failure_that_a_cancelled_caller_can_no_longer_be_told_is_logged(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    await store.submit(request())
+    claim = await claimed(store)
+    await store.finish(claim.run_id, claim.generation, RunResult(status=Status.SUCCEEDED))
+
+    with caplog.at_level(logging.INFO, "agent.store"):
+        renewing = asyncio.ensure_future(store.renew(claim.run_id, claim.generation, 5))
+        await asyncio.sleep(0)
+        renewing.cancel()
+        await asyncio.wait([renewing])
+        with anyio.fail_after(10):
+            while "has ended" not in caplog.text:  # noqa: ASYNC110 - nobody waits for it any more
+                await asyncio.sleep(0.01)
+
+    assert renewing.cancelled()
 
 
 # The life of a run, and what is derived from it.
