@@ -89,6 +89,10 @@ def test_a_statement_names_its_file_where_its_style_says_so(exam: Exam) -> None:
             assert bug.failure.case.expected in text
 
 
+_EPISODES = (Expert.read, Expert.drill, *[Expert.solve] * 6)
+"""Every kind, as often as gives each of them some dozens."""
+
+
 def _training_texts(num_episodes: int) -> Iterator[str]:
     """Everything that stands in freshly drawn training episodes of every kind."""
     random = Random(7)
@@ -97,7 +101,7 @@ def _training_texts(num_episodes: int) -> Iterator[str]:
     for index in range(num_episodes):
         task = source.make(1 + index % 3)
         try:
-            episode = expert.read(task) if index % 10 == 0 else expert.solve(task)
+            episode = _EPISODES[index % len(_EPISODES)](expert, task)
         except Endless:
             continue
         yield from _strings(episode.messages)
