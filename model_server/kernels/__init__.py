@@ -1,0 +1,1 @@
+"""What runs a step fast: the batch and cache layout every backend shares, and the backends themselves."""
