@@ -168,7 +168,7 @@ class _Run:
             survived = _num_drops(done) >= self._guard.max_drops
             await self._trip(done[-1], pattern, "stop" if survived else "drop")
             if survived:
-                raise _Stopped(StopReason.STUCK, f"the agent went round in circles ({pattern})")
+                raise _Stopped(StopReason.STUCK, f"the agent went round in circles ({pattern.replace('_', ' ')})")
 
     def _check_limits(self, done: Sequence[Step]) -> None:
         limits = self._task.limits

@@ -90,17 +90,10 @@ _VERDICTS = {
 
 _STATUS_STYLES = {Status.SUCCEEDED: "green", Status.FAILED: "red", Status.CANCELLED: "red", Status.QUEUED: "dim"}
 
-_STOPS = {
-    StopReason.FINISHED: "the agent finished",
-    StopReason.STEP_LIMIT: "the limit of steps was reached; raise --max-steps to let it go on longer",
-    StopReason.TOKEN_BUDGET: "the budget of tokens is spent",
-    StopReason.WALL_CLOCK: "the time is over; raise --timeout to let it go on longer",
-    StopReason.STUCK: "the agent went round in circles",
-    StopReason.FORMAT_ERRORS: "the model's answers held no usable tool call, three times in a row",
-    StopReason.CONTEXT_EXHAUSTED: "the conversation no longer fits the model's context",
-    StopReason.MODEL_ERROR: "the model endpoint gave no answer; check --model-url and that the server runs",
-    StopReason.SANDBOX_LOST: "the sandbox was lost",
-    StopReason.CANCELLED: "cancelled",
+_REMEDIES = {
+    StopReason.STEP_LIMIT: "raise --max-steps to let it go on longer",
+    StopReason.WALL_CLOCK: "raise --timeout to let it go on longer",
+    StopReason.MODEL_ERROR: "check --model-url and that the server runs",
 }
 
 _TAIL_LINES = 15
@@ -123,8 +116,9 @@ def _verdict(task: TaskSummary) -> Text:
 
 
 def _stopped(task: TaskSummary) -> str:
-    parts = [_STOPS[task.stop_reason] if task.stop_reason else "", printable(task.error or "")]
-    return "; ".join(part for part in parts if part) or "the run failed"
+    why = printable(task.error or "") or (task.stop_reason or "the run failed").replace("_", " ")
+    remedy = _REMEDIES.get(task.stop_reason) if task.stop_reason else None
+    return f"{why}; {remedy}" if remedy else why
 
 
 def _evidence(evidence: Evidence) -> Text:

@@ -114,6 +114,13 @@ def test_step_limit_has_its_own_code(mimo: Mimo, checkout: Path, repairing: str)
     assert json.loads(ended.out)["stop_reason"] == "step_limit"
 
 
+def test_why_a_run_stopped_is_said_once_with_what_to_do(mimo: Mimo, checkout: Path, repairing: str) -> None:
+    ended = mimo("run", "x", "--repo", checkout, "--model-url", repairing, "--max-steps", 1)
+
+    said = "Stopped: the limit of 1 steps is reached; raise --max-steps to let it go on longer"
+    assert said in " ".join(ended.err.split())
+
+
 def test_best_of_several_attempts_is_the_result(mimo: Mimo, checkout: Path, repairing: str) -> None:
     ended = mimo("run", "x", "--repo", checkout, "--model-url", repairing, "--attempts", 2, "-o", "json")
 
