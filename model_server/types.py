@@ -75,6 +75,15 @@ class GenerateRequest:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     experts_from: int | None = None
     """Report the experts of every token from this position on."""
+    forced_experts: "Tensor | None" = None
+    """uint8 [S, M, K]: experts the first S prompt tokens use instead of the routers' choice. Such a request neither
+    uses the shared cache nor adds to it: its keys and values are its own."""
+    cache_salt: str = ""
+    """Who may share cached prefixes: only requests with an equal salt do. Answer times tell what is cached."""
+    session_id: str | None = None
+    """A conversation that continues its own cache; named apart in each salt."""
+    priority: int = 0
+    """Higher ones go first; none waits for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +99,9 @@ class TokenEvent:
     experts: "Tensor | None" = None
     """With the last event, where asked for: uint8 [S, M, K] for the positions that were run, which leaves out the
     last token."""
+    segment: int | None = None
+    """With the last event of a session: how often, before it, a prompt of the session did not begin with all tokens
+    of the one before. Tokens of one segment are one text, each sampled after exactly those before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +125,34 @@ class EngineStats:
     """Tokens guessed ahead since the start."""
     accepted: int = 0
     """Those of them that were sampled too."""
+    cache: "CacheStats | None" = None
+    """None where the engine cannot say."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheStats:
+    """A moment's view of the memory for keys and values, and counts since the start."""
+
+    page_tokens: int
+    """Tokens in a page of the global layers."""
+    pages: int
+    used_pages: int
+    """Held by running sequences, by the prefix tree or by sessions, however many share one."""
+    kept_pages: int
+    """Those of them that only the prefix tree and sessions hold: given up as soon as a sequence needs them."""
+    rings: int
+    used_rings: int
+    """Window layers of running sequences, of sessions, and snapshots."""
+    snapshots: int
+    """Points of the prefix tree from which a sequence can go on."""
+    sessions: int
+    used_bytes: int
+    """Bytes of used pages and rings."""
+    prompt_tokens: int = 0
+    """Of all sequences admitted; again for each time one is resumed."""
+    hit_tokens: int = 0
+    """Those of them that were not computed again."""
+    preemptions: int = 0
 
 
 class EngineError(Exception):
@@ -121,6 +161,10 @@ class EngineError(Exception):
 
 class ContextLengthExceeded(EngineError):
     """Prompt and requested tokens do not fit the context; the message has both numbers."""
+
+
+class CacheTooSmall(ContextLengthExceeded):
+    """They fit the context, but not the memory for keys and values; the message has the numbers."""
 
 
 class Overloaded(EngineError):
@@ -138,7 +182,7 @@ class Engine(Protocol):
         """Stream the continuation. Closing the generator cancels the sequence within one step.
 
         Raises:
-            ContextLengthExceeded, Overloaded: before the first token.
+            ContextLengthExceeded, CacheTooSmall, Overloaded: before the first token.
             EngineError: the engine failed.
         """
 
