@@ -2,28 +2,31 @@
 
 safetensors only: a checkpoint is data, never code. Quantised weights are e4m3 values with one f32 scale per block
 (``<name>_scale_inv``); the weight is value times scale. Experts have a name each in the files and are stacked here.
+
+Scales of keys and values come in two layouts, told apart by the number of K's scale rows: blocks over all rows of a
+matrix, or blocks over each head's K rows and V rows together, one of which may cover the end of K and the beginning of
+V. Here the second becomes blocks of fewer rows, so that whoever applies scales knows one rule: row // block rows.
 """
 
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from model_server.config import ModelConfig, QuantizationConfig, load_config
+from model_server.kernels.fp8 import FP8, dequantize_blocks, quantize_blocks, refine_rows
+from model_server.layers.linear import BlockScaledLinear
+from model_server.layers.moe import BlockScaledExperts, Experts
 from model_server.models.mimo_v2_flash import MiMoV2Flash
 
-_FP8 = torch.float8_e4m3fn
-_FP8_MAX = 448.0
 _SCALE = "_scale_inv"
 _INDEX = "model.safetensors.index.json"
 _ROUTER = (".mlp.gate.weight", ".mlp.gate.e_score_correction_bias")
@@ -38,33 +41,42 @@ class CheckpointError(Exception):
     """A checkpoint cannot be used; the message names the file or the weight, and what is wrong with it."""
 
 
-def load_model(checkpoint: Path, dtype: torch.dtype) -> MiMoV2Flash:
+def load_model(checkpoint: Path, dtype: torch.dtype, keep_fp8: bool = False) -> MiMoV2Flash:
     """Build the model a folder describes, weights in ``dtype`` (routers always in f32), ready for inference.
 
-    The number of prediction layers follows from the names. Names, shapes and scales are checked before memory is
-    taken; then memory stays below the weights and one file.
+    With ``keep_fp8``, attention inputs and feed-forward blocks that are FP8 in the files stay FP8 in memory and are
+    dequantised in use (``model_server.layers.linear``): the same results bit for bit in f32, and no gradients.
+
+    Everything :func:`check_checkpoint` does comes first; then memory stays below the weights and one file.
 
     Raises:
         CheckpointError: anything about the folder is missing, damaged, unexpected or of the wrong shape.
     """
-    try:
-        config = load_config(checkpoint)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{checkpoint / 'config.json'}: {error}") from error
-    with ExitStack() as stack:
-        source = _Source.open(checkpoint, stack)
-        num_mtp_layers = 1 + max((int(m[1]) for name in source.files if (m := _MTP_LAYER.match(name))), default=-1)
-        with torch.device("meta"):
-            model = MiMoV2Flash(config, num_mtp_layers)
-        readers = _readers(model, source)
-        _set_dtype(model, dtype)
-        model.to_empty(device="cpu")
-        if config.tie_word_embeddings:  # to_empty gives each name its own memory
-            model.lm_head.weight = model.model.embed_tokens.weight
-        parameters = dict(model.named_parameters())
-        for reader in readers:
-            reader.slot.part_of(parameters).copy_(reader.read(source))
+    model, readers, source = _checked(checkpoint, keep_fp8)
+    _set_dtype(model, dtype)
+    model.to_empty(device="cpu")
+    if model.config.tie_word_embeddings:  # to_empty gives each name its own memory
+        model.lm_head.weight = model.model.embed_tokens.weight
+    parameters = dict(model.named_parameters())
+    # Scales before weights: a weight and its scales may be in different files, and only one file is open at a time.
+    names = {name for reader in readers.values() if reader.scales for name in reader.scales.names}
+    scales = {name: values.to(torch.float32, copy=True) for name, values in source.read(names)}
+    for name, values in source.read(readers):
+        readers[name].fill(parameters, values, scales)
     return model.eval()
+
+
+def check_checkpoint(checkpoint: Path, keep_fp8: bool = False) -> MiMoV2Flash:
+    """The model a folder describes, without its weights (on torch's meta device).
+
+    Configuration, names, shapes, types and scales are checked against the headers of the files; nothing is read
+    beyond them and no memory is taken, so this is quick for a model of any size. The number of prediction layers
+    follows from the names.
+
+    Raises:
+        CheckpointError: as :func:`load_model`, but for what only the numbers themselves can show.
+    """
+    return _checked(checkpoint, keep_fp8)[0]
 
 
 def save_checkpoint(
@@ -74,7 +86,12 @@ def save_checkpoint(
 
     With ``quantize``, attention inputs and feed-forward weights become FP8 blocks, routers f32 and the rest bf16;
     without, every weight keeps its type. Past ``max_shard_bytes`` the weights go to numbered files with an index.
+
+    Raises:
+        ValueError: the model was loaded with its FP8 weights kept; it has no others to write.
     """
+    if any(parameter.dtype == FP8 for parameter in model.parameters()):
+        raise ValueError("a model that keeps FP8 weights is for inference: load it without keep_fp8 to save it")
     directory.mkdir(parents=True, exist_ok=True)
     quantization = (model.config.quantization_config or QuantizationConfig()) if quantize else None
     _write_config(model.config, quantization, directory / "config.json")
@@ -118,29 +135,6 @@ def hub_layout(config: ModelConfig, num_mtp_layers: int) -> Iterator[HubTensor]:
         yield from _stored(slot, quantization)
 
 
-def quantize_blocks(weight: Tensor, block: tuple[int, int] = (128, 128)) -> tuple[Tensor, Tensor]:
-    """weight [..., R, C] -> e4m3 values [..., R, C] and f32 scales [..., ceil(R / block), ceil(C / block)].
-
-    The largest magnitude of a block becomes 448, the largest e4m3 value. A block of zeros gets scale 1.
-    """
-    num_rows, num_cols = weight.shape[-2:]
-    padded = F.pad(weight.detach().float(), (0, -num_cols % block[1], 0, -num_rows % block[0]))
-    by_col = torch.unflatten(padded, -1, (-1, block[1]))
-    blocks = torch.unflatten(by_col, -3, (-1, block[0]))  # [..., r, block, c, block]
-    largest = blocks.abs().amax((-3, -1))
-    scale = torch.where(largest > 0, largest / _FP8_MAX, 1.0)
-    values = (blocks / scale[..., :, None, :, None]).clamp(-_FP8_MAX, _FP8_MAX)
-    flat = values.flatten(-4, -3).flatten(-2)[..., :num_rows, :num_cols]
-    return flat.to(_FP8), scale
-
-
-def dequantize_blocks(values: Tensor, scale: Tensor, block: tuple[int, int] = (128, 128)) -> Tensor:
-    """e4m3 values [..., R, C] and their block scales -> f32 weight."""
-    num_rows, num_cols = values.shape[-2:]
-    by_row = scale.float().repeat_interleave(block[0], dim=-2)[..., :num_rows, :]
-    return values.float() * by_row.repeat_interleave(block[1], dim=-1)[..., :num_cols]
-
-
 @dataclass(frozen=True, slots=True)
 class _Slot:
     """One tensor of the hub's layout and the part of our parameter it fills."""
@@ -153,10 +147,16 @@ class _Slot:
     first_row: int = 0
 
     def part_of(self, parameters: Mapping[str, Tensor]) -> Tensor:
-        whole = parameters[self.parameter].detach()
+        return self._part(parameters[self.parameter].detach(), 1)
+
+    def scales_of(self, parameters: Mapping[str, Tensor], block_rows: int) -> Tensor:
+        return self._part(parameters[self.parameter + _SCALE].detach(), block_rows)
+
+    def _part(self, whole: Tensor, block_rows: int) -> Tensor:
         if self.expert is None:
             return whole
-        return whole[self.expert, self.first_row : self.first_row + self.shape[0]]
+        first = self.first_row // block_rows
+        return whole[self.expert, first : first + _ceil(self.shape[0], block_rows)]
 
 
 def _slots(model: MiMoV2Flash) -> list[_Slot]:
@@ -178,45 +178,74 @@ def _slots_of(name: str, parameter: Tensor) -> list[_Slot]:
     return [_Slot(name, shape, name)]
 
 
-class _Source:
-    """The open files of a checkpoint: every name once, headers read, tensors on request."""
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """What a file says about one of its tensors."""
 
-    def __init__(self, files: dict[str, Path], handles: dict[Path, Any]) -> None:
-        self.files = files
-        self._handles = handles
+    path: Path
+    shape: tuple[int, ...]
+    dtype: str
+    """safetensors' name of the type."""
+
+
+class _Source:
+    """The files of a checkpoint: every name once, headers known, tensors on request."""
+
+    def __init__(self, headers: Mapping[str, _Header]) -> None:
+        self.headers = headers
 
     @classmethod
-    def open(cls, checkpoint: Path, stack: ExitStack) -> "_Source":
-        files: dict[str, Path] = {}
-        handles: dict[Path, Any] = {}
+    def open(cls, checkpoint: Path) -> "_Source":
+        """Raises CheckpointError: a file is damaged, or the files and the index disagree."""
+        headers: dict[str, _Header] = {}
         for path in _weight_files(checkpoint):
-            try:
-                handles[path] = stack.enter_context(safe_open(path, framework="pt"))
-            except (SafetensorError, OSError) as error:
-                raise CheckpointError(f"{path}: {error}") from error
-            for name in handles[path].keys():  # noqa: SIM118 (not a mapping)
-                if name in files:
-                    raise CheckpointError(f"{path}: {name} is also in {files[name].name}")
-                files[name] = path
-        _check_index(checkpoint, files)
-        return cls(files, handles)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._handles[self.files[name]].get_slice(name).get_shape())
+            for name, header in _read_headers(path):
+                if name in headers:
+                    raise CheckpointError(f"{path}: {name} is also in {headers[name].path.name}")
+                headers[name] = header
+        _check_index(checkpoint, headers)
+        return cls(headers)
 
     def is_fp8(self, name: str) -> bool:
         """Raises CheckpointError for a type that is no weight's."""
-        dtype = self._handles[self.files[name]].get_slice(name).get_dtype()
-        if dtype not in ("F8_E4M3", "BF16", "F16", "F32"):
-            raise CheckpointError(f"{self.files[name]}: {name} has type {dtype}, expected F8_E4M3, BF16, F16 or F32")
-        return bool(dtype == "F8_E4M3")
+        header = self.headers[name]
+        if header.dtype not in ("F8_E4M3", "BF16", "F16", "F32"):
+            raise CheckpointError(f"{header.path}: {name} has type {header.dtype}, expected F8_E4M3, BF16, F16 or F32")
+        return header.dtype == "F8_E4M3"
 
-    def tensor(self, name: str) -> Tensor:
-        try:
-            result: Tensor = self._handles[self.files[name]].get_tensor(name)
-        except SafetensorError as error:
-            raise CheckpointError(f"{self.files[name]}: {name}: {error}") from error
-        return result
+    def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+        """The tensors of these names, file by file. A tensor lies in its open file: use it before taking the next.
+
+        Open files count as this process's memory once read, so there is never more than one.
+        """
+        by_path = sorted(names, key=lambda name: (self.headers[name].path, name))
+        for path, group in groupby(by_path, key=lambda name: self.headers[name].path):
+            try:
+                with safe_open(path, framework="pt") as file:
+                    for name in group:
+                        values = file.get_tensor(name)
+                        _check_finite(path, name, values)
+                        yield name, values
+            except (SafetensorError, OSError) as error:
+                raise CheckpointError(f"{path}: {error}") from error
+
+
+def _read_headers(path: Path) -> Iterator[tuple[str, _Header]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 (not a mapping)
+                part = file.get_slice(name)
+                yield name, _Header(path, tuple(part.get_shape()), part.get_dtype())
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def _check_finite(path: Path, name: str, values: Tensor) -> None:
+    """One damaged number would make every answer of the model nothing but damage."""
+    # e4m3 has no infinity, and one pattern beside the sign for what is no number.
+    finite = (values.view(torch.uint8) & 0x7F) != 0x7F if values.dtype == FP8 else values.isfinite()
+    if not finite.all():
+        raise CheckpointError(f"{path}: {name} has values that are no numbers")
 
 
 def _weight_files(checkpoint: Path) -> list[Path]:
@@ -226,9 +255,9 @@ def _weight_files(checkpoint: Path) -> list[Path]:
     return files
 
 
-def _check_index(checkpoint: Path, files: Mapping[str, Path]) -> None:
+def _check_index(checkpoint: Path, headers: Mapping[str, _Header]) -> None:
     index = _index(checkpoint)
-    found = {name: path.name for name, path in files.items()}
+    found = {name: header.path.name for name, header in headers.items()}
     if index and index != found:
         wrong = sorted(name for name, _ in index.items() ^ found.items())
         raise CheckpointError(f"{checkpoint / _INDEX}: the files disagree about {_some(wrong)}")
@@ -250,46 +279,92 @@ def _index(checkpoint: Path) -> dict[str, str]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Reader:
-    """How one slot is read: plain, or values times scales."""
-
-    slot: _Slot
-    scales: "_Scales | None"
-
-    def read(self, source: _Source) -> Tensor:
-        values = source.tensor(self.slot.name)
-        return values if self.scales is None else self.scales.apply(values, source)
-
-
-@dataclass(frozen=True, slots=True)
 class _Scales:
-    """Scales of one weight. ``shared`` is set for V in the per-head layout, where a head's first V rows belong to
-    the block of its last K rows, whose scale is stored with K."""
+    """Which tensors hold the scales of one matrix, and the rows and columns each scale stands for."""
 
     name: str
     block: tuple[int, int]
-    head_rows: tuple[int, int] | None = None
-    """K and V rows of a head, in the per-head layout of attention weights."""
-    shared: str | None = None
+    """Of one scale that :meth:`take` returns."""
+    by_head: "_ByHead | None" = None
 
-    def apply(self, values: Tensor, source: _Source) -> Tensor:
-        scale = source.tensor(self.name).float()
-        if self.head_rows is None:
-            return dequantize_blocks(values, scale, self.block)
-        k_rows, v_rows = self.head_rows
-        num_heads = len(values) // (k_rows if self.shared is None else v_rows)
-        k_scale = scale if self.shared is None else source.tensor(self.shared).float()
-        heads = _by_head(k_scale, num_heads)
-        if self.shared is not None:
-            heads = torch.cat((heads, _by_head(scale, num_heads)), dim=1)
-        by_row = heads.repeat_interleave(self.block[0], dim=1)
-        by_row = by_row[:, :k_rows] if self.shared is None else by_row[:, k_rows : k_rows + v_rows]
-        by_col = by_row.flatten(0, 1).repeat_interleave(self.block[1], dim=1)
-        return values.float() * by_col[:, : values.shape[1]]
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.name,) if self.by_head is None else (self.name, self.by_head.k_name)
+
+    def take(self, scales: Mapping[str, Tensor]) -> Tensor:
+        """f32 [ceil(R / block), ceil(C / block)]"""
+        if self.by_head is None:
+            return scales[self.name]
+        return self.by_head.take(scales[self.by_head.k_name], None if self.is_k else scales[self.name], self.block[0])
+
+    @property
+    def is_k(self) -> bool:
+        return self.by_head is not None and self.by_head.k_name == self.name
 
 
-def _by_head(scale: Tensor, num_heads: int) -> Tensor:
-    return scale.view(num_heads, len(scale) // num_heads, scale.shape[1])
+@dataclass(frozen=True, slots=True)
+class _ByHead:
+    """The layout that blocks a head's K rows and V rows together. The scale of a block that has both is K's."""
+
+    k_name: str
+    num_heads: int
+    k_rows: int
+    v_rows: int
+    block_rows: int
+    """Of the files."""
+
+    def take(self, k_scale: Tensor, v_scale: Tensor | None, finer: int) -> Tensor:
+        """Scales of K, or with ``v_scale`` of V, for blocks of ``finer`` rows, which divide every boundary."""
+        num_cols = k_scale.shape[1]
+        heads = k_scale.view(self.num_heads, -1, num_cols)
+        if v_scale is not None:
+            heads = torch.cat((heads, v_scale.view(self.num_heads, -1, num_cols)), dim=1)
+        rows = heads.repeat_interleave(self.block_rows // finer, dim=1)
+        first, num_rows = (0, self.k_rows) if v_scale is None else (self.k_rows, self.v_rows)
+        return rows[:, first // finer : (first + num_rows) // finer].reshape(-1, num_cols)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """How one slot is filled: with the file's values, with values times scales, or with both as they are."""
+
+    slot: _Slot
+    scales: _Scales | None
+    kept_block: tuple[int, int] | None = None
+    """Block of the FP8 parameter the slot is part of; None for a plain one."""
+
+    def fill(self, parameters: Mapping[str, Tensor], values: Tensor, scales: Mapping[str, Tensor]) -> None:
+        part = self.slot.part_of(parameters)
+        if self.scales is None:
+            part.copy_(values)
+        elif self.kept_block is None:
+            part.copy_(dequantize_blocks(values, self.scales.take(scales), self.scales.block))
+        else:
+            part.copy_(values)
+            finer = refine_rows(self.scales.take(scales), self.scales.block[0], self.kept_block[0], len(values))
+            self.slot.scales_of(parameters, self.kept_block[0]).copy_(finer)
+
+
+def _checked(checkpoint: Path, keep_fp8: bool) -> tuple[MiMoV2Flash, dict[str, _Reader], _Source]:
+    """The model on the meta device, by name in the files how each of its slots is read, and the files."""
+    try:
+        config = load_config(checkpoint)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{checkpoint / 'config.json'}: {error}") from error
+    source = _Source.open(checkpoint)
+    with torch.device("meta"):
+        model = MiMoV2Flash(config, _num_mtp_layers(source))
+    readers = _readers(model, source)
+    if keep_fp8:
+        readers = _keep_fp8(model, readers)
+    return model, {reader.slot.name: reader for reader in readers}, source
+
+
+def _num_mtp_layers(source: _Source) -> int:
+    numbers = {match[1] for name in source.headers if (match := _MTP_LAYER.match(name))}
+    if numbers != {str(number) for number in range(len(numbers))}:
+        raise CheckpointError(f"prediction layers are not numbered from 0 on: {_some(sorted(numbers))}")
+    return len(numbers)
 
 
 def _readers(model: MiMoV2Flash, source: _Source) -> list[_Reader]:
@@ -299,72 +374,103 @@ def _readers(model: MiMoV2Flash, source: _Source) -> list[_Reader]:
         CheckpointError: names missing or unexpected, wrong shapes, scales missing.
     """
     slots = _slots(model)
-    missing = [slot.name for slot in slots if slot.name not in source.files]
+    missing = [slot.name for slot in slots if slot.name not in source.headers]
     if missing:
         raise CheckpointError(f"missing weights: {_some(missing)}")
     for slot in slots:
-        if source.shape(slot.name) != slot.shape:
+        header = source.headers[slot.name]
+        if header.shape != slot.shape:
             raise CheckpointError(
-                f"{source.files[slot.name]}: {slot.name} has shape {list(source.shape(slot.name))},"
-                f" the configuration gives {list(slot.shape)}"
+                f"{header.path}: {slot.name} has shape {list(header.shape)}, the configuration gives {list(slot.shape)}"
             )
     readers = [
         _Reader(slot, _scales(slot, model.config, source) if source.is_fp8(slot.name) else None) for slot in slots
     ]
     known = {slot.name for slot in slots} | {reader.scales.name for reader in readers if reader.scales}
-    unexpected = sorted(set(source.files) - known)
+    unexpected = sorted(set(source.headers) - known)
     if unexpected:
         raise CheckpointError(f"unexpected weights: {_some(unexpected)}")
     return readers
 
 
 def _scales(slot: _Slot, config: ModelConfig, source: _Source) -> _Scales:
-    quantization = config.quantization_config
+    quantization, path = config.quantization_config, source.headers[slot.name].path
     if quantization is None:
         raise CheckpointError(f"{slot.name} is FP8 but config.json has no quantization_config")
+    if _is_ignored(slot.name, quantization):
+        raise CheckpointError(f"{path}: {slot.name} is FP8 but config.json has it in ignored_layers")
     name, block = slot.name + _SCALE, quantization.weight_block_size
-    if name not in source.files:
-        raise CheckpointError(f"{source.files[slot.name]}: {slot.name} is FP8 but has no {name}")
+    if name not in source.headers:
+        raise CheckpointError(f"{path}: {slot.name} is FP8 but has no {name}")
     if len(slot.shape) != 2:
-        raise CheckpointError(f"{source.files[slot.name]}: {slot.name} is FP8 but no matrix")
+        raise CheckpointError(f"{path}: {slot.name} is FP8 but no matrix")
+    scale = source.headers[name]
     if source.is_fp8(name):
-        raise CheckpointError(f"{source.files[name]}: {name} has type F8_E4M3, expected F32")
-    cols = _ceil(slot.shape[1], block[1])
-    found, uniform = source.shape(name), (_ceil(slot.shape[0], block[0]), cols)
-    module, _, projection = slot.name.removesuffix(".weight").rpartition(".")
-    if projection in ("k_proj", "v_proj"):
-        per_head = _per_head_scales(name, module, config, block, cols, source)
-        if per_head is not None:
-            return per_head
-    if found != uniform:
-        raise CheckpointError(f"{source.files[name]}: {name} has shape {list(found)}, expected {list(uniform)}")
+        raise CheckpointError(f"{scale.path}: {name} has type F8_E4M3, expected F32")
+    if by_head := _by_head(slot, config, block, source):
+        return _Scales(name, (math.gcd(block[0], by_head.k_rows, by_head.v_rows), block[1]), by_head)
+    uniform = (_ceil(slot.shape[0], block[0]), _ceil(slot.shape[1], block[1]))
+    if scale.shape != uniform:
+        raise CheckpointError(f"{scale.path}: {name} has shape {list(scale.shape)}, expected {list(uniform)}")
     return _Scales(name, block)
 
 
-def _per_head_scales(
-    name: str, module: str, config: ModelConfig, block: tuple[int, int], cols: int, source: _Source
-) -> _Scales | None:
-    """The layout that blocks each head's K rows and V rows together, if K's scale has that many rows; else None."""
-    layer = re.match(r"model\.layers\.(\d+)\.", module)
-    heads = config.heads(window=bool(config.hybrid_layer_pattern[int(layer[1])]) if layer else True)
-    k_name = f"{module}.k_proj.weight{_SCALE}"
+def _by_head(slot: _Slot, config: ModelConfig, block: tuple[int, int], source: _Source) -> _ByHead | None:
+    """Set for K and V whose scales are blocked by head, which the number of K's scale rows shows."""
+    match = re.fullmatch(r"(model\.(mtp\.)?layers\.(\d+)\.self_attn\.)[kv]_proj\.weight", slot.name)
+    if match is None:
+        return None
+    heads = config.heads(window=bool(match[2]) or bool(config.hybrid_layer_pattern[int(match[3])]))
+    groups, cols = heads.num_kv_heads, _ceil(slot.shape[1], block[1])
     k_blocks = _ceil(heads.qk_dim, block[0])
     v_blocks = _ceil(heads.qk_dim + heads.v_dim, block[0]) - k_blocks
-    uniform = _ceil(heads.num_kv_heads * heads.qk_dim, block[0])
-    if k_name not in source.files or source.shape(k_name) != (heads.num_kv_heads * k_blocks, cols):
+    k_scale, v_scale = (source.headers.get(f"{match[1]}{part}_proj.weight{_SCALE}") for part in "kv")
+    found = [None if scale is None else scale.shape for scale in (k_scale, v_scale)]
+    if found != [(groups * k_blocks, cols), (groups * v_blocks, cols)]:
         return None
-    if source.shape(k_name)[0] == uniform:
+    if k_blocks * groups == _ceil(groups * heads.qk_dim, block[0]):
         return None
-    is_k = name == k_name
-    if not is_k and source.shape(name) != (heads.num_kv_heads * v_blocks, cols):
-        return None
-    return _Scales(name, block, (heads.qk_dim, heads.v_dim), None if is_k else k_name)
+    assert k_scale is not None
+    return _ByHead(f"{match[1]}k_proj.weight{_SCALE}", groups, heads.qk_dim, heads.v_dim, block[0])
+
+
+def _keep_fp8(model: MiMoV2Flash, readers: Sequence[_Reader]) -> list[_Reader]:
+    """Give the model FP8 modules (on the meta device) where the files have FP8 for the whole of a module."""
+    blocks: dict[str, tuple[int, int]] = {}
+    by_module = {
+        module: list(group)
+        for module, group in groupby(readers, lambda reader: reader.slot.parameter.rpartition(".")[0])
+    }
+    for module, group in by_module.items():
+        if all(reader.scales and _QUANTIZED.search(reader.slot.name) for reader in group):
+            blocks |= _replace(model, module, group)
+    return [_Reader(reader.slot, reader.scales, blocks.get(reader.slot.parameter)) for reader in readers]
+
+
+def _replace(model: MiMoV2Flash, name: str, readers: Sequence[_Reader]) -> dict[str, tuple[int, int]]:
+    """Put an FP8 module in the place of a plain one; returns the blocks of its parameters."""
+    blocks: dict[str, tuple[int, int]] = {}
+    for reader in readers:
+        assert reader.scales is not None
+        so_far = blocks.get(reader.slot.parameter, reader.scales.block)
+        blocks[reader.slot.parameter] = (math.gcd(so_far[0], reader.slot.first_row), so_far[1])
+    shapes = {parameter: tuple(model.get_parameter(parameter).shape) for parameter in blocks}
+    module: nn.Module
+    with torch.device("meta"):
+        if isinstance(model.get_submodule(name), Experts):
+            gate_up, down = f"{name}.gate_up", f"{name}.down"
+            module = BlockScaledExperts(shapes[gate_up], shapes[down], blocks[gate_up], blocks[down])
+        else:
+            module = BlockScaledLinear(shapes[f"{name}.weight"], blocks[f"{name}.weight"])
+    model.set_submodule(name, module)
+    return blocks
 
 
 def _set_dtype(model: nn.Module, dtype: torch.dtype) -> None:
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(False)
-        parameter.data = parameter.data.to(torch.float32 if name.endswith(_ROUTER) else dtype)
+        if parameter.dtype != FP8:
+            parameter.data = parameter.data.to(torch.float32 if name.endswith((*_ROUTER, _SCALE)) else dtype)
 
 
 def _shards(
@@ -388,7 +494,7 @@ def _shards(
 def _stored(slot: _Slot, quantization: QuantizationConfig) -> Iterator[HubTensor]:
     """A slot as a quantised checkpoint's files have it: FP8 values and their scales, f32 for routers, else bf16."""
     if _is_quantized(slot.name, quantization):
-        yield HubTensor(slot.name, slot.shape, _FP8)
+        yield HubTensor(slot.name, slot.shape, FP8)
         rows, cols = map(_ceil, slot.shape, quantization.weight_block_size)
         yield HubTensor(slot.name + _SCALE, (rows, cols), torch.float32)
     else:
@@ -414,9 +520,12 @@ def _export(
 
 
 def _is_quantized(name: str, quantization: QuantizationConfig) -> bool:
+    return bool(_QUANTIZED.search(name)) and not _is_ignored(name, quantization)
+
+
+def _is_ignored(name: str, quantization: QuantizationConfig) -> bool:
     module = name.removesuffix(".weight")
-    alias = _MTP_LAYER.sub(_MTP_ALIAS, module)
-    return bool(_QUANTIZED.search(name)) and not {module, alias} & set(quantization.ignored_layers)
+    return not {module, _MTP_LAYER.sub(_MTP_ALIAS, module)}.isdisjoint(quantization.ignored_layers)
 
 
 def _write_config(config: ModelConfig, quantization: QuantizationConfig | None, path: Path) -> None:

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from evals.synthesis.tasks import Endless, TaskSource, load_manifest
 from model_server.chat.template import render_text
+from model_server.kernels.fp8 import dequantize_blocks, quantize_blocks
 from model_server.layers.moe import Router
 from model_server.models.mimo_v2_flash import MiMoV2Flash
-from model_server.weights import dequantize_blocks, quantize_blocks
 from training.episodes import TOOLS, EpisodeMix, Expert, Mistake
 from training.nano import Schedule, nano_config
 from training.optimizer import MasterOptimizer

@@ -7,20 +7,21 @@ products; only attention goes sequence by sequence, over exactly the keys that s
 Shape letters as in ``model_server.layers``; R rows, the tokens of all segments one after another.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from torch import Tensor, nn
+from torch import Tensor
 
 from model_server.config import Heads
 from model_server.engine.kv_cache import KeysValues, SequenceCache
 from model_server.layers.attention import attention_mask
+from model_server.layers.linear import Linear, dense_weight
 from model_server.layers.mlp import DenseMLP
-from model_server.layers.moe import MoE
+from model_server.layers.moe import BlockScaledExperts, MoE
 from model_server.layers.rope import rotary_table, rotate
 from model_server.models.mimo_v2_flash import DecoderLayer, MiMoV2Flash
 from model_server.models.mtp import PredictionLayer
@@ -231,8 +232,12 @@ class _Mixture:
     """Experts; for a few rows without the sorting that many rows need."""
 
     moe: MoE
-    gate_up: tuple[Tensor, ...]
-    down: tuple[Tensor, ...]
+    width: int
+    """2 I"""
+    gate_up: Callable[[int], Tensor]
+    """[C, 2 I] of an expert"""
+    down: Callable[[int], Tensor]
+    """[I, C] of an expert"""
 
     def add(self, hidden: Tensor, x: Tensor, rows: BatchRows) -> Tensor:
         ids, shares = self.moe.gate(x)
@@ -250,13 +255,13 @@ class _Mixture:
         runs = _runs([chosen[pair] for pair in order])
         rows = torch.tensor([pair // top_k for pair in order])
         sources = x.index_select(0, rows) if len(x) > 1 else x.expand(top_k, -1)
-        inner = x.new_empty(len(order), self.gate_up[0].shape[1])
+        inner = x.new_empty(len(order), self.width)
         for expert, first, end in runs:
-            torch.mm(sources[first:end], self.gate_up[expert], out=inner[first:end])
+            torch.mm(sources[first:end], self.gate_up(expert), out=inner[first:end])
         inner = _gated(inner)
         outer = x.new_empty(len(order), x.shape[1])
         for expert, first, end in runs:
-            torch.mm(inner[first:end], self.down[expert], out=outer[first:end])
+            torch.mm(inner[first:end], self.down(expert), out=outer[first:end])
         outer *= shares.flatten()[order].unsqueeze(1)
         return hidden.index_add(0, rows, outer)
 
@@ -285,6 +290,7 @@ def pack(layer: DecoderLayer | PredictionLayer, window_keys: int) -> PackedLayer
     else:
         window, second_norm = True, layer.pre_mlp_layernorm
     groups = attention.heads.num_kv_heads
+    dtype = layer.input_layernorm.weight.dtype
     sink = attention.attention_sink_bias
     mlp = layer.mlp
     return PackedLayer(
@@ -295,27 +301,36 @@ def pack(layer: DecoderLayer | PredictionLayer, window_keys: int) -> PackedLayer
         sink=None if sink is None else sink.detach().view(groups, -1, 1),
         norms=(layer.input_layernorm.weight.detach(), second_norm.weight.detach()),
         eps=layer.input_layernorm.eps,
-        qkv=_joined(attention.q_proj, attention.k_proj, attention.v_proj),
-        output=attention.o_proj.weight.detach().T,
-        mlp=_pack_experts(mlp) if isinstance(mlp, MoE) else _pack_dense(mlp),
+        qkv=_joined(dtype, attention.q_proj, attention.k_proj, attention.v_proj),
+        output=_joined(dtype, attention.o_proj),
+        mlp=_pack_experts(mlp, dtype) if isinstance(mlp, MoE) else _pack_dense(mlp, dtype),
     )
 
 
-def _pack_dense(mlp: DenseMLP) -> _Dense:
-    return _Dense(_joined(mlp.gate_proj, mlp.up_proj), mlp.down_proj.weight.detach().T)
+def _pack_dense(mlp: DenseMLP, dtype: torch.dtype) -> _Dense:
+    return _Dense(_joined(dtype, mlp.gate_proj, mlp.up_proj), _joined(dtype, mlp.down_proj))
 
 
-def _pack_experts(moe: MoE) -> _Mixture:
+def _pack_experts(moe: MoE, dtype: torch.dtype) -> _Mixture:
+    """Experts in FP8 stay so and are dequantised in use: they are nearly all of a model. Other weights are few, and a
+    dequantised copy of them is kept."""
     experts = moe.experts
-    return _Mixture(
-        moe,
-        tuple(experts.gate_up.detach().transpose(1, 2).unbind()),
-        tuple(experts.down.detach().transpose(1, 2).unbind()),
-    )
+    width = experts.gate_up.shape[1]
+    if isinstance(experts, BlockScaledExperts):
+        return _Mixture(
+            moe,
+            width,
+            gate_up=lambda expert: experts.dense_gate_up(expert).to(dtype).T,
+            down=lambda expert: experts.dense_down(expert).to(dtype).T,
+        )
+    gate_up = experts.gate_up.detach().transpose(1, 2).unbind()
+    down = experts.down.detach().transpose(1, 2).unbind()
+    return _Mixture(moe, width, gate_up.__getitem__, down.__getitem__)
 
 
-def _joined(*layers: nn.Linear) -> Tensor:
-    return torch.cat([layer.weight for layer in layers]).detach().T
+def _joined(dtype: torch.dtype, *layers: Linear) -> Tensor:
+    weights = [dense_weight(layer, dtype) for layer in layers]
+    return (weights[0] if len(weights) == 1 else torch.cat(weights)).T
 
 
 def _row_table(positions: Tensor, heads: Heads) -> tuple[Tensor, Tensor]:

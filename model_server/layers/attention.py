@@ -11,6 +11,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from model_server.config import ModelConfig
+from model_server.layers.linear import Linear
 from model_server.layers.rope import rotate
 
 _TILE_ROWS = 64
@@ -36,10 +37,10 @@ class Attention(nn.Module):
         self.heads = heads
         self.window_keys = config.window_keys if window else None
         self.value_scale = config.attention_value_scale
-        self.q_proj = nn.Linear(config.hidden_size, heads.num_heads * heads.qk_dim, bias=False)
-        self.k_proj = nn.Linear(config.hidden_size, heads.num_kv_heads * heads.qk_dim, bias=False)
-        self.v_proj = nn.Linear(config.hidden_size, heads.num_kv_heads * heads.v_dim, bias=False)
-        self.o_proj = nn.Linear(heads.num_heads * heads.v_dim, config.hidden_size, bias=False)
+        self.q_proj: Linear = nn.Linear(config.hidden_size, heads.num_heads * heads.qk_dim, bias=False)
+        self.k_proj: Linear = nn.Linear(config.hidden_size, heads.num_kv_heads * heads.qk_dim, bias=False)
+        self.v_proj: Linear = nn.Linear(config.hidden_size, heads.num_kv_heads * heads.v_dim, bias=False)
+        self.o_proj: Linear = nn.Linear(heads.num_heads * heads.v_dim, config.hidden_size, bias=False)
         sink = torch.zeros(heads.num_heads) if heads.sink else None
         self.attention_sink_bias = nn.Parameter(sink) if sink is not None else None
 

@@ -10,8 +10,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model_server.config import ModelConfig, QuantizationConfig
+from model_server.kernels.fp8 import dequantize_blocks, quantize_blocks
 from model_server.models.mimo_v2_flash import MiMoV2Flash
-from model_server.weights import CheckpointError, dequantize_blocks, load_model, quantize_blocks, save_checkpoint
+from model_server.weights import CheckpointError, load_model, save_checkpoint
 from tests.numerics.small_models import full_logits, random_ids, random_model, small_config
 
 Tensors = dict[str, Tensor]
