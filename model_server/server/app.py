@@ -1,18 +1,16 @@
 """The HTTP application: routes, keys, limits and health."""
 
-import hmac
 import logging
-import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from importlib.metadata import version
 
 import anyio
 from fastapi import APIRouter, Depends, FastAPI, Request
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from model_server.chat.stop_strings import StopStrings
@@ -20,10 +18,13 @@ from model_server.chat.tokens import ChatTokenizer
 from model_server.chat.turn import TurnParser
 from model_server.config import ModelConfig
 from model_server.engine.grammar import GrammarCompiler
+from model_server.server.access import Access
+from model_server.server.body import read_body
 from model_server.server.chat_answer import ChatAnswer
 from model_server.server.choices import Choices
 from model_server.server.completion_answer import CompletionAnswer
 from model_server.server.completion_schema import CompletionRequest, Prompt, parse_completion
+from model_server.server.dialect import dialect_of
 from model_server.server.errors import ApiError, internal
 from model_server.server.generation import (
     Generation,
@@ -35,6 +36,8 @@ from model_server.server.generation import (
     thinking_deadline,
 )
 from model_server.server.health import Health
+from model_server.server.messages_answer import MessagesAnswer
+from model_server.server.messages_schema import parse_countable, parse_messages
 from model_server.server.metrics import Metrics
 from model_server.server.native_answer import NativeAnswer
 from model_server.server.native_schema import parse_native
@@ -44,7 +47,7 @@ from model_server.server.sampling_fields import SamplingFields
 from model_server.server.schemas import ChatRequest, parse_detokenize, parse_request, parse_tokenize
 from model_server.server.settings import ServerSettings
 from model_server.server.structured_output import turn_grammar
-from model_server.server.wire import Json
+from model_server.server.wire import Answer, Json
 from model_server.types import Engine, GenerateRequest, SamplingParams
 
 logger = logging.getLogger(__name__)
@@ -84,19 +87,22 @@ class _Service:
         self._config = config
         self._metrics = Metrics(engine, settings.model_name)
         self._health = Health(engine, tokenizer, settings)
-        self._created = int(time.time())
+        self._allowed = Depends(Access(settings.api_key))
+        self._created = datetime.now(UTC)
 
     def protocol(self) -> APIRouter:
-        router = APIRouter(prefix="/v1", dependencies=[Depends(self._authorise)])
+        router = APIRouter(prefix="/v1", dependencies=[self._allowed])
         router.add_api_route("/chat/completions", self._chat, methods=["POST"], response_model=None)
         router.add_api_route("/completions", self._complete, methods=["POST"], response_model=None)
+        router.add_api_route("/messages", self._converse, methods=["POST"], response_model=None)
+        router.add_api_route("/messages/count_tokens", self._count, methods=["POST"])
         router.add_api_route("/models", self._models, methods=["GET"])
         router.add_api_route("/models/{name}", self._model, methods=["GET"])
         return router
 
     def native(self) -> APIRouter:
         """What a caller who works with tokens needs; SGLang's paths."""
-        router = APIRouter(dependencies=[Depends(self._authorise)])
+        router = APIRouter(dependencies=[self._allowed])
         router.add_api_route("/generate", self._generate, methods=["POST"], response_model=None)
         router.add_api_route("/tokenize", self._tokenize, methods=["POST"])
         router.add_api_route("/detokenize", self._detokenize, methods=["POST"])
@@ -114,11 +120,26 @@ class _Service:
 
     async def _chat(self, request: Request) -> Response:
         chat = parse_request(await self._body(request))
+        answer = ChatAnswer(_new_id("chatcmpl-"), self._settings.model_name, self._tokenizer, chat.include_usage)
+        return await self._answered(chat, answer)
+
+    async def _converse(self, request: Request) -> Response:
+        """The same in Anthropic's protocol."""
+        chat = parse_messages(await self._body(request))
+        answer = MessagesAnswer(_new_id("msg_"), self._settings.model_name, chat.max_tokens)
+        return await self._answered(chat, answer)
+
+    async def _count(self, request: Request) -> Json:
+        """How long a conversation would be."""
+        chat = parse_countable(await self._body(request))
+        self._check_model(chat.model)
+        return {"input_tokens": len(await anyio.to_thread.run_sync(encode_prompt, chat, self._tokenizer))}
+
+    async def _answered(self, chat: ChatRequest, answer: Answer) -> Response:
         self._check_model(chat.model)
         # A long conversation takes a while to encode; other streams go on meanwhile.
         prompt_ids = await anyio.to_thread.run_sync(encode_prompt, chat, self._tokenizer)
         grammar = await anyio.to_thread.run_sync(turn_grammar, chat, self._grammars)
-        answer = ChatAnswer(_new_id("chatcmpl"), self._settings.model_name, self._tokenizer, chat.include_usage)
         sampling = replace(
             self._sampling(chat, prompt_ids, chat.num_logprobs),
             deadline=thinking_deadline(chat, self._tokenizer),
@@ -131,6 +152,7 @@ class _Service:
             lambda: TurnParser(
                 chat.chat_template_kwargs.enable_thinking, chat.offered_tools, parse_calls=bool(chat.offered_tools)
             ),
+            single_call=not chat.parallel_tool_calls,
         )
         return (StreamedAnswer if chat.stream else WholeAnswer)(choices, answer)
 
@@ -141,7 +163,7 @@ class _Service:
         prompts = await anyio.to_thread.run_sync(self._encoded, asked)
         echoes = [self._text(prompt) if asked.echo else "" for prompt in asked.prompts for _ in range(asked.n)]
         answer = CompletionAnswer(
-            _new_id("cmpl"), self._settings.model_name, self._tokenizer, asked.include_usage, echoes
+            _new_id("cmpl-"), self._settings.model_name, self._tokenizer, asked.include_usage, echoes
         )
         requests = [
             GenerateRequest(answer.id, prompt_ids, self._sampling(asked, prompt_ids, asked.logprobs))
@@ -160,7 +182,7 @@ class _Service:
             self._sampling(fields, prompt_ids, asked.num_logprobs),
             stop_ids=stop_ids if fields.ignore_eos else stop_ids | self._tokenizer.end_ids,
         )
-        answer = NativeAnswer(_new_id("gen"), asked, self._tokenizer)
+        answer = NativeAnswer(_new_id("gen-"), asked, self._tokenizer)
         generate = GenerateRequest(answer.id, prompt_ids, sampling, asked.experts_from)
         choices = self._choices([generate], 1, fields.stop, PlainText)
         return (StreamedAnswer if asked.stream else WholeAnswer)(choices, answer)
@@ -184,7 +206,13 @@ class _Service:
         return replace(sampling, num_logprobs=num_logprobs)
 
     def _choices(
-        self, requests: Sequence[GenerateRequest], n: int, stop: Sequence[str], parser: Callable[[], TurnParser]
+        self,
+        requests: Sequence[GenerateRequest],
+        n: int,
+        stop: Sequence[str],
+        parser: Callable[[], TurnParser],
+        *,
+        single_call: bool = False,
     ) -> Choices:
         """``n`` answers to every request."""
         generations = [
@@ -197,6 +225,7 @@ class _Service:
                 usage=Usage(len(request.prompt_ids)),
                 generated=self._health.token_came,
                 metrics=self._metrics,
+                single_call=single_call,
             )
             for request_index, request in enumerate(requests)
             for index in range(n)
@@ -222,7 +251,9 @@ class _Service:
         return Response(self._metrics.text(), media_type="text/plain; version=0.0.4")
 
     async def _models(self) -> Json:
-        return {"object": "list", "data": [self._card()]}
+        """In both protocols at once; neither minds the fields of the other."""
+        name = self._settings.model_name
+        return {"object": "list", "data": [self._card()], "has_more": False, "first_id": name, "last_id": name}
 
     async def _model(self, name: str) -> Json:
         self._check_model(name)
@@ -251,7 +282,10 @@ class _Service:
         return {
             "id": self._settings.model_name,
             "object": "model",
-            "created": self._created,
+            "type": "model",
+            "display_name": self._settings.model_name,
+            "created": int(self._created.timestamp()),
+            "created_at": self._created.isoformat(timespec="seconds"),
             "owned_by": "mimo-coder",
             "max_model_len": self._engine.stats().context_length,
         }
@@ -267,37 +301,11 @@ class _Service:
             )
 
     async def _body(self, request: Request) -> bytes:
-        chunks: list[bytes] = []
-        size, limit = 0, self._settings.max_body_bytes
-        try:
-            async for chunk in request.stream():
-                chunks.append(chunk)
-                size += len(chunk)
-                if size > limit:
-                    raise ApiError(
-                        f"The request body is larger than {limit} bytes. Shorten the conversation.",
-                        status=413,
-                        code="request_too_large",
-                    )
-        except ClientDisconnect as error:
-            raise ApiError("The client left before its request was complete.", code="client_gone") from error
-        return b"".join(chunks)
-
-    async def _authorise(self, request: Request) -> None:
-        key = self._settings.api_key
-        if key is None:
-            return
-        expected = f"Bearer {key.get_secret_value()}".encode()
-        if not hmac.compare_digest(request.headers.get("authorization", "").encode(), expected):
-            raise ApiError(
-                "The API key is missing or wrong. Send it as 'Authorization: Bearer KEY'.",
-                status=401,
-                code="invalid_api_key",
-            )
+        return await read_body(request, self._settings.max_body_bytes)
 
 
 def _new_id(kind: str) -> str:
-    return f"{kind}-{uuid.uuid4().hex}"
+    return f"{kind}{uuid.uuid4().hex}"
 
 
 def _variant(request: GenerateRequest, place: int, index: int) -> GenerateRequest:
@@ -312,17 +320,17 @@ def _variant(request: GenerateRequest, place: int, index: int) -> GenerateReques
 
 async def _api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError), error
-    return error.response()
+    return dialect_of(request.url.path).response(error)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
     """Unknown paths and methods."""
     assert isinstance(error, HTTPException), error
     message = f"{request.method} {request.url.path}: {error.detail}. This server has POST /v1/chat/completions."
-    return ApiError(message, status=error.status_code, code="not_found").response()
+    return dialect_of(request.url.path).response(ApiError(message, status=error.status_code, code="not_found"))
 
 
 async def _bug(request: Request, error: Exception) -> Response:
     request_id = uuid.uuid4().hex
     logger.error("request_failed id=%s error=%s", request_id, type(error).__name__)
-    return internal(request_id).response()
+    return dialect_of(request.url.path).response(internal(request_id))

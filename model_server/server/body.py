@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from starlette.requests import ClientDisconnect, Request
 
 from model_server.server.errors import ApiError
 
@@ -21,6 +22,26 @@ class Fields(BaseModel):
 
 
 _Checked = TypeVar("_Checked", bound=Fields)
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The whole body, of at most ``limit`` bytes.
+
+    Raises:
+        ApiError: it is larger, or its sender left.
+    """
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        async for chunk in request.stream():
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > limit:
+                message = f"The request body is larger than {limit} bytes. Shorten the conversation."
+                raise ApiError(message, status=413, code="request_too_large")
+    except ClientDisconnect as error:
+        raise ApiError("The client left before its request was complete.", code="client_gone") from error
+    return b"".join(chunks)
 
 
 def json_object(body: bytes) -> JsonObject:

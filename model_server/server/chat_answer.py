@@ -3,13 +3,14 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from model_server.chat.tokens import ChatTokenizer
-from model_server.chat.turn import CallDelta, ContentDelta, Delta, Flag, ReasoningDelta, assemble
+from model_server.chat.turn import CallDelta, ContentDelta, Delta, ReasoningDelta, assemble
 from model_server.server.choices import Choices
+from model_server.server.dialect import OPENAI, Dialect
 from model_server.server.generation import Generation, SampledToken
-from model_server.server.wire import Json, finite, openai_usage, routes, token_bytes
+from model_server.server.wire import Json, finite, flags, openai_usage, routes, token_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class ChatAnswer:
     """``mimo`` is our one extension: flags about the turns, where any."""
+
+    dialect: ClassVar[Dialect] = OPENAI
 
     id: str
     model: str
@@ -38,7 +41,7 @@ class ChatAnswer:
 
     def closing(self, index: int, choice: Generation) -> list[Json]:
         chunk = self._chunk(index, {}, str(choice.ending), choice.take_sampled())
-        return [chunk | _flags(choice.parser.flags) | _experts(choice.experts)]
+        return [chunk | flags(choice.parser.flags) | _experts(choice.experts)]
 
     def end(self, choices: Choices) -> list[Json]:
         """The counts, for those who asked."""
@@ -47,11 +50,11 @@ class ChatAnswer:
 
     def whole(self, choices: Choices, deltas: Sequence[Sequence[Delta]]) -> Json:
         said = [self._choice(*each) for each in zip(range(len(deltas)), choices.generations, deltas, strict=True)]
-        flags = {flag for choice in choices.generations for flag in choice.parser.flags}
+        seen = {flag for choice in choices.generations for flag in choice.parser.flags}
         return (
             self._object("chat.completion", said)
             | {"usage": openai_usage(choices.usage)}
-            | _flags(flags)
+            | flags(seen)
             | _experts(choices.generations[0].experts)
         )
 
@@ -105,10 +108,6 @@ def _delta(delta: Delta) -> Json:
 
 def _call(call: CallDelta) -> Json:
     return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-
-
-def _flags(flags: set[Flag]) -> Json:
-    return {"mimo": {"flags": sorted(flags)}} if flags else {}
 
 
 def _experts(experts: "Tensor | None") -> Json:

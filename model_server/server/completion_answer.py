@@ -3,10 +3,12 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from model_server.chat.tokens import ChatTokenizer
 from model_server.chat.turn import Delta, assemble
 from model_server.server.choices import Choices
+from model_server.server.dialect import OPENAI, Dialect
 from model_server.server.generation import Generation, SampledToken
 from model_server.server.wire import Json, finite, openai_usage, token_text
 
@@ -14,6 +16,8 @@ from model_server.server.wire import Json, finite, openai_usage, token_text
 @dataclass(frozen=True, slots=True)
 class CompletionAnswer:
     """``echoes``: what stands before the text of each choice, in their order."""
+
+    dialect: ClassVar[Dialect] = OPENAI
 
     id: str
     model: str

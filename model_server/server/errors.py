@@ -1,8 +1,4 @@
-"""What a caller sees when something is wrong: OpenAI's error object, with a message that says what to do."""
-
-from typing import Any
-
-from starlette.responses import JSONResponse
+"""What a caller sees when something is wrong: a status, a code, and a message that says what to do."""
 
 from model_server.types import ContextLengthExceeded, EngineError, Overloaded, UnfollowableGrammar
 
@@ -27,17 +23,6 @@ class ApiError(Exception):
         self.code = code
         self.param = param
         self.retry_after_s = retry_after_s
-
-    def body(self) -> dict[str, Any]:
-        """The JSON of an error response or an error event."""
-        kind = "invalid_request_error" if self.status < 500 and self.status != 429 else "server_error"
-        return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
-
-    def response(self) -> JSONResponse:
-        headers = {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
-        if self.status == 401:
-            headers["WWW-Authenticate"] = "Bearer"
-        return JSONResponse(self.body(), self.status, headers)
 
 
 def from_engine(error: EngineError, request_id: str) -> ApiError:

@@ -104,6 +104,8 @@ def sampling_params(
     """
     room = context_length - num_prompt_tokens
     limit = max(room, 1) if request.completion_limit is None else request.completion_limit
+    if request.clips_limit and room > 0:
+        limit = min(limit, room)
     if limit > room:
         remedy = f"Lower {request.limit_field} to at most {room}" if room > 0 else f"Shorten {request.prompt_field}"
         raise ApiError(
@@ -164,6 +166,8 @@ class Generation:
     generated: Callable[[], None]
     """Called for every token that comes."""
     metrics: Metrics
+    single_call: bool = False
+    """A first call ends the answer."""
     ending: Ending | None = None
     matched: int | str | None = None
     """The token or the stop string that ended it; None where the limit did."""
@@ -248,7 +252,15 @@ class Generation:
         self.usage.reasoning_tokens += was_thinking and self.parser.in_reasoning
         if self.stop.matched is not None:
             self.ending, self.matched = "stop", self.stop.matched
-        return self._noted(deltas)
+        return self._noted(self._up_to_a_single_call(deltas))
+
+    def _up_to_a_single_call(self, deltas: list[Delta]) -> list[Delta]:
+        """Everything, unless it goes on after the only call there may be."""
+        calls = [index for index, delta in enumerate(deltas) if isinstance(delta, CallDelta)]
+        if not self.single_call or not calls:
+            return deltas
+        self.ending = "stop"
+        return deltas[: calls[0] + 1]
 
     def _rest(self) -> list[Delta]:
         """What waited for more of a code point, a stop string or a call."""

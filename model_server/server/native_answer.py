@@ -3,10 +3,12 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from model_server.chat.tokens import ChatTokenizer
 from model_server.chat.turn import Delta, assemble
 from model_server.server.choices import Choices
+from model_server.server.dialect import OPENAI, Dialect
 from model_server.server.generation import Generation, SampledToken
 from model_server.server.native_schema import NativeRequest
 from model_server.server.wire import Json, finite, routes, token_text
@@ -15,6 +17,8 @@ from model_server.server.wire import Json, finite, routes, token_text
 @dataclass(slots=True)
 class NativeAnswer:
     """One choice. Every event of a stream has all text and ids so far, as SGLang's have."""
+
+    dialect: ClassVar[Dialect] = OPENAI
 
     id: str
     request: NativeRequest

@@ -6,12 +6,12 @@ from contextlib import aclosing
 
 import anyio
 from starlette.responses import JSONResponse, Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from model_server.chat.turn import Delta
 from model_server.server.choices import Choices, Step
 from model_server.server.errors import ApiError, internal
-from model_server.server.wire import DONE, Answer, Json, event
+from model_server.server.wire import Answer, Json
 
 _SILENCE_S = 5.0
 """A stream says that it lives after this long without a delta: calls are sent whole, and thinking before them may be
@@ -50,7 +50,7 @@ class _GenerationResponse(Response):
             await self.respond(scope, receive, send)
         except ApiError as error:
             self.outcome = error.code
-            await error.response()(scope, receive, send)
+            await self.answer.dialect.response(error)(scope, receive, send)
 
     @abstractmethod
     async def respond(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -69,24 +69,25 @@ class WholeAnswer(_GenerationResponse):
 
 
 class StreamedAnswer(_GenerationResponse):
-    """Server-sent events, the last of them ``[DONE]`` or an error."""
+    """Server-sent events, the last of them an error, or what the protocol ends a stream with."""
 
     async def respond(self, scope: Scope, receive: Receive, send: Send) -> None:
+        dialect = self.answer.dialect
         async with aclosing(self.choices.steps()) as steps:
             first = await anext(steps)
             await send(_START)
             # Whatever goes wrong from here on, a bug included, the client must not take it for the end.
-            ending = event(internal(self.answer.id).body())
+            ending = dialect.event(dialect.error(internal(self.answer.id)))
             try:
-                await _send(send, self.answer.opening(self.choices))
+                await self._send(send, self.answer.opening(self.choices))
                 last_sent = await self._send_step(send, first, time.monotonic())
                 async for step in steps:
                     last_sent = await self._send_step(send, step, last_sent)
-                await _send(send, self.answer.end(self.choices))
-                ending = DONE
+                await self._send(send, self.answer.end(self.choices))
+                ending = dialect.done
             except ApiError as error:
                 self.outcome = error.code
-                ending = event(error.body())
+                ending = dialect.event(dialect.error(error))
             finally:
                 await send({"type": "http.response.body", "body": ending, "more_body": False})
 
@@ -95,12 +96,16 @@ class StreamedAnswer(_GenerationResponse):
         (index, deltas), now = step, time.monotonic()
         choice = self.choices.generations[index]
         news = self.answer.closing(index, choice) if deltas is None else self.answer.step(index, choice, deltas)
-        await _send(send, news)
+        await self._send(send, news)
         if not news and now - last_sent > _SILENCE_S:
-            await send(_ALIVE)
+            await send(_piece(self.answer.dialect.alive))
         elif not news:
             return last_sent
         return now
+
+    async def _send(self, send: Send, events: list[Json]) -> None:
+        for body in events:
+            await send(_piece(self.answer.dialect.event(body)))
 
 
 _START = {
@@ -112,9 +117,7 @@ _START = {
         (b"x-accel-buffering", b"no"),
     ],
 }
-_ALIVE = {"type": "http.response.body", "body": b": generating\n\n", "more_body": True}
 
 
-async def _send(send: Send, events: list[Json]) -> None:
-    for body in events:
-        await send({"type": "http.response.body", "body": event(body), "more_body": True})
+def _piece(body: bytes) -> Message:
+    return {"type": "http.response.body", "body": body, "more_body": True}

@@ -32,6 +32,8 @@ class SamplingFields(Fields):
     """Where these fields are in the request, for messages."""
     prompt_field: ClassVar[str] = "messages"
     limit_field: ClassVar[str] = "max_tokens"
+    clips_limit: ClassVar[bool] = False
+    """Where more is asked for than the context holds, what it holds is given."""
 
     temperature: float = Field(1.0, ge=0, le=2, allow_inf_nan=False)
     top_p: float = Field(1.0, gt=0, le=1)

@@ -1,7 +1,7 @@
 """What ``POST /v1/chat/completions`` and the token routes accept, checked once."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, StringConstraints
 
@@ -12,6 +12,7 @@ from model_server.server.errors import ApiError
 from model_server.server.sampling_fields import ChoiceFields, TokenId, asked
 
 MAX_SCHEMA_DEPTH = 64
+MAX_MESSAGES = 10_000
 MAX_TOOLS = 128
 _TOOL_NAME_CHARS = 64
 
@@ -22,7 +23,6 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "functions": (),
     "guided_json": (),
     "modalities": (["text"],),
-    "parallel_tool_calls": (True,),
     "prediction": (),
     "presence_penalty": (0,),
     "reasoning_effort": (),
@@ -72,9 +72,11 @@ class TemplateOptions(Fields):
 class ChatRequest(ChoiceFields):
     """A checked request. Fields that are null are treated as absent."""
 
-    messages: Annotated[list[Message], Field(min_length=1, max_length=10_000)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
     tools: list[dict[str, Any]] = Field([], max_length=MAX_TOOLS)
     tool_choice: ToolChoice = "auto"
+    parallel_tool_calls: bool = True
+    """False ends an answer after its first call."""
     response_format: ResponseFormat = ResponseFormat()
     chat_template_kwargs: TemplateOptions = TemplateOptions()
     logprobs: bool = False
@@ -107,6 +109,9 @@ class ChatRequest(ChoiceFields):
         return () if self.tool_choice == "none" else self.tools
 
 
+_Request = TypeVar("_Request", bound=ChatRequest)
+
+
 class TextToTokens(Fields):
     """``POST /tokenize`` with ``prompt``; with ``messages`` it takes what a chat completion takes."""
 
@@ -136,8 +141,15 @@ def parse_request(body: bytes) -> ChatRequest:
     Raises:
         ApiError: what is wrong, where, and what to do.
     """
-    fields = asked(body)
-    request = checked(ChatRequest, without_neutral(fields, _UNSUPPORTED))
+    return check_request(checked(ChatRequest, without_neutral(asked(body), _UNSUPPORTED)))
+
+
+def check_request(request: _Request) -> _Request:
+    """What goes together in a request, and what its tools, schemas and results may be.
+
+    Raises:
+        ApiError: as :func:`parse_request`.
+    """
     request.check_stream()
     if request.return_routed_experts and request.n > 1:
         raise ApiError("return_routed_experts goes with one answer. Set n to 1.", param="return_routed_experts")

@@ -24,7 +24,9 @@ def turn_grammar(request: ChatRequest, compiler: GrammarCompiler) -> Grammar | N
             named = {path: tool for path, tool in tools.items() if tool["function"]["name"] == choice.name}
             return compiler.turn(enable_thinking=thinking, tools=named, num_calls=1)
         if choice == "required":
-            return compiler.turn(enable_thinking=thinking, tools=tools)
+            return compiler.turn(
+                enable_thinking=thinking, tools=tools, num_calls=None if request.parallel_tool_calls else 1
+            )
         if answer is not None:
             return compiler.turn(enable_thinking=thinking, answer=answer, tools=tools)
     except GrammarError as error:

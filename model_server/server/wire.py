@@ -1,19 +1,17 @@
 """What the endpoints' answers have in common on the wire."""
 
 import base64
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from model_server.chat.tokens import ChatTokenizer
-from model_server.chat.turn import Delta
+from model_server.chat.turn import Delta, Flag
 from model_server.server.choices import Choices
+from model_server.server.dialect import Dialect
 from model_server.server.generation import Generation, Usage
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-DONE = b"data: [DONE]\n\n"
 
 Json = dict[str, Any]
 
@@ -27,6 +25,10 @@ class Answer(Protocol):
     @property
     def id(self) -> str:
         """Of the request, as the log has it."""
+
+    @property
+    def dialect(self) -> Dialect:
+        """The protocol it is written in."""
 
     def opening(self, choices: Choices) -> list[Json]:
         """Before everything else."""
@@ -44,11 +46,6 @@ class Answer(Protocol):
         """Everything at once; ``deltas`` of each choice."""
 
 
-def event(body: Json) -> bytes:
-    """A server-sent event."""
-    return b"data: " + json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
-
-
 def openai_usage(usage: Usage) -> Json:
     return {
         "prompt_tokens": usage.prompt_tokens,
@@ -57,6 +54,11 @@ def openai_usage(usage: Usage) -> Json:
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
         "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
     }
+
+
+def flags(seen: set[Flag]) -> Json:
+    """Our extension: what happened in a turn, where anything did."""
+    return {"mimo": {"flags": sorted(seen)}} if seen else {}
 
 
 def finite(logprob: float) -> float:
