@@ -1,7 +1,11 @@
 """Checkpoints come in whole and exact, or not at all."""
 
+import gc
 import json
-from collections.abc import Callable
+import math
+import re
+from collections.abc import Callable, Iterable
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -11,8 +15,16 @@ from torch import Tensor
 
 from model_server.config import ModelConfig, QuantizationConfig
 from model_server.kernels.fp8 import dequantize_blocks, quantize_blocks
+from model_server.layers.linear import BlockScaledLinear
 from model_server.models.mimo_v2_flash import MiMoV2Flash
-from model_server.weights import CheckpointError, load_model, save_checkpoint
+from model_server.weights import (
+    CheckpointError,
+    HubTensor,
+    check_checkpoint,
+    hub_layout,
+    load_model,
+    save_checkpoint,
+)
 from tests.numerics.small_models import full_logits, random_ids, random_model, small_config
 
 Tensors = dict[str, Tensor]
@@ -182,6 +194,31 @@ def _replace(name: str, tensor: Tensor) -> Callable[[Tensors], None]:
         (_replace("model.layers.9.extra", torch.ones(1)), "unexpected weights: model.layers.9.extra"),
         (_replace("model.norm.weight", torch.ones(32, dtype=torch.int32)), "model.norm.weight has type I32"),
         (_replace("lm_head.weight_scale_inv", torch.ones(1, 1)), "unexpected weights: lm_head.weight_scale_inv"),
+        (
+            _replace("model.norm.weight", torch.full((32,), math.nan)),
+            "model.norm.weight has values that are no numbers",
+        ),
+        (
+            _replace("model.layers.0.mlp.up_proj.weight_scale_inv", torch.full((1, 1), math.inf)),
+            "up_proj.weight_scale_inv has values that are no numbers",
+        ),
+        (
+            _replace("model.layers.0.mlp.up_proj.weight", torch.full((48, 32), math.nan).to(torch.float8_e4m3fn)),
+            "up_proj.weight has values that are no numbers",
+        ),
+        (
+            _replace("model.layers.0.mlp.up_proj.weight_scale_inv", torch.ones(1, 1).to(torch.float8_e4m3fn)),
+            "up_proj.weight_scale_inv has type F8_E4M3, expected F32",
+        ),
+        (
+            _replace("model.layers.0.self_attn.o_proj.weight", torch.ones(32, 32).to(torch.float8_e4m3fn)),
+            "o_proj.weight is FP8 but config.json has it in ignored_layers",
+        ),
+        (_replace("model.norm.weight", torch.ones(32).to(torch.float8_e4m3fn)), "model.norm.weight is FP8 but has no"),
+        (
+            _replace("model.mtp.layers.1000000000.enorm.weight", torch.ones(32)),
+            "prediction layers are not numbered from 0 on: 1000000000",
+        ),
     ],
 )
 def test_a_damaged_checkpoint_is_refused_with_the_name(
@@ -244,6 +281,44 @@ def test_fp8_weights_without_their_settings_are_refused(tmp_path: Path) -> None:
         load_model(tmp_path, torch.float32)
 
 
+def test_weights_and_scales_may_be_in_different_files(tmp_path: Path) -> None:
+    save_checkpoint(random_model(small_config()), tmp_path)
+    expected = load_model(tmp_path, torch.float32).state_dict()
+    tensors = load_file(tmp_path / "model.safetensors")
+    for file, is_scale in (("model.safetensors", False), ("scales.safetensors", True)):
+        part = {name: tensor for name, tensor in tensors.items() if name.endswith("_scale_inv") == is_scale}
+        save_file(part, tmp_path / file)
+    _assert_same(load_model(tmp_path, torch.float32), expected)
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="no /proc/self/clear_refs: Linux counts the peak"
+)
+@pytest.mark.parametrize("keep_fp8", [False, True])
+def test_loading_takes_the_weights_and_one_file_at_most(tmp_path: Path, keep_fp8: bool) -> None:
+    shard = 2 * 1024**2
+    config = small_config(hidden_size=1024, intermediate_size=4096, num_hidden_layers=4, moe_layer_freq=(0,) * 4,
+                          hybrid_layer_pattern=(0, 1, 1, 0))  # fmt: skip
+    save_checkpoint(random_model(config), tmp_path, max_shard_bytes=shard)
+    largest = max(path.stat().st_size for path in tmp_path.glob("*.safetensors"))
+    load_model(tmp_path, torch.float32, keep_fp8)  # whatever a first call loads of libraries
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = _resident("VmRSS")
+    model = load_model(tmp_path, torch.float32, keep_fp8)
+    weights = sum(parameter.nbytes for parameter in model.parameters())
+    assert weights > 3 * largest
+    # Dequantising holds one matrix in f32 and its scales spread out, which a file of the published size exceeds.
+    one_matrix = 0 if keep_fp8 else 3 * 4 * 4096 * 1024
+    assert _resident("VmHWM") - before < weights + largest + one_matrix + 8 * 1024**2
+
+
+def _resident(field: str) -> int:
+    """Bytes of this process, now (VmRSS) or at most (VmHWM)."""
+    status = Path("/proc/self/status").read_text("utf-8")
+    return int(status.split(f"{field}:")[1].split()[0]) * 1024
+
+
 def _ragged_config() -> ModelConfig:
     """Widths that end inside a block."""
     return small_config(hidden_size=150, intermediate_size=200, moe_intermediate_size=140, swa_head_dim=48)
@@ -281,3 +356,69 @@ def _loop(values: Tensor, scale: Tensor) -> Tensor:
             part = slice(128 * block, 128 * block + 128)
             result[row, part] = values[row, part].float() * scale[row // 128, block]
     return result
+
+
+def _header_files(checkpoint: Path, tensors: Iterable[HubTensor]) -> None:
+    """A checkpoint of the published kind without its 313 GB: true headers, and files that are one hole each."""
+    layer = re.compile(r"model\.layers\.(\d+)\.")
+    by_file: dict[str, list[HubTensor]] = {}
+    for tensor in tensors:
+        match = layer.match(tensor.name)
+        file = f"model_{match[1]}" if match else "model_mtp" if ".mtp." in tensor.name else "model_top"
+        by_file.setdefault(f"{file}.safetensors", []).append(tensor)
+    names = {torch.float8_e4m3fn: "F8_E4M3", torch.bfloat16: "BF16", torch.float32: "F32"}
+    for file, group in by_file.items():
+        header, end = {}, 0
+        for tensor in group:
+            first, end = end, end + tensor.num_bytes
+            header[tensor.name] = {"dtype": names[tensor.dtype], "shape": tensor.shape, "data_offsets": [first, end]}
+        text = json.dumps(header).encode()
+        with (checkpoint / file).open("wb") as stream:
+            stream.write(len(text).to_bytes(8, "little") + text)
+            stream.truncate(8 + len(text) + end)
+    weight_map = {tensor.name: file for file, group in by_file.items() for tensor in group}
+    (checkpoint / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+
+_PUBLISHED = files("model_server.published").joinpath("MiMo-V2-Flash.json").read_text("utf-8")
+
+
+@pytest.fixture(scope="module")
+def published_layout() -> list[HubTensor]:
+    return list(hub_layout(ModelConfig.model_validate_json(_PUBLISHED), 3))
+
+
+@pytest.mark.parametrize("by_head", [False, True])
+def test_headers_of_the_published_size_pass_every_check_without_memory(
+    tmp_path: Path, published_layout: list[HubTensor], by_head: bool
+) -> None:
+    def stored(tensor: HubTensor) -> HubTensor:
+        if by_head and tensor.name.endswith("k_proj.weight_scale_inv"):
+            rows = {6: 8, 12: 16}[tensor.shape[0]]
+            return HubTensor(tensor.name, (rows, tensor.shape[1]), tensor.dtype)
+        return tensor
+
+    (tmp_path / "config.json").write_text(_PUBLISHED)
+    _header_files(tmp_path, map(stored, published_layout))
+    model = check_checkpoint(tmp_path, keep_fp8=True)
+    assert model.num_mtp_layers == 3
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+    linear = model.get_submodule("model.layers.5.self_attn.k_proj")
+    assert isinstance(linear, BlockScaledLinear)
+    assert linear.block == ((64, 128) if by_head else (128, 128))
+    assert linear.weight_scale_inv.shape == ((12, 32) if by_head else (6, 32))
+    main = [parameter for name, parameter in model.named_parameters() if ".mtp." not in name]
+    assert round(sum(p.numel() for p in main if p.dtype == torch.float8_e4m3fn) / 1e9, 2) == 305.87
+
+
+def test_one_scale_of_another_shape_among_the_published_ones_is_named(
+    tmp_path: Path, published_layout: list[HubTensor]
+) -> None:
+    name = "model.layers.46.mlp.experts.200.down_proj.weight_scale_inv"
+    wrong = [HubTensor(t.name, (31, 16), t.dtype) if t.name == name else t for t in published_layout]
+    (tmp_path / "config.json").write_text(_PUBLISHED)
+    _header_files(tmp_path, wrong)
+    with pytest.raises(
+        CheckpointError, match=rf"model_46\.safetensors: {name} has shape \[31, 16\], expected \[32, 16\]"
+    ):
+        check_checkpoint(tmp_path)
