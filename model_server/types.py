@@ -1,8 +1,8 @@
 """What the server asks of an engine, and what it gets back. Token ids only: text is the chat layer's."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,6 +44,10 @@ class TokenDeadline:
 class Grammar(Protocol):
     """What a continuation may say; shared by sequences, each with a state of its own."""
 
+    @property
+    def form(self) -> "TurnForm | None":
+        """What it was made from, for engines that enforce forms themselves; None if that cannot be said."""
+
     def start(self) -> "GrammarState":
         """The state before the first sampled token."""
 
@@ -64,6 +68,21 @@ class GrammarState(Protocol):
         Raises:
             UnfollowableGrammar: it may not come here.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class TurnForm:
+    """A turn's form in words that another engine understands. With neither ``answer`` nor ``functions`` only calls
+    within thinking are forbidden; with both, either may come."""
+
+    thinking: bool
+    """Thinking comes first, and is free."""
+    answer: Mapping[str, Any] | None = None
+    """JSON schema of the whole answer."""
+    functions: tuple[Mapping[str, Any], ...] = ()
+    """Those that may be called: ``name`` and ``parameters``, a JSON schema."""
+    num_calls: int | None = None
+    """Exactly so many calls; None allows any number from one on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +190,14 @@ class Overloaded(EngineError):
     """The wait queue is full; try again later."""
 
 
+class EngineUnavailable(EngineError):
+    """The engine takes no requests now: it starts, drains, or is gone. The message says which; try again later."""
+
+
+class UnsupportedRequest(EngineError):
+    """This engine cannot do what a request asks for; the message says what."""
+
+
 class UnfollowableGrammar(EngineError):
     """A sequence cannot go on under its grammar."""
 
@@ -182,7 +209,8 @@ class Engine(Protocol):
         """Stream the continuation. Closing the generator cancels the sequence within one step.
 
         Raises:
-            ContextLengthExceeded, CacheTooSmall, Overloaded: before the first token.
+            ContextLengthExceeded, CacheTooSmall, Overloaded, EngineUnavailable, UnsupportedRequest: before the first
+                token.
             EngineError: the engine failed.
         """
 

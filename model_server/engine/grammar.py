@@ -21,7 +21,7 @@ from model_server.chat.markers import CONTROL_MARKERS, END_THINK, END_TOOL_CALL,
 from model_server.chat.template import JsonObject
 from model_server.chat.tokens import ChatTokenizer
 from model_server.chat.tool_parser import allowed_kinds
-from model_server.types import GrammarState, UnfollowableGrammar
+from model_server.types import GrammarState, TurnForm, UnfollowableGrammar
 
 _JSON_STYLE = {"whitespace_pattern": r" |\n[ \t]{0,24}"}
 """A blank, or a new line with room to indent; never endless blanks, which a weak model falls into."""
@@ -74,7 +74,8 @@ class GrammarCompiler:
             call = rules.add(_calls(tools, self._tokenizer, rules), "")
             forms.append(f"{call}+" if num_calls is None else f"{call}{{{num_calls}}}")
         matcher = self._compiled(rules.text(" | ".join(forms)), tuple(rules.params)) if forms else None
-        return TurnGrammar(self._tokenizer, matcher, enable_thinking)
+        functions = tuple(tool["function"] for tool in tools.values())
+        return TurnGrammar(self._tokenizer, matcher, TurnForm(enable_thinking, answer, functions, num_calls))
 
     def _compile(self, grammar: str, params: Sequence[str]) -> LLMatcher:
         """``params``: what each line of the grammar comes from, for the message about a wrong one."""
@@ -92,9 +93,10 @@ class GrammarCompiler:
 class TurnGrammar:
     """A compiled grammar; see :class:`model_server.types.Grammar`."""
 
-    def __init__(self, tokenizer: ChatTokenizer, matcher: LLMatcher | None, enable_thinking: bool) -> None:
+    def __init__(self, tokenizer: ChatTokenizer, matcher: LLMatcher | None, form: TurnForm) -> None:
         self._matcher = matcher
-        self._enable_thinking = enable_thinking
+        self.form: TurnForm | None = form
+        self._enable_thinking = form.thinking
         self._think, self._end_think = tokenizer.marker_id(THINK), tokenizer.marker_id(END_THINK)
         markers = {tokenizer.marker_id(marker) for marker in CONTROL_MARKERS} | tokenizer.end_ids
         # Without a form for the answer, a turn may end within its thinking: cut short, but nobody's promise is broken.

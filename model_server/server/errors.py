@@ -1,6 +1,13 @@
 """What a caller sees when something is wrong: a status, a code, and a message that says what to do."""
 
-from model_server.types import ContextLengthExceeded, EngineError, Overloaded, UnfollowableGrammar
+from model_server.types import (
+    ContextLengthExceeded,
+    EngineError,
+    EngineUnavailable,
+    Overloaded,
+    UnfollowableGrammar,
+    UnsupportedRequest,
+)
 
 _RETRY_AFTER_S = 2
 """A sequence of a small model ends in seconds; clients back off by themselves after that."""
@@ -38,6 +45,15 @@ def from_engine(error: EngineError, request_id: str) -> ApiError:
                 code="overloaded",
                 retry_after_s=_RETRY_AFTER_S,
             )
+        case EngineUnavailable():
+            return ApiError(
+                f"The engine takes no requests now: {error}. Wait and send the request again.",
+                status=503,
+                code="engine_unavailable",
+                retry_after_s=_RETRY_AFTER_S,
+            )
+        case UnsupportedRequest():
+            return ApiError(f"This server's engine cannot do that: {error}.", code="unsupported_parameter")
         case UnfollowableGrammar():
             message = f"The schema became too complex to follow ({error}). Simplify it."
             return ApiError(message, code="invalid_schema")

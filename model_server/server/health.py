@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 from model_server.chat.tokens import ChatTokenizer
 from model_server.server.errors import ApiError, from_engine
 from model_server.server.settings import ServerSettings
-from model_server.types import Engine, EngineError, GenerateRequest, Overloaded, SamplingParams
+from model_server.types import Engine, EngineError, EngineUnavailable, GenerateRequest, Overloaded, SamplingParams
 
 
 class Health:
@@ -70,6 +70,8 @@ class Health:
                         return "it was closed" if event.finish_reason == "cancelled" else None
         except Overloaded:
             raise
+        except EngineUnavailable as error:
+            return str(error)
         except EngineError as error:
             return type(error).__name__
         except TimeoutError:

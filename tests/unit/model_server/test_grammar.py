@@ -277,6 +277,8 @@ async def test_drafts_that_the_grammar_forbids_are_rejected() -> None:
 
 async def test_a_sequence_that_cannot_go_on_fails_alone(engines: tuple[EmbeddedEngine, EmbeddedEngine]) -> None:
     class Stuck:
+        form = None
+
         def start(self) -> "Stuck":
             return self
 
