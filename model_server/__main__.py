@@ -147,6 +147,11 @@ def _app(checkpoint: Path, key: str | None, options: argparse.Namespace) -> "Fas
         model = load_model(checkpoint, getattr(torch, options.dtype))
     except (OSError, TokenizerError, CheckpointError) as error:
         raise StartError(f"{checkpoint} cannot be loaded: {error}") from error
+    if tokenizer.vocab_size > model.config.vocab_size:
+        raise StartError(
+            f"{checkpoint}: tokenizer.json has {tokenizer.vocab_size} tokens, the model {model.config.vocab_size}:"
+            " they are not of one checkpoint"
+        )
     engine = EmbeddedEngine(
         model,
         max_running=options.max_running,

@@ -2,9 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Size = Annotated[int, Field(gt=0, le=2**20)]
+"""A width or a count. Beyond the limit, which is several times what any model of this family has, the sizes of
+products of two of them could not even be computed."""
 
 
 class QuantizationConfig(BaseModel):
@@ -27,26 +31,28 @@ class ModelConfig(BaseModel):
 
     architectures: tuple[str, ...] = ("MiMoV2FlashForCausalLM",)
     model_type: Literal["mimo_v2_flash"] = "mimo_v2_flash"
-    vocab_size: int = Field(gt=0)
-    hidden_size: int = Field(gt=0)
-    num_hidden_layers: int = Field(gt=0)
-    intermediate_size: int = Field(gt=0)
-    moe_intermediate_size: int = Field(gt=0)
-    mtp_intermediate_size: int | None = Field(None, gt=0)
+    vocab_size: Size
+    hidden_size: Size
+    num_hidden_layers: Size
+    intermediate_size: Size
+    moe_intermediate_size: Size
+    mtp_intermediate_size: Size | None = None
     """Our extension for small checkpoints; None takes ``intermediate_size``, as the published model does."""
-    num_attention_heads: int = Field(gt=0)
-    num_key_value_heads: int = Field(gt=0)
-    head_dim: int = Field(gt=0)
-    v_head_dim: int = Field(gt=0)
-    swa_num_attention_heads: int = Field(gt=0)
-    swa_num_key_value_heads: int = Field(gt=0)
-    swa_head_dim: int = Field(gt=0)
-    swa_v_head_dim: int = Field(gt=0)
+    num_attention_heads: Size
+    num_key_value_heads: Size
+    head_dim: Size
+    v_head_dim: Size
+    swa_num_attention_heads: Size
+    swa_num_key_value_heads: Size
+    swa_head_dim: Size
+    swa_v_head_dim: Size
     partial_rotary_factor: float = Field(gt=0, le=1)
     rope_theta: float = Field(gt=0)
     swa_rope_theta: float = Field(gt=0)
-    max_position_embeddings: int = Field(gt=0)
-    sliding_window: int = Field(gt=0)
+    rope_scaling: dict[str, Any] | None = None
+    """Positions are never scaled in this model: None, or the type "default", which says the same."""
+    max_position_embeddings: int = Field(gt=0, le=2**31)
+    sliding_window: int = Field(gt=0, le=2**31)
     hybrid_layer_pattern: tuple[Literal[0, 1], ...]
     """Per layer: 0 attends to everything before it, 1 to a window."""
     moe_layer_freq: tuple[Literal[0, 1], ...]
@@ -54,7 +60,7 @@ class ModelConfig(BaseModel):
     n_routed_experts: int = Field(gt=0, le=256)
     """At most 256: the experts of a token are kept as bytes."""
     n_shared_experts: None = None
-    num_experts_per_tok: int = Field(gt=0)
+    num_experts_per_tok: Size
     norm_topk_prob: bool = True
     scoring_func: Literal["sigmoid"] = "sigmoid"
     topk_method: Literal["noaux_tc"] = "noaux_tc"
@@ -70,6 +76,12 @@ class ModelConfig(BaseModel):
     tie_word_embeddings: bool = False
     torch_dtype: str = "bfloat16"
     quantization_config: QuantizationConfig | None = None
+
+    @field_validator("rope_scaling")
+    @classmethod
+    def _no_scaling(cls, scaling: dict[str, Any] | None) -> None:
+        if scaling is not None and scaling.get("rope_type", scaling.get("type")) != "default":
+            raise ValueError(f"positions cannot be scaled ({scaling})")
 
     @model_validator(mode="after")
     def _shapes_fit(self) -> Self:

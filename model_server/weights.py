@@ -33,6 +33,8 @@ _ROUTER = (".mlp.gate.weight", ".mlp.gate.e_score_correction_bias")
 _QUANTIZED = re.compile(r"\.(?:[qkv]_proj|(?:gate|up|down)_proj)\.weight$")
 """Modules the published checkpoint quantises: all attention inputs and all feed-forward blocks."""
 _MTP_LAYER = re.compile(r"model\.mtp\.layers\.(\d+)\.")
+_CHECKED_AT_ONCE = 2**20
+"""Numbers looked at together: what the look takes is small beside a file."""
 _MTP_ALIAS = "model.decoder."
 """How the hub's ``ignored_layers`` names the prediction layers, all at once."""
 
@@ -242,10 +244,14 @@ def _read_headers(path: Path) -> Iterator[tuple[str, _Header]]:
 
 def _check_finite(path: Path, name: str, values: Tensor) -> None:
     """One damaged number would make every answer of the model nothing but damage."""
-    # e4m3 has no infinity, and one pattern beside the sign for what is no number.
-    finite = (values.view(torch.uint8) & 0x7F) != 0x7F if values.dtype == FP8 else values.isfinite()
-    if not finite.all():
+    if not all(_finite(part) for part in values.flatten().split(_CHECKED_AT_ONCE)):
         raise CheckpointError(f"{path}: {name} has values that are no numbers")
+
+
+def _finite(values: Tensor) -> bool:
+    if values.dtype == FP8:  # it has no infinity, and for what is no number one pattern beside the sign
+        return not bool(((values.view(torch.uint8) & 0x7F) == 0x7F).any())
+    return bool(values.isfinite().all())
 
 
 def _weight_files(checkpoint: Path) -> list[Path]:

@@ -28,6 +28,10 @@ from tests.numerics.small_models import small_config
         ({"model_type": "llama"}, "model_type"),
         ({"quantization_config": {"quant_method": "awq"}}, "quant_method"),
         ({"vocab_size": 0}, "vocab_size"),
+        ({"moe_intermediate_size": 2**40}, "moe_intermediate_size"),
+        ({"max_position_embeddings": 2**70}, "max_position_embeddings"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "positions cannot be scaled.*yarn"),
+        ({"rope_scaling": {}}, "positions cannot be scaled"),
     ],
 )
 def test_what_the_model_cannot_be_is_refused_by_name(changes: dict[str, Any], message: str) -> None:
@@ -52,6 +56,10 @@ def test_a_written_configuration_reads_back(tmp_path: Path) -> None:
 def test_fields_of_other_programs_are_ignored() -> None:
     fields = small_config().model_dump() | {"transformers_version": "4.40.1", "auto_map": {}, "use_cache": True}
     assert ModelConfig.model_validate(fields) == small_config()
+
+
+def test_a_scaling_of_positions_that_scales_nothing_is_none() -> None:
+    assert small_config(rope_scaling={"rope_type": "default"}).rope_scaling is None
 
 
 def test_a_window_of_128_shows_129_keys() -> None:

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from model_server.__main__ import API_KEY_VARIABLE, StartError, find_checkpoint, main, served_name
+from model_server.weights import save_checkpoint
+from tests.numerics.small_models import random_model, small_config
+from tests.unit.model_server.small_tokenizer import small_tokenizer
 
 
 @pytest.fixture
@@ -60,6 +63,13 @@ def test_an_address_others_can_reach_needs_a_key(
 def test_a_damaged_checkpoint_exits_2(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert start("--checkpoint", checkpoint, "--port", 0) == 2
     assert "cannot be loaded" in capsys.readouterr().err
+
+
+def test_a_tokenizer_of_a_larger_model_exits_2(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small_tokenizer().save(str(checkpoint / "tokenizer.json"))
+    save_checkpoint(random_model(small_config(vocab_size=61)), checkpoint)
+    assert start("--checkpoint", checkpoint, "--port", 0) == 2
+    assert "tokens, the model 61: they are not of one checkpoint" in capsys.readouterr().err
 
 
 def test_a_missing_tensor_library_names_the_extra_to_install(checkpoint: Path) -> None:
