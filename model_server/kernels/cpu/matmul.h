@@ -1,0 +1,257 @@
+// Products of a few rows with packed matrices.
+//
+// An output is one chain of fused multiply-adds over the inputs in their order. What varies with the number of rows is
+// only how many chains run side by side, never the chain.
+#pragma once
+
+#include <type_traits>
+
+#include "interface.h"
+#include "vector.h"
+
+namespace mimo {
+
+constexpr int kPanel = 32;
+constexpr int kScaleInputs = 128;
+// Stored narrower than f32, weights of a panel are widened once for more rows than this, else in registers.
+constexpr int kFewRows = 4;
+
+struct Rows {
+    const float* data;
+    ptrdiff_t stride;
+};
+
+// A panel shows the two halves of its weights for one input after another.
+
+struct F32Panel {
+    const float* weights;
+
+    F32Panel(const MimoMatrix& matrix, int64_t panel)
+        : weights((const float*)matrix.panels + panel * matrix.num_in * kPanel) {}
+    MIMO_INLINE void enter(int64_t) {}
+    template <int parity>
+    MIMO_INLINE void halves(int64_t input, v16& low, v16& high) const {
+        low = load(weights + input * kPanel);
+        high = load(weights + input * kPanel + 16);
+    }
+};
+
+// A 32-bit lane holds a weight of the lower half and, above it, one of the upper half.
+struct Bf16Panel {
+    const int32_t* weights;
+
+    Bf16Panel(const MimoMatrix& matrix, int64_t panel)
+        : weights((const int32_t*)matrix.panels + panel * matrix.num_in * 16) {}
+    MIMO_INLINE void enter(int64_t) {}
+    template <int parity>
+    MIMO_INLINE void halves(int64_t input, v16& low, v16& high) const {
+        const v16 pairs = load((const float*)(weights + input * 16));
+        low = each([&](int i) { return (Lanes)((Bits)pairs.part[i] << 16); });
+        high = each([&](int i) { return (Lanes)((Bits)pairs.part[i] & (int32_t)0xffff0000); });
+    }
+};
+
+// A 32-bit lane holds weights of both halves for an even input and for the odd one after it. Moved to an f32's place,
+// the exponent of e4m3 is 120 too small, which the scales make up for; what is too small for e4m3's own exponent comes
+// out right too. One product then rounds as value times scale does.
+struct Fp8Panel {
+    const int32_t* weights;
+    const float* scales;
+    v16 low_scale, high_scale;
+
+    Fp8Panel(const MimoMatrix& matrix, int64_t panel)
+        : weights((const int32_t*)matrix.panels + panel * ((matrix.num_in + 1) / 2) * 16),
+          scales(matrix.scales + panel * ((matrix.num_in + kScaleInputs - 1) / kScaleInputs) * kPanel) {}
+    MIMO_INLINE void enter(int64_t block) {
+        low_scale = load(scales + block * kPanel);
+        high_scale = load(scales + block * kPanel + 16);
+    }
+    template <int parity>
+    MIMO_INLINE void halves(int64_t input, v16& low, v16& high) const {
+        const v16 quads = load((const float*)(weights + input / 2 * 16));
+        low = widened<24 - 16 * parity>(quads) * low_scale;
+        high = widened<16 - 16 * parity>(quads) * high_scale;
+    }
+    template <int shift>
+    static MIMO_INLINE v16 widened(v16 quads) {
+        return each([&](int i) {
+            const Bits raised = (Bits)quads.part[i] << shift;
+            return (Lanes)((raised >> 4) & (int32_t)0x87f00000);
+        });
+    }
+};
+
+// What becomes of 32 outputs of a row. `count` is how many of them exist.
+
+struct Store {
+    float* out;
+    ptrdiff_t stride;
+    MIMO_INLINE void operator()(int64_t row, int64_t panel, int64_t count, v16 low, v16 high) const {
+        float* to = out + row * stride + panel * kPanel;
+        store_some(to, low, (int)count);
+        if (count > 16) store_some(to + 16, high, (int)count - 16);
+    }
+};
+
+struct Add {
+    float* out;
+    ptrdiff_t stride;
+    MIMO_INLINE void operator()(int64_t row, int64_t panel, int64_t count, v16 low, v16 high) const {
+        float* to = out + row * stride + panel * kPanel;
+        store_some(to, load_some(to, (int)count) + low, (int)count);
+        if (count > 16) store_some(to + 16, load_some(to + 16, (int)count - 16) + high, (int)count - 16);
+    }
+};
+
+// Adds a share of row i to row `rows[i]`.
+struct AddShare {
+    float* out;
+    ptrdiff_t stride;
+    const int32_t* rows;
+    const float* shares;
+    MIMO_INLINE void operator()(int64_t row, int64_t panel, int64_t count, v16 low, v16 high) const {
+        const v16 share = all(shares[row]);
+        float* to = out + rows[row] * stride + panel * kPanel;
+        store_some(to, fma(share, low, load_some(to, (int)count)), (int)count);
+        if (count > 16)
+            store_some(to + 16, fma(share, high, load_some(to + 16, (int)count - 16)), (int)count - 16);
+    }
+};
+
+// Of matrices whose rows alternate: silu(gate) * up, rows padded to 16.
+struct Gated {
+    float* out;
+    ptrdiff_t stride;
+    MIMO_INLINE void operator()(int64_t row, int64_t panel, int64_t, v16 low, v16 high) const {
+        store(out + row * stride + panel * 16, silu(low) * high);
+    }
+};
+
+template <int num_rows, int num_panels, class Panel>
+MIMO_INLINE void accumulate(Panel (&panels)[num_panels], int64_t num_in, Rows x, v16 (&sums)[num_panels][num_rows][2]) {
+    const auto add = [&](auto parity, int64_t input) __attribute__((always_inline)) {
+#pragma GCC unroll 4
+        for (int p = 0; p < num_panels; ++p) {
+            v16 low, high;
+            panels[p].template halves<decltype(parity)::value>(input, low, high);
+#pragma GCC unroll 16
+            for (int r = 0; r < num_rows; ++r) {
+                const v16 value = all(x.data[r * x.stride + input]);
+                sums[p][r][0] = fma(low, value, sums[p][r][0]);
+                sums[p][r][1] = fma(high, value, sums[p][r][1]);
+            }
+        }
+    };
+    const std::integral_constant<int, 0> even;
+    const std::integral_constant<int, 1> odd;
+    for (int64_t first = 0; first < num_in; first += kScaleInputs) {
+        const int64_t end = first + kScaleInputs < num_in ? first + kScaleInputs : num_in;
+        for (int p = 0; p < num_panels; ++p) panels[p].enter(first / kScaleInputs);
+        int64_t input = first;
+        for (; input + 2 <= end; input += 2) {
+            add(even, input);
+            add(odd, input + 1);
+        }
+        if (input < end) add(even, input);
+    }
+}
+
+template <int num_rows, int num_panels, class Panel, class Result>
+__attribute__((noinline)) void multiply_tile(const MimoMatrix& matrix, int64_t panel, Rows x, int64_t row, const Result& result) {
+    v16 sums[num_panels][num_rows][2] = {};
+    if constexpr (num_panels == 1) {
+        Panel panels[1] = {Panel(matrix, panel)};
+        accumulate<num_rows>(panels, matrix.num_in, x, sums);
+    } else if constexpr (num_panels == 2) {
+        Panel panels[2] = {Panel(matrix, panel), Panel(matrix, panel + 1)};
+        accumulate<num_rows>(panels, matrix.num_in, x, sums);
+    } else {
+        Panel panels[4] = {Panel(matrix, panel), Panel(matrix, panel + 1), Panel(matrix, panel + 2), Panel(matrix, panel + 3)};
+        accumulate<num_rows>(panels, matrix.num_in, x, sums);
+    }
+    for (int p = 0; p < num_panels; ++p)
+        for (int r = 0; r < num_rows; ++r) {
+            const int64_t count = matrix.num_out - (panel + p) * kPanel;
+            result(row + r, panel + p, count, sums[p][r][0], sums[p][r][1]);
+        }
+}
+
+constexpr int kTileRows = kAccumulators / 2;  // rows of one panel that fit the registers
+constexpr int kWide = kAccumulators >= 16 ? 4 : 2;  // panels side by side for one row
+
+template <class Panel, class Result>
+void multiply_rows(const MimoMatrix& matrix, int64_t panel, Rows x, int64_t row, int num_rows, const Result& result) {
+    const Rows from{x.data + row * x.stride, x.stride};
+    const auto tile = [&](auto count) {
+        if constexpr (decltype(count)::value <= kTileRows)
+            multiply_tile<decltype(count)::value, 1, Panel>(matrix, panel, from, row, result);
+    };
+    switch (num_rows) {
+#define MIMO_ROWS(n) case n: return tile(std::integral_constant<int, n>{})
+        MIMO_ROWS(1); MIMO_ROWS(2); MIMO_ROWS(3); MIMO_ROWS(4); MIMO_ROWS(5); MIMO_ROWS(6);
+        MIMO_ROWS(7); MIMO_ROWS(8); MIMO_ROWS(9); MIMO_ROWS(10); MIMO_ROWS(11); MIMO_ROWS(12);
+#undef MIMO_ROWS
+    }
+}
+
+template <class Panel, class Result>
+void multiply_panel(const MimoMatrix& matrix, int64_t panel, Rows x, int64_t num_rows, const Result& result) {
+    const int64_t num_tiles = (num_rows + kTileRows - 1) / kTileRows;
+    for (int64_t tile = 0, row = 0; tile < num_tiles; ++tile) {
+        const int64_t end = num_rows * (tile + 1) / num_tiles;
+        multiply_rows<Panel>(matrix, panel, x, row, (int)(end - row), result);
+        row = end;
+    }
+}
+
+template <class Panel, class Result>
+void multiply_few(const MimoMatrix& matrix, Rows x, int64_t num_rows, const Result& result) {
+    const int64_t num_panels = (matrix.num_out + kPanel - 1) / kPanel;
+    int64_t panel = 0;
+    if (num_rows == 1)
+        for (; panel + kWide <= num_panels; panel += kWide)
+            multiply_tile<1, kWide, Panel>(matrix, panel, x, 0, result);
+    if (num_rows == 2 && kAccumulators >= 16)
+        for (; panel + 2 <= num_panels; panel += 2)
+            multiply_tile<2, 2, Panel>(matrix, panel, x, 0, result);
+    for (; panel < num_panels; ++panel) multiply_panel<Panel>(matrix, panel, x, num_rows, result);
+}
+
+template <class Panel>
+void widen(const MimoMatrix& matrix, int64_t number, float* to) {
+    Panel panel(matrix, number);
+    for (int64_t input = 0; input < matrix.num_in; ++input) {
+        if (input % kScaleInputs == 0) panel.enter(input / kScaleInputs);
+        v16 low, high;
+        if (input % 2 == 0) panel.template halves<0>(input, low, high);
+        else panel.template halves<1>(input, low, high);
+        store(to + input * kPanel, low);
+        store(to + input * kPanel + 16, high);
+    }
+}
+
+template <class Panel, class Result>
+void multiply_narrow(const MimoMatrix& matrix, Rows x, int64_t num_rows, const Result& result, float* widened) {
+    if (num_rows <= kFewRows) return multiply_few<Panel>(matrix, x, num_rows, result);
+    const int64_t num_panels = (matrix.num_out + kPanel - 1) / kPanel;
+    for (int64_t panel = 0; panel < num_panels; ++panel) {
+        widen<Panel>(matrix, panel, widened);
+        // Counted back by whole panels, so that `panel` of this matrix is where the widened one lies.
+        MimoMatrix one = matrix;
+        one.panels = widened - panel * matrix.num_in * kPanel;
+        multiply_panel<F32Panel>(one, panel, x, num_rows, result);
+    }
+}
+
+// x [num_rows, num_in] times the matrix, transposed. `widened` has room for num_in * 32 floats.
+template <class Result>
+void multiply(const MimoMatrix& matrix, Rows x, int64_t num_rows, const Result& result, float* widened) {
+    if (num_rows == 0) return;
+    switch (matrix.storage) {
+        case kF32: return multiply_few<F32Panel>(matrix, x, num_rows, result);
+        case kBf16: return multiply_narrow<Bf16Panel>(matrix, x, num_rows, result, widened);
+        case kFp8: return multiply_narrow<Fp8Panel>(matrix, x, num_rows, result, widened);
+    }
+}
+
+}  // namespace mimo

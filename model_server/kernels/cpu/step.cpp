@@ -1,0 +1,356 @@
+// One step of MiMo-V2-Flash over the next tokens of several sequences, from their ids to logits, in one call.
+//
+// Layer by layer, rows go in blocks; within a block a sequence goes in tiles of at most 32 rows, which are written to
+// the cache and then attend. Experts see all rows that chose them together, so weights are read once for many rows.
+// Memory comes from the caller. Nothing here allocates, throws or knows Python.
+#include "attention.h"
+#include "interface.h"
+#include "layers.h"
+#include "matmul.h"
+
+namespace mimo {
+namespace {
+
+constexpr int64_t kBlockRows = 128;    // that share the matrices around attention and a dense block
+constexpr int64_t kExpertRows = 512;   // that are sorted by expert together
+
+int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+int64_t padded(int64_t size) { return (size + 31) / 32 * 32; }
+
+// Scratch memory, handed out from the front. Without memory it only counts.
+struct Arena {
+    char* memory;
+    int64_t used = 0;
+
+    template <class Item>
+    Item* take(int64_t count) {
+        Item* result = memory ? (Item*)(memory + used) : nullptr;
+        used += (count * (int64_t)sizeof(Item) + 63) / 64 * 64;
+        return result;
+    }
+};
+
+// The intermediate values of a step.
+struct Scratch {
+    float *normed, *qkv, *attended, *inner, *gathered, *widened, *router_scores, *shares, *pair_shares;
+    uint8_t* ids;
+    int32_t *pair_rows, *first_pair;
+    Running running;
+
+    Scratch(const MimoModel& model, int64_t num_rows, Arena& arena) {
+        int64_t qkv_size = 0, attended_size = 0, queries = 0, width = 0, inner_size = 0, inputs = 2 * model.hidden_size;
+        for (const MimoHeads& heads : model.heads) {
+            const int64_t kv = heads.num_kv_heads * (heads.qk_dim + heads.v_dim);
+            qkv_size = larger(qkv_size, heads.num_heads * heads.qk_dim + kv);
+            attended_size = larger(attended_size, heads.num_heads * heads.v_dim);
+            if (heads.num_kv_heads) queries = larger(queries, heads.num_heads / heads.num_kv_heads * kTile);
+            width = larger(width, v_width(heads));
+        }
+        const auto consider = [&](const MimoLayer& layer) {
+            const MimoMatrix& down = layer.has_experts ? layer.expert_down[0] : layer.down;
+            inner_size = larger(inner_size, down.num_in);
+        };
+        for (int64_t i = 0; i < model.num_layers; ++i) consider(model.layers[i]);
+        for (int64_t i = 0; i < model.num_predictions; ++i) consider(model.predictions[i].block);
+        inputs = larger(larger(inputs, attended_size), inner_size);
+        const int64_t block = smaller(num_rows, kBlockRows), expert = smaller(num_rows, kExpertRows);
+        const int64_t pairs = expert * larger(model.top_k, 1);
+        normed = arena.take<float>(expert * larger(model.hidden_size, 1) * (model.num_predictions ? 2 : 1));
+        qkv = arena.take<float>(block * padded(qkv_size));
+        attended = arena.take<float>(block * attended_size);
+        inner = arena.take<float>(larger(expert, block) * padded(inner_size));
+        gathered = arena.take<float>(expert * model.hidden_size);
+        widened = arena.take<float>(inputs * kPanel);
+        router_scores = arena.take<float>(expert * padded(model.num_experts));
+        shares = arena.take<float>(pairs);
+        pair_shares = arena.take<float>(pairs);
+        ids = arena.take<uint8_t>(pairs);
+        pair_rows = arena.take<int32_t>(pairs);
+        first_pair = arena.take<int32_t>(model.num_experts + 1);
+        running.mixed = arena.take<float>(queries * width);
+        running.total = arena.take<v16>(queries);
+        running.largest = arena.take<float>(queries);
+    }
+};
+
+// Keys and values of one kind of layer: pages or rings.
+template <class Stored>
+struct Pool {
+    Stored *k, *v;
+};
+
+template <class Stored>
+class Step {
+public:
+    Step(const MimoModel& model, const MimoBatch& batch)
+        : model_(model), batch_(batch), arena_{(char*)batch.scratch}, scratch_(model, batch.num_rows, arena_) {}
+
+    void run() {
+        embed(batch_.hidden);
+        int64_t expert_layer = 0;
+        for (int64_t i = 0; i < model_.num_layers; ++i) {
+            const MimoLayer& layer = model_.layers[i];
+            attention(layer, batch_.hidden);
+            if (layer.has_experts) experts(layer, batch_.hidden, expert_layer++);
+            else dense(layer, batch_.hidden);
+        }
+        logits();
+    }
+
+    void predict() {
+        const MimoPrediction& prediction = model_.predictions[batch_.prediction];
+        float* x = arena_.take<float>(batch_.num_rows * model_.hidden_size);
+        float* scores = arena_.take<float>(padded(model_.vocab_size));
+        join(prediction, x);
+        attention(prediction.block, x);
+        dense(prediction.block, x);
+        guess(prediction, x, scores);
+    }
+
+private:
+    void embed_row(int64_t id, float* to) const {
+        const int64_t size = model_.hidden_size;
+        for (int64_t i = 0; i < size; i += 16) {
+            const int count = (int)smaller(16, size - i);
+            const v16 values = model_.embedding_storage == kF32
+                                   ? load_some((const float*)model_.embedding + id * size + i, count)
+                                   : load_some((const uint16_t*)model_.embedding + id * size + i, count);
+            store_some(to + i, values, count);
+        }
+    }
+
+    void embed(float* hidden) const {
+        for (int64_t row = 0; row < batch_.num_rows; ++row) embed_row(batch_.ids[row], hidden + row * model_.hidden_size);
+    }
+
+    void norm(const float* from, int64_t num_rows, const float* weight, float* to, int64_t stride) const {
+        for (int64_t row = 0; row < num_rows; ++row)
+            norm_row(from + row * model_.hidden_size, weight, model_.hidden_size, model_.eps, to + row * stride);
+    }
+
+    // x += output(attention(norm(x)))
+    void attention(const MimoLayer& layer, float* x) {
+        const MimoHeads& heads = model_.heads[layer.window];
+        const int64_t size = model_.hidden_size, qkv_stride = padded(layer.qkv.num_out);
+        const int64_t attended_size = heads.num_heads * heads.v_dim;
+        for (int64_t first = 0; first < batch_.num_rows; first += kBlockRows) {
+            const int64_t count = smaller(kBlockRows, batch_.num_rows - first);
+            norm(x + first * size, count, layer.attention_norm, scratch_.normed, size);
+            multiply(layer.qkv, Rows{scratch_.normed, size}, count, Store{scratch_.qkv, qkv_stride}, scratch_.widened);
+            attend_block(layer, heads, first, count, qkv_stride);
+            multiply(layer.output, Rows{scratch_.attended, attended_size}, count, Add{x + first * size, size},
+                     scratch_.widened);
+        }
+    }
+
+    // Rows [first, first + count) of the batch, sequence by sequence and tile by tile.
+    void attend_block(const MimoLayer& layer, const MimoHeads& heads, int64_t first, int64_t count, int64_t stride) {
+        int64_t begin = 0;  // row of the batch where the segment begins
+        for (int64_t s = 0; s < batch_.num_segments; begin += batch_.segments[s].count, ++s) {
+            const MimoSegment& segment = batch_.segments[s];
+            const int64_t end = smaller(begin + segment.count, first + count);
+            for (int64_t row = larger(begin, first); row < end; row += kTile) {
+                const int64_t position = segment.first + row - begin;
+                float* q = scratch_.qkv + (row - first) * stride;
+                float* out = scratch_.attended + (row - first) * heads.num_heads * heads.v_dim;
+                const Tile tile{q, stride, out, heads.num_heads * heads.v_dim, (int)smaller(kTile, end - row), position};
+                attend_tile(layer, heads, segment, tile, q);
+            }
+        }
+    }
+
+    void attend_tile(const MimoLayer& layer, const MimoHeads& heads, const MimoSegment& segment, const Tile& tile, float* qkv) {
+        const Keys<Stored> keys = keys_of(layer, heads, segment);
+        const float scale = kLog2E / __builtin_sqrtf((float)heads.qk_dim);
+        for (int row = 0; row < tile.num_rows; ++row) {
+            const int64_t position = tile.first + row;
+            const float *cos = heads.cos + position * heads.half_rotary, *sin = heads.sin + position * heads.half_rotary;
+            float* head = qkv + row * tile.q_stride;
+            for (int64_t n = 0; n < heads.num_heads; ++n, head += heads.qk_dim)
+                rotate(head, cos, sin, heads.half_rotary, heads.qk_dim, scale);
+            for (int64_t g = 0; g < heads.num_kv_heads; ++g, head += heads.qk_dim) {
+                rotate(head, cos, sin, heads.half_rotary, heads.qk_dim, 1.0f);
+                Stored* to = const_cast<Stored*>(keys.keys(g, position / kBlock)) + position % kBlock;
+                for (int64_t d = 0; d < heads.qk_dim; ++d) put(to + d * kBlock, head[d]);
+            }
+            for (int64_t g = 0; g < heads.num_kv_heads; ++g, head += heads.v_dim) {
+                Stored* to = const_cast<Stored*>(keys.values(g, position / kBlock)) + position % kBlock * heads.v_dim;
+                for (int64_t d = 0; d < heads.v_dim; ++d) put(to + d, head[d] * model_.value_scale);
+            }
+        }
+        scratch_.running.v_width = (int)v_width(heads);
+        attend(heads, tile, keys, scratch_.running, layer.sink);
+    }
+
+    Keys<Stored> keys_of(const MimoLayer& layer, const MimoHeads& heads, const MimoSegment& segment) const {
+        const int64_t positions =
+            layer.window ? (heads.window_keys - 1 + kTile + kBlock - 1) / kBlock * kBlock : (int64_t)kSpan;
+        Keys<Stored> keys;
+        keys.k_group = positions * heads.qk_dim;
+        keys.v_group = positions * heads.v_dim;
+        keys.k_unit = heads.num_layers * heads.num_kv_heads * keys.k_group;
+        keys.v_unit = heads.num_layers * heads.num_kv_heads * keys.v_group;
+        keys.k_block = kBlock * heads.qk_dim;
+        keys.v_block = kBlock * heads.v_dim;
+        keys.pages = layer.window ? nullptr : segment.pages;
+        keys.num_blocks = positions / kBlock;
+        const int64_t slot = layer.window ? segment.ring : 0;
+        const int64_t before = layer.cache_layer * heads.num_kv_heads;
+        keys.k = (const Stored*)(layer.window ? batch_.ring_k : batch_.page_k) + slot * keys.k_unit + before * keys.k_group;
+        keys.v = (const Stored*)(layer.window ? batch_.ring_v : batch_.page_v) + slot * keys.v_unit + before * keys.v_group;
+        return keys;
+    }
+
+    // x += down(silu(gate(norm(x))) * up(norm(x)))
+    void dense(const MimoLayer& layer, float* x) {
+        const int64_t size = model_.hidden_size, inner_stride = padded(layer.down.num_in);
+        for (int64_t first = 0; first < batch_.num_rows; first += kBlockRows) {
+            const int64_t count = smaller(kBlockRows, batch_.num_rows - first);
+            norm(x + first * size, count, layer.mlp_norm, scratch_.normed, size);
+            multiply(layer.gate_up, Rows{scratch_.normed, size}, count, Gated{scratch_.inner, inner_stride}, scratch_.widened);
+            multiply(layer.down, Rows{scratch_.inner, inner_stride}, count, Add{x + first * size, size}, scratch_.widened);
+        }
+    }
+
+    // x += the chosen experts' outputs by their shares, in the order of expert ids
+    void experts(const MimoLayer& layer, float* x, int64_t expert_layer) {
+        const int64_t size = model_.hidden_size;
+        for (int64_t first = 0; first < batch_.num_rows; first += kExpertRows) {
+            const int64_t count = smaller(kExpertRows, batch_.num_rows - first);
+            norm(x + first * size, count, layer.mlp_norm, scratch_.normed, size);
+            route(layer, first, count, expert_layer);
+            sort_pairs(count);
+            for (int64_t e = 0; e < model_.num_experts; ++e) expert(layer, e, x + first * size);
+        }
+    }
+
+    void route(const MimoLayer& layer, int64_t first, int64_t count, int64_t expert_layer) {
+        const int64_t stride = padded(model_.num_experts), top_k = model_.top_k;
+        multiply(layer.router, Rows{scratch_.normed, model_.hidden_size}, count, Store{scratch_.router_scores, stride},
+                 scratch_.widened);
+        int64_t begin = 0;
+        for (int64_t s = 0; s < batch_.num_segments; begin += batch_.segments[s].count, ++s) {
+            const MimoSegment& segment = batch_.segments[s];
+            const int64_t end = smaller(begin + segment.count, first + count);
+            for (int64_t row = larger(begin, first); row < end; ++row) {
+                const int64_t place = (row - begin) * model_.num_expert_layers + expert_layer;
+                const uint8_t* forced = segment.forced ? segment.forced + place * top_k : nullptr;
+                uint8_t* ids = scratch_.ids + (row - first) * top_k;
+                choose_experts(model_, layer.router_bias, forced, scratch_.router_scores + (row - first) * stride, ids,
+                               scratch_.shares + (row - first) * top_k);
+                std::memcpy(batch_.experts + (row * model_.num_expert_layers + expert_layer) * top_k, ids, top_k);
+            }
+        }
+    }
+
+    // Orders (row, expert) pairs by expert, rows ascending.
+    void sort_pairs(int64_t count) {
+        int32_t* first = scratch_.first_pair;
+        const int64_t num_pairs = count * model_.top_k;
+        std::memset(first, 0, sizeof(int32_t) * (model_.num_experts + 1));
+        for (int64_t i = 0; i < num_pairs; ++i) ++first[scratch_.ids[i] + 1];
+        for (int64_t e = 0; e < model_.num_experts; ++e) first[e + 1] += first[e];
+        for (int64_t i = 0; i < num_pairs; ++i) {
+            const int32_t place = first[scratch_.ids[i]]++;
+            scratch_.pair_rows[place] = (int32_t)(i / model_.top_k);
+            scratch_.pair_shares[place] = scratch_.shares[i];
+        }
+        for (int64_t e = model_.num_experts; e > 0; --e) first[e] = first[e - 1];
+        first[0] = 0;
+    }
+
+    void expert(const MimoLayer& layer, int64_t e, float* x) {
+        const int64_t size = model_.hidden_size, begin = scratch_.first_pair[e], count = scratch_.first_pair[e + 1] - begin;
+        if (count == 0) return;
+        const int32_t* rows = scratch_.pair_rows + begin;
+        const float* from = scratch_.normed + rows[0] * size;
+        if (count > 1) {
+            for (int64_t i = 0; i < count; ++i)
+                std::memcpy(scratch_.gathered + i * size, scratch_.normed + rows[i] * size, sizeof(float) * size);
+            from = scratch_.gathered;
+        }
+        const MimoMatrix& down = layer.expert_down[e];
+        const int64_t inner_stride = padded(down.num_in);
+        multiply(layer.expert_gate_up[e], Rows{from, size}, count, Gated{scratch_.inner, inner_stride}, scratch_.widened);
+        multiply(down, Rows{scratch_.inner, inner_stride}, count,
+                 AddShare{x, size, rows, scratch_.pair_shares + begin}, scratch_.widened);
+    }
+
+    void logits() {
+        const int64_t size = model_.hidden_size;
+        int64_t begin = 0, wanted = 0, written = 0;
+        const auto flush = [&] {
+            multiply(model_.head, Rows{scratch_.normed, size}, wanted,
+                     Store{batch_.logits + written * model_.vocab_size, model_.vocab_size}, scratch_.widened);
+            written += wanted;
+            wanted = 0;
+        };
+        const int64_t room = smaller(batch_.num_rows, kBlockRows);
+        for (int64_t s = 0; s < batch_.num_segments; begin += batch_.segments[s].count, ++s) {
+            const MimoSegment& segment = batch_.segments[s];
+            for (int64_t row = begin + segment.count - segment.num_logits; row < begin + segment.count; ++row) {
+                norm(batch_.hidden + row * size, 1, model_.final_norm, scratch_.normed + wanted * size, size);
+                if (++wanted == room) flush();
+            }
+        }
+        flush();
+    }
+
+    // x = projection([norm(embedding), norm(main hidden state)])
+    void join(const MimoPrediction& prediction, float* x) {
+        const int64_t size = model_.hidden_size;
+        for (int64_t first = 0; first < batch_.num_rows; first += kBlockRows) {
+            const int64_t count = smaller(kBlockRows, batch_.num_rows - first);
+            for (int64_t row = 0; row < count; ++row) {
+                float* joined = scratch_.normed + row * 2 * size;
+                embed_row(batch_.ids[first + row], joined);
+                norm_row(joined, prediction.embedding_norm, size, model_.eps, joined);
+            }
+            norm(batch_.hidden + first * size, count, prediction.hidden_norm, scratch_.normed + size, 2 * size);
+            multiply(prediction.projection, Rows{scratch_.normed, 2 * size}, count, Store{x + first * size, size},
+                     scratch_.widened);
+        }
+    }
+
+    void guess(const MimoPrediction& prediction, const float* x, float* scores) {
+        const int64_t size = model_.hidden_size;
+        int64_t end = 0;
+        for (int64_t s = 0; s < batch_.num_segments; ++s) {
+            end += batch_.segments[s].count;
+            if (batch_.segments[s].num_logits == 0) continue;
+            norm(x + (end - 1) * size, 1, prediction.final_norm, scratch_.normed, size);
+            multiply(model_.head, Rows{scratch_.normed, size}, 1, Store{scores, model_.vocab_size}, scratch_.widened);
+            int64_t best = 0;
+            for (int64_t i = 1; i < model_.vocab_size; ++i)
+                if (scores[i] > scores[best]) best = i;
+            batch_.likeliest[s] = best;
+        }
+    }
+
+    const MimoModel& model_;
+    const MimoBatch& batch_;
+    Arena arena_;
+    Scratch scratch_;
+};
+
+}  // namespace
+}  // namespace mimo
+
+int64_t mimo_scratch_bytes(const MimoModel* model, int64_t num_rows) {
+    mimo::Arena arena{nullptr};
+    mimo::Scratch scratch(*model, num_rows, arena);
+    arena.take<float>(num_rows * model->hidden_size);  // a prediction's rows and scores
+    arena.take<float>(model->vocab_size + 32);
+    return arena.used;
+}
+
+void mimo_step(const MimoModel* model, const MimoBatch* batch) {
+    if (batch->cache_storage == kBf16) mimo::Step<uint16_t>(*model, *batch).run();
+    else mimo::Step<float>(*model, *batch).run();
+}
+
+void mimo_predict(const MimoModel* model, const MimoBatch* batch) {
+    if (batch->cache_storage == kBf16) mimo::Step<uint16_t>(*model, *batch).predict();
+    else mimo::Step<float>(*model, *batch).predict();
+}

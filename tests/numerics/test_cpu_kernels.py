@@ -1,0 +1,192 @@
+"""The C++ step equals the model's plain forward, and a row's results do not depend on what shares its step."""
+
+import random
+from array import array
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from model_server.engine.cpu_backend import CpuBackend
+from model_server.kernels.batch import FREE, PAGE, Segment, StepOutput, new_pools
+from model_server.kernels.cpu.build import NoLibrary
+from model_server.kernels.cpu.library import Library, best_library
+from model_server.models.mimo_v2_flash import MiMoV2Flash
+from tests.numerics.small_models import full_logits, random_config, random_ids, random_model, small_config
+
+_CONTEXT = 512
+
+
+@pytest.fixture(scope="module")
+def library() -> Library:
+    try:
+        return best_library()
+    except NoLibrary as reason:
+        pytest.skip(f"the C++ step is not available: {reason}")
+
+
+class Sequences:
+    """Sequences over pools of their own, full of what must not be read. Pages are handed out in a random order."""
+
+    def __init__(self, model: MiMoV2Flash, library: Library, num: int, dtype: torch.dtype = torch.float32) -> None:
+        per_sequence = _CONTEXT // PAGE
+        self.backend = CpuBackend(model, _CONTEXT, library)
+        self.pools = new_pools(model.config, num * per_sequence, num, dtype)
+        for pool in (self.pools.page_k, self.pools.page_v, self.pools.ring_k, self.pools.ring_v):
+            pool.fill_(float("nan"))
+        pages = list(range(num * per_sequence))
+        random.Random(0).shuffle(pages)
+        self.pages = [array("i", pages[i * per_sequence : (i + 1) * per_sequence]) for i in range(num)]
+        self.lengths = [0] * num
+
+    def step(
+        self, parts: Iterable[tuple[int, Sequence[int]]], num_logits: int | None = None, **more: Any
+    ) -> StepOutput:
+        """Continue sequences by ids; logits after every token unless said otherwise."""
+        segments = []
+        for index, ids in parts:
+            wanted = len(ids) if num_logits is None else num_logits
+            segments.append(Segment(ids, self.lengths[index], self.pages[index], index, wanted, **more))
+            self.lengths[index] += len(ids)
+        return self.backend.step(segments, self.pools)
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_a_step_gives_the_logits_of_a_plain_forward(seed: int, library: Library) -> None:
+    config = random_config(seed)
+    model = random_model(config, seed)
+    ids = random_ids(config, 131 + seed % 3, seed)
+    output = Sequences(model, library, 1).step([(0, ids[0].tolist())])
+    assert _distance(output.logits, full_logits(model, ids)[0]) < 1e-5
+
+
+@pytest.mark.parametrize("length", [127, 128, 129, 130, 131])
+def test_the_window_ends_where_it_ends_in_a_plain_forward(length: int, library: Library) -> None:
+    config = small_config(sliding_window=128, hybrid_layer_pattern=(1, 1))
+    model = random_model(config)
+    ids = random_ids(config, length + 1, seed=length)
+    sequences = Sequences(model, library, 1)
+    sequences.step([(0, ids[0, :-1].tolist())])
+    output = sequences.step([(0, ids[0, -1:].tolist())])
+    assert _distance(output.logits, full_logits(model, ids)[0, -1:]) < 1e-5
+
+
+def test_hidden_states_and_experts_are_those_of_a_plain_forward(library: Library) -> None:
+    config = small_config(num_experts_per_tok=3)
+    model = random_model(config)
+    ids = random_ids(config, 60)
+    with torch.inference_mode():
+        expected = model(ids, torch.arange(60)[None])
+    output = Sequences(model, library, 1).step([(0, ids[0].tolist())])
+    assert _distance(output.hidden, expected.hidden[0]) < 1e-5
+    assert torch.equal(output.experts.sort(-1).values, expected.experts[0].sort(-1).values.to(torch.uint8))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_row_is_the_same_bits_in_any_chunk_and_any_company(seed: int, library: Library) -> None:
+    config = random_config(seed)
+    model = random_model(config, seed)
+    draw = random.Random(seed)
+    prompts = random_ids(config, 150, seed, batch=5).tolist()
+    whole = Sequences(model, library, 5)
+    alone = [whole.step([(index, ids)]) for index, ids in enumerate(prompts)]
+    together = Sequences(model, library, 5)
+    parts: list[list[Tensor]] = [[] for _ in prompts]
+    while any(length < 150 for length in together.lengths):
+        due = [index for index in range(5) if together.lengths[index] < 150 and draw.random() < 0.7]
+        cut = [together.lengths[index] + draw.choice((1, 1, 2, 5, 17, 40)) for index in due]
+        step = [(i, prompts[i][together.lengths[i] : end]) for i, end in zip(due, cut, strict=True)]
+        if step:
+            output = together.step(step)
+            for (index, _), rows in zip(step, output.logits.split([len(ids) for _, ids in step]), strict=True):
+                parts[index].append(rows)
+    for output, rows in zip(alone, parts, strict=True):
+        assert torch.equal(torch.cat(rows), output.logits)
+
+
+def test_a_long_prompt_in_one_step_gives_the_bits_of_single_tokens(library: Library) -> None:
+    """Long enough for several blocks of rows, also where rows are sorted by expert."""
+    config = small_config()
+    model = random_model(config)
+    draft = Sequences(model, library, 2)
+    ids = random_ids(config, _CONTEXT)[0].tolist()
+    chunk = draft.step([(0, ids)])
+    tokens = [draft.step([(1, [token])]) for token in ids]
+    assert torch.equal(torch.cat([output.logits for output in tokens]), chunk.logits)
+    assert torch.equal(torch.cat([output.experts for output in tokens]), chunk.experts)
+
+
+@pytest.mark.parametrize("num_wrong", [1, 7, 31])
+def test_rows_taken_back_by_position_leave_no_trace(num_wrong: int, library: Library) -> None:
+    config = small_config(sliding_window=20)
+    model = random_model(config)
+    sequences = Sequences(model, library, 2)
+    ids = random_ids(config, 120)[0].tolist()
+    expected = sequences.step([(0, ids)]).logits
+    first = sequences.step([(1, ids[:64])]).logits
+    sequences.step([(1, [1] * num_wrong)])
+    sequences.lengths[1] = 64
+    rest = [sequences.step([(1, [token])]).logits for token in ids[64:]]
+    assert torch.equal(torch.cat([first, *rest]), expected)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_instruction_sets_give_the_same_bits(seed: int, library: Library) -> None:
+    if library.variant != "avx512":
+        pytest.skip("the processor has no AVX-512")
+    config = random_config(seed)
+    model = random_model(config, seed)
+    ids = random_ids(config, 90, seed)[0].tolist()
+    outputs = [Sequences(model, other, 1).step([(0, ids)]) for other in (library, Library("avx2"))]
+    assert torch.equal(outputs[0].logits, outputs[1].logits)
+
+
+def test_logits_are_given_for_the_rows_that_are_wanted(library: Library) -> None:
+    model = random_model(small_config())
+    ids = random_ids(model.config, 40)[0].tolist()
+    sequences = Sequences(model, library, 3)
+    every = sequences.step([(0, ids)]).logits
+    assert torch.equal(sequences.step([(1, ids)], num_logits=3).logits, every[-3:])
+    assert sequences.step([(2, ids)], num_logits=0).logits.shape == (0, model.config.vocab_size)
+
+
+def test_forced_experts_replace_the_choice_row_by_row(library: Library) -> None:
+    config = small_config()
+    model = random_model(config)
+    ids = random_ids(config, 50)
+    draw = torch.Generator().manual_seed(1)
+    forced = torch.rand(1, 50, 8, generator=draw).argsort(-1)[:, :, None, :2]
+    with torch.inference_mode():
+        expected = model.logits(model(ids, torch.arange(50)[None], forced_experts=forced).hidden)[0]
+    output = Sequences(model, library, 1).step([(0, ids[0].tolist())], forced_experts=forced[0].to(torch.uint8))
+    assert _distance(output.logits, expected) < 1e-5
+    assert torch.equal(output.experts, forced[0].to(torch.uint8))
+
+
+def test_forcing_what_was_chosen_changes_no_bit(library: Library) -> None:
+    config = small_config(num_experts_per_tok=3)
+    model = random_model(config)
+    ids = random_ids(config, 50)[0].tolist()
+    sequences = Sequences(model, library, 3)
+    chosen = sequences.step([(0, ids)])
+    turned = chosen.experts.flip(-1).contiguous()
+    assert torch.equal(sequences.step([(1, ids)], forced_experts=turned).logits, chosen.logits)
+    half_free = chosen.experts.clone()
+    half_free[::2] = FREE
+    assert torch.equal(sequences.step([(2, ids)], forced_experts=half_free).logits, chosen.logits)
+
+
+def test_of_experts_that_score_the_same_the_lowest_ids_are_chosen(library: Library) -> None:
+    model = random_model(small_config(hybrid_layer_pattern=(0,), moe_layer_freq=(1,), num_hidden_layers=1))
+    for name, weight in model.named_parameters():
+        if name.endswith(("mlp.gate.weight", "e_score_correction_bias")):
+            weight.zero_()
+    experts = Sequences(model, library, 1).step([(0, [1, 2, 3])]).experts
+    assert experts.tolist() == [[[0, 1]]] * 3
+
+
+def _distance(ours: Tensor, plain: Tensor) -> float:
+    """Largest error in standard deviations."""
+    return float((ours - plain).abs().max() / plain.std())
