@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import repeat
 from typing import Any
 
@@ -14,11 +14,14 @@ from model_server.chat.tokens import ChatTokenizer
 from model_server.engine.scripted import ScriptedEngine
 from model_server.server.app import create_app
 from model_server.server.settings import ServerSettings
+from tests.integration.model_server.fake_service import behind_sglang
 from tests.integration.model_server.serving import serving
 from tests.unit.model_server.small_tokenizer import small_tokenizer
 
 TOKENIZER = ChatTokenizer(small_tokenizer())
 MODEL = "small"
+THROUGH_SGLANG = False
+"""Whether engines are behind a fake SGLang; conftest changes it."""
 
 
 def ids(text: str) -> list[int]:
@@ -35,9 +38,13 @@ def ids(text: str) -> list[int]:
 
 @asynccontextmanager
 async def service(engine: ScriptedEngine, **settings: Any) -> AsyncGenerator[tuple[AsyncOpenAI, str], None]:
-    app = create_app(engine, TOKENIZER, ServerSettings(model_name=MODEL, **settings))
-    async with serving(app) as url, AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
-        yield client, url
+    """The engine is in the server's process, or behind a fake SGLang (see conftest)."""
+    async with AsyncExitStack() as stack:
+        served = await stack.enter_async_context(behind_sglang(engine, TOKENIZER)) if THROUGH_SGLANG else engine
+        app = create_app(served, TOKENIZER, ServerSettings(model_name=MODEL, **settings))
+        url = await stack.enter_async_context(serving(app))
+        client = AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+        yield await stack.enter_async_context(client), url
 
 
 def answering(*texts: str) -> ScriptedEngine:

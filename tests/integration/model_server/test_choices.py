@@ -13,7 +13,7 @@ from model_server.engine.scripted import ScriptedEngine
 from model_server.types import EngineError, GenerateRequest
 from tests.integration.model_server.scripted_service import MODEL, answering, endless, ids, service, until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("both_engines")]
 
 USER: Any = {"role": "user", "content": "hi"}
 ASK: dict[str, Any] = {"model": MODEL, "messages": [USER]}

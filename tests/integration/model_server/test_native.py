@@ -10,7 +10,7 @@ from model_server.chat.markers import IM_END
 from model_server.engine.scripted import ScriptedEngine
 from tests.integration.model_server.scripted_service import MODEL, TOKENIZER, answering, endless, ids, service, until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("both_engines")]
 
 ASK: dict[str, Any] = {"input_ids": ids("hi")}
 END = ids(IM_END)[0]

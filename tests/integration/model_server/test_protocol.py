@@ -17,7 +17,7 @@ from model_server.engine.scripted import ScriptedEngine
 from model_server.types import EngineError, GenerateRequest
 from tests.integration.model_server.scripted_service import MODEL, TOKENIZER, answering, endless, ids, service, until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("both_engines")]
 
 THINKING = {"chat_template_kwargs": {"enable_thinking": True}}
 CALL = "<tool_call>\n<function=bash>\n<parameter=command>echo '</parameter>' é</parameter>\n</function>\n</tool_call>"
@@ -258,9 +258,9 @@ async def test_health_means_that_a_token_was_generated() -> None:
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "not_ready")
         assert answer.headers["retry-after"]
     slow = endless(interval_s=60)
-    async with service(slow, health_timeout_s=0.01) as (_, url), httpx.AsyncClient() as http:
+    async with service(slow, health_timeout_s=0.3) as (_, url), httpx.AsyncClient() as http:
         assert (await http.get(f"{url}/health")).status_code == 503
-        assert len(slow.cancelled) == 1
+        await until(lambda: len(slow.cancelled) == 1)
 
 
 async def test_a_server_that_answers_is_healthy_without_a_token_of_its_own() -> None:

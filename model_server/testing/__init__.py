@@ -1,0 +1,1 @@
+"""Doubles for whoever tests against this package; nothing that serves imports them."""
