@@ -20,8 +20,9 @@ from torch import Tensor
 from transformers import DynamicCache, MiMoV2FlashForCausalLM
 
 from model_server.config import ModelConfig
-from model_server.engine.kv_cache import SequenceCache
-from model_server.engine.runner import Runner, Segment
+from model_server.engine.backend import StepBackend
+from model_server.engine.torch_backend import TorchBackend
+from tests.numerics.pooled import PooledSequences
 from tests.numerics.small_models import random_ids, random_model, small_config
 from tests.numerics.transformers_peer import transformers_model
 
@@ -48,17 +49,22 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = random_model(_nano())
-    runner, peer = Runner(model, 8192), transformers_model(model, experts="grouped_mm")
+    backend, peer = TorchBackend(model, 8192), transformers_model(model, experts="grouped_mm")
     results = [
         _measure(
             f"decode, batch {batch}, {context} tokens before",
             batch * _NUM_NEW,
-            _engine_decode(runner, batch, context),
+            _engine_decode(model.config, backend, batch, context),
             _peer_decode(peer, batch, context),
         )
         for batch, context in ((1, 512), (8, 512), (1, 2048))
     ] + [
-        _measure(f"prefill, {length} tokens", length, _engine_prefill(runner, length), _peer_prefill(peer, length))
+        _measure(
+            f"prefill, {length} tokens",
+            length,
+            _engine_prefill(model.config, backend, length),
+            _peer_prefill(peer, length),
+        )
         for length in (512, 2048)
     ]
     _print(results)
@@ -101,34 +107,34 @@ def _measure(workload: str, num_tokens: int, ours: Callable[[], float], theirs: 
     return Result(workload, num_tokens / fastest[0], num_tokens / fastest[1])
 
 
-def _engine_decode(runner: Runner, batch: int, context: int) -> Callable[[], float]:
+def _engine_decode(config: ModelConfig, backend: StepBackend, batch: int, context: int) -> Callable[[], float]:
     def run() -> float:
-        prompts = random_ids(runner.config, context, batch=batch).tolist()
-        caches = [runner.new_cache() for _ in prompts]
-        rows = [_read(runner, prompt, cache) for prompt, cache in zip(prompts, caches, strict=True)]
+        prompts = random_ids(config, context, batch=batch).tolist()
+        sequences = PooledSequences(config, backend, batch, context + _NUM_NEW)
+        rows = [_read(sequences, index, prompt) for index, prompt in enumerate(prompts)]
         tokens = torch.stack(rows).argmax(-1).tolist()
         start = time.process_time()
         for _ in range(_NUM_NEW):
-            logits = runner.forward([Segment([token], cache) for token, cache in zip(tokens, caches, strict=True)])
-            tokens = logits.argmax(-1).tolist()
+            tokens = sequences.forward([(index, [token]) for index, token in enumerate(tokens)]).argmax(-1).tolist()
         return time.process_time() - start
 
     return run
 
 
-def _engine_prefill(runner: Runner, length: int) -> Callable[[], float]:
+def _engine_prefill(config: ModelConfig, backend: StepBackend, length: int) -> Callable[[], float]:
     def run() -> float:
-        prompt = random_ids(runner.config, length)[0].tolist()
+        prompt = random_ids(config, length)[0].tolist()
+        sequences = PooledSequences(config, backend, context_length=length)
         start = time.process_time()
-        _read(runner, prompt, runner.new_cache())
+        _read(sequences, 0, prompt)
         return time.process_time() - start
 
     return run
 
 
-def _read(runner: Runner, prompt: list[int], cache: SequenceCache) -> Tensor:
+def _read(sequences: PooledSequences, index: int, prompt: list[int]) -> Tensor:
     for first in range(0, len(prompt), _CHUNK_TOKENS):
-        logits = runner.forward([Segment(prompt[first : first + _CHUNK_TOKENS], cache)])
+        logits = sequences.forward([(index, prompt[first : first + _CHUNK_TOKENS])])
     return logits[0]
 
 

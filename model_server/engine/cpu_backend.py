@@ -25,6 +25,7 @@ from model_server.kernels.cpu.library import (
 )
 from model_server.kernels.cpu.packing import SCALE_INPUTS, Weight, alternating, joined, pack
 from model_server.kernels.fp8 import dequantize_blocks
+from model_server.kernels.memory import Arena
 from model_server.layers.linear import BlockScaledLinear, Linear
 from model_server.layers.moe import BlockScaledExperts, Experts, MoE
 from model_server.layers.rope import rotary_table
@@ -52,7 +53,7 @@ class CpuBackend:
     @property
     def num_bytes(self) -> int:
         """Of the packed weights."""
-        return self._packed.num_bytes
+        return self._packed.arena.num_bytes
 
     def step(self, segments: Sequence[Segment], pools: CachePools) -> StepOutput:
         """See :class:`model_server.engine.backend.StepBackend`."""
@@ -131,7 +132,7 @@ class _PackedModel:
     def __init__(self, model: MiMoV2Flash, context_length: int) -> None:
         config = model.config
         self._kept: list[object] = []
-        self.num_bytes = 0
+        self.arena = Arena()
         layers = [layer for layer in model.model.layers if isinstance(layer, DecoderLayer)]
         predictions = [
             layer
@@ -219,9 +220,8 @@ class _PackedModel:
         record.expert_down = self._array(MatrixRecord, [self._pack(down) for _, down in pairs])
 
     def _pack(self, weight: Weight) -> MatrixRecord:
-        packed = pack(weight)
+        packed = pack(weight, self.arena)
         self._kept.append(packed)
-        self.num_bytes += packed.num_bytes
         return packed.record
 
     def _vector(self, vector: Tensor) -> int:
@@ -229,7 +229,6 @@ class _PackedModel:
 
     def _keep(self, tensor: Tensor) -> int:
         self._kept.append(tensor)
-        self.num_bytes += tensor.nbytes
         return tensor.data_ptr()
 
     def _array(self, record_type: type[ctypes.Structure], records: Sequence[ctypes.Structure]) -> Any:

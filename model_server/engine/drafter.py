@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from model_server.engine.kv_cache import KeysValues
-from model_server.engine.runner import BatchRows, PackedLayer, Runner, pack
+from model_server.engine.torch_backend import BatchRows, KeysValues, PackedLayer, RotaryRows, pack
 from model_server.models.mimo_v2_flash import MiMoV2Flash
 from model_server.models.mtp import PredictionLayer
 
@@ -29,6 +28,11 @@ class DraftState:
         self._hidden: Tensor | None = None
         self.num_tokens = first
         """Tokens whose hidden states are known, or lie before ``first``."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether anything is known to guess from."""
+        return self._hidden is not None
 
     def absorb(self, hidden: Tensor) -> None:
         """Add the main model's hidden states [T, C] of the next tokens."""
@@ -95,9 +99,9 @@ class _DraftLayer:
 class Drafter:
     """Drafts for many sequences at once; as many tokens ahead as there are prediction layers."""
 
-    def __init__(self, model: MiMoV2Flash, runner: Runner) -> None:
+    def __init__(self, model: MiMoV2Flash, context_length: int) -> None:
         self._model = model
-        self._runner = runner
+        self._table = RotaryRows(model.config.heads(window=True), context_length)
         self._window_keys = model.config.window_keys
         layers = model.model.mtp.layers if model.num_mtp_layers else ()
         self._layers = [_pack(layer, self._window_keys) for layer in layers if isinstance(layer, PredictionLayer)]
@@ -132,13 +136,13 @@ class Drafter:
         embedded = F.embedding(torch.tensor(tokens), self._model.model.embed_tokens.weight)
         hidden = torch.cat(
             [state.hidden_from(window.num_tokens) for state, window in zip(states, windows, strict=True)]
-        )
+        ).to(embedded.dtype)
         size, eps = hidden.shape[1:], layer.eps
         joined = torch.cat(
             (torch.rms_norm(embedded, size, layer.enorm, eps), torch.rms_norm(hidden, size, layer.hnorm, eps)), dim=-1
         )
         rows = BatchRows(list(zip(counts, windows, strict=True)))
-        out = layer.block.forward(joined @ layer.projection, self._runner.table(True, rows.positions), rows, 0)
+        out = layer.block.forward(joined @ layer.projection, self._table.at(rows.positions), rows, 0)
         last = torch.rms_norm(out[[end - 1 for _, end, _ in rows.parts]], size, layer.final_norm, eps)
         for window, count in zip(windows, counts, strict=True):
             window.commit(count, max(count - index, 0))

@@ -1,31 +1,40 @@
 """The embedded engine: a step loop on its own thread, asyncio at its edge.
 
-Each step admits, schedules, runs the model once, draws a token for every sequence that is due and reports it. Requests
-and cancellations cross to the thread through a queue that is emptied before every step; tokens cross back through the
-event loop of whoever asked.
+Each step admits, schedules, guesses ahead, runs the model once, draws a token for every sequence that is due and
+reports it. Requests and cancellations cross to the thread through a queue that is emptied before every step; tokens
+cross back through the event loop of whoever asked.
 """
 
 import asyncio
+import concurrent.futures
 import dataclasses
 import logging
 import queue
 import secrets
 import threading
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
 
+import torch
 from torch import Tensor
 
+from model_server.config import ModelConfig
+from model_server.engine.backend import StepBackend
+from model_server.engine.cache_plan import plan_cache
 from model_server.engine.draft_length import DraftLength
 from model_server.engine.drafter import Drafter, DraftState
-from model_server.engine.prefix_cache import PrefixCache
-from model_server.engine.runner import Runner, Segment
+from model_server.engine.kv_cache import KVCache
+from model_server.engine.routes import Routes
 from model_server.engine.sampler import draw, logprobs
-from model_server.engine.scheduler import ScheduledSequence, Scheduler, Sequence
+from model_server.engine.scheduler import ScheduledSequence, Scheduler
+from model_server.engine.sequence import Sequence, cache_of
+from model_server.engine.torch_backend import TorchBackend
+from model_server.kernels.batch import new_pools, ring_size
 from model_server.models.mimo_v2_flash import MiMoV2Flash
 from model_server.types import (
+    CacheTooSmall,
     ContextLengthExceeded,
     EngineError,
     EngineStats,
@@ -33,13 +42,12 @@ from model_server.types import (
     GenerateRequest,
     Overloaded,
     TokenEvent,
-    UnfollowableGrammar,
 )
 
 _log = logging.getLogger(__name__)
 
-_CHUNK_TOKENS = 512
-"""Prompt tokens per step: long enough for efficient matrix products, short enough not to stall who decodes."""
+_PROMPT_TOKENS = 512
+"""Of all prompts together in a step: enough for efficient matrix products, not so many that who decodes stalls."""
 
 
 @dataclass(eq=False, slots=True)
@@ -70,20 +78,33 @@ class _Cancel:
 
 
 @dataclass(frozen=True, slots=True)
+class _Call:
+    """Something to do between two steps."""
+
+    work: Callable[[], bool]
+    done: "concurrent.futures.Future[bool]"
+
+
+@dataclass(frozen=True, slots=True)
 class _Close:
     pass
 
 
-_Message = _Submit | _Cancel | _Close
+_Message = _Submit | _Cancel | _Call | _Close
 
 
 class EmbeddedEngine:
     """``types.Engine`` over a model in this process.
 
     ``max_running`` sequences share a step, ``max_waiting`` more may queue; past that a request is refused at once.
-    ``context_length`` bounds prompt plus completion and defaults to the model's own. ``max_kept`` finished sequences
-    stay in memory for prompts that continue them. ``speculate`` lets prediction layers, where the model has them, guess
-    tokens ahead while that pays; the tokens are the same with and without.
+    ``context_length`` bounds prompt plus completion and defaults to the model's own. ``kv_memory`` bytes hold keys and
+    values of what runs and of what may be continued (default: see ``plan_cache``); ``keep`` off keeps nothing once a
+    sequence ends. ``speculate`` lets prediction layers, where the model has them, guess tokens ahead while that pays;
+    the tokens are the same with and without. ``backend`` runs the steps, plain PyTorch unless one is given.
+    ``weights_version`` names the weights.
+
+    Raises:
+        ValueError: ``kv_memory`` is too small.
     """
 
     def __init__(
@@ -92,19 +113,31 @@ class EmbeddedEngine:
         max_running: int = 8,
         max_waiting: int = 64,
         context_length: int | None = None,
-        max_kept: int = 16,
+        kv_memory: int | None = None,
+        keep: bool = True,
         speculate: bool = True,
+        backend: StepBackend | None = None,
+        weights_version: str = "",
     ) -> None:
-        self._context_length = context_length or model.config.max_position_embeddings
-        self._vocab_size = model.config.vocab_size
+        config, dtype = model.config, model.lm_head.weight.dtype
+        self._config = config
+        self._context_length = context_length or config.max_position_embeddings
         self._max_running = max_running
         self._max_live = max_running + max_waiting
-        self._runner = Runner(model, self._context_length)
-        self._drafter = Drafter(model, self._runner)
+        plan = plan_cache(config, dtype, max_running, self._context_length, kv_memory, keep)
+        pools = new_pools(config, plan.num_pages, max_running + plan.num_snapshots + plan.num_sessions, dtype)
+        self._cache = KVCache(
+            pools,
+            num_undoable=ring_size(config.window_keys) - (config.window_keys - 1),
+            max_snapshots=plan.num_snapshots,
+            max_sessions=plan.num_sessions,
+            weights_version=weights_version,
+        )
+        self._backend = backend or TorchBackend(model, self._context_length)
+        self._drafter = Drafter(model, self._context_length)
         self._draft_length = DraftLength(self._drafter.max_drafts if speculate else 0)
         self._num_drafted = self._num_accepted = 0
-        self._scheduler = Scheduler(max_running, _CHUNK_TOKENS)
-        self._prefixes = PrefixCache(max_kept)
+        self._scheduler = Scheduler(self._cache, max_running, _PROMPT_TOKENS, self._draft_length.longest)
         self._streams: dict[Sequence, _Stream] = {}
         self._live: set[_Stream] = set()
         self._lock = threading.Lock()
@@ -132,13 +165,27 @@ class EmbeddedEngine:
         with self._lock:
             num_live = len(self._live)
         running = min(num_live, self._max_running)
-        return EngineStats(running, num_live - running, self._context_length, self._num_drafted, self._num_accepted)
+        return EngineStats(
+            running=running,
+            waiting=num_live - running,
+            context_length=min(self._context_length, self._cache.max_tokens),
+            drafted=self._num_drafted,
+            accepted=self._num_accepted,
+            cache=self._cache.stats(),
+        )
 
-    @property
-    def cache_bytes(self) -> int:
-        """Bytes of keys and values held now, by running and by kept sequences."""
-        running = [sequence.cache.num_bytes for sequence in list(self._streams) if sequence.cache is not None]
-        return sum(running) + self._prefixes.num_bytes
+    async def drop_session(self, cache_salt: str, session_id: str) -> bool:
+        """Forget a session, unless a request of it runs. False if there is none."""
+        return await self._call(lambda: self._cache.drop_session(cache_salt, session_id))
+
+    async def flush_cache(self) -> None:
+        """Forget all keys and values but those of running sequences."""
+
+        def flush() -> bool:
+            self._cache.flush()
+            return True
+
+        await self._call(flush)
 
     async def close(self) -> None:
         """See :class:`model_server.types.Engine`. Sequences that still run end with an error."""
@@ -147,21 +194,23 @@ class EmbeddedEngine:
         self._inbox.put(_Close())
         await asyncio.to_thread(self._thread.join)
 
+    async def _call(self, work: Callable[[], bool]) -> bool:
+        done: concurrent.futures.Future[bool] = concurrent.futures.Future()
+        with self._lock:
+            if self._closed:
+                raise EngineError("the engine is closed")
+            self._inbox.put(_Call(work, done))
+        return await asyncio.wrap_future(done)
+
     def _submit(self, request: GenerateRequest) -> _Stream:
-        num_prompt, num_asked = len(request.prompt_ids), request.sampling.max_tokens
-        if num_prompt + num_asked > self._context_length:
-            raise ContextLengthExceeded(
-                f"the prompt has {num_prompt} tokens and {num_asked} are asked for,"
-                f" together more than the context of {self._context_length}"
-            )
-        if not request.prompt_ids or num_asked < 1:
-            raise EngineError("a request needs at least one prompt token and one token to sample")
-        named = [*request.prompt_ids, *(token for token, _ in request.sampling.logit_bias)]
-        outside = next((token for token in named if not 0 <= token < self._vocab_size), None)
-        if outside is not None:
-            raise EngineError(f"token id {outside} is outside the vocabulary of {self._vocab_size}")
+        self._check(request)
+        config = self._config
+        num_layers = sum(config.moe_layer_freq)
+        routes = Routes(num_layers, config.num_experts_per_tok if num_layers else 0)
+        if request.forced_experts is not None:
+            routes.record(0, request.forced_experts[: len(request.prompt_ids)])
         seed = secrets.randbits(64) if request.sampling.seed is None else request.sampling.seed
-        stream = _Stream(Sequence(request, seed), asyncio.get_running_loop(), asyncio.Queue())
+        stream = _Stream(Sequence(request, seed, routes), asyncio.get_running_loop(), asyncio.Queue())
         with self._lock:
             if self._closed:
                 raise EngineError("the engine is closed")
@@ -171,17 +220,33 @@ class EmbeddedEngine:
         self._inbox.put(_Submit(stream))
         return stream
 
+    def _check(self, request: GenerateRequest) -> None:
+        num_prompt, num_asked = len(request.prompt_ids), request.sampling.max_tokens
+        wanted = f"the prompt has {num_prompt} tokens and {num_asked} are asked for, together more than"
+        if num_prompt + num_asked > self._context_length:
+            raise ContextLengthExceeded(f"{wanted} the context of {self._context_length}")
+        if num_prompt + num_asked > self._cache.max_tokens:
+            raise CacheTooSmall(f"{wanted} the {self._cache.max_tokens} whose keys and values fit the memory")
+        if not request.prompt_ids or num_asked < 1:
+            raise EngineError("a request needs at least one prompt token and one token to sample")
+        vocab_size = self._config.vocab_size
+        named = [*request.prompt_ids, *(token for token, _ in request.sampling.logit_bias)]
+        outside = next((token for token in named if not 0 <= token < vocab_size), None)
+        if outside is not None:
+            raise EngineError(f"token id {outside} is outside the vocabulary of {vocab_size}")
+        if request.forced_experts is not None:
+            _check_experts(request.forced_experts, self._config)
+
     # Everything below runs on the engine's thread.
 
     def _run(self) -> None:
         while self._receive():
             try:
-                self._admit()
-                self._step(self._scheduler.schedule())
+                self._step()
             except Exception as error:  # noqa: BLE001 (outermost loop: a bad step ends its sequences, not the engine)
                 _log.exception("engine.step_failed")
                 for sequence in list(self._scheduler.running):
-                    self._fail(sequence, EngineError(f"the step failed: {error!r}"))
+                    self._fail(sequence, _failure(error))
         for sequence in list(self._streams):
             self._fail(sequence, EngineError("the engine was closed"))
 
@@ -198,79 +263,101 @@ class EmbeddedEngine:
                     self._scheduler.add(stream.sequence)
                 case _Cancel(stream):
                     if stream.sequence in self._streams:
-                        self._retire(stream.sequence)
+                        self._cancel(stream.sequence)
+                case _Call(work, done):
+                    done.set_result(work())
                 case _Close():
                     return False
 
-    def _admit(self) -> None:
-        for sequence in self._scheduler.admit():
-            sequence.cache = self._prefixes.take(sequence.ids)
-            if sequence.cache is None:
-                sequence.cache = self._runner.new_cache()
-            sequence.cached_tokens = sequence.cache.num_tokens
-            if self._draft_length.longest:
-                sequence.draft_state = self._drafter.new_state(sequence.cached_tokens)
-
-    def _step(self, step: list[ScheduledSequence]) -> None:
+    def _step(self) -> None:
+        step = self._scheduler.schedule()
         if not step:
             return
         started = time.monotonic()
         drafts = self._draft(step)
-        length = max(map(len, drafts))
-        segments = [
-            Segment([*part.segment.ids, *guessed], part.segment.cache, 1 + len(guessed))
-            for part, guessed in zip(step, drafts, strict=True)
-        ]
-        output = self._runner.step(segments)
-        accepted = [
-            self._take(part, drafts[index], output.logits[index], output.hidden[index], output.experts[index])
-            for index, part in enumerate(step)
-        ]
+        accepted = self._execute(step, drafts)
         self._num_drafted += sum(map(len, drafts))
         self._num_accepted += sum(accepted)
         if _is_decoding(step):
-            self._draft_length.observe(len(step), length, time.monotonic() - started, accepted)
+            self._draft_length.observe(len(step), max(map(len, drafts)), time.monotonic() - started, accepted)
+
+    def _execute(self, step: list[ScheduledSequence], drafts: list[list[int]]) -> list[int]:
+        """Run the model and take what comes of it; the number of accepted drafts of each part. If the whole step fails
+        its parts are run one by one, and end only their own sequences."""
+        try:
+            output = self._backend.step(
+                [part.segment(guessed) for part, guessed in zip(step, drafts, strict=True)], self._cache.pools
+            )
+        except Exception as error:  # noqa: BLE001 (whatever it was, those who are not to blame go on)
+            _log.exception("engine.step_failed", extra={"num_sequences": len(step)})
+            if len(step) > 1:
+                return [
+                    accepted
+                    for part, guessed in zip(step, drafts, strict=True)
+                    for accepted in self._execute([part], [guessed])
+                ]
+            self._fail(step[0].sequence, _failure(error))
+            return [0]
+        lengths = [part.num_tokens + len(guessed) for part, guessed in zip(step, drafts, strict=True)]
+        wanted = [part.samples * (1 + len(guessed)) for part, guessed in zip(step, drafts, strict=True)]
+        rows = zip(
+            step, drafts, output.logits.split(wanted), output.hidden.split(lengths), output.experts.split(lengths),
+            strict=True,
+        )  # fmt: skip
+        return [self._take_or_fail(*row) for row in rows]
 
     def _draft(self, step: list[ScheduledSequence]) -> list[list[int]]:
         """Guesses for every sequence of a step in which all decode; none beside a prompt, which sets the pace."""
         length = self._draft_length.choose(len(step)) if _is_decoding(step) else 0
-        length = min([length, *(self._room(part.sequence) for part in step)])
-        if length < 1:
+        length = min([length, *(_room(part.sequence) for part in step)])
+        states = [self._draft_state(part.sequence) for part in step] if length > 0 else []
+        if not states or not all(state.is_ready for state in states):
             return [[] for _ in step]
-        return self._drafter.draft([(part.sequence.ids, self._draft_state(part.sequence)) for part in step], length)
-
-    def _room(self, sequence: Sequence) -> int:
-        """Tokens that may still follow the one that is due."""
-        return min(
-            sequence.request.sampling.max_tokens - sequence.num_sampled - 1,
-            self._context_length - len(sequence.ids) - 1,
+        return self._drafter.draft(
+            [(part.sequence.ids, state) for part, state in zip(step, states, strict=True)], length
         )
 
     def _draft_state(self, sequence: Sequence) -> DraftState:
-        assert sequence.draft_state is not None, sequence.request.request_id
-        return sequence.draft_state
+        """What drafting knows of a sequence, which begins anew with its cache."""
+        num_tokens = cache_of(sequence).num_tokens
+        state = sequence.draft_state
+        if state is None or state.num_tokens != num_tokens:
+            state = sequence.draft_state = self._drafter.new_state(num_tokens)
+        return state
+
+    def _take_or_fail(
+        self, part: ScheduledSequence, drafts: list[int], logits: Tensor, hidden: Tensor, experts: Tensor
+    ) -> int:
+        sequence = part.sequence
+        try:
+            return self._take(part, drafts, logits, hidden, experts)
+        except EngineError as error:
+            _log.error("engine.sequence_failed", extra={"request_id": sequence.request.request_id})
+            self._fail(sequence, error)
+        except Exception as error:  # noqa: BLE001 (the other sequences of the step go on)
+            _log.exception("engine.sequence_failed", extra={"request_id": sequence.request.request_id})
+            self._fail(sequence, _failure(error))
+        return 0
 
     def _take(self, part: ScheduledSequence, drafts: list[int], logits: Tensor, hidden: Tensor, experts: Tensor) -> int:
         """Sample after the pending tokens, and after each draft as long as it is what was sampled; commit what holds
-        and report it. Returns the number of accepted drafts."""
-        sequence, cache = part.sequence, part.segment.cache
+        and report it. Returns the number of accepted drafts.
+
+        Raises:
+            EngineError: the sequence cannot go on.
+        """
+        sequence, cache = part.sequence, cache_of(part.sequence)
         if not bool(logits.isfinite().all()):
-            _log.error("engine.logits_not_finite", extra={"request_id": sequence.request.request_id})
-            self._fail(sequence, EngineError("the model's logits are not finite"))
-            return 0
-        is_first = part.samples and sequence.num_sampled == 0
-        try:
-            news = list(self._sampled(sequence, drafts, logits)) if part.samples else []
-        except UnfollowableGrammar as error:
-            _log.error("engine.grammar_failed", extra={"request_id": sequence.request.request_id})
-            self._fail(sequence, error)
-            return 0
+            raise EngineError("the model's logits are not finite")
+        state = self._draft_state(sequence) if self._draft_length.longest else None
+        news = list(self._sampled(sequence, drafts, logits)) if part.samples else []
         num_accepted = max(len(news) - 1, 0)
-        cache.commit(len(part.segment.ids) + num_accepted, experts)
-        if sequence.draft_state is not None:
-            sequence.draft_state.absorb(hidden[: len(part.segment.ids) + num_accepted])
-        if is_first:
-            cache.mark()
+        num_kept, before = part.num_tokens + num_accepted, cache.num_tokens
+        sequence.routes.record(before, experts[:num_kept])
+        cache.commit(len(experts), num_kept)
+        if state is not None:
+            state.absorb(hidden[:num_kept])
+        self._cache.remember(sequence, before)
         for event in news:
             self._report(sequence, event)
         return num_accepted
@@ -290,7 +377,7 @@ class EmbeddedEngine:
             scores = None if asked is None else logprobs(row, token, asked)
             sequence.ids.append(token)
             reason = _finish_reason(sequence, token)
-            yield TokenEvent(token, reason, sequence.cached_tokens, scores)
+            yield TokenEvent(token, reason, sequence.cached_tokens or 0, scores)
             if reason is not None or token != draft:
                 return
 
@@ -299,30 +386,54 @@ class EmbeddedEngine:
         if stream is None:
             return  # its reader went away in the middle of the step
         if event.finish_reason is not None:  # before the news is out: whoever hears it may ask again at once
-            assert sequence.cache is not None, sequence.request.request_id
             start = sequence.request.experts_from
-            if start is not None:
-                event = dataclasses.replace(event, experts=sequence.cache.experts(start))
-            self._prefixes.keep(sequence.ids, sequence.cache)
+            experts = None if start is None else sequence.routes.view(start)
+            event = dataclasses.replace(event, experts=experts, segment=sequence.segment)
+            self._cache.finish(sequence)
             self._retire(sequence)
         if not stream.send(event) and event.finish_reason is None:
-            self._retire(sequence)
+            self._cancel(sequence)
+
+    def _cancel(self, sequence: Sequence) -> None:
+        self._cache.cancel(sequence)
+        self._retire(sequence)
 
     def _fail(self, sequence: Sequence, error: EngineError) -> None:
-        stream = self._streams[sequence]
-        self._retire(sequence)
-        stream.send(error)
+        self._cache.fail(sequence)
+        self._retire(sequence).send(error)
 
-    def _retire(self, sequence: Sequence) -> None:
+    def _retire(self, sequence: Sequence) -> _Stream:
         self._scheduler.remove(sequence)
-        sequence.cache = sequence.draft_state = None
+        sequence.draft_state = None
         stream = self._streams.pop(sequence)
         with self._lock:
             self._live.discard(stream)
+        return stream
+
+
+def _failure(error: Exception) -> EngineError:
+    return EngineError(f"the step failed: {error!r}")
+
+
+def _check_experts(experts: Tensor, config: ModelConfig) -> None:
+    """Raises:
+    EngineError: these cannot be routes of the model.
+    """
+    shape = (sum(config.moe_layer_freq), config.num_experts_per_tok)
+    if experts.dtype != torch.uint8 or experts.dim() != 3 or experts.shape[1:] != shape:
+        raise EngineError(f"forced experts must be bytes [tokens, {shape[0]}, {shape[1]}]")
+    ordered = experts.sort(-1).values
+    if bool((ordered[..., -1:] >= config.n_routed_experts).any()) or bool((ordered.diff(dim=-1) == 0).any()):
+        raise EngineError(f"forced experts of a token must be different numbers below {config.n_routed_experts}")
 
 
 def _is_decoding(step: list[ScheduledSequence]) -> bool:
-    return all(part.samples and len(part.segment.ids) == 1 for part in step)
+    return all(part.samples and part.num_tokens == 1 for part in step)
+
+
+def _room(sequence: Sequence) -> int:
+    """Tokens that may still follow the one that is due."""
+    return sequence.request.sampling.max_tokens - sequence.num_sampled - 1
 
 
 def _overdue(sequence: Sequence) -> int | None:

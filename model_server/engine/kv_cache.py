@@ -1,149 +1,314 @@
-"""Keys and values of one sequence.
+"""The memory for keys and values: who gets pages and rings, what is kept for later, and what leaves for it.
 
-Global layers keep everything and grow. Window layers keep a ring of exactly the keys a next token can see, so their
-memory does not depend on the length. Softmax does not care about order, so a ring is read as it lies.
-
-Shape letters: T new tokens, S keys, N heads, G key-value heads, D query-key width, V value width.
+A sequence gets a ring and pages when it is admitted, more pages as it grows, and begins behind what its session or the
+prefix tree has of its prompt. When pages run short, what is kept for later leaves first: leaves of the tree, then
+caches of sessions between two requests. Which sequence must stop when that is not enough, the scheduler decides.
 """
 
-import torch
+from array import array
+
 from torch import Tensor
 
-from model_server.config import ModelConfig
+from model_server.engine.pages import PageAllocator, SlotAllocator
+from model_server.engine.prefix_tree import Match, Namespace, Node, PrefixTree, Snapshot
+from model_server.engine.sequence import Sequence, SequenceCache, cache_of
+from model_server.engine.session import Session, SessionKey, Sessions
+from model_server.kernels.batch import PAGE, CachePools
+from model_server.types import CacheStats
 
-_GROWTH = 256
-"""Global storage grows by at least this many tokens, and by half of itself when it is long."""
-
-_MAX_UNDONE = 16
-"""Tokens of one step that may be taken back. Longer parts are prompts, which are never guessed."""
-
-
-KeysValues = tuple[Tensor, Tensor]
-"""k [G, S, D] and v [G, S, V] of one layer."""
+_LEAST_BRANCH = PAGE
+"""Tokens that a snapshot where prompts part must spare the next one that comes by."""
 
 
-class SequenceCache:
-    """Storage of one sequence, owned by whoever holds it; never shared."""
+class KVCache:
+    """Gives sequences their memory. Pages and slots are counted here; what lies in them only moves, never changes.
 
-    def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
-        self.num_tokens = 0
-        """Tokens whose keys and values are complete in every layer."""
-        self._window_keys = config.window_keys
-        self._layers = [
-            _storage(config, bool(kind), config.window_keys if kind else _GROWTH, dtype)
-            for kind in config.hybrid_layer_pattern
-        ]
-        self._windows = [bool(kind) for kind in config.hybrid_layer_pattern]
-        self._marked_rings: dict[int, KeysValues] = {}
-        self._overwritten: dict[int, KeysValues] = {}
-        """What the newest tokens replaced in the rings, slot by slot, until they are committed."""
-        self._experts: list[Tensor] = []
-        self.marked_tokens = 0
-        """Tokens at the last :meth:`mark`; 0 before one."""
+    There must be a ring slot for each running sequence, each snapshot and each session. A ring can go back
+    ``num_undoable`` positions from the last one written (see ``kernels.batch.ring_size``).
+    """
 
-    @property
-    def num_bytes(self) -> int:
-        return sum(k.nbytes + v.nbytes for k, v in (*self._layers, *self._marked_rings.values()))
+    def __init__(
+        self, pools: CachePools, num_undoable: int, max_snapshots: int, max_sessions: int, weights_version: str
+    ) -> None:
+        self.pools = pools
+        self._weights_version = weights_version
+        self._pages = PageAllocator(len(pools.page_k))
+        self._slots = SlotAllocator(len(pools.ring_k))
+        self._tree = PrefixTree(self._pages, self._slots, max_snapshots, num_undoable)
+        self._sessions = Sessions(max_sessions)
+        self._page_bytes = pools.page_k[0].nbytes + pools.page_v[0].nbytes
+        self._ring_bytes = pools.ring_k[0].nbytes + pools.ring_v[0].nbytes
+        self._num_prompt_tokens = self._num_hit_tokens = self._num_preemptions = 0
 
     @property
-    def num_window_bytes(self) -> int:
-        """Bytes of the window layers alone: constant."""
-        layers = zip(self._layers, self._windows, strict=True)
-        return sum(k.nbytes + v.nbytes for (k, v), window in layers if window)
+    def max_tokens(self) -> int:
+        """The longest sequence that fits when it is alone."""
+        return self._pages.num_pages * PAGE
 
-    def extend(self, layer: int, k: Tensor, v: Tensor) -> KeysValues:
-        """Store new k [T, G, D] and v [T, G, V] after :attr:`num_tokens` and show what they attend to: keys in the
-        order of their positions, the new ones last. One new token sees a ring as it lies, in any order.
+    def stats(self) -> CacheStats:
+        """May be asked for on any thread."""
+        return CacheStats(
+            page_tokens=PAGE,
+            pages=self._pages.num_pages,
+            used_pages=self._pages.num_used,
+            kept_pages=self._pages.num_used - self._pages.num_running,
+            rings=self._slots.num_slots,
+            used_rings=self._slots.num_used,
+            snapshots=self._tree.num_snapshots,
+            sessions=len(self._sessions),
+            used_bytes=self._pages.num_used * self._page_bytes + self._slots.num_used * self._ring_bytes,
+            prompt_tokens=self._num_prompt_tokens,
+            hit_tokens=self._num_hit_tokens,
+            preemptions=self._num_preemptions,
+        )
 
-        The count moves only with :meth:`commit`, when every layer has stored them.
-        """
-        if self._windows[layer]:
-            return self._extend_ring(layer, k, v)
-        return self._extend_all(layer, k, v)
+    def admit(self, sequence: Sequence, headroom: int) -> bool:
+        """See :class:`model_server.engine.scheduler.Memory`."""
+        session = self._parked_session(sequence)
+        if session is not None and session.cache is not None and _continues(sequence, session):
+            return self._resume(sequence, session, session.cache, headroom)
+        num_common, match = self._match(sequence)
+        if self._begin(sequence, session, num_common, match, headroom):
+            return True
+        # What is matched stays in memory meanwhile, though the sequence may need the last page for itself.
+        return match is not None and headroom == 0 and self._begin(sequence, session, num_common, None, headroom)
 
-    def commit(self, num_kept: int, experts: Tensor) -> None:
-        """Count the first ``num_kept`` of the tokens stored since the last commit, and forget the others.
+    def reserve(self, sequence: Sequence, num_new: int) -> bool:
+        """See :class:`model_server.engine.scheduler.Memory`."""
+        cache = cache_of(sequence)
+        count = _num_pages(cache.num_tokens + num_new) - len(cache.pages)
+        if count > 0 and not self._make_free(count):
+            self._let_go(cache)  # the prompt it began with leaves before anyone must stop
+            if not self._make_free(count):
+                return False
+        cache.pages.extend(self._pages.take(max(count, 0)))
+        return True
 
-        Up to 16 stored tokens can be forgotten in part; of more, all must be kept. ``experts`` [T, M, K] are those that
-        the stored tokens used; they are remembered with the tokens.
-        """
-        self._experts.append(experts[:num_kept])
-        for layer, (old_k, old_v) in self._overwritten.items():
-            ring_k, ring_v = self._layers[layer]
-            slots = torch.arange(self.num_tokens + num_kept, self.num_tokens + old_k.shape[1]) % self._window_keys
-            ring_k[:, slots], ring_v[:, slots] = old_k[:, num_kept:], old_v[:, num_kept:]
-        self._overwritten = {}
-        self.num_tokens += num_kept
+    def preempt(self, sequence: Sequence) -> None:
+        """See :class:`model_server.engine.scheduler.Memory`."""
+        self._num_preemptions += 1
+        self._give_to_tree(sequence, cache_of(sequence))
 
-    def experts(self, start: int) -> Tensor:
-        """Experts uint8 [S, M, K] of all tokens from position ``start`` on."""
-        self._experts = [torch.cat(self._experts)]
-        return self._experts[0][start:]
+    def remember(self, sequence: Sequence, before: int) -> None:
+        """Where a snapshot is due after the tokens since ``before``, take one: another sequence may begin there."""
+        cache = cache_of(sequence)
+        is_due = cache.num_tokens == len(sequence.request.prompt_ids) or cache.has_stopped(before)
+        if not is_due or not self._is_shared(sequence) or sequence.continues_session:
+            return
+        node = self._insert(sequence, cache)
+        self._let_go(cache)
+        cache.node = node
+        if node.snapshot is None:
+            slot = self._tree.take_slot()
+            self._copy(cache.ring, slot, self.pools.ring_k, self.pools.ring_v)
+            self._tree.attach(node, Snapshot(slot, cache.written))
 
-    def mark(self) -> None:
-        """Remember this point for :meth:`rewind`, in place of an earlier one: a copy of the rings."""
-        self.marked_tokens = self.num_tokens
-        self._marked_rings = {
-            layer: (k.clone(), v.clone())
-            for layer, ((k, v), window) in enumerate(zip(self._layers, self._windows, strict=True))
-            if window
-        }
+    def finish(self, sequence: Sequence) -> None:
+        """Keep what an ended sequence has for those that continue it."""
+        if sequence.request.session_id is None:
+            self._give_to_tree(sequence, cache_of(sequence))
+        else:
+            self._park(sequence, cache_of(sequence))
 
-    def rewind(self) -> None:
-        """Forget everything after the mark."""
-        for layer, ring in self._marked_rings.items():
-            self._layers[layer] = ring
-        self._marked_rings = {}
-        self.num_tokens, self.marked_tokens = self.marked_tokens, 0
-        self._experts = [torch.cat(self._experts)[: self.num_tokens]]
+    def cancel(self, sequence: Sequence) -> None:
+        """Free what a sequence has that nobody waits for any more; its session keeps all of it."""
+        if sequence.cache is None:
+            return
+        if sequence.request.session_id is None:
+            self._free(sequence, sequence.cache)
+        else:
+            self._park(sequence, sequence.cache)
 
-    def _extend_all(self, layer: int, k: Tensor, v: Tensor) -> KeysValues:
-        start, end = self.num_tokens, self.num_tokens + len(k)
-        if end > self._layers[layer][0].shape[1]:
-            num_slots = max(end + _GROWTH, end * 3 // 2)
-            k_held, v_held = self._layers[layer]
-            self._layers[layer] = (_grown(k_held, start, num_slots), _grown(v_held, start, num_slots))
-        held_k, held_v = self._layers[layer]
-        held_k[:, start:end] = k.transpose(0, 1)
-        held_v[:, start:end] = v.transpose(0, 1)
-        return held_k[:, :end], held_v[:, :end]
+    def fail(self, sequence: Sequence) -> None:
+        """Free what a sequence has whose step failed; its session keeps tokens and experts."""
+        if sequence.cache is not None:
+            self._free(sequence, sequence.cache)
+        if sequence.request.session_id is not None and sequence.segment is not None:
+            self._park(sequence, None)
 
-    def _extend_ring(self, layer: int, k: Tensor, v: Tensor) -> KeysValues:
-        start, num_new, size = self.num_tokens, len(k), self._window_keys
-        ring_k, ring_v = self._layers[layer]
-        if num_new == 1:
-            slot = start % size
-            ring_k[:, slot] = k[0]
-            ring_v[:, slot] = v[0]
-            return (ring_k, ring_v) if start >= size else (ring_k[:, : start + 1], ring_v[:, : start + 1])
-        shown = (_followed(ring_k, start, k), _followed(ring_v, start, v))
-        kept = min(num_new, size)
-        slots = torch.arange(start + num_new - kept, start + num_new) % size
-        if num_new <= min(size, _MAX_UNDONE):
-            self._overwritten[layer] = (ring_k[:, slots], ring_v[:, slots])  # indexing by a tensor copies
-        ring_k[:, slots] = k[-kept:].transpose(0, 1)
-        ring_v[:, slots] = v[-kept:].transpose(0, 1)
-        return shown
+    def drop_session(self, cache_salt: str, session_id: str) -> bool:
+        """Forget a session, unless it is in use. False if there is none."""
+        session = self._sessions.take(((self._weights_version, cache_salt), session_id))
+        self._free_parked(None if session is None else session.cache)
+        return session is not None
+
+    def flush(self) -> None:
+        """Forget what is kept for later; of sessions, tokens and experts stay."""
+        self._tree.clear()
+        while self._give_up_session(None):
+            pass
+
+    def _resume(self, sequence: Sequence, session: Session, cache: SequenceCache, headroom: int) -> bool:
+        """Let a sequence go on with the cache of its session."""
+        count = _num_at_first(sequence) - len(cache.pages)
+        if not self._make_free(max(count, 0) + headroom, spared=session):
+            return False
+        self._pages.hold(cache.pages, running=True)
+        self._pages.release(cache.pages, running=False)
+        self._enter(sequence, session)
+        self._start(sequence, cache)
+        return True
+
+    def _begin(
+        self, sequence: Sequence, session: Session | None, num_common: int, match: Match | None, headroom: int
+    ) -> bool:
+        """Let a sequence begin behind what is matched."""
+        num_full = 0
+        if match is not None:
+            num_full = match.num_tokens // PAGE
+            self._tree.lock(match.node)
+            self._pages.hold(match.pages, running=True)
+        if not self._make_free(_num_at_first(sequence) - num_full + headroom):
+            if match is not None:
+                self._pages.release(match.pages, running=True)
+                self._tree.unlock(match.node)
+            return False
+        self._enter(sequence, session)
+        cache = self._opened(sequence, match)
+        if num_common - cache.num_tokens >= _LEAST_BRANCH:
+            cache.branch = num_common
+        self._start(sequence, cache)
+        return True
+
+    def _opened(self, sequence: Sequence, match: Match | None) -> SequenceCache:
+        slot = self._slots.take()
+        assert slot is not None
+        if match is None:
+            return SequenceCache(array("i"), slot, num_tokens=0, written=0)
+        pages = array("i", match.pages)
+        if match.num_tokens % PAGE:
+            (own,) = self._pages.take(1)
+            self._copy(pages[-1], own, self.pools.page_k, self.pools.page_v)
+            self._pages.release(pages[-1:], running=True)
+            pages[-1] = own
+        self._copy(match.snapshot.slot, slot, self.pools.ring_k, self.pools.ring_v)
+        sequence.routes.record(0, match.experts)
+        return SequenceCache(pages, slot, match.num_tokens, match.snapshot.written, match.node)
+
+    def _start(self, sequence: Sequence, cache: SequenceCache) -> None:
+        cache.pages.extend(self._pages.take(max(_num_at_first(sequence) - len(cache.pages), 0)))
+        sequence.cache = cache
+        if sequence.cached_tokens is None:
+            sequence.cached_tokens = cache.num_tokens
+        self._num_prompt_tokens += len(sequence.ids)
+        self._num_hit_tokens += cache.num_tokens
+
+    def _match(self, sequence: Sequence) -> tuple[int, Match | None]:
+        if not self._is_shared(sequence):
+            return 0, None
+        return self._tree.match(self._namespace(sequence), sequence.ids)
+
+    def _is_shared(self, sequence: Sequence) -> bool:
+        """Whether it reads from the tree and writes to it: its keys and values are those of any other with its
+        tokens."""
+        return self._tree.has_room and sequence.request.forced_experts is None
+
+    def _make_free(self, count: int, spared: Session | None = None) -> bool:
+        """See to it that so many pages are free. If that cannot be, nothing is given up for it."""
+        if count > self._pages.num_pages - self._pages.num_running:
+            return False
+        while self._pages.num_free < count:
+            if not self._tree.evict_leaf() and not self._give_up_session(spared):
+                return False
+        return True
+
+    def _give_up_session(self, spared: Session | None) -> bool:
+        cache = self._sessions.give_up_cache(spared)
+        self._free_parked(cache)
+        return cache is not None
+
+    def _insert(self, sequence: Sequence, cache: SequenceCache) -> Node:
+        """The tree's node for what the sequence has computed, locked."""
+        ids = sequence.ids[: cache.num_tokens]
+        return self._tree.insert(self._namespace(sequence), ids, cache.pages, sequence.routes)
+
+    def _give_to_tree(self, sequence: Sequence, cache: SequenceCache) -> None:
+        """Keep what can be continued by others, and take everything from the sequence. Its ring becomes a snapshot."""
+        if not self._is_shared(sequence) or not cache.num_tokens:
+            self._free(sequence, cache)
+            return
+        node = self._insert(sequence, cache)
+        if node.snapshot is None:
+            self._tree.attach(node, Snapshot(cache.ring, cache.written))
+        else:
+            self._slots.release(cache.ring)
+        self._pages.release(cache.pages, running=True)
+        self._let_go(cache)
+        self._tree.unlock(node)
+        sequence.cache = None
+
+    def _free(self, sequence: Sequence, cache: SequenceCache) -> None:
+        self._pages.release(cache.pages, running=True)
+        self._slots.release(cache.ring)
+        self._let_go(cache)
+        sequence.cache = None
+
+    def _free_parked(self, cache: SequenceCache | None) -> None:
+        if cache is not None:
+            self._pages.release(cache.pages, running=False)
+            self._slots.release(cache.ring)
+
+    def _let_go(self, cache: SequenceCache) -> None:
+        if cache.node is not None:
+            self._tree.unlock(cache.node)
+            cache.node = None
+
+    def _parked_session(self, sequence: Sequence) -> Session | None:
+        """The session of a sequence that has not been admitted before."""
+        if sequence.request.session_id is None or sequence.segment is not None:
+            return None
+        return self._sessions.find(self._session_key(sequence, sequence.request.session_id))
+
+    def _enter(self, sequence: Sequence, session: Session | None) -> None:
+        """Make a session's text the sequence's own when that is admitted first, or begin a new segment."""
+        if sequence.request.session_id is None or sequence.segment is not None:
+            return
+        sequence.segment = 0
+        if session is None:
+            return
+        self._sessions.take(self._session_key(sequence, sequence.request.session_id))
+        sequence.continues_session = _continues(sequence, session)
+        sequence.segment = session.segment
+        if sequence.continues_session:
+            session.routes.record(0, sequence.routes.view(0))
+            sequence.routes = session.routes
+        else:
+            sequence.segment += 1
+            self._free_parked(session.cache)
+
+    def _park(self, sequence: Sequence, cache: SequenceCache | None) -> None:
+        """Keep a sequence for the next request of its session."""
+        assert sequence.request.session_id is not None
+        assert sequence.segment is not None
+        if cache is not None:
+            self._let_go(cache)
+            self._pages.hold(cache.pages, running=False)
+            self._pages.release(cache.pages, running=True)
+        session = Session(sequence.ids, sequence.routes, sequence.segment, cache)
+        for leaving in self._sessions.park(self._session_key(sequence, sequence.request.session_id), session):
+            self._free_parked(leaving)
+        sequence.cache = None
+
+    def _namespace(self, sequence: Sequence) -> Namespace:
+        return (self._weights_version, sequence.request.cache_salt)
+
+    def _session_key(self, sequence: Sequence, session_id: str) -> SessionKey:
+        return (self._namespace(sequence), session_id)
+
+    def _copy(self, source: int, target: int, *pools: Tensor) -> None:
+        for pool in pools:
+            pool[target].copy_(pool[source])
 
 
-def _storage(config: ModelConfig, window: bool, num_slots: int, dtype: torch.dtype) -> KeysValues:
-    heads = config.heads(window)
-    return (
-        torch.empty(heads.num_kv_heads, num_slots, heads.qk_dim, dtype=dtype),
-        torch.empty(heads.num_kv_heads, num_slots, heads.v_dim, dtype=dtype),
-    )
+def _continues(sequence: Sequence, session: Session) -> bool:
+    """Whether a prompt begins with all tokens of the session."""
+    return sequence.ids[: len(session.ids)] == session.ids
 
 
-def _grown(held: Tensor, num_tokens: int, num_slots: int) -> Tensor:
-    grown = held.new_empty(held.shape[0], num_slots, held.shape[2])
-    grown[:, :num_tokens] = held[:, :num_tokens]
-    return grown
+def _num_at_first(sequence: Sequence) -> int:
+    """Pages for the prompt, or what a sequence has when it is resumed, and the step after it."""
+    return _num_pages(min(len(sequence.ids) + 1, sequence.most_cached))
 
 
-def _followed(ring: Tensor, num_tokens: int, new: Tensor) -> Tensor:
-    """A ring's keys in order [G, S, D] and then the new tokens [T, G, D]."""
-    size = ring.shape[1]
-    if num_tokens <= size:
-        return torch.cat((ring[:, :num_tokens], new.transpose(0, 1)), dim=1)
-    oldest = num_tokens % size
-    return torch.cat((ring[:, oldest:], ring[:, :oldest], new.transpose(0, 1)), dim=1)
+def _num_pages(num_tokens: int) -> int:
+    return -(-num_tokens // PAGE)

@@ -1,43 +1,36 @@
-"""Who runs in the next step: every sequence that decodes, and one chunk of the oldest prompt still to be read.
+"""Who runs in the next step: every sequence that decodes, and prompts as far as the step's budget for them goes.
 
-First in, first out. Pure bookkeeping: no tensors are touched, no threads, no clocks.
+Higher priorities first, then in order of arrival. Pure bookkeeping: no tensors are touched, no threads, no clocks.
+
+- A sequence is admitted when its prompt fits the memory. One that was overtaken too often goes before all others.
+- Of the budget for prompts, the oldest has half for itself; the other half goes to those with the fewest tokens left.
+  So a short prompt does not wait for a long one, and a long one always moves.
+- A sequence that grows when memory is full makes the youngest of the lowest priority stop, itself at the latest. That
+  one waits and is resumed: what was dropped of its keys and values is computed again.
 """
 
-from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
 
-from model_server.engine.drafter import DraftState
-from model_server.engine.kv_cache import SequenceCache
-from model_server.engine.runner import Segment
-from model_server.types import GenerateRequest, GrammarState
+from model_server.engine.sequence import Sequence, cache_of
+from model_server.kernels.batch import Segment
+
+_PATIENCE = 16
+"""Later arrivals of higher priority that a sequence lets pass."""
 
 
-@dataclass(eq=False, slots=True)
-class Sequence:
-    """A request in the engine. ``cache`` is set while it runs, ``draft_state`` where prediction layers help."""
+class Memory(Protocol):
+    """Room for keys and values."""
 
-    request: GenerateRequest
-    seed: int
-    ids: list[int] = field(init=False)
-    """Prompt and sampled tokens."""
-    cache: SequenceCache | None = None
-    draft_state: DraftState | None = None
-    cached_tokens: int = 0
-    grammar: GrammarState | None = field(init=False)
+    def admit(self, sequence: Sequence, headroom: int) -> bool:
+        """Give a sequence its cache, with room for its prompt and a step, if so many pages are left besides."""
 
-    def __post_init__(self) -> None:
-        self.ids = list(self.request.prompt_ids)
-        grammar = self.request.sampling.grammar
-        self.grammar = None if grammar is None else grammar.start()
+    def reserve(self, sequence: Sequence, num_new: int) -> bool:
+        """Make room for the next tokens of a running sequence. Never fails if it is the only one."""
 
-    @property
-    def num_sampled(self) -> int:
-        return len(self.ids) - len(self.request.prompt_ids)
-
-    @property
-    def num_pending(self) -> int:
-        """Tokens not yet in the cache: one while decoding."""
-        return len(self.ids) - (self.cache.num_tokens if self.cache else 0)
+    def preempt(self, sequence: Sequence) -> None:
+        """Take a sequence's cache from it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,20 +38,39 @@ class ScheduledSequence:
     """One sequence's part of a step. Only the last part of its pending tokens yields a new one."""
 
     sequence: Sequence
-    segment: Segment
+    num_tokens: int
     samples: bool
+
+    def segment(self, drafts: list[int]) -> Segment:
+        """What the backend runs; ``drafts`` follow the sequence's own tokens and have logits too."""
+        cache, ids = cache_of(self.sequence), self.sequence.ids
+        first, end = cache.num_tokens, cache.num_tokens + self.num_tokens
+        return Segment(
+            ids=[*ids[first:end], *drafts],
+            first=first,
+            pages=cache.pages,
+            ring=cache.ring,
+            num_logits=1 + len(drafts) if self.samples else 0,
+            forced_experts=self.sequence.routes.forced(first, end + len(drafts)),
+        )
 
 
 class Scheduler:
     """Waiting and running sequences."""
 
-    def __init__(self, max_running: int, chunk_tokens: int) -> None:
+    def __init__(self, memory: Memory, max_running: int, prompt_tokens: int, max_drafts: int) -> None:
+        """``prompt_tokens``: of all prompts together in a step; ``max_drafts``: that may follow a decoding row."""
         self.running: list[Sequence] = []
-        self.waiting: deque[Sequence] = deque()
+        self.waiting: list[Sequence] = []
+        self._memory = memory
         self._max_running = max_running
-        self._chunk_tokens = chunk_tokens
+        self._prompt_tokens = prompt_tokens
+        self._max_drafts = max_drafts
+        self._num_arrived = 0
 
     def add(self, sequence: Sequence) -> None:
+        sequence.arrival = self._num_arrived
+        self._num_arrived += 1
         self.waiting.append(sequence)
 
     def remove(self, sequence: Sequence) -> None:
@@ -68,28 +80,82 @@ class Scheduler:
         elif sequence in self.waiting:
             self.waiting.remove(sequence)
 
-    def admit(self) -> list[Sequence]:
-        """Move what fits from waiting to running; the caller gives each its cache."""
-        admitted = []
-        while self.waiting and len(self.running) < self._max_running:
-            admitted.append(self.waiting.popleft())
-            self.running.append(admitted[-1])
-        return admitted
-
     def schedule(self) -> list[ScheduledSequence]:
         """The next step; empty when nothing runs."""
-        prefilling = next((sequence for sequence in self.running if sequence.num_pending > 1), None)
-        return [
-            _scheduled(sequence, self._chunk_tokens)
-            for sequence in self.running
-            if sequence is prefilling or sequence.num_pending == 1
-        ]
+        self._admit()
+        return [*self._decoding(), *self._reading()]
+
+    def _admit(self) -> None:
+        for sequence in sorted(self.waiting, key=_turn):
+            if len(self.running) == self._max_running:
+                return
+            if self._is_being_read(sequence):
+                continue
+            # Each of those that run may soon need a page; without this, whoever was made to stop would be back at once.
+            if not self._memory.admit(sequence, headroom=len(self.running)):
+                return
+            self.waiting.remove(sequence)
+            self.running.append(sequence)
+            for other in self.waiting:
+                other.num_overtaken += other.arrival < sequence.arrival
+
+    def _is_being_read(self, sequence: Sequence) -> bool:
+        """Whether a running sequence reads the same prompt just now: it will be in the cache soon."""
+        request = sequence.request
+        return any(
+            other.num_pending > 1
+            and other.request.cache_salt == request.cache_salt
+            and other.request.prompt_ids == request.prompt_ids
+            and other.request.forced_experts is None
+            and request.forced_experts is None
+            for other in self.running
+        )
+
+    def _decoding(self) -> list[ScheduledSequence]:
+        parts = []
+        for sequence in sorted(self.running, key=_rank):
+            if sequence in self.running and sequence.num_pending == 1 and self._make_room(sequence):
+                parts.append(ScheduledSequence(sequence, num_tokens=1, samples=True))
+        return parts
+
+    def _make_room(self, sequence: Sequence) -> bool:
+        """Room for the pending token and its drafts, if need be at the cost of others; False if at its own."""
+        longest = sequence.most_cached - cache_of(sequence).num_tokens
+        while not self._memory.reserve(sequence, min(1 + self._max_drafts, longest)):
+            last = max(self.running, key=_rank)
+            self._memory.preempt(last)
+            self.running.remove(last)
+            self.waiting.append(last)
+            if last is sequence:
+                return False
+        return True
+
+    def _reading(self) -> Iterator[ScheduledSequence]:
+        """Parts of prompts. Their pages were reserved when they were admitted."""
+        reading = sorted((sequence for sequence in self.running if sequence.num_pending > 1), key=_rank)
+        if not reading:
+            return
+        oldest, *others = reading
+        shares = {oldest: min(self._prompt_tokens // 2 if others else self._prompt_tokens, _next_part(oldest))}
+        budget = self._prompt_tokens - shares[oldest]
+        for sequence in sorted(others, key=lambda other: other.num_pending):
+            shares[sequence] = min(budget, _next_part(sequence))
+            budget -= shares[sequence]
+        shares[oldest] = min(shares[oldest] + budget, _next_part(oldest))
+        for sequence, num_tokens in shares.items():
+            if num_tokens:
+                yield ScheduledSequence(sequence, num_tokens, samples=num_tokens == sequence.num_pending)
 
 
-def _scheduled(sequence: Sequence, chunk_tokens: int) -> ScheduledSequence:
-    cache = sequence.cache
-    assert cache is not None, sequence.request.request_id
-    end = min(cache.num_tokens + chunk_tokens, len(sequence.ids))
-    return ScheduledSequence(
-        sequence, Segment(sequence.ids[cache.num_tokens : end], cache), samples=end == len(sequence.ids)
-    )
+def _rank(sequence: Sequence) -> tuple[int, int]:
+    return (-sequence.request.priority, sequence.arrival)
+
+
+def _turn(sequence: Sequence) -> tuple[bool, int, int]:
+    return (sequence.num_overtaken < _PATIENCE, *_rank(sequence))
+
+
+def _next_part(sequence: Sequence) -> int:
+    """Tokens of a prompt that may be run at once."""
+    cache = cache_of(sequence)
+    return min(sequence.num_pending, cache.next_stop - cache.num_tokens)

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from model_server.engine.drafter import Drafter
-from model_server.engine.runner import Runner, Segment
+from model_server.engine.torch_backend import TorchBackend
 from model_server.models.mimo_v2_flash import MiMoV2Flash
 from model_server.models.mtp import PredictionLayer
+from tests.numerics.pooled import PooledSequences
 from tests.numerics.small_models import random_ids, random_model, small_config
 
 
@@ -37,27 +38,25 @@ def plain_drafts(model: MiMoV2Flash, ids: list[int], count: int) -> list[int]:
 @pytest.mark.parametrize("seed", range(4))
 def test_drafts_equal_a_plain_forward_after_any_history(model: MiMoV2Flash, seed: int) -> None:
     draw = random.Random(seed)
-    runner = Runner(model, 512)
-    drafter = Drafter(model, runner)
+    sequences = PooledSequences(model.config, TorchBackend(model, 512))
+    drafter = Drafter(model, 512)
     ids = random_ids(model.config, 150, seed)[0].tolist()
-    cache, state = runner.new_cache(), drafter.new_state(0)
-    while cache.num_tokens < len(ids) - 30:
-        end = cache.num_tokens + draw.choice((1, 1, 2, 3, 4, 20))
-        output = runner.step([Segment(ids[cache.num_tokens : end], cache)])
-        state.absorb(output.hidden[0])
-        cache.commit(end - cache.num_tokens, output.experts[0])
+    state = drafter.new_state(0)
+    while (start := sequences.lengths[0]) < len(ids) - 30:
+        end = start + draw.choice((1, 1, 2, 3, 4, 20))
+        state.absorb(sequences.step([sequences.segment(0, ids[start:end])]).hidden)
         length = draw.randint(0, 3)  # not every step drafts, and not always as far
         assert drafter.draft([(ids[: end + 1], state)], length) == [plain_drafts(model, ids[: end + 1], length)]
 
 
 def test_sequences_draft_together_as_alone(model: MiMoV2Flash) -> None:
-    runner = Runner(model, 512)
-    drafter = Drafter(model, runner)
     prompts = [random_ids(model.config, length, seed=length)[0].tolist() for length in (2, 9, 10, 60)]
+    sequences = PooledSequences(model.config, TorchBackend(model, 512), len(prompts))
+    drafter = Drafter(model, 512)
     known = []
-    for prompt in prompts:
-        cache, state = runner.new_cache(), drafter.new_state(0)
-        state.absorb(runner.step([Segment(prompt[:-1], cache)]).hidden[0])
+    for index, prompt in enumerate(prompts):
+        state = drafter.new_state(0)
+        state.absorb(sequences.step([sequences.segment(index, prompt[:-1])]).hidden)
         known.append((prompt, state))
     assert drafter.draft(known, 3) == [plain_drafts(model, prompt, 3) for prompt in prompts]
 

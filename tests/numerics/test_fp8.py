@@ -7,12 +7,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from model_server.config import ModelConfig, QuantizationConfig
-from model_server.engine.runner import Runner, Segment
+from model_server.engine.torch_backend import TorchBackend
 from model_server.kernels.fp8 import FP8
 from model_server.layers.linear import BlockScaledLinear
 from model_server.layers.moe import BlockScaledExperts
 from model_server.models.mimo_v2_flash import MiMoV2Flash
 from model_server.weights import load_model, save_checkpoint
+from tests.numerics.pooled import PooledSequences
 from tests.numerics.small_models import full_logits, random_config, random_ids, random_model, small_config
 
 
@@ -50,11 +51,13 @@ def test_prediction_layers_that_are_kept_give_the_same_too(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("num_tokens", [3, 40])
-def test_the_runner_serves_kept_weights_with_the_same_logits(tmp_path: Path, num_tokens: int) -> None:
+def test_the_engine_serves_kept_weights_with_the_same_logits(tmp_path: Path, num_tokens: int) -> None:
     save_checkpoint(random_model(_ragged()), tmp_path)
-    kept, plain = (Runner(model, context_length=64) for model in _both(tmp_path))
     ids = random_ids(_ragged(), num_tokens)[0].tolist()
-    logits = [runner.forward([Segment(ids, runner.new_cache())]) for runner in (kept, plain)]
+    logits = [
+        PooledSequences(_ragged(), TorchBackend(model, context_length=64)).forward([(0, ids)])
+        for model in _both(tmp_path)
+    ]
     assert torch.equal(*logits)
 
 

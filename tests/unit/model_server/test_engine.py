@@ -9,6 +9,7 @@ import torch
 from model_server.engine.engine import EmbeddedEngine
 from model_server.models.mimo_v2_flash import MiMoV2Flash
 from model_server.types import (
+    CacheStats,
     ContextLengthExceeded,
     EngineError,
     GenerateRequest,
@@ -96,7 +97,7 @@ async def test_sampling_follows_the_seed(engine: EmbeddedEngine) -> None:
 
 async def test_a_prompt_that_continues_a_finished_sequence_reuses_it(model: MiMoV2Flash) -> None:
     engine = EmbeddedEngine(model, context_length=512)
-    cold = EmbeddedEngine(model, context_length=512, max_kept=0)
+    cold = EmbeddedEngine(model, context_length=512, keep=False)
     history, num_cached = _prompt(40), 0
     for turn in range(4):
         events = await _generate(engine, history, max_tokens=15)
@@ -112,7 +113,7 @@ async def test_a_prompt_that_continues_a_finished_sequence_reuses_it(model: MiMo
 
 async def test_a_prompt_that_departs_from_the_sampled_text_reuses_the_prompt_before_it(model: MiMoV2Flash) -> None:
     engine = EmbeddedEngine(model, context_length=512)
-    cold = EmbeddedEngine(model, context_length=512, max_kept=0)
+    cold = EmbeddedEngine(model, context_length=512, keep=False)
     prompt = _prompt(40)
     await _generate(engine, prompt, max_tokens=15)
     departed = [*prompt, *_prompt(20, seed=1)]
@@ -123,10 +124,10 @@ async def test_a_prompt_that_departs_from_the_sampled_text_reuses_the_prompt_bef
     await cold.close()
 
 
-async def test_a_prompt_that_departs_from_the_prompt_before_it_starts_cold(engine: EmbeddedEngine) -> None:
-    prompt = _prompt(40)
+async def test_a_prompt_that_departs_early_from_the_prompt_before_it_starts_cold(engine: EmbeddedEngine) -> None:
+    prompt = _prompt(150)
     await _generate(engine, prompt, max_tokens=5)
-    departed = [*prompt[:39], (prompt[39] + 1) % 97, *_prompt(20, seed=1)]
+    departed = [*prompt[:60], (prompt[60] + 1) % 97, *prompt[61:]]
     assert {event.cached_tokens for event in await _generate(engine, departed, max_tokens=3)} == {0}
 
 
@@ -135,7 +136,7 @@ async def test_closing_the_stream_cancels_the_sequence(engine: EmbeddedEngine) -
     await anext(stream)
     await stream.aclose()
     await _until(lambda: engine.stats().running == 0)
-    assert engine.cache_bytes == 0
+    await _assert_nothing_leaks(engine)
 
 
 async def test_a_hundred_cancelled_requests_leave_no_caches(engine: EmbeddedEngine) -> None:
@@ -148,8 +149,8 @@ async def test_a_hundred_cancelled_requests_leave_no_caches(engine: EmbeddedEngi
     for first in range(0, 100, 4):
         await asyncio.gather(*(start_and_leave(first + offset) for offset in range(4)))
         await _until(lambda: engine.stats().running == 0)
-    assert engine.cache_bytes == 0
     assert engine.stats().waiting == 0
+    await _assert_nothing_leaks(engine)
 
 
 async def test_a_cancelled_task_cancels_its_sequence_while_it_waits(model: MiMoV2Flash) -> None:
@@ -230,7 +231,23 @@ async def test_closing_ends_what_runs_and_refuses_what_comes(model: MiMoV2Flash)
             pass
     with pytest.raises(EngineError, match="closed"):
         await _generate(engine, _prompt(5), max_tokens=1)
-    assert engine.cache_bytes == 0
+    assert _cache(engine).used_pages == _cache(engine).kept_pages
+
+
+async def _assert_nothing_leaks(engine: EmbeddedEngine) -> None:
+    """What sequences held is free or kept, and what is kept can be given up."""
+    cache = _cache(engine)
+    assert cache.used_pages == cache.kept_pages
+    assert cache.used_rings == cache.snapshots + cache.sessions
+    await engine.flush_cache()
+    cache = _cache(engine)
+    assert (cache.used_pages, cache.used_rings, cache.snapshots, cache.used_bytes) == (0, 0, 0, 0)
+
+
+def _cache(engine: EmbeddedEngine) -> CacheStats:
+    cache = engine.stats().cache
+    assert cache is not None
+    return cache
 
 
 def _prompt(length: int, seed: int = 0) -> list[int]:

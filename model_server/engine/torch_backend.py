@@ -1,10 +1,10 @@
-"""The forward pass over a batch of segments, each the next tokens of one sequence.
+"""The backend `ref`: a step in plain PyTorch, always there, and what the others are compared with.
 
 The arithmetic is that of ``model_server.models``, which tests hold it equal to; here it is arranged in few large
 calls, because at one token a step the calls cost more than the arithmetic. All rows of a batch share the matrix
 products; only attention goes sequence by sequence, over exactly the keys that sequence has.
 
-Shape letters as in ``model_server.layers``; R rows, the tokens of all segments one after another.
+Shape letters as in ``model_server.kernels.batch``; N heads, S keys.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from model_server.config import Heads
-from model_server.engine.kv_cache import KeysValues, SequenceCache
+from model_server.kernels.batch import BLOCK, FREE, PAGE, CachePools, Segment, StepOutput, ring_size
 from model_server.layers.attention import attention_mask
 from model_server.layers.linear import Linear, dense_weight
 from model_server.layers.mlp import DenseMLP
@@ -33,6 +33,43 @@ _TILE_ROWS = 64
 """Queries of a chunk that attend together: their scores stay in the processor's cache, and a window layer computes
 few scores that the window hides."""
 
+KeysValues = tuple[Tensor, Tensor]
+"""k [G, S, D] and v [G, S, V] of one layer."""
+
+
+class TorchBackend:
+    """A model packed for inference; see :class:`model_server.engine.backend.StepBackend`."""
+
+    def __init__(self, model: MiMoV2Flash, context_length: int) -> None:
+        config = model.config
+        self._model = model
+        self._window_keys = config.window_keys
+        self._layers = [
+            pack(layer, config.window_keys) for layer in model.model.layers if isinstance(layer, DecoderLayer)
+        ]
+        kinds = [bool(kind) for kind in config.hybrid_layer_pattern]
+        self._places = [(kind, kinds[:index].count(kind)) for index, kind in enumerate(kinds)]
+        self._tables = {kind: RotaryRows(config.heads(kind), context_length) for kind in set(kinds)}
+
+    @torch.inference_mode()
+    def step(self, batch: Sequence[Segment], pools: CachePools) -> StepOutput:
+        """See :class:`model_server.engine.backend.StepBackend`."""
+        ids = torch.tensor([token for segment in batch for token in segment.ids])
+        rows = BatchRows(
+            [(len(segment.ids), _PooledSequence(segment, pools, self._places, self._window_keys)) for segment in batch],
+            _forced(batch),
+        )
+        hidden = F.embedding(ids, self._model.model.embed_tokens.weight)
+        for index, layer in enumerate(self._layers):
+            hidden = layer.forward(hidden, self._tables[layer.window].at(rows.positions), rows, index)
+        wanted = [
+            row
+            for segment, (_, end, _) in zip(batch, rows.parts, strict=True)
+            for row in range(end - segment.num_logits, end)
+        ]
+        logits = self._model.logits(hidden[wanted]).float()
+        return StepOutput(logits, hidden.float(), rows.stacked_experts())
+
 
 class Storage(Protocol):
     """Keys and values of one sequence, in every layer that is run over it."""
@@ -42,90 +79,64 @@ class Storage(Protocol):
         """Tokens before the new ones; also the position of the first new one."""
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> KeysValues:
-        """See :meth:`model_server.engine.kv_cache.SequenceCache.extend`."""
+        """Store new k [T, G, D] and v [T, G, V] and show what they attend to: all keys that the first of them or a
+        later one sees, in the order of their positions, the new ones last."""
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """The next tokens of one sequence, following what its cache holds."""
+class _PooledSequence:
+    """One segment's keys and values in the pools."""
 
-    ids: Sequence[int]
-    cache: SequenceCache
-    num_logits: int = 1
-    """After so many of the newest tokens, logits are wanted."""
+    def __init__(
+        self, segment: Segment, pools: CachePools, places: Sequence[tuple[bool, int]], window_keys: int
+    ) -> None:
+        """``places``: for each layer, whether it is a window layer and its number among those of its kind."""
+        self.num_tokens = segment.first
+        self._pools = pools
+        self._places = places
+        self._ring = segment.ring
+        end = segment.first + len(segment.ids)
+        self._num_seen = end
+        self._pages = torch.tensor(segment.pages[: -(-end // PAGE)])
+        positions = torch.arange(segment.first, end)
+        self._page_slots = (self._pages[positions // PAGE], positions % PAGE)
+        size = ring_size(window_keys)
+        self._ring_slots = positions[-size:] % size
+        self._before = torch.arange(max(0, segment.first - window_keys + 1), segment.first) % size
 
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> KeysValues:
+        window, place = self._places[layer]
+        return self._extend_ring(place, k, v) if window else self._extend_pages(place, k, v)
 
-@dataclass(frozen=True, slots=True)
-class StepOutput:
-    """Per segment: f32 logits [num_logits, vocabulary], the hidden states [T, C] of all its tokens before the final
-    norm, and the experts uint8 [T, M, K] they used in each of the M layers that have any."""
+    def _extend_pages(self, place: int, k: Tensor, v: Tensor) -> KeysValues:
+        pool_k, pool_v = self._pools.page_k[:, place], self._pools.page_v[:, place]
+        pages, slots = self._page_slots
+        pool_k[pages, :, slots // BLOCK, :, slots % BLOCK] = k.to(pool_k.dtype)
+        pool_v[pages, :, slots] = v.to(pool_v.dtype)
+        held_k = pool_k[self._pages].permute(1, 3, 0, 2, 4).flatten(2).transpose(1, 2)
+        held_v = pool_v[self._pages].transpose(0, 1).flatten(1, 2)
+        return held_k[:, : self._num_seen].to(k.dtype), held_v[:, : self._num_seen].to(v.dtype)
 
-    logits: Sequence[Tensor]
-    hidden: Sequence[Tensor]
-    experts: Sequence[Tensor]
-
-
-class Runner:
-    """A model packed for inference. Owns no sequences and decides nothing."""
-
-    def __init__(self, model: MiMoV2Flash, context_length: int) -> None:
-        self.config = model.config
-        self.dtype = model.lm_head.weight.dtype
-        self._model = model
-        self._layers = [
-            pack(layer, self.config.window_keys) for layer in model.model.layers if isinstance(layer, DecoderLayer)
-        ]
-        positions = torch.arange(context_length)[None]
-        self._tables = {
-            kind: _row_table(positions, self.config.heads(kind))
-            for kind in {bool(kind) for kind in self.config.hybrid_layer_pattern}
-        }
-
-    def new_cache(self) -> SequenceCache:
-        return SequenceCache(self.config, self.dtype)
-
-    def forward(self, batch: Sequence[Segment]) -> Tensor:
-        """Run and commit all segments; f32 logits [len(batch), vocabulary] after each one's last token."""
-        output = self.step(batch)
-        for segment, experts in zip(batch, output.experts, strict=True):
-            segment.cache.commit(len(segment.ids), experts)
-        return torch.stack([logits[-1] for logits in output.logits])
-
-    @torch.inference_mode()
-    def step(self, batch: Sequence[Segment]) -> StepOutput:
-        """Store the keys and values of all segments. They count once the caller commits them."""
-        ids = torch.tensor([token for segment in batch for token in segment.ids])
-        rows = BatchRows([(len(segment.ids), segment.cache) for segment in batch])
-        hidden = F.embedding(ids, self._model.model.embed_tokens.weight)
-        for index, layer in enumerate(self._layers):
-            hidden = layer.forward(hidden, self.table(layer.window, rows.positions), rows, index)
-        wanted = [
-            row
-            for segment, (_, end, _) in zip(batch, rows.parts, strict=True)
-            for row in range(end)[-segment.num_logits :]
-        ]
-        logits = self._model.logits(hidden[wanted]).float()
-        lengths = [len(segment.ids) for segment in batch]
-        return StepOutput(
-            logits=logits.split([segment.num_logits for segment in batch]),
-            hidden=hidden.split(lengths),
-            experts=rows.stacked_experts().split(lengths),
-        )
-
-    def table(self, window: bool, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Rotary cosine and sine for rows at ``positions`` [R]."""
-        cos, sin = self._tables[window]
-        return cos[positions], sin[positions]
+    def _extend_ring(self, place: int, k: Tensor, v: Tensor) -> KeysValues:
+        ring_k, ring_v = self._pools.ring_k[self._ring, place], self._pools.ring_v[self._ring, place]
+        new_k, new_v = k.to(ring_k.dtype), v.to(ring_v.dtype)
+        before, slots = self._before, self._ring_slots
+        seen_k = torch.cat((ring_k[:, before // BLOCK, :, before % BLOCK], new_k)).transpose(0, 1)
+        seen_v = torch.cat((ring_v[:, before], new_v.transpose(0, 1)), dim=1)
+        ring_k[:, slots // BLOCK, :, slots % BLOCK] = new_k[-len(slots) :]
+        ring_v[:, slots] = new_v[-len(slots) :].transpose(0, 1)
+        return seen_k.to(k.dtype), seen_v.to(v.dtype)
 
 
 class BatchRows:
     """Where the new tokens of several sequences lie among the rows of a batch."""
 
-    def __init__(self, sequences: Sequence[tuple[int, Storage]]) -> None:
+    def __init__(self, sequences: Sequence[tuple[int, Storage]], forced_experts: Tensor | None = None) -> None:
+        """``forced_experts``: [R, M, K]; see :class:`model_server.kernels.batch.Segment`."""
         self.parts: list[tuple[int, int, Storage]] = []
         """First row, end and storage of each."""
         self.experts: list[Tensor] = []
         """Ids [R, K] that each layer with experts chose, in the order of layers."""
+        self._forced_experts = forced_experts
         positions: list[int] = []
         for num_new, storage in sequences:
             first = len(positions)
@@ -133,11 +144,27 @@ class BatchRows:
             positions += range(storage.num_tokens, storage.num_tokens + num_new)
         self.positions = torch.tensor(positions)
 
+    def forced_experts(self) -> Tensor | None:
+        """Ids [R, K] for the next layer with experts."""
+        return None if self._forced_experts is None else self._forced_experts[:, len(self.experts)]
+
     def stacked_experts(self) -> Tensor:
         """uint8 [R, M, K]"""
         if not self.experts:
             return torch.empty(len(self.positions), 0, 0, dtype=torch.uint8)
         return torch.stack(self.experts, dim=1).to(torch.uint8)
+
+
+class RotaryRows:
+    """Rotary cosine and sine of all positions of a context, for one kind of layers."""
+
+    def __init__(self, heads: Heads, context_length: int) -> None:
+        cos, sin = rotary_table(torch.arange(context_length)[None], heads.rotary_dim, heads.theta)
+        self._cos, self._sin = cos[0].transpose(0, 1), sin[0].transpose(0, 1)
+
+    def at(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosine and sine [R, 1, rotary_dim / 2] for rows at ``positions`` [R]."""
+        return self._cos[positions], self._sin[positions]
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,12 +267,21 @@ class _Mixture:
     """[I, C] of an expert"""
 
     def add(self, hidden: Tensor, x: Tensor, rows: BatchRows) -> Tensor:
-        ids, shares = self.moe.gate(x)
+        ids, shares = self._route(x, rows.forced_experts())
         rows.experts.append(ids)
         if len(x) > _FEW_ROWS:
             mixed: Tensor = self.moe.experts(x, ids, shares)
             return hidden + mixed
         return self._add_few(hidden, x, ids, shares)
+
+    def _route(self, x: Tensor, forced: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Expert ids [R, K] and their shares."""
+        ids, shares = self.moe.gate(x)
+        if forced is None:
+            return ids, shares
+        free = (forced == FREE).all(-1, keepdim=True)
+        rerouted: tuple[Tensor, Tensor] = self.moe.gate(x, torch.where(free, ids, forced.long()))
+        return rerouted
 
     def _add_few(self, hidden: Tensor, x: Tensor, ids: Tensor, shares: Tensor) -> Tensor:
         """The same sum with all experts' rows in one buffer, so that only the matrix products go expert by expert."""
@@ -333,7 +369,16 @@ def _joined(dtype: torch.dtype, *layers: Linear) -> Tensor:
     return (weights[0] if len(weights) == 1 else torch.cat(weights)).T
 
 
-def _row_table(positions: Tensor, heads: Heads) -> tuple[Tensor, Tensor]:
-    """Cosine and sine [positions, 1, rotary_dim / 2]."""
-    cos, sin = rotary_table(positions, heads.rotary_dim, heads.theta)
-    return cos[0].transpose(0, 1), sin[0].transpose(0, 1)
+def _forced(batch: Sequence[Segment]) -> Tensor | None:
+    """[R, M, K]; None if no segment has any."""
+    given = next((segment.forced_experts for segment in batch if segment.forced_experts is not None), None)
+    if given is None:
+        return None
+    return torch.cat(
+        [
+            given.new_full((len(segment.ids), *given.shape[1:]), FREE)
+            if segment.forced_experts is None
+            else segment.forced_experts
+            for segment in batch
+        ]
+    )
