@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from model_server.config import ModelConfig
+from model_server.kernels.memory import empty
 
 PAGE = 64
 """Positions in a page of the global layers."""
@@ -102,6 +103,6 @@ def _pool(
     config: ModelConfig, window: bool, num: int, num_layers: int, positions: int, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     heads = config.heads(window)
-    k = torch.empty(num, num_layers, heads.num_kv_heads, positions // BLOCK, heads.qk_dim, BLOCK, dtype=dtype)
-    v = torch.empty(num, num_layers, heads.num_kv_heads, positions, heads.v_dim, dtype=dtype)
+    k = empty((num, num_layers, heads.num_kv_heads, positions // BLOCK, heads.qk_dim, BLOCK), dtype)
+    v = empty((num, num_layers, heads.num_kv_heads, positions, heads.v_dim), dtype)
     return k, v

@@ -230,6 +230,18 @@ inline void finish(const MimoHeads& heads, const Tile& tile, const Running& runn
     }
 }
 
+// Asks for the keys and values of a span that comes next: they lie in other pages than the ones before, where the
+// processor does not expect them.
+template <class Stored>
+MIMO_INLINE void fetch(const Keys<Stored>& keys, int64_t group, int64_t first_block, int64_t end_block) {
+    constexpr int line = 64 / sizeof(Stored);
+    for (int64_t block = first_block; block < end_block; ++block) {
+        const Stored *k = keys.keys(group, block), *v = keys.values(group, block);
+        for (ptrdiff_t i = 0; i < keys.k_block; i += line) __builtin_prefetch(k + i);
+        for (ptrdiff_t i = 0; i < keys.v_block; i += line) __builtin_prefetch(v + i);
+    }
+}
+
 constexpr int kQueries = kAccumulators >= 16 ? 8 : 4;  // that go over a span together
 
 template <class Stored>
@@ -245,6 +257,13 @@ void attend(const MimoHeads& heads, const Tile& tile, const Keys<Stored>& keys, 
             running.largest[i] = kNothingYet;
         }
         for (int64_t span = oldest / kSpan; span <= last / kSpan; ++span) {
+            if (num_queries <= kQueries) {
+                const bool is_last = span == last / kSpan;
+                const int64_t next = is_last ? oldest / kSpan : span + 1, next_group = group + is_last;
+                const int64_t begin = next * 4 > oldest / kBlock ? next * 4 : oldest / kBlock;
+                const int64_t end = next * 4 + 4 < last / kBlock + 1 ? next * 4 + 4 : last / kBlock + 1;
+                if (next_group < heads.num_kv_heads) fetch(keys, next_group, begin, end);
+            }
             int query = 0;
             if constexpr (kQueries >= 8)
                 for (; query + 8 <= num_queries; query += 8)

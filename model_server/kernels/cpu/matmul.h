@@ -13,8 +13,6 @@ namespace mimo {
 
 constexpr int kPanel = 32;
 constexpr int kScaleInputs = 128;
-// Stored narrower than f32, weights of a panel are widened once for more rows than this, else in registers.
-constexpr int kFewRows = 4;
 
 struct Rows {
     const float* data;
@@ -38,6 +36,7 @@ struct F32Panel {
 
 // A 32-bit lane holds a weight of the lower half and, above it, one of the upper half.
 struct Bf16Panel {
+    static constexpr int few_tiles = 2;  // widening costs less than loading what was widened
     const int32_t* weights;
 
     Bf16Panel(const MimoMatrix& matrix, int64_t panel)
@@ -55,6 +54,7 @@ struct Bf16Panel {
 // the exponent of e4m3 is 120 too small, which the scales make up for; what is too small for e4m3's own exponent comes
 // out right too. One product then rounds as value times scale does.
 struct Fp8Panel {
+    static constexpr int few_tiles = 1;
     const int32_t* weights;
     const float* scales;
     v16 low_scale, high_scale;
@@ -156,8 +156,9 @@ MIMO_INLINE void accumulate(Panel (&panels)[num_panels], int64_t num_in, Rows x,
     }
 }
 
-template <int num_rows, int num_panels, class Panel, class Result>
-__attribute__((noinline)) void multiply_tile(const MimoMatrix& matrix, int64_t panel, Rows x, int64_t row, const Result& result) {
+// Rows [0, num_rows) times panels [panel, panel + num_panels), to `out` [num_panels, num_rows, 32].
+template <int num_rows, int num_panels, class Panel>
+__attribute__((noinline)) void multiply_tile(const MimoMatrix& matrix, int64_t panel, Rows x, float* out) {
     v16 sums[num_panels][num_rows][2] = {};
     if constexpr (num_panels == 1) {
         Panel panels[1] = {Panel(matrix, panel)};
@@ -166,54 +167,80 @@ __attribute__((noinline)) void multiply_tile(const MimoMatrix& matrix, int64_t p
         Panel panels[2] = {Panel(matrix, panel), Panel(matrix, panel + 1)};
         accumulate<num_rows>(panels, matrix.num_in, x, sums);
     } else {
-        Panel panels[4] = {Panel(matrix, panel), Panel(matrix, panel + 1), Panel(matrix, panel + 2), Panel(matrix, panel + 3)};
+        Panel panels[4] = {Panel(matrix, panel), Panel(matrix, panel + 1), Panel(matrix, panel + 2),
+                           Panel(matrix, panel + 3)};
         accumulate<num_rows>(panels, matrix.num_in, x, sums);
     }
     for (int p = 0; p < num_panels; ++p)
         for (int r = 0; r < num_rows; ++r) {
-            const int64_t count = matrix.num_out - (panel + p) * kPanel;
-            result(row + r, panel + p, count, sums[p][r][0], sums[p][r][1]);
+            store(out + (p * num_rows + r) * kPanel, sums[p][r][0]);
+            store(out + (p * num_rows + r) * kPanel + 16, sums[p][r][1]);
         }
 }
 
-constexpr int kTileRows = kAccumulators / 2;  // rows of one panel that fit the registers
+constexpr int kTileRows = kAccumulators / 2;        // rows of one panel that fit the registers
 constexpr int kWide = kAccumulators >= 16 ? 4 : 2;  // panels side by side for one row
 
-template <class Panel, class Result>
-void multiply_rows(const MimoMatrix& matrix, int64_t panel, Rows x, int64_t row, int num_rows, const Result& result) {
-    const Rows from{x.data + row * x.stride, x.stride};
+template <class Panel>
+void multiply_rows(const MimoMatrix& matrix, int64_t panel, Rows x, int num_rows, float* out) {
     const auto tile = [&](auto count) {
         if constexpr (decltype(count)::value <= kTileRows)
-            multiply_tile<decltype(count)::value, 1, Panel>(matrix, panel, from, row, result);
+            multiply_tile<decltype(count)::value, 1, Panel>(matrix, panel, x, out);
     };
     switch (num_rows) {
-#define MIMO_ROWS(n) case n: return tile(std::integral_constant<int, n>{})
-        MIMO_ROWS(1); MIMO_ROWS(2); MIMO_ROWS(3); MIMO_ROWS(4); MIMO_ROWS(5); MIMO_ROWS(6);
-        MIMO_ROWS(7); MIMO_ROWS(8); MIMO_ROWS(9); MIMO_ROWS(10); MIMO_ROWS(11); MIMO_ROWS(12);
+#define MIMO_ROWS(n) \
+    case n: return tile(std::integral_constant<int, n>{})
+        MIMO_ROWS(1);
+        MIMO_ROWS(2);
+        MIMO_ROWS(3);
+        MIMO_ROWS(4);
+        MIMO_ROWS(5);
+        MIMO_ROWS(6);
+        MIMO_ROWS(7);
+        MIMO_ROWS(8);
+        MIMO_ROWS(9);
+        MIMO_ROWS(10);
+        MIMO_ROWS(11);
+        MIMO_ROWS(12);
 #undef MIMO_ROWS
     }
 }
 
+template <class Result>
+void deliver(const MimoMatrix& matrix, int64_t panel, int num_panels, int64_t row, int num_rows, const float* sums,
+             const Result& result) {
+    for (int p = 0; p < num_panels; ++p)
+        for (int r = 0; r < num_rows; ++r, sums += kPanel)
+            result(row + r, panel + p, matrix.num_out - (panel + p) * kPanel, load(sums), load(sums + 16));
+}
+
 template <class Panel, class Result>
 void multiply_panel(const MimoMatrix& matrix, int64_t panel, Rows x, int64_t num_rows, const Result& result) {
+    alignas(64) float sums[kTileRows * kPanel];
     const int64_t num_tiles = (num_rows + kTileRows - 1) / kTileRows;
     for (int64_t tile = 0, row = 0; tile < num_tiles; ++tile) {
         const int64_t end = num_rows * (tile + 1) / num_tiles;
-        multiply_rows<Panel>(matrix, panel, x, row, (int)(end - row), result);
+        multiply_rows<Panel>(matrix, panel, Rows{x.data + row * x.stride, x.stride}, (int)(end - row), sums);
+        deliver(matrix, panel, 1, row, (int)(end - row), sums, result);
         row = end;
     }
 }
 
 template <class Panel, class Result>
-void multiply_few(const MimoMatrix& matrix, Rows x, int64_t num_rows, const Result& result) {
+void multiply_as_stored(const MimoMatrix& matrix, Rows x, int64_t num_rows, const Result& result) {
+    alignas(64) float sums[4 * kPanel];
     const int64_t num_panels = (matrix.num_out + kPanel - 1) / kPanel;
     int64_t panel = 0;
     if (num_rows == 1)
-        for (; panel + kWide <= num_panels; panel += kWide)
-            multiply_tile<1, kWide, Panel>(matrix, panel, x, 0, result);
+        for (; panel + kWide <= num_panels; panel += kWide) {
+            multiply_tile<1, kWide, Panel>(matrix, panel, x, sums);
+            deliver(matrix, panel, kWide, 0, 1, sums, result);
+        }
     if (num_rows == 2 && kAccumulators >= 16)
-        for (; panel + 2 <= num_panels; panel += 2)
-            multiply_tile<2, 2, Panel>(matrix, panel, x, 0, result);
+        for (; panel + 2 <= num_panels; panel += 2) {
+            multiply_tile<2, 2, Panel>(matrix, panel, x, sums);
+            deliver(matrix, panel, 2, 0, 2, sums, result);
+        }
     for (; panel < num_panels; ++panel) multiply_panel<Panel>(matrix, panel, x, num_rows, result);
 }
 
@@ -230,9 +257,10 @@ void widen(const MimoMatrix& matrix, int64_t number, float* to) {
     }
 }
 
+// Weights narrower than f32: for many rows they are widened once, else for every tile of rows.
 template <class Panel, class Result>
 void multiply_narrow(const MimoMatrix& matrix, Rows x, int64_t num_rows, const Result& result, float* widened) {
-    if (num_rows <= kFewRows) return multiply_few<Panel>(matrix, x, num_rows, result);
+    if (num_rows <= Panel::few_tiles * kTileRows) return multiply_as_stored<Panel>(matrix, x, num_rows, result);
     const int64_t num_panels = (matrix.num_out + kPanel - 1) / kPanel;
     for (int64_t panel = 0; panel < num_panels; ++panel) {
         widen<Panel>(matrix, panel, widened);
@@ -248,7 +276,7 @@ template <class Result>
 void multiply(const MimoMatrix& matrix, Rows x, int64_t num_rows, const Result& result, float* widened) {
     if (num_rows == 0) return;
     switch (matrix.storage) {
-        case kF32: return multiply_few<F32Panel>(matrix, x, num_rows, result);
+        case kF32: return multiply_as_stored<F32Panel>(matrix, x, num_rows, result);
         case kBf16: return multiply_narrow<Bf16Panel>(matrix, x, num_rows, result, widened);
         case kFp8: return multiply_narrow<Fp8Panel>(matrix, x, num_rows, result, widened);
     }

@@ -11,6 +11,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from model_server.kernels.cpu.library import MatrixRecord
+from model_server.kernels.memory import Arena
 
 PANEL = 32
 HALF = 16
@@ -44,12 +45,8 @@ class PackedMatrix:
     scales: Tensor | None
     record: MatrixRecord
 
-    @property
-    def num_bytes(self) -> int:
-        return self.panels.nbytes + (0 if self.scales is None else self.scales.nbytes)
 
-
-def pack(weight: Weight) -> PackedMatrix:
+def pack(weight: Weight, arena: Arena) -> PackedMatrix:
     """A copy in panels, in the type it has.
 
     Raises:
@@ -61,10 +58,10 @@ def pack(weight: Weight) -> PackedMatrix:
         if float(weight.scales.abs().max()) >= _LARGEST_SCALE:
             weight = Weight(dense(weight))
     num_out, num_in = weight.values.shape
-    panels, scales = _panels(weight.values), None
+    panels, scales = arena.hold(_panels(weight.values)), None
     if weight.scales is not None:
         by_panel = _padded(weight.scales.float() * _FP8_EXPONENT, PANEL)
-        scales = torch.unflatten(by_panel, 0, (-1, PANEL)).transpose(1, 2).contiguous()
+        scales = arena.hold(torch.unflatten(by_panel, 0, (-1, PANEL)).transpose(1, 2))
     record = MatrixRecord(
         panels=panels.data_ptr(),
         scales=None if scales is None else scales.data_ptr(),
@@ -112,12 +109,12 @@ def _panels(values: Tensor) -> Tensor:
     by_half = torch.unflatten(_padded(_raw(values), PANEL), 0, (-1, 2, HALF))  # [P, 2, 16, I]
     match values.dtype:
         case torch.float32:
-            return by_half.permute(0, 3, 1, 2).contiguous()
+            return by_half.permute(0, 3, 1, 2)
         case torch.bfloat16:
-            return by_half.permute(0, 3, 2, 1).contiguous()
+            return by_half.permute(0, 3, 2, 1)
         case torch.float8_e4m3fn:
             pairs = torch.unflatten(F.pad(by_half, (0, by_half.shape[-1] % 2)), -1, (-1, 2))  # [P, 2, 16, I / 2, 2]
-            return pairs.permute(0, 3, 2, 4, 1).contiguous()
+            return pairs.permute(0, 3, 2, 4, 1)
         case other:
             raise ValueError(f"weights of type {other} cannot be packed")
 
