@@ -122,7 +122,7 @@ def call_arguments(arguments: object, param: str) -> JsonObject:
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ChatFormatError(f"arguments are not valid JSON ({error}); send a JSON object", param) from error
     if not isinstance(arguments, Mapping):
         raise ChatFormatError("arguments must be a JSON object", param)

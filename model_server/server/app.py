@@ -149,9 +149,7 @@ class _Service:
             [GenerateRequest(answer.id, prompt_ids, sampling, chat.experts_from)],
             chat.n,
             chat.stop,
-            lambda: TurnParser(
-                chat.chat_template_kwargs.enable_thinking, chat.offered_tools, parse_calls=bool(chat.offered_tools)
-            ),
+            lambda: TurnParser(chat.enable_thinking, chat.offered_tools, parse_calls=bool(chat.offered_tools)),
             single_call=not chat.parallel_tool_calls,
         )
         return (StreamedAnswer if chat.stream else WholeAnswer)(choices, answer)

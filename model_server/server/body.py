@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
 from starlette.requests import ClientDisconnect, Request
 
 from model_server.server.errors import ApiError
@@ -20,6 +22,25 @@ class Fields(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
+
+class PastFields(Fields):
+    """A piece of the conversation so far. Clients send answers back with fields of their own, which change nothing;
+    only one that looks like a field of this server is refused, since what it says would be lost."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_misspelling(cls, value: object) -> object:
+        for name in value.keys() - cls.model_fields.keys() if isinstance(value, dict) else ():
+            if get_close_matches(name, cls.model_fields, n=1, cutoff=_ALIKE):
+                raise PydanticCustomError(_MISSPELT, "{name} is misspelt", {"name": name})
+        return value
+
+
+_ALIKE = 0.9
+"""One wrong letter in ten."""
+_MISSPELT = "misspelt_field"
 
 _Checked = TypeVar("_Checked", bound=Fields)
 
@@ -82,13 +103,17 @@ def unsupported(message: str, param: str) -> ApiError:
 
 
 def _invalid(error: ValidationError) -> ApiError:
-    problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    param = _path(problem["loc"])
-    if problem["type"] == "extra_forbidden":
+    problem = error.errors(include_url=False, include_input=False)[0]
+    param = _path(_place(problem))
+    if problem["type"] in ("extra_forbidden", _MISSPELT):
         return ApiError(
             f"Unknown field {param}. Check its spelling, or leave it out.", code="unknown_parameter", param=param
         )
     return ApiError(f"{param}: {problem['msg']}.", param=param)
+
+
+def _place(problem: ErrorDetails) -> tuple[int | str, ...]:
+    return (*problem["loc"], problem["ctx"]["name"]) if problem["type"] == _MISSPELT else problem["loc"]
 
 
 def _path(location: Sequence[int | str]) -> str:

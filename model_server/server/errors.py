@@ -25,11 +25,16 @@ class ApiError(Exception):
         param: str | None = None,
         retry_after_s: int | None = None,
     ) -> None:
-        super().__init__(message)
+        super().__init__(_encodable(message))
         self.status = status
         self.code = code
-        self.param = param
+        self.param = None if param is None else _encodable(param)
         self.retry_after_s = retry_after_s
+
+
+def _encodable(text: str) -> str:
+    """What a caller sent is repeated in messages, and may hold half a surrogate pair."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def from_engine(error: EngineError, request_id: str) -> ApiError:

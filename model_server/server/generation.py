@@ -50,13 +50,12 @@ def encode_prompt(request: ChatRequest, tokenizer: ChatTokenizer) -> tuple[int, 
     Raises:
         ApiError: the format cannot express a message or a tool.
     """
-    options = request.chat_template_kwargs
     try:
         spans = render(
             template_messages(request.messages),
             request.offered_tools,
-            enable_thinking=options.enable_thinking,
-            keep_all_reasoning=options.keep_all_reasoning,
+            enable_thinking=request.enable_thinking,
+            keep_all_reasoning=request.chat_template_kwargs.keep_all_reasoning,
         )
     except UnsupportedContent as error:
         raise ApiError(f"{error.param}: {error}.", code="unsupported_content", param=error.param) from error
@@ -128,7 +127,7 @@ def sampling_params(
 
 def thinking_deadline(request: ChatRequest, tokenizer: ChatTokenizer) -> TokenDeadline | None:
     """The end of thinking counts from the marker that begins it, which the model samples too."""
-    if request.max_thinking_tokens is None or not request.chat_template_kwargs.enable_thinking:
+    if request.max_thinking_tokens is None or not request.enable_thinking:
         return None
     return TokenDeadline(tokenizer.marker_id(END_THINK), 1 + request.max_thinking_tokens)
 

@@ -6,7 +6,7 @@ from pydantic import Field, StringConstraints
 
 from model_server.server.body import Fields, JsonObject, checked, json_object, without_neutral
 from model_server.server.errors import ApiError
-from model_server.server.sampling_fields import SamplingFields, TokenId
+from model_server.server.sampling_fields import MAX_COUNT, SamplingFields, TokenId
 
 _IGNORED = ("log_metrics", "no_logs", "priority", "routing_key")
 """Fields that change nothing about an answer."""
@@ -72,7 +72,7 @@ class NativeRequest(Fields):
     top_logprobs_num: int = Field(0, ge=0, le=20)
     return_text_in_logprobs: bool = False
     return_routed_experts: bool = False
-    routed_experts_start_len: int = Field(0, ge=0)
+    routed_experts_start_len: int = Field(0, ge=0, le=MAX_COUNT)
 
     @property
     def num_logprobs(self) -> int | None:

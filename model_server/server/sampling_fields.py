@@ -13,7 +13,10 @@ MAX_CHOICES = 16
 _IGNORED = ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key")
 """Fields of OpenAI's protocol that change nothing about an answer."""
 
-TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+MAX_COUNT = 2**31 - 1
+"""Counts and positions of tokens are less than this everywhere."""
+
+TokenId = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 
 
 def asked(body: bytes) -> JsonObject:
@@ -37,7 +40,7 @@ class SamplingFields(Fields):
 
     temperature: float = Field(1.0, ge=0, le=2, allow_inf_nan=False)
     top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int = Field(0, ge=-1)
+    top_k: int = Field(0, ge=-1, le=MAX_COUNT)
     min_p: float = Field(0.0, ge=0, le=1)
     logit_bias: dict[
         Annotated[str, StringConstraints(pattern=r"^\d{1,9}$")], Annotated[float, Field(ge=-100, le=100)]

@@ -7,9 +7,9 @@ from pydantic import Field, StringConstraints
 
 from model_server.chat.template import JsonObject, content_text
 from model_server.server.answer_form import NamedTool, ResponseFormat, ToolChoice
-from model_server.server.body import Fields, checked, json_object, without_neutral
+from model_server.server.body import Fields, PastFields, checked, json_object, without_neutral
 from model_server.server.errors import ApiError
-from model_server.server.sampling_fields import ChoiceFields, TokenId, asked
+from model_server.server.sampling_fields import MAX_COUNT, ChoiceFields, TokenId, asked
 
 MAX_SCHEMA_DEPTH = 64
 MAX_MESSAGES = 10_000
@@ -25,7 +25,6 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "modalities": (["text"],),
     "prediction": (),
     "presence_penalty": (0,),
-    "reasoning_effort": (),
     "repetition_penalty": (1,),
     "verbosity": (),
     "web_search_options": (),
@@ -33,19 +32,18 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 """Known fields of the protocol that this server does not have, with the values that ask for nothing."""
 
 
-class CalledFunction(Fields):
+class CalledFunction(PastFields):
     name: Annotated[str, StringConstraints(min_length=1, max_length=256)]
     arguments: str | dict[str, Any] = "{}"
 
 
-class Call(Fields):
+class Call(PastFields):
     id: Annotated[str, StringConstraints(min_length=1)]
     type: Literal["function"] = "function"
-    index: int | None = None
     function: CalledFunction
 
 
-class Message(Fields):
+class Message(PastFields):
     """One message of the conversation. ``content`` is checked where it is rendered."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
@@ -56,16 +54,15 @@ class Message(Fields):
     """Another spelling of ``reasoning_content`` that some clients send back."""
     tool_calls: list[Call] | None = None
     tool_call_id: str | None = None
-    refusal: Any = None
-    annotations: Any = None
     audio: None = None
     function_call: None = None
 
 
 class TemplateOptions(Fields):
-    """``chat_template_kwargs``. Thinking is off unless asked for, as the published template of this model has it."""
+    """``chat_template_kwargs``."""
 
-    enable_thinking: bool = False
+    enable_thinking: bool | None = None
+    """None leaves it to ``reasoning_effort``."""
     keep_all_reasoning: bool = True
 
 
@@ -79,14 +76,22 @@ class ChatRequest(ChoiceFields):
     """False ends an answer after its first call."""
     response_format: ResponseFormat = ResponseFormat()
     chat_template_kwargs: TemplateOptions = TemplateOptions()
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] = "none"
+    """This model thinks or does not; how much is for ``max_thinking_tokens`` to say."""
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=20)
-    max_thinking_tokens: int | None = Field(None, gt=0)
+    max_thinking_tokens: int | None = Field(None, gt=0, le=MAX_COUNT)
     """Our extension: thinking that is not over after so many tokens is ended there."""
     return_routed_experts: bool = False
     """SGLang's extension: which experts each token used, for training that replays them."""
-    routed_experts_start_len: int = Field(0, ge=0)
+    routed_experts_start_len: int = Field(0, ge=0, le=MAX_COUNT)
     max_completion_tokens: int | None = Field(None, gt=0)
+
+    @property
+    def enable_thinking(self) -> bool:
+        """Off unless asked for, as the published template of this model has it."""
+        asked_for = self.chat_template_kwargs.enable_thinking
+        return self.reasoning_effort != "none" if asked_for is None else asked_for
 
     @property
     def completion_limit(self) -> int | None:

@@ -16,7 +16,7 @@ def turn_grammar(request: ChatRequest, compiler: GrammarCompiler) -> Grammar | N
     Raises:
         ApiError: a schema is wrong, or asks for what cannot be enforced.
     """
-    thinking, choice = request.chat_template_kwargs.enable_thinking, request.tool_choice
+    thinking, choice = request.enable_thinking, request.tool_choice
     tools = {f"tools[{index}]": tool for index, tool in enumerate(request.offered_tools)}
     answer = _schema(request.response_format)
     try:

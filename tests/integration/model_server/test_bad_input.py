@@ -18,6 +18,7 @@ pytestmark = pytest.mark.anyio
 
 USER = {"role": "user", "content": "hi"}
 CALL = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+DEEP = {"name": "f", "arguments": "[" * 5000}
 LIST = {"name": "f", "arguments": "[]"}
 UNSATISFIABLE = {"type": "integer", "minimum": 2, "maximum": 1}
 SHAPE = "response_format.json_schema.schema"
@@ -85,6 +86,12 @@ async def http() -> AsyncGenerator[httpx.AsyncClient, None]:
             "invalid_request_error",
             "messages[0].tool_calls[0].function.arguments",
         ),
+        (
+            asking(messages=[{"role": "assistant", "tool_calls": [CALL | {"function": DEEP}]}]),
+            400,
+            "invalid_request_error",
+            "messages[0].tool_calls[0].function.arguments",
+        ),
         (asking(messages=[USER | {"reasonin": "x"}]), 400, "unknown_parameter", "messages[0].reasonin"),
         (asking(temprature=1), 400, "unknown_parameter", "temprature"),
         (asking(chat_template_kwargs={"thinking": True}), 400, "unknown_parameter", "chat_template_kwargs.thinking"),
@@ -95,6 +102,12 @@ async def http() -> AsyncGenerator[httpx.AsyncClient, None]:
         (asking(max_tokens=True), 400, "invalid_request_error", "max_tokens"),
         (asking(seed=-1), 400, "invalid_request_error", "seed"),
         (asking(stop=[""]), 400, "invalid_request_error", "stop[0]"),
+        (asking(stop=["a"] * 17), 400, "invalid_request_error", "stop"),
+        (asking(stop="a" * 2000), 400, "invalid_request_error", "stop[0]"),
+        (asking(top_k=10**40), 400, "invalid_request_error", "top_k"),
+        (asking(frequency_penalty=1), 400, "unsupported_parameter", "frequency_penalty"),
+        (asking(functions=[{}]), 400, "unsupported_parameter", "functions"),
+        (asking(tool_choice=named("\ud800"), tools=[tool()]), 400, "invalid_request_error", "tool_choice"),
         (asking(stream_options={"include_usage": True}), 400, "invalid_request_error", "stream_options"),
         (asking(n=0), 400, "invalid_request_error", "n"),
         (asking(n=17), 400, "invalid_request_error", "n"),

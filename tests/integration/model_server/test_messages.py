@@ -78,7 +78,7 @@ async def test_events_come_in_the_order_of_the_protocol() -> None:
         events = [event async for event in stream]
     kinds = [event.type for event in events]
     assert (kinds[0], kinds[-2:]) == ("message_start", ["message_delta", "message_stop"])
-    blocks = [(event.type, event.index) for event in events[1:-2] if event.type != "content_block_delta"]  # type: ignore[union-attr]
+    blocks = [(event.type, event.index) for event in events[1:-2] if event.type != "content_block_delta"]
     assert blocks == [(f"content_block_{kind}", index) for index in range(3) for kind in ("start", "stop")]
     deltas = [event.delta.type for event in events if event.type == "content_block_delta"]
     assert list(dict.fromkeys(deltas)) == ["thinking_delta", "signature_delta", "text_delta", "input_json_delta"]
@@ -123,8 +123,8 @@ async def test_a_tool_loop_sends_back_what_it_got_and_the_prompt_is_exact() -> N
 async def test_thinking_is_off_unless_asked_for_and_has_a_budget() -> None:
     engine = answering(*[f"x{IM_END}"] * 4)
     async with messages(engine) as client:
-        for thinking in (anthropic.omit, {"type": "disabled"}, {"type": "adaptive"}, THINKING):
-            await client.messages.create(**ASK, thinking=thinking)
+        for thinking in ({}, {"type": "disabled"}, {"type": "adaptive"}, THINKING):
+            await client.messages.create(**ASK | ({"thinking": thinking} if thinking else {}))
     off, also_off, on, bounded = engine.requests
     assert off.prompt_ids == also_off.prompt_ids == prompt(USER)
     assert on.prompt_ids == bounded.prompt_ids == prompt(USER, thinking=True)
@@ -234,12 +234,23 @@ async def test_models_are_listed_for_both_protocols() -> None:
 
 async def test_the_key_may_come_in_either_header() -> None:
     async with service(answering(f"x{IM_END}", f"x{IM_END}"), api_key="s3cret") as (_, url):
-        for key in ({"api_key": "s3cret"}, {"auth_token": "s3cret"}):
-            async with AsyncAnthropic(base_url=url, **key) as client:
+        for client in (
+            AsyncAnthropic(base_url=url, api_key="s3cret"),
+            AsyncAnthropic(base_url=url, auth_token="s3cret"),
+        ):
+            async with client:
                 assert (await client.messages.create(**ASK)).content
         async with AsyncAnthropic(base_url=url, api_key="wrong") as client:
             with pytest.raises(anthropic.AuthenticationError, match="x-api-key"):
                 await client.messages.create(**ASK)
+
+
+@pytest.fixture(scope="module")
+async def http() -> AsyncGenerator[httpx.AsyncClient, None]:
+    engine = endless(context_length=200)
+    async with service(engine) as (_, url), httpx.AsyncClient(base_url=url) as http:
+        yield http
+    assert not engine.requests, "a bad request reached the engine"
 
 
 def block(**fields: Any) -> list[dict[str, Any]]:
@@ -283,14 +294,13 @@ CALLED = {"role": "assistant", "content": [{"type": "tool_use", "id": "a", "name
         ({"messages": [{"role": "user", "content": "word " * 500}]}, "Shorten messages"),
     ],
 )
-async def test_a_bad_request_is_refused_in_the_protocols_shape(fields: dict[str, Any], path: str) -> None:
-    engine = endless(context_length=200)
-    async with service(engine) as (_, url), httpx.AsyncClient() as http:
-        answer = await http.post(f"{url}/v1/messages", content=json.dumps(ASK | fields))
+async def test_a_bad_request_is_refused_in_the_protocols_shape(
+    http: httpx.AsyncClient, fields: dict[str, Any], path: str
+) -> None:
+    answer = await http.post("/v1/messages", content=json.dumps(ASK | fields))
     body = answer.json()
     assert (answer.status_code, body["type"], body["error"]["type"]) == (400, "error", "invalid_request_error")
     assert path in body["error"]["message"]
-    assert not engine.requests
 
 
 async def test_errors_have_the_types_of_the_protocol() -> None:

@@ -129,6 +129,32 @@ async def test_without_tools_or_with_choice_none_a_call_is_text_and_tools_are_no
     assert engine.requests[0].prompt_ids == engine.requests[1].prompt_ids
 
 
+async def test_fields_that_change_nothing_are_taken_and_clients_may_add_their_own_to_history() -> None:
+    engine = answering(f"x{IM_END}", f"x{IM_END}")
+    asked: dict[str, Any] = {"user": "u", "metadata": {"a": "b"}, "store": False, "service_tier": "auto"}
+    said: Any = {"role": "assistant", "content": "a", "reasoning_content": ""}
+    async with service(engine) as (client, _):
+        await client.chat.completions.create(model=MODEL, messages=[USER, said, USER])
+        marked = said | {"provider_specific_fields": {"refusal": None}, "annotations": [], "refusal": None, "id": "m"}
+        await client.chat.completions.create(model=MODEL, messages=[USER, marked, USER], **asked)
+    assert engine.requests[0].prompt_ids == engine.requests[1].prompt_ids
+
+
+@pytest.mark.parametrize(
+    ("fields", "thinks"),
+    [
+        ({"reasoning_effort": "high"}, True),
+        ({"reasoning_effort": "none"}, False),
+        ({"reasoning_effort": "low", "chat_template_kwargs": {"enable_thinking": False}}, False),
+    ],
+)
+async def test_an_effort_turns_thinking_on_unless_the_template_is_told(fields: dict[str, Any], thinks: bool) -> None:
+    engine = answering(f"x{IM_END}")
+    async with service(engine) as (client, _):
+        await client.chat.completions.create(model=MODEL, messages=[USER], extra_body=fields)
+    assert engine.requests[0].prompt_ids == tuple(TOKENIZER.encode(render([USER], enable_thinking=thinks)))
+
+
 async def test_an_answer_ends_at_a_stop_string_and_the_sequence_is_cancelled() -> None:
     engine = ScriptedEngine(lambda request: (token for _ in repeat(0) for token in ids("one two ")))
     async with service(engine) as (client, _):
