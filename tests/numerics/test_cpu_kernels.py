@@ -3,6 +3,7 @@
 import random
 from array import array
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,11 @@ from model_server.engine.cpu_backend import CpuBackend
 from model_server.kernels.batch import FREE, PAGE, Segment, StepOutput, new_pools
 from model_server.kernels.cpu.build import NoLibrary
 from model_server.kernels.cpu.library import Library, best_library
+from model_server.kernels.cpu.packing import Weight, pack
+from model_server.kernels.memory import Arena
+from model_server.layers.moe import BlockScaledExperts
 from model_server.models.mimo_v2_flash import MiMoV2Flash
+from model_server.weights import load_model, save_checkpoint
 from tests.numerics.small_models import full_logits, random_config, random_ids, random_model, small_config
 
 _CONTEXT = 512
@@ -185,6 +190,64 @@ def test_of_experts_that_score_the_same_the_lowest_ids_are_chosen(library: Libra
             weight.zero_()
     experts = Sequences(model, library, 1).step([(0, [1, 2, 3])]).experts
     assert experts.tolist() == [[[0, 1]]] * 3
+
+
+def test_weights_in_bf16_give_the_bits_of_the_same_numbers_in_f32(library: Library) -> None:
+    config = small_config(hidden_size=160, intermediate_size=136, moe_intermediate_size=72)
+    model = random_model(config).bfloat16()
+    narrow = _steps_of_many_sizes(model, library)
+    wide = _steps_of_many_sizes(model.float(), library)
+    assert torch.equal(narrow, wide)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_fp8_blocks_give_the_bits_of_dequantised_weights(dtype: torch.dtype, library: Library, tmp_path: Path) -> None:
+    config = small_config(
+        hidden_size=161, intermediate_size=136, moe_intermediate_size=70, head_dim=72, swa_head_dim=72, v_head_dim=40
+    )
+    save_checkpoint(random_model(config), tmp_path)
+    kept = load_model(tmp_path, dtype, keep_fp8=True)
+    assert any(isinstance(module, BlockScaledExperts) for module in kept.modules())
+    dequantised = load_model(tmp_path, torch.float32)
+    assert torch.equal(_steps_of_many_sizes(kept, library), _steps_of_many_sizes(dequantised, library))
+
+
+def test_fp8_weights_stay_a_byte_each(library: Library, tmp_path: Path) -> None:
+    config = small_config(hidden_size=256, intermediate_size=512, moe_intermediate_size=256)
+    save_checkpoint(random_model(config), tmp_path)
+    sizes = [
+        CpuBackend(load_model(tmp_path, torch.bfloat16, keep_fp8=kept), _CONTEXT, library).num_bytes
+        for kept in (False, True)
+    ]
+    assert sizes[1] < 0.56 * sizes[0]
+
+
+def test_a_weight_that_is_not_a_number_is_refused() -> None:
+    values = torch.full((32, 128), float("nan")).to(torch.float8_e4m3fn)
+    with pytest.raises(ValueError, match="not a number"):
+        pack(Weight(values, torch.ones(32, 1)), Arena())
+
+
+def test_keys_in_bf16_stay_near_f32_and_keep_bits_of_their_own(library: Library) -> None:
+    config = small_config(sliding_window=20)
+    model = random_model(config)
+    ids = random_ids(config, 100)
+    whole = Sequences(model, library, 1, torch.bfloat16).step([(0, ids[0].tolist())]).logits
+    cut = Sequences(model, library, 1, torch.bfloat16)
+    single = torch.cat([cut.step([(0, [token])]).logits for token in ids[0].tolist()])
+    assert torch.equal(whole, single)
+    assert 1e-4 < _distance(whole, full_logits(model, ids)[0]) < 0.2
+
+
+def _steps_of_many_sizes(model: MiMoV2Flash, library: Library) -> Tensor:
+    """Logits of steps of 1 to 60 rows: each is computed by other code."""
+    sequences = Sequences(model, library, 1)
+    ids = random_ids(model.config, 134)[0].tolist()
+    logits = []
+    for num_rows in (1, 2, 3, 5, 13, 20, 30, 60):
+        start = sequences.lengths[0]
+        logits.append(sequences.step([(0, ids[start : start + num_rows])]).logits)
+    return torch.cat(logits)
 
 
 def _distance(ours: Tensor, plain: Tensor) -> float:
