@@ -1,5 +1,6 @@
 """Sends answers while they are generated, and stops generating when the client leaves."""
 
+import asyncio
 import time
 from abc import abstractmethod
 from contextlib import aclosing
@@ -10,7 +11,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from model_server.chat.turn import Delta
 from model_server.server.choices import Choices, Step
-from model_server.server.errors import ApiError, internal
+from model_server.server.errors import ApiError, internal, stopping
 from model_server.server.wire import Answer, Json
 
 _SILENCE_S = 5.0
@@ -27,6 +28,8 @@ class _GenerationResponse(Response):
         self.answer = answer
         self.outcome = "failed"
         """How choices ended that came to no end of their own, for the log."""
+        self.started = False
+        """The client has a status."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -34,6 +37,11 @@ class _GenerationResponse(Response):
                 tasks.start_soon(self._cancel_when_gone, receive, tasks.cancel_scope)
                 await self._answer(scope, receive, send)
                 tasks.cancel_scope.cancel()
+        except asyncio.CancelledError:
+            # A client that leaves is dealt with inside: this one is still there, and the server has no time left.
+            self.outcome = stopping().code
+            if not self.started:
+                await self.answer.dialect.response(stopping())(scope, receive, send)
         finally:
             self.choices.ended(self.outcome)
 
@@ -75,6 +83,7 @@ class StreamedAnswer(_GenerationResponse):
         dialect = self.answer.dialect
         async with aclosing(self.choices.steps()) as steps:
             first = await anext(steps)
+            self.started = True
             await send(_START)
             # Whatever goes wrong from here on, a bug included, the client must not take it for the end.
             ending = dialect.event(dialect.error(internal(self.answer.id)))
@@ -88,6 +97,9 @@ class StreamedAnswer(_GenerationResponse):
             except ApiError as error:
                 self.outcome = error.code
                 ending = dialect.event(dialect.error(error))
+            except asyncio.CancelledError:
+                ending = dialect.event(dialect.error(stopping()))
+                raise
             finally:
                 await send({"type": "http.response.body", "body": ending, "more_body": False})
 

@@ -9,9 +9,11 @@ from fastapi import FastAPI
 
 
 @asynccontextmanager
-async def serving(app: FastAPI) -> AsyncGenerator[str, None]:
-    """Yield the server's address, without a path."""
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, access_log=False)
+async def serving(app: FastAPI, drain_s: int | None = None) -> AsyncGenerator[str, None]:
+    """Yield the server's address, without a path. At the end its answers have ``drain_s`` to end, None is for ever."""
+    config = uvicorn.Config(
+        app, host="127.0.0.1", port=0, log_config=None, access_log=False, timeout_graceful_shutdown=drain_s
+    )
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
     while not server.started:
