@@ -1,8 +1,9 @@
 """FP8 (e4m3) values with one f32 scale per block; the number meant is value times scale.
 
-The published weights are in blocks of 128 x 128 (:func:`quantize_blocks`), and activations are quantised for each
-product, per row in groups of 128 (:func:`quantize_groups`).
+The published weights are in blocks of 128 x 128, and activations are quantised for each product in blocks of 1 x 128.
 """
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -10,6 +11,22 @@ from torch import Tensor
 
 FP8 = torch.float8_e4m3fn
 FP8_MAX = 448.0
+
+
+@dataclass(frozen=True, slots=True)
+class BlockScaled:
+    """A matrix, or a stack of matrices, in FP8 blocks."""
+
+    values: Tensor
+    """e4m3 [..., R, C]"""
+    scale: Tensor
+    """f32 [..., ceil(R / block), ceil(C / block)]"""
+    block: tuple[int, int]
+    """Rows and columns of one scale; activations have blocks of one row."""
+
+    def dense(self) -> Tensor:
+        """f32 [..., R, C]"""
+        return dequantize_blocks(self.values, self.scale, self.block)
 
 
 def quantize_blocks(weight: Tensor, block: tuple[int, int] = (128, 128)) -> tuple[Tensor, Tensor]:
@@ -41,8 +58,3 @@ def refine_rows(scale: Tensor, block_rows: int, finer: int, num_rows: int) -> Te
     ``finer`` must divide ``block_rows``. Nothing is rounded: the same numbers stand for fewer rows each.
     """
     return scale.repeat_interleave(block_rows // finer, dim=0)[: -(-num_rows // finer)]
-
-
-def quantize_groups(x: Tensor, group: int = 128) -> tuple[Tensor, Tensor]:
-    """x [R, C] -> e4m3 values [R, C] and f32 scales [R, ceil(C / group)]: blocks of one row."""
-    return quantize_blocks(x, (1, group))

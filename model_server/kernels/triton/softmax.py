@@ -1,0 +1,77 @@
+"""What both kinds of attention share: a tile of query rows, and scores folded into a running softmax.
+
+A tile has the rows of one sequence and all query heads of one key-value head, so keys are read once for all of them.
+Query and key widths that are no power of two, 192 above all, are cut in two parts that are.
+"""
+
+from typing import Any
+
+import triton
+import triton.language as tl
+
+from model_server.kernels.triton.numbers import dot
+
+FEW_ROWS = 16
+"""The fewest rows the matrix units take."""
+
+
+def widths(width: int) -> tuple[int, int]:
+    """Two tile widths that cover a query's: 192 -> (128, 64); the second may be 0."""
+    first = max(16, 1 << (width.bit_length() - 1))
+    rest = width - first
+    return first, max(16, triton.next_power_of_2(rest)) if rest > 0 else 0
+
+
+def tile_rows(lengths: tuple[int, ...], per_group: int, most: int) -> int:
+    """Rows of a sequence in a tile: as many as are there, but at most ``most`` rows times heads."""
+    rows: int = triton.next_power_of_2(max(lengths))
+    return max(1, min(rows, most // per_group))
+
+
+def tile_size(rows: int, per_group: int) -> int:
+    """Rows times heads, as a tile can have them."""
+    size: int = max(FEW_ROWS, triton.next_power_of_2(rows * per_group))
+    return size
+
+
+@triton.jit
+def load_queries(
+    q: Any,
+    rows: Any,
+    heads: Any,
+    inside: Any,
+    FIRST: tl.constexpr,
+    TILE: tl.constexpr,
+    N: tl.constexpr,
+    D: tl.constexpr,
+) -> Any:
+    """Columns FIRST on of the queries of (row, head) pairs: [pairs, TILE]."""
+    columns = FIRST + tl.arange(0, TILE)
+    at = (rows.to(tl.int64) * N + heads)[:, None] * D + columns[None, :]
+    return tl.load(q + at, mask=inside[:, None] & (columns < D)[None, :], other=0.0)
+
+
+@triton.jit
+def load_keys(
+    k: Any, at: Any, STRIDE: tl.constexpr, known: Any, FIRST: tl.constexpr, TILE: tl.constexpr, D: tl.constexpr
+) -> Any:
+    """Columns FIRST on of the keys whose first column is ``at``, transposed: [TILE, keys]."""
+    columns = FIRST + tl.arange(0, TILE)
+    return tl.load(k + at[None, :] + columns[:, None] * STRIDE, mask=known[None, :] & (columns < D)[:, None], other=0.0)
+
+
+@triton.jit
+def load_values(v: Any, at: Any, known: Any, TILE: tl.constexpr, V: tl.constexpr) -> Any:
+    """[keys, TILE]; what is not known is 0, since the memory there may hold anything."""
+    columns = tl.arange(0, TILE)
+    return tl.load(v + at[:, None] + columns[None, :], mask=known[:, None] & (columns < V)[None, :], other=0.0)
+
+
+@triton.jit
+def fold(largest: Any, total: Any, mixed: Any, scores: Any, values: Any) -> Any:
+    """Take scores [M, keys], -inf where hidden, and values [keys, V] into the running softmax of M queries."""
+    higher = tl.maximum(largest, tl.max(scores, axis=1))
+    base = tl.where(higher == -float("inf"), 0.0, higher)  # nothing seen yet
+    weights = tl.exp(scores - base[:, None])
+    shrink = tl.exp(largest - base)
+    return higher, total * shrink + tl.sum(weights, axis=1), mixed * shrink[:, None] + dot(weights, values)
