@@ -91,6 +91,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--no-speculation", action="store_true", help="never let the prediction layers guess tokens ahead"
     )
+    parser.add_argument(
+        "--kernels",
+        choices=("auto", "ref", "cpu"),
+        default="auto",
+        help="what runs the model: ref is PyTorch, cpu compiled C++ (made on first use), auto cpu where it can be",
+    )
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     return parser
 
@@ -133,7 +139,9 @@ def _app(checkpoint: Path, key: str | None, options: argparse.Namespace) -> "Fas
         import torch
 
         from model_server.chat.tokens import ChatTokenizer, TokenizerError
+        from model_server.engine.backend import choose_kernels
         from model_server.engine.engine import EmbeddedEngine
+        from model_server.kernels.cpu.build import NoLibrary
         from model_server.server.app import create_app
         from model_server.server.settings import ServerSettings
         from model_server.weights import CheckpointError, load_model
@@ -143,8 +151,14 @@ def _app(checkpoint: Path, key: str | None, options: argparse.Namespace) -> "Fas
         raise StartError(f"{error.name} is not installed: pip install 'mimo-coder[model]'") from error
     torch.set_num_threads(options.threads)
     try:
+        kernels = choose_kernels(options.kernels)
+    except NoLibrary as error:
+        raise StartError(f"--kernels cpu: {error}") from error
+    logger.info("kernels name=%s reason=%s", kernels.name, kernels.reason)
+    try:
         tokenizer = ChatTokenizer.load(checkpoint)
-        model = load_model(checkpoint, getattr(torch, options.dtype))
+        # The reference dequantises for every use, which only memory is good for.
+        model = load_model(checkpoint, getattr(torch, options.dtype), keep_fp8=kernels.name == "cpu")
     except (OSError, TokenizerError, CheckpointError) as error:
         raise StartError(f"{checkpoint} cannot be loaded: {error}") from error
     if tokenizer.vocab_size > model.config.vocab_size:
@@ -152,11 +166,16 @@ def _app(checkpoint: Path, key: str | None, options: argparse.Namespace) -> "Fas
             f"{checkpoint}: tokenizer.json has {tokenizer.vocab_size} tokens, the model {model.config.vocab_size}:"
             " they are not of one checkpoint"
         )
+    try:
+        backend = kernels.backend(model, options.context_length or model.config.max_position_embeddings)
+    except ValueError as error:
+        raise StartError(f"{checkpoint} cannot be loaded: {error}") from error
     engine = EmbeddedEngine(
         model,
         max_running=options.max_running,
         context_length=options.context_length,
         speculate=not options.no_speculation,
+        backend=backend,
     )
     settings = ServerSettings(model_name=served_name(checkpoint), api_key=key)
     return create_app(engine, tokenizer, settings, model.config)

@@ -1,9 +1,15 @@
-"""What runs the steps of an engine."""
+"""What runs the steps of an engine, and the choice of it."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
+from model_server.engine.cpu_backend import CpuBackend
+from model_server.engine.torch_backend import TorchBackend
 from model_server.kernels.batch import CachePools, Segment, StepOutput
+from model_server.kernels.cpu.build import NoLibrary
+from model_server.kernels.cpu.library import Library, best_library
+from model_server.models.mimo_v2_flash import MiMoV2Flash
 
 
 class StepBackend(Protocol):
@@ -14,3 +20,38 @@ class StepBackend(Protocol):
 
         A failed step may be run again, whole or in part: it stores the same under the same positions.
         """
+
+
+Kernels = Literal["auto", "ref", "cpu"]
+
+
+@dataclass(frozen=True, slots=True)
+class KernelChoice:
+    """Which backend is to run, and why, for the log."""
+
+    name: Literal["ref", "cpu"]
+    reason: str
+    library: Library | None
+
+    def backend(self, model: MiMoV2Flash, context_length: int) -> StepBackend:
+        """The backend `cpu` takes the memory of the decoder layers' weights over: the model cannot run by itself."""
+        if self.library is None:
+            return TorchBackend(model, context_length)
+        return CpuBackend(model, context_length, self.library, take_weights=True)
+
+
+def choose_kernels(wanted: Kernels) -> KernelChoice:
+    """`auto` is `cpu` where that can be had. May compile, for some seconds.
+
+    Raises:
+        NoLibrary: `cpu` is wanted and cannot be had.
+    """
+    if wanted == "ref":
+        return KernelChoice("ref", "asked for", None)
+    try:
+        library = best_library()
+    except NoLibrary as error:
+        if wanted == "cpu":
+            raise
+        return KernelChoice("ref", str(error), None)
+    return KernelChoice("cpu", library.variant, library)

@@ -39,11 +39,13 @@ _ALIGNMENT = 64
 class CpuBackend:
     """A model packed for the C++ step; see :class:`model_server.engine.backend.StepBackend`. One step at a time."""
 
-    def __init__(self, model: MiMoV2Flash, context_length: int, library: Library) -> None:
+    def __init__(self, model: MiMoV2Flash, context_length: int, library: Library, take_weights: bool = False) -> None:
+        """With ``take_weights``, those of the decoder layers leave the model while they are packed, so that memory
+        holds them once; the model keeps embedding, head and prediction layers."""
         self.config = model.config
         self._library = library
         self._context_length = context_length
-        self._packed = _PackedModel(model, context_length)
+        self._packed = _PackedModel(model, context_length, take_weights)
         self._model = ctypes.addressof(self._packed.record)
         self._batch = BatchRecord()
         self._batch_address = ctypes.addressof(self._batch)
@@ -129,7 +131,7 @@ class CpuBackend:
 class _PackedModel:
     """The model's record, and everything it points to."""
 
-    def __init__(self, model: MiMoV2Flash, context_length: int) -> None:
+    def __init__(self, model: MiMoV2Flash, context_length: int, take_weights: bool) -> None:
         config = model.config
         self._kept: list[object] = []
         self.arena = Arena()
@@ -140,7 +142,12 @@ class _PackedModel:
             if isinstance(layer, PredictionLayer)
         ]
         kinds = [layer.window for layer in layers]
-        layer_records = [self._layer(layer, kinds[:index].count(kinds[index])) for index, layer in enumerate(layers)]
+        layer_records = []
+        for index, layer in enumerate(layers):
+            layer_records.append(self._layer(layer, kinds[:index].count(kinds[index])))
+            if take_weights:
+                for parameter in layer.parameters():
+                    parameter.data = parameter.data.new_empty(0)
         prediction_records = [self._prediction(layer, index) for index, layer in enumerate(predictions)]
         embedding = model.model.embed_tokens.weight.detach()
         self.record = ModelRecord(
