@@ -1,0 +1,22 @@
+"""An engine that says the same events to everyone, whatever they hold."""
+
+from collections.abc import AsyncGenerator
+
+from model_server.types import EngineStats, GenerateRequest, TokenEvent
+
+
+class CannedEngine:
+    def __init__(self, *events: TokenEvent) -> None:
+        self.events = events
+        self.requests: list[GenerateRequest] = []
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[TokenEvent, None]:
+        self.requests.append(request)
+        for event in self.events:
+            yield event
+
+    def stats(self) -> EngineStats:
+        return EngineStats(running=0, waiting=0, context_length=65_536)
+
+    async def close(self) -> None:
+        pass
