@@ -15,7 +15,7 @@ _SESSIONS_PER_SEQUENCE = 4
 
 @dataclass(frozen=True, slots=True)
 class CachePlan:
-    """Numbers of pages, and of rings by their use."""
+    """Numbers of pages, and of rings beside those of running sequences. Without snapshots nothing is shared."""
 
     num_pages: int
     num_snapshots: int
@@ -23,31 +23,29 @@ class CachePlan:
 
 
 def plan_cache(
-    config: ModelConfig, dtype: torch.dtype, max_running: int, context_length: int, num_bytes: int | None, keep: bool
+    config: ModelConfig, dtype: torch.dtype, max_running: int, context_length: int, num_bytes: int | None = None
 ) -> CachePlan:
-    """Divide ``num_bytes``: every running sequence has its ring, what is kept for later at most a quarter of the rest
-    for its rings if it is to ``keep`` anything, and pages get what is left. None takes what running sequences and as
-    many others need, within bounds.
+    """Divide ``num_bytes``: every running sequence has its ring, rings that are kept for later take at most a quarter
+    of the rest, and pages get what is left. None takes what running sequences and as many others need, within bounds.
 
     Raises:
         ValueError: not one page is left.
     """
-    page, ring = (_bytes(config, dtype, window) for window in (False, True))
-    page, ring = page * PAGE, ring * ring_size(config.window_keys)
+    page = PAGE * _bytes(config, dtype, window=False)
+    ring = ring_size(config.window_keys) * _bytes(config, dtype, window=True)
     context = -(-context_length // PAGE)
-    wanted_pages = 2 * max_running * context
-    wanted_kept = (_SNAPSHOTS_PER_SEQUENCE + _SESSIONS_PER_SEQUENCE) * max_running * keep
-    if num_bytes is None:
-        least = max_running * ring + (context * page * 4 + 2) // 3
-        num_bytes = max(min((max_running + wanted_kept) * ring + wanted_pages * page, _MOST_BYTES), least)
-    rest = num_bytes - max_running * ring
-    num_kept = min(wanted_kept, rest // 4 // ring) if ring else wanted_kept
-    num_pages = (rest - num_kept * ring) // page if page else wanted_pages
-    if num_pages < 1 or rest < 0:
-        raise ValueError(
-            f"{num_bytes} bytes hold no keys and values for {max_running} sequences at once:"
-            f" each needs {ring} bytes for its window layers, and {page} for every {PAGE} tokens"
-        )
+    num_pages, num_kept = 2 * max_running * context, (_SNAPSHOTS_PER_SEQUENCE + _SESSIONS_PER_SEQUENCE) * max_running
+    if num_bytes is None and (max_running + num_kept) * ring + num_pages * page > _MOST_BYTES:
+        num_bytes = max(_MOST_BYTES, max_running * ring + context * page * 4 // 3 + page)
+    if num_bytes is not None:
+        rest = num_bytes - max_running * ring
+        num_kept = min(num_kept, rest // 4 // ring) if ring else num_kept
+        num_pages = (rest - num_kept * ring) // page if page else num_pages
+        if rest < 0 or num_pages < 1:
+            raise ValueError(
+                f"{num_bytes} bytes hold no keys and values for {max_running} sequences at once:"
+                f" each needs {ring} bytes for its window layers, and {page} for every {PAGE} tokens"
+            )
     num_snapshots = num_kept * _SNAPSHOTS_PER_SEQUENCE // (_SNAPSHOTS_PER_SEQUENCE + _SESSIONS_PER_SEQUENCE)
     return CachePlan(num_pages, num_snapshots, num_kept - num_snapshots)
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from model_server.config import ModelConfig
 from model_server.engine.backend import StepBackend
-from model_server.engine.cache_plan import plan_cache
+from model_server.engine.cache_plan import CachePlan, plan_cache
 from model_server.engine.draft_length import DraftLength
 from model_server.engine.drafter import Drafter, DraftState
 from model_server.engine.kv_cache import KVCache
@@ -97,14 +97,10 @@ class EmbeddedEngine:
     """``types.Engine`` over a model in this process.
 
     ``max_running`` sequences share a step, ``max_waiting`` more may queue; past that a request is refused at once.
-    ``context_length`` bounds prompt plus completion and defaults to the model's own. ``kv_memory`` bytes hold keys and
-    values of what runs and of what may be continued (default: see ``plan_cache``); ``keep`` off keeps nothing once a
-    sequence ends. ``speculate`` lets prediction layers, where the model has them, guess tokens ahead while that pays;
-    the tokens are the same with and without. ``backend`` runs the steps, plain PyTorch unless one is given.
-    ``weights_version`` names the weights.
-
-    Raises:
-        ValueError: ``kv_memory`` is too small.
+    ``context_length`` bounds prompt plus completion and defaults to the model's own. ``plan`` says how much memory
+    there is for keys and values of what runs and of what may be continued. ``speculate`` lets prediction layers, where
+    the model has them, guess tokens ahead while that pays; the tokens are the same with and without. ``backend`` runs
+    the steps, plain PyTorch unless one is given. ``weights_version`` names the weights.
     """
 
     def __init__(
@@ -113,8 +109,7 @@ class EmbeddedEngine:
         max_running: int = 8,
         max_waiting: int = 64,
         context_length: int | None = None,
-        kv_memory: int | None = None,
-        keep: bool = True,
+        plan: CachePlan | None = None,
         speculate: bool = True,
         backend: StepBackend | None = None,
         weights_version: str = "",
@@ -124,10 +119,10 @@ class EmbeddedEngine:
         self._context_length = context_length or config.max_position_embeddings
         self._max_running = max_running
         self._max_live = max_running + max_waiting
-        plan = plan_cache(config, dtype, max_running, self._context_length, kv_memory, keep)
-        pools = new_pools(config, plan.num_pages, max_running + plan.num_snapshots + plan.num_sessions, dtype)
+        plan = plan or plan_cache(config, dtype, max_running, self._context_length)
+        self.pools = new_pools(config, plan.num_pages, max_running + plan.num_snapshots + plan.num_sessions, dtype)
         self._cache = KVCache(
-            pools,
+            self.pools,
             num_undoable=ring_size(config.window_keys) - (config.window_keys - 1),
             max_snapshots=plan.num_snapshots,
             max_sessions=plan.num_sessions,
@@ -286,7 +281,7 @@ class EmbeddedEngine:
         its parts are run one by one, and end only their own sequences."""
         try:
             output = self._backend.step(
-                [part.segment(guessed) for part, guessed in zip(step, drafts, strict=True)], self._cache.pools
+                [part.segment(guessed) for part, guessed in zip(step, drafts, strict=True)], self.pools
             )
         except Exception as error:  # noqa: BLE001 (whatever it was, those who are not to blame go on)
             _log.exception("engine.step_failed", extra={"num_sequences": len(step)})

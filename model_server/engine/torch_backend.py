@@ -98,10 +98,11 @@ class _PooledSequence:
         self._num_seen = end
         self._pages = torch.tensor(segment.pages[: -(-end // PAGE)])
         positions = torch.arange(segment.first, end)
-        self._page_slots = (self._pages[positions // PAGE], positions % PAGE)
+        slots = positions % PAGE
+        self._new_in_pages = (self._pages[positions // PAGE], slots, slots // BLOCK, slots % BLOCK)
         size = ring_size(window_keys)
-        self._ring_slots = positions[-size:] % size
-        self._before = torch.arange(max(0, segment.first - window_keys + 1), segment.first) % size
+        self._new_in_ring = _in_ring(positions[-size:], size)
+        self._before_in_ring = _in_ring(torch.arange(max(0, segment.first - window_keys + 1), segment.first), size)
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> KeysValues:
         window, place = self._places[layer]
@@ -109,8 +110,8 @@ class _PooledSequence:
 
     def _extend_pages(self, place: int, k: Tensor, v: Tensor) -> KeysValues:
         pool_k, pool_v = self._pools.page_k[:, place], self._pools.page_v[:, place]
-        pages, slots = self._page_slots
-        pool_k[pages, :, slots // BLOCK, :, slots % BLOCK] = k.to(pool_k.dtype)
+        pages, slots, blocks, places = self._new_in_pages
+        pool_k[pages, :, blocks, :, places] = k.to(pool_k.dtype)
         pool_v[pages, :, slots] = v.to(pool_v.dtype)
         held_k = pool_k[self._pages].permute(1, 3, 0, 2, 4).flatten(2).transpose(1, 2)
         held_v = pool_v[self._pages].transpose(0, 1).flatten(1, 2)
@@ -119,12 +120,19 @@ class _PooledSequence:
     def _extend_ring(self, place: int, k: Tensor, v: Tensor) -> KeysValues:
         ring_k, ring_v = self._pools.ring_k[self._ring, place], self._pools.ring_v[self._ring, place]
         new_k, new_v = k.to(ring_k.dtype), v.to(ring_v.dtype)
-        before, slots = self._before, self._ring_slots
-        seen_k = torch.cat((ring_k[:, before // BLOCK, :, before % BLOCK], new_k)).transpose(0, 1)
-        seen_v = torch.cat((ring_v[:, before], new_v.transpose(0, 1)), dim=1)
-        ring_k[:, slots // BLOCK, :, slots % BLOCK] = new_k[-len(slots) :]
+        slots, blocks, places = self._before_in_ring
+        seen_k = torch.cat((ring_k[:, blocks, :, places], new_k)).transpose(0, 1)
+        seen_v = torch.cat((ring_v.index_select(1, slots), new_v.transpose(0, 1)), dim=1)
+        slots, blocks, places = self._new_in_ring
+        ring_k[:, blocks, :, places] = new_k[-len(slots) :]
         ring_v[:, slots] = new_v[-len(slots) :].transpose(0, 1)
         return seen_k.to(k.dtype), seen_v.to(v.dtype)
+
+
+def _in_ring(positions: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Slot of each position in a ring, its block, and its place in that."""
+    slots = positions % size
+    return slots, slots // BLOCK, slots % BLOCK
 
 
 class BatchRows:

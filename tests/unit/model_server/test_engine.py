@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 import torch
 
+from model_server.engine.cache_plan import CachePlan
 from model_server.engine.engine import EmbeddedEngine
 from model_server.models.mimo_v2_flash import MiMoV2Flash
 from model_server.types import (
@@ -97,7 +98,7 @@ async def test_sampling_follows_the_seed(engine: EmbeddedEngine) -> None:
 
 async def test_a_prompt_that_continues_a_finished_sequence_reuses_it(model: MiMoV2Flash) -> None:
     engine = EmbeddedEngine(model, context_length=512)
-    cold = EmbeddedEngine(model, context_length=512, keep=False)
+    cold = EmbeddedEngine(model, context_length=512, plan=CachePlan(num_pages=16, num_snapshots=0, num_sessions=0))
     history, num_cached = _prompt(40), 0
     for turn in range(4):
         events = await _generate(engine, history, max_tokens=15)
@@ -113,7 +114,7 @@ async def test_a_prompt_that_continues_a_finished_sequence_reuses_it(model: MiMo
 
 async def test_a_prompt_that_departs_from_the_sampled_text_reuses_the_prompt_before_it(model: MiMoV2Flash) -> None:
     engine = EmbeddedEngine(model, context_length=512)
-    cold = EmbeddedEngine(model, context_length=512, keep=False)
+    cold = EmbeddedEngine(model, context_length=512, plan=CachePlan(num_pages=16, num_snapshots=0, num_sessions=0))
     prompt = _prompt(40)
     await _generate(engine, prompt, max_tokens=15)
     departed = [*prompt, *_prompt(20, seed=1)]
