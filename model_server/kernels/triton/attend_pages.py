@@ -4,8 +4,6 @@ Pages are read as the pools have them. Keys lie in blocks of 16 positions, so a 
 numbers: 32 bytes of bf16, which is what a GPU fetches at least.
 """
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -61,21 +59,21 @@ def attend_pages(
 
 @triton.jit
 def _attend_pages(
-    q: Any,
-    page_k: Any,
-    page_v: Any,
-    pages: Any,
-    listed: Any,
-    sink: Any,
-    out: Any,
-    mixed_parts: Any,
-    largest_parts: Any,
-    total_parts: Any,
-    pages_stride: Any,
-    k_stride: Any,
-    v_stride: Any,
-    scale: Any,
-    num_parts: Any,
+    q: tl.tensor,
+    page_k: tl.tensor,
+    page_v: tl.tensor,
+    pages: tl.tensor,
+    listed: tl.tensor,
+    sink: tl.tensor,
+    out: tl.tensor,
+    mixed_parts: tl.tensor,
+    largest_parts: tl.tensor,
+    total_parts: tl.tensor,
+    pages_stride: tl.tensor,
+    k_stride: tl.tensor,
+    v_stride: tl.tensor,
+    scale: tl.tensor,
+    num_parts: tl.tensor,
     SPLIT_KEYS: tl.constexpr,
     N: tl.constexpr,
     G: tl.constexpr,
@@ -149,11 +147,11 @@ def _attend_pages(
 
 @triton.jit
 def _join(
-    mixed_parts: Any,
-    largest_parts: Any,
-    total_parts: Any,
-    out: Any,
-    num_parts: Any,
+    mixed_parts: tl.tensor,
+    largest_parts: tl.tensor,
+    total_parts: tl.tensor,
+    out: tl.tensor,
+    num_parts: tl.tensor,
     N: tl.constexpr,
     V: tl.constexpr,
     V_TILE: tl.constexpr,

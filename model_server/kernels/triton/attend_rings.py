@@ -4,8 +4,6 @@ A ring is too small for a long part of a prompt, so the rows attend first and ar
 length is one launch.
 """
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -53,18 +51,18 @@ def attend_rings(
 
 @triton.jit
 def _attend_rings(
-    q: Any,
-    k: Any,
-    v: Any,
-    ring_k: Any,
-    ring_v: Any,
-    slots: Any,
-    listed: Any,
-    sink: Any,
-    out: Any,
-    k_stride: Any,
-    v_stride: Any,
-    scale: Any,
+    q: tl.tensor,
+    k: tl.tensor,
+    v: tl.tensor,
+    ring_k: tl.tensor,
+    ring_v: tl.tensor,
+    slots: tl.tensor,
+    listed: tl.tensor,
+    sink: tl.tensor,
+    out: tl.tensor,
+    k_stride: tl.tensor,
+    v_stride: tl.tensor,
+    scale: tl.tensor,
     N: tl.constexpr,
     G: tl.constexpr,
     D: tl.constexpr,

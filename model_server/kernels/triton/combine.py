@@ -1,7 +1,5 @@
 """The weighted sum over a row's experts, in a fixed order: no atomic additions, so the same bits every time."""
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -22,7 +20,13 @@ def combine(pairs: Tensor, groups: Groups, shares: Tensor) -> Tensor:
 
 @triton.jit
 def _combine(
-    pairs: Any, places: Any, shares: Any, out: Any, WIDTH: tl.constexpr, K: tl.constexpr, TILE: tl.constexpr
+    pairs: tl.tensor,
+    places: tl.tensor,
+    shares: tl.tensor,
+    out: tl.tensor,
+    WIDTH: tl.constexpr,
+    K: tl.constexpr,
+    TILE: tl.constexpr,
 ) -> None:
     row = tl.program_id(0)
     columns = tl.program_id(1) * TILE + tl.arange(0, TILE)

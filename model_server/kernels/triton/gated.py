@@ -1,7 +1,5 @@
 """silu(gate) * up, quantised for the product that follows."""
 
-from typing import Any
-
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -19,7 +17,12 @@ def gated(joined: Tensor, group: int) -> BlockScaled:
 
 @triton.jit
 def _gated(
-    joined: Any, values: Any, scales: Any, WIDTH: tl.constexpr, GROUPS: tl.constexpr, GROUP: tl.constexpr
+    joined: tl.tensor,
+    values: tl.tensor,
+    scales: tl.tensor,
+    WIDTH: tl.constexpr,
+    GROUPS: tl.constexpr,
+    GROUP: tl.constexpr,
 ) -> None:
     row = tl.program_id(0)
     columns = tl.arange(0, GROUPS * GROUP)

@@ -4,8 +4,6 @@ Values are multiplied as they are, a block of columns at a time, and each block'
 f32. So a GPU's FP8 units, which keep few bits of long sums, never add up more than one block.
 """
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -71,12 +69,12 @@ def _tiles(groups: Groups, num_experts: int, num_pairs: int, tile_rows: int) -> 
 
 @triton.jit
 def _linear(
-    x: Any,
-    x_scales: Any,
-    weight: Any,
-    weight_scales: Any,
-    out: Any,
-    num_rows: Any,
+    x: tl.tensor,
+    x_scales: tl.tensor,
+    weight: tl.tensor,
+    weight_scales: tl.tensor,
+    out: tl.tensor,
+    num_rows: tl.tensor,
     NUM_OUT: tl.constexpr,
     WIDTH: tl.constexpr,
     BLOCK_OUT: tl.constexpr,
@@ -93,16 +91,16 @@ def _linear(
 
 @triton.jit
 def _grouped_linear(
-    x: Any,
-    x_scales: Any,
-    weight: Any,
-    weight_scales: Any,
-    out: Any,
-    pair_rows: Any,
-    ends: Any,
-    experts: Any,
-    firsts: Any,
-    num_experts: Any,
+    x: tl.tensor,
+    x_scales: tl.tensor,
+    weight: tl.tensor,
+    weight_scales: tl.tensor,
+    out: tl.tensor,
+    pair_rows: tl.tensor,
+    ends: tl.tensor,
+    experts: tl.tensor,
+    firsts: tl.tensor,
+    num_experts: tl.tensor,
     NUM_OUT: tl.constexpr,
     WIDTH: tl.constexpr,
     BLOCK_OUT: tl.constexpr,
@@ -129,18 +127,18 @@ def _grouped_linear(
 
 @triton.jit
 def _product(
-    x: Any,
-    x_scales: Any,
-    rows: Any,
-    rows_inside: Any,
-    weight: Any,
-    weight_scales: Any,
-    outs: Any,
+    x: tl.tensor,
+    x_scales: tl.tensor,
+    rows: tl.tensor,
+    rows_inside: tl.tensor,
+    weight: tl.tensor,
+    weight_scales: tl.tensor,
+    outs: tl.tensor,
     NUM_OUT: tl.constexpr,
     WIDTH: tl.constexpr,
     BLOCK_OUT: tl.constexpr,
     BLOCK: tl.constexpr,
-) -> Any:
+) -> tl.tensor:
     """x [rows, WIDTH] times weight [outs, WIDTH] transposed, f32 [rows, outs]."""
     num_blocks: tl.constexpr = (WIDTH + BLOCK - 1) // BLOCK
     columns = tl.arange(0, BLOCK)

@@ -1,7 +1,5 @@
 """Residual sum, root mean square norm and quantisation in one pass over a row: each is read and written once."""
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -25,14 +23,14 @@ def add_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float, group: int
 
 @triton.jit
 def _add_norm(
-    x: Any,
-    residual: Any,
-    weight: Any,
-    total: Any,
-    normed: Any,
-    values: Any,
-    scales: Any,
-    eps: Any,
+    x: tl.tensor,
+    residual: tl.tensor,
+    weight: tl.tensor,
+    total: tl.tensor,
+    normed: tl.tensor,
+    values: tl.tensor,
+    scales: tl.tensor,
+    eps: tl.tensor,
     WIDTH: tl.constexpr,
     GROUPS: tl.constexpr,
     GROUP: tl.constexpr,

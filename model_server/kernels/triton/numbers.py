@@ -6,8 +6,6 @@ to e4m3 explicitly, on a GPU too, where it changes nothing and costs a few integ
 memory.
 """
 
-from typing import Any
-
 import triton
 import triton.language as tl
 
@@ -15,7 +13,7 @@ INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 
 
 @triton.jit
-def dot(a: Any, b: Any) -> Any:
+def dot(a: tl.tensor, b: tl.tensor) -> tl.tensor:
     """a [M, K] times b [K, N] in f32; a is converted to b's type, which on a GPU decides the units that multiply."""
     if INTERPRETED:
         return tl.dot(a.to(tl.float32), b.to(tl.float32), input_precision="ieee")
@@ -23,7 +21,7 @@ def dot(a: Any, b: Any) -> Any:
 
 
 @triton.jit
-def narrow(x: Any, dtype: tl.constexpr) -> Any:
+def narrow(x: tl.tensor, dtype: tl.constexpr) -> tl.tensor:
     """f32 to f32 or bf16, to nearest and ties to even."""
     if INTERPRETED and dtype == tl.bfloat16:
         bits = x.to(tl.int32, bitcast=True)
@@ -32,7 +30,7 @@ def narrow(x: Any, dtype: tl.constexpr) -> Any:
 
 
 @triton.jit
-def to_e4m3(x: Any) -> Any:
+def to_e4m3(x: tl.tensor) -> tl.tensor:
     """f32 to e4m3, to nearest and ties to even, at most 448."""
     x = tl.minimum(tl.maximum(x, -448.0), 448.0)
     bits = x.to(tl.int32, bitcast=True)
@@ -43,7 +41,7 @@ def to_e4m3(x: Any) -> Any:
 
 
 @triton.jit
-def scaled_groups(x: Any, GROUPS: tl.constexpr, GROUP: tl.constexpr) -> Any:
+def scaled_groups(x: tl.tensor, GROUPS: tl.constexpr, GROUP: tl.constexpr) -> tuple[tl.tensor, tl.tensor]:
     """x f32 [GROUPS * GROUP] -> e4m3 of the same shape and f32 scales [GROUPS]; a group of zeros gets scale 1."""
     grouped = tl.reshape(x, (GROUPS, GROUP))
     largest = tl.max(tl.abs(grouped), axis=1)

@@ -1,7 +1,5 @@
 """Activations to FP8: a program quantises the groups of one row."""
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -33,8 +31,14 @@ def num_groups(width: int, group: int) -> int:
 
 @triton.jit
 def store_groups(
-    x: Any, values: Any, scales: Any, row: Any, WIDTH: tl.constexpr, GROUPS: tl.constexpr, GROUP: tl.constexpr
-) -> Any:
+    x: tl.tensor,
+    values: tl.tensor,
+    scales: tl.tensor,
+    row: tl.tensor,
+    WIDTH: tl.constexpr,
+    GROUPS: tl.constexpr,
+    GROUP: tl.constexpr,
+) -> None:
     """Quantise x f32 [GROUPS * GROUP], zero from WIDTH on, into a row of ``values`` and ``scales``."""
     quantized, scale = scaled_groups(x, GROUPS, GROUP)
     columns = tl.arange(0, GROUPS * GROUP)
@@ -45,7 +49,9 @@ def store_groups(
 
 
 @triton.jit
-def _quantize(x: Any, values: Any, scales: Any, WIDTH: tl.constexpr, GROUPS: tl.constexpr, GROUP: tl.constexpr) -> None:
+def _quantize(
+    x: tl.tensor, values: tl.tensor, scales: tl.tensor, WIDTH: tl.constexpr, GROUPS: tl.constexpr, GROUP: tl.constexpr
+) -> None:
     row = tl.program_id(0)
     columns = tl.arange(0, GROUPS * GROUP)
     wide = tl.load(x + row.to(tl.int64) * WIDTH + columns, mask=columns < WIDTH, other=0.0).to(tl.float32)

@@ -1,7 +1,5 @@
 """Sigmoid, choice by score and bias, and shares, a row at a time without leaving registers."""
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -21,11 +19,11 @@ def route(logits: Tensor, bias: Tensor, top_k: int, normalise: bool, scaling: fl
 
 @triton.jit
 def _route(
-    logits: Any,
-    bias: Any,
-    ids: Any,
-    shares: Any,
-    scaling: Any,
+    logits: tl.tensor,
+    bias: tl.tensor,
+    ids: tl.tensor,
+    shares: tl.tensor,
+    scaling: tl.tensor,
     E: tl.constexpr,
     E_TILE: tl.constexpr,
     K: tl.constexpr,

@@ -4,8 +4,6 @@ A tile has the rows of one sequence and all query heads of one key-value head, s
 Query and key widths that are no power of two, 192 above all, are cut in two parts that are.
 """
 
-from typing import Any
-
 import triton
 import triton.language as tl
 
@@ -36,15 +34,15 @@ def tile_size(rows: int, per_group: int) -> int:
 
 @triton.jit
 def load_queries(
-    q: Any,
-    rows: Any,
-    heads: Any,
-    inside: Any,
+    q: tl.tensor,
+    rows: tl.tensor,
+    heads: tl.tensor,
+    inside: tl.tensor,
     FIRST: tl.constexpr,
     TILE: tl.constexpr,
     N: tl.constexpr,
     D: tl.constexpr,
-) -> Any:
+) -> tl.tensor:
     """Columns FIRST on of the queries of (row, head) pairs: [pairs, TILE]."""
     columns = FIRST + tl.arange(0, TILE)
     at = (rows.to(tl.int64) * N + heads)[:, None] * D + columns[None, :]
@@ -53,22 +51,30 @@ def load_queries(
 
 @triton.jit
 def load_keys(
-    k: Any, at: Any, STRIDE: tl.constexpr, known: Any, FIRST: tl.constexpr, TILE: tl.constexpr, D: tl.constexpr
-) -> Any:
+    k: tl.tensor,
+    at: tl.tensor,
+    STRIDE: tl.constexpr,
+    known: tl.tensor,
+    FIRST: tl.constexpr,
+    TILE: tl.constexpr,
+    D: tl.constexpr,
+) -> tl.tensor:
     """Columns FIRST on of the keys whose first column is ``at``, transposed: [TILE, keys]."""
     columns = FIRST + tl.arange(0, TILE)
     return tl.load(k + at[None, :] + columns[:, None] * STRIDE, mask=known[None, :] & (columns < D)[:, None], other=0.0)
 
 
 @triton.jit
-def load_values(v: Any, at: Any, known: Any, TILE: tl.constexpr, V: tl.constexpr) -> Any:
+def load_values(v: tl.tensor, at: tl.tensor, known: tl.tensor, TILE: tl.constexpr, V: tl.constexpr) -> tl.tensor:
     """[keys, TILE]; what is not known is 0, since the memory there may hold anything."""
     columns = tl.arange(0, TILE)
     return tl.load(v + at[:, None] + columns[None, :], mask=known[:, None] & (columns < V)[None, :], other=0.0)
 
 
 @triton.jit
-def fold(largest: Any, total: Any, mixed: Any, scores: Any, values: Any) -> Any:
+def fold(
+    largest: tl.tensor, total: tl.tensor, mixed: tl.tensor, scores: tl.tensor, values: tl.tensor
+) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
     """Take scores [M, keys], -inf where hidden, and values [keys, V] into the running softmax of M queries."""
     higher = tl.maximum(largest, tl.max(scores, axis=1))
     base = tl.where(higher == -float("inf"), 0.0, higher)  # nothing seen yet

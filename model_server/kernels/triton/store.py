@@ -1,7 +1,5 @@
 """Keys and values to their places in pages or rings."""
 
-from typing import Any
-
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -32,15 +30,15 @@ def _launch(k: Tensor, v: Tensor, pool_k: Tensor, pool_v: Tensor, listed: Tensor
 
 @triton.jit
 def _store(
-    k: Any,
-    v: Any,
-    pool_k: Any,
-    pool_v: Any,
-    listed: Any,
-    places: Any,
-    places_stride: Any,
-    pool_k_stride: Any,
-    pool_v_stride: Any,
+    k: tl.tensor,
+    v: tl.tensor,
+    pool_k: tl.tensor,
+    pool_v: tl.tensor,
+    listed: tl.tensor,
+    places: tl.tensor,
+    places_stride: tl.tensor,
+    pool_k_stride: tl.tensor,
+    pool_v_stride: tl.tensor,
     G: tl.constexpr,
     D: tl.constexpr,
     D_TILE: tl.constexpr,
