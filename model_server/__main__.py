@@ -1,6 +1,7 @@
 """``python -m model_server``: serve a checkpoint over the OpenAI protocol.
 
-``python -m model_server plan`` says instead what a machine with GPUs holds of the published model.
+``python -m model_server plan`` says instead what a machine with GPUs holds of the published model, and
+``python -m model_server sglang-args`` how SGLang is started there.
 """
 
 import argparse
@@ -10,13 +11,16 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+
+    from model_server.sglang.attachment import Attachment
 
 API_KEY_VARIABLE = "MIMO_MODEL_API_KEY"
 _DRAIN_S = 60
@@ -36,6 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from model_server.plan import main as plan
 
         return plan(arguments[1:])
+    if arguments[:1] == ["sglang-args"]:
+        from model_server.sglang.command import main as sglang_args
+
+        return sglang_args(arguments[1:])
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
@@ -43,8 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         key = options.api_key or os.environ.get(API_KEY_VARIABLE)
         _check_exposure(options.host, key)
         with _bound(options.host, options.port) as listener:
-            app = _app(checkpoint, key, options)
-            _serve(app, listener, checkpoint)
+            if options.sglang_url or options.sglang_start:
+                return _serve_sglang(checkpoint, key, options, listener)
+            _serve(_app(checkpoint, key, options), listener, checkpoint)
     except StartError as error:
         print(f"model_server: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
         return 2
@@ -77,7 +86,9 @@ def served_name(checkpoint: Path) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m model_server", description=__doc__)
-    parser.add_argument("--checkpoint", required=True, help="folder, or the name of a shipped checkpoint")
+    parser.add_argument(
+        "--checkpoint", "--tokenizer", required=True, help="folder, or the name of a shipped checkpoint"
+    )
     parser.add_argument("--port", type=int, required=True, help="0 takes a free one, which the log names")
     parser.add_argument("--host", default="127.0.0.1", help="other than loopback needs a key")
     parser.add_argument(
@@ -98,6 +109,12 @@ def _parser() -> argparse.ArgumentParser:
         help="what runs the model: ref is PyTorch, cpu compiled C++ (made on first use), auto cpu where it can be",
     )
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    sglang = parser.add_argument_group("SGLang as the engine; of the checkpoint only config and tokenizer are read")
+    kind = sglang.add_mutually_exclusive_group()
+    kind.add_argument("--sglang-url", help="one that runs; its key, if it has one, in MIMO_SGLANG_API_KEY")
+    kind.add_argument("--sglang-start", type=Path, metavar="FILE", help="start one with the settings of a JSON file")
+    sglang.add_argument("--sglang-groups", type=_positive, default=1, help="attention groups of the one that runs")
+    sglang.add_argument("--sglang-command", help="what starts it; default: python3 -m sglang.launch_server")
     return parser
 
 
@@ -167,7 +184,7 @@ def _app(checkpoint: Path, key: str | None, options: argparse.Namespace) -> "Fas
             " they are not of one checkpoint"
         )
     try:
-        backend = kernels.backend(model, options.context_length or model.config.max_position_embeddings)
+        backend, drafter = kernels.build(model, options.context_length or model.config.max_position_embeddings)
     except ValueError as error:
         raise StartError(f"{checkpoint} cannot be loaded: {error}") from error
     engine = EmbeddedEngine(
@@ -176,12 +193,54 @@ def _app(checkpoint: Path, key: str | None, options: argparse.Namespace) -> "Fas
         context_length=options.context_length,
         speculate=not options.no_speculation,
         backend=backend,
+        drafter=drafter,
     )
     settings = ServerSettings(model_name=served_name(checkpoint), api_key=key)
     return create_app(engine, tokenizer, settings, model.config)
 
 
-def _serve(app: "FastAPI", listener: socket.socket, checkpoint: Path) -> None:
+def _serve_sglang(checkpoint: Path, key: str | None, options: argparse.Namespace, listener: socket.socket) -> int:
+    """Serve over SGLang. Exit code 1: it did not come up, or ended by itself."""
+    from pydantic import ValidationError
+
+    from model_server.sglang.arguments import ImpossibleLaunch
+    from model_server.sglang.command import complaint
+    from model_server.sglang.health import SGLangFailed
+
+    try:
+        app, attachment = _sglang_app(checkpoint, key, options)
+        _serve(app, listener, checkpoint, attachment.running)
+    except (OSError, ValidationError, ImpossibleLaunch) as error:
+        raise StartError(complaint(error)) from error
+    except SGLangFailed as error:
+        print(f"model_server: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    return 0
+
+
+def _sglang_app(checkpoint: Path, key: str | None, options: argparse.Namespace) -> "tuple[FastAPI, Attachment]":
+    from model_server.chat.tokens import ChatTokenizer, TokenizerError
+    from model_server.config import load_config
+    from model_server.server.app import create_app
+    from model_server.server.settings import ServerSettings
+    from model_server.sglang.attachment import attach
+
+    try:
+        tokenizer, config = ChatTokenizer.load(checkpoint), load_config(checkpoint)
+    except TokenizerError as error:
+        raise StartError(f"{checkpoint} cannot be loaded: {error}") from error
+    attachment = attach(options, tokenizer, config)
+    settings = ServerSettings(model_name=served_name(checkpoint), api_key=key)
+    return create_app(attachment.engine(), tokenizer, settings, config), attachment
+
+
+def _serve(
+    app: "FastAPI",
+    listener: socket.socket,
+    checkpoint: Path,
+    beside: Callable[[Callable[[], None]], AbstractContextManager[None]] = lambda stop: nullcontext(),
+) -> None:
+    """``beside`` is entered while requests are served; what it is given stops that."""
     import uvicorn
 
     host, port = listener.getsockname()[:2]
@@ -190,7 +249,9 @@ def _serve(app: "FastAPI", listener: socket.socket, checkpoint: Path) -> None:
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, _drained)
     config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=_DRAIN_S)
-    uvicorn.Server(config).run(sockets=[listener])
+    server = uvicorn.Server(config)
+    with beside(lambda: setattr(server, "should_exit", True)):
+        server.run(sockets=[listener])
 
 
 def _drained(number: int, frame: FrameType | None) -> None:

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from model_server.engine.cpu_backend import CpuBackend
+from model_server.engine.cpu_drafter import CpuDrafter
+from model_server.engine.drafter import Drafter
+from model_server.engine.drafting import TokenDrafter
 from model_server.engine.torch_backend import TorchBackend
 from model_server.kernels.batch import CachePools, Segment, StepOutput
 from model_server.kernels.cpu.build import NoLibrary
@@ -33,11 +36,18 @@ class KernelChoice:
     reason: str
     library: Library | None
 
-    def backend(self, model: MiMoV2Flash, context_length: int) -> StepBackend:
-        """The backend `cpu` takes the memory of the decoder layers' weights over: the model cannot run by itself."""
+    def build(self, model: MiMoV2Flash, context_length: int) -> tuple["StepBackend", TokenDrafter]:
+        """A model's backend and drafter.
+
+        `cpu` takes the memory of the layers' weights over: the model cannot run by itself any more.
+
+        Raises:
+            ValueError: weights cannot be packed.
+        """
         if self.library is None:
-            return TorchBackend(model, context_length)
-        return CpuBackend(model, context_length, self.library, take_weights=True)
+            return TorchBackend(model, context_length), Drafter(model, context_length)
+        backend = CpuBackend(model, context_length, self.library, take_weights=True)
+        return backend, CpuDrafter(backend)
 
 
 def choose_kernels(wanted: Kernels) -> KernelChoice:

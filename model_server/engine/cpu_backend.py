@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from model_server.config import ModelConfig
 from model_server.kernels.batch import CachePools, Segment, StepOutput
@@ -40,8 +40,8 @@ class CpuBackend:
     """A model packed for the C++ step; see :class:`model_server.engine.backend.StepBackend`. One step at a time."""
 
     def __init__(self, model: MiMoV2Flash, context_length: int, library: Library, take_weights: bool = False) -> None:
-        """With ``take_weights``, those of the decoder layers leave the model while they are packed, so that memory
-        holds them once; the model keeps embedding, head and prediction layers."""
+        """With ``take_weights``, those of all layers leave the model while they are packed, so that memory holds them
+        once; the model keeps embedding and head."""
         self.config = model.config
         self._library = library
         self._context_length = context_length
@@ -51,6 +51,11 @@ class CpuBackend:
         self._batch_address = ctypes.addressof(self._batch)
         self._scratch = torch.empty(0, dtype=torch.uint8)
         self._scratch_rows = 0
+
+    @property
+    def num_predictions(self) -> int:
+        """Prediction layers of the model."""
+        return int(self._packed.record.num_predictions)
 
     @property
     def num_bytes(self) -> int:
@@ -105,8 +110,9 @@ class CpuBackend:
             assert 0 <= segment.num_logits <= count, segment.num_logits
             ids.extend(segment.ids)
             forced = 0 if segment.forced_experts is None else self._forced(segment.forced_experts, count)
+            # A MimoSegment, word by word.
             address = segment.pages.buffer_info()[0]
-            words.extend((count, segment.first, segment.ring, segment.num_logits, address, forced))
+            words.extend((count, segment.first, segment.ring, segment.num_logits, segment.oldest, address, forced))
         batch = self._batch
         batch.num_rows, batch.num_segments = len(ids), len(segments)
         batch.ids, batch.segments = ids.buffer_info()[0], words.buffer_info()[0]
@@ -146,9 +152,12 @@ class _PackedModel:
         for index, layer in enumerate(layers):
             layer_records.append(self._layer(layer, kinds[:index].count(kinds[index])))
             if take_weights:
-                for parameter in layer.parameters():
-                    parameter.data = parameter.data.new_empty(0)
-        prediction_records = [self._prediction(layer, index) for index, layer in enumerate(predictions)]
+                _drop_weights(layer)
+        prediction_records = []
+        for index, prediction in enumerate(predictions):
+            prediction_records.append(self._prediction(prediction, index))
+            if take_weights:
+                _drop_weights(prediction)
         embedding = model.model.embed_tokens.weight.detach()
         self.record = ModelRecord(
             hidden_size=config.hidden_size,
@@ -242,6 +251,11 @@ class _PackedModel:
         array = (record_type * max(len(records), 1))(*records)
         self._kept.append(array)
         return array
+
+
+def _drop_weights(module: nn.Module) -> None:
+    for parameter in module.parameters():
+        parameter.data = parameter.data.new_empty(0)
 
 
 def _weight(layer: Linear) -> Weight:

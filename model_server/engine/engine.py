@@ -24,7 +24,8 @@ from model_server.config import ModelConfig
 from model_server.engine.backend import StepBackend
 from model_server.engine.cache_plan import CachePlan, plan_cache
 from model_server.engine.draft_length import DraftLength
-from model_server.engine.drafter import Drafter, DraftState
+from model_server.engine.drafter import Drafter
+from model_server.engine.drafting import DraftState, TokenDrafter
 from model_server.engine.kv_cache import KVCache
 from model_server.engine.routes import Routes
 from model_server.engine.sampler import draw, logprobs
@@ -112,6 +113,7 @@ class EmbeddedEngine:
         plan: CachePlan | None = None,
         speculate: bool = True,
         backend: StepBackend | None = None,
+        drafter: TokenDrafter | None = None,
         weights_version: str = "",
     ) -> None:
         config, dtype = model.config, model.lm_head.weight.dtype
@@ -129,7 +131,7 @@ class EmbeddedEngine:
             weights_version=weights_version,
         )
         self._backend = backend or TorchBackend(model, self._context_length)
-        self._drafter = Drafter(model, self._context_length)
+        self._drafter: TokenDrafter = drafter or Drafter(model, self._context_length)
         self._draft_length = DraftLength(self._drafter.max_drafts if speculate else 0)
         self._num_drafted = self._num_accepted = 0
         self._scheduler = Scheduler(self._cache, max_running, _PROMPT_TOKENS, self._draft_length.longest)

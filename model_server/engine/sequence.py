@@ -3,7 +3,7 @@
 from array import array
 from dataclasses import dataclass, field
 
-from model_server.engine.drafter import DraftState
+from model_server.engine.drafting import DraftState
 from model_server.engine.prefix_tree import Node
 from model_server.engine.routes import Routes
 from model_server.types import GenerateRequest, GrammarState

@@ -85,6 +85,8 @@ class Segment:
     """After so many of the newest tokens, logits are wanted; may be 0."""
     forced_experts: Tensor | None = None
     """uint8 [T, M, K]: experts to use instead of the routers' choice; see :data:`FREE`."""
+    oldest: int = 0
+    """For prediction layers, whose windows may begin late: positions before it have no keys."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from model_server.engine.backend import StepBackend
+from model_server.engine.cpu_backend import CpuBackend
+from model_server.engine.cpu_drafter import CpuDrafter
 from model_server.engine.drafter import Drafter
+from model_server.engine.drafting import TokenDrafter
 from model_server.engine.torch_backend import TorchBackend
+from model_server.kernels.cpu.build import NoLibrary
+from model_server.kernels.cpu.library import best_library
 from model_server.models.mimo_v2_flash import MiMoV2Flash
 from model_server.models.mtp import PredictionLayer
 from tests.numerics.pooled import PooledSequences
@@ -17,6 +23,18 @@ from tests.numerics.small_models import random_ids, random_model, small_config
 @pytest.fixture(scope="module")
 def model() -> MiMoV2Flash:
     return random_model(small_config(sliding_window=8), num_mtp_layers=3)
+
+
+@pytest.fixture(params=["ref", "cpu"])
+def pair(model: MiMoV2Flash, request: pytest.FixtureRequest) -> tuple[StepBackend, TokenDrafter]:
+    """Backend and drafter that go together."""
+    if request.param == "ref":
+        return TorchBackend(model, 512), Drafter(model, 512)
+    try:
+        backend = CpuBackend(model, 512, best_library())
+    except NoLibrary as reason:
+        pytest.skip(f"the C++ step is not available: {reason}")
+    return backend, CpuDrafter(backend)
 
 
 @torch.inference_mode()
@@ -36,10 +54,12 @@ def plain_drafts(model: MiMoV2Flash, ids: list[int], count: int) -> list[int]:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_drafts_equal_a_plain_forward_after_any_history(model: MiMoV2Flash, seed: int) -> None:
+def test_drafts_equal_a_plain_forward_after_any_history(
+    model: MiMoV2Flash, pair: tuple[StepBackend, TokenDrafter], seed: int
+) -> None:
     draw = random.Random(seed)
-    sequences = PooledSequences(model.config, TorchBackend(model, 512))
-    drafter = Drafter(model, 512)
+    backend, drafter = pair
+    sequences = PooledSequences(model.config, backend)
     ids = random_ids(model.config, 150, seed)[0].tolist()
     state = drafter.new_state(0)
     while (start := sequences.lengths[0]) < len(ids) - 30:
@@ -49,16 +69,39 @@ def test_drafts_equal_a_plain_forward_after_any_history(model: MiMoV2Flash, seed
         assert drafter.draft([(ids[: end + 1], state)], length) == [plain_drafts(model, ids[: end + 1], length)]
 
 
-def test_sequences_draft_together_as_alone(model: MiMoV2Flash) -> None:
+def test_sequences_draft_together_as_alone(model: MiMoV2Flash, pair: tuple[StepBackend, TokenDrafter]) -> None:
     prompts = [random_ids(model.config, length, seed=length)[0].tolist() for length in (2, 9, 10, 60)]
-    sequences = PooledSequences(model.config, TorchBackend(model, 512), len(prompts))
-    drafter = Drafter(model, 512)
+    backend, drafter = pair
+    sequences = PooledSequences(model.config, backend, len(prompts))
     known = []
     for index, prompt in enumerate(prompts):
         state = drafter.new_state(0)
         state.absorb(sequences.step([sequences.segment(index, prompt[:-1])]).hidden)
         known.append((prompt, state))
     assert drafter.draft(known, 3) == [plain_drafts(model, prompt, 3) for prompt in prompts]
+
+
+def test_a_window_that_begins_late_sees_nothing_before(
+    model: MiMoV2Flash, pair: tuple[StepBackend, TokenDrafter]
+) -> None:
+    """After a prefix hit hidden states begin in the middle, and a ring may hold what another sequence left there."""
+    backend, drafter = pair
+    ids = random_ids(model.config, 40)[0].tolist()
+    sequences = PooledSequences(model.config, backend)
+    hidden = sequences.step([sequences.segment(0, ids[:-1])]).hidden
+    used = drafter.new_state(0)
+    used.absorb(hidden)
+    drafter.draft([(ids, used)], 3)
+    del used
+    expected = []
+    for _ in range(2):
+        state = drafter.new_state(36)
+        state.absorb(hidden[36:])
+        expected.append(drafter.draft([(ids, state)], 3))
+    reference = Drafter(model, 512)
+    state = reference.new_state(36)
+    state.absorb(hidden[36:])
+    assert expected == [reference.draft([(ids, state)], 3)] * 2
 
 
 def test_each_layer_guesses_by_its_own_weights(model: MiMoV2Flash) -> None:

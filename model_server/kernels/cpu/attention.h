@@ -53,7 +53,13 @@ struct Tile {
     ptrdiff_t out_stride;
     int num_rows;
     int64_t first;
+    int64_t oldest;  // positions before it have no keys
 };
+
+MIMO_INLINE int64_t first_seen(const MimoHeads& heads, const Tile& tile, int64_t row) {
+    const int64_t window = heads.window_keys ? row - heads.window_keys + 1 : 0;
+    return window > tile.oldest ? window : tile.oldest;
+}
 
 // Running softmax of every query of one group in a tile.
 struct Running {
@@ -135,11 +141,9 @@ __attribute__((noinline)) void attend_span(const MimoHeads& heads, const Tile& t
     const int per_group = (int)(heads.num_heads / heads.num_kv_heads);
     const int64_t oldest_row = tile.first + query / per_group;
     const int64_t newest_row = tile.first + (query + num_queries - 1) / per_group;
-    const auto first_seen = [&](int64_t row) {
-        return heads.window_keys && row >= heads.window_keys ? row - heads.window_keys + 1 : (int64_t)0;
-    };
+    const auto first_key = [&](int64_t row) { return first_seen(heads, tile, row); };
     const int64_t base = span * kSpan;
-    const int64_t seen_from = first_seen(oldest_row) > base ? first_seen(oldest_row) - base : 0;
+    const int64_t seen_from = first_key(oldest_row) > base ? first_key(oldest_row) - base : 0;
     const int64_t seen_to = newest_row + 1 - base < kSpan ? newest_row + 1 - base : kSpan;
     if (seen_from >= seen_to) return;
     const int first_block = (int)(seen_from / kBlock), end_block = (int)((seen_to + kBlock - 1) / kBlock);
@@ -159,7 +163,7 @@ __attribute__((noinline)) void attend_span(const MimoHeads& heads, const Tile& t
     v16 scores[num_queries * 4];
     score<num_queries>(q, k_blocks + first_block, end_block - first_block, (int)heads.qk_dim, scores + first_block);
 
-    const bool whole = first_seen(newest_row) <= base + first_block * kBlock && oldest_row >= base + end_block * kBlock - 1;
+    const bool whole = first_key(newest_row) <= base + first_block * kBlock && oldest_row >= base + end_block * kBlock - 1;
     const float counted[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     const v16 lanes = load(counted);
     for (int i = 0; i < num_queries; ++i) {
@@ -169,7 +173,7 @@ __attribute__((noinline)) void attend_span(const MimoHeads& heads, const Tile& t
             for (int b = first_block; b < end_block; ++b) {
                 const int64_t start = base + b * kBlock;
                 const auto bound = [&](int64_t lane) { return (float)(lane < -1 ? -1 : lane > 16 ? 16 : lane); };
-                const v16 from = all(bound(first_seen(position) - start)), to = all(bound(position - start));
+                const v16 from = all(bound(first_key(position) - start)), to = all(bound(position - start));
                 own[b] = each([&](int p) {
                     const Bits seen = (lanes.part[p] >= from.part[p]) & (lanes.part[p] <= to.part[p]);
                     return seen ? own[b].part[p] : kUnseen - Lanes{};
@@ -249,7 +253,7 @@ void attend(const MimoHeads& heads, const Tile& tile, const Keys<Stored>& keys, 
     const int per_group = (int)(heads.num_heads / heads.num_kv_heads);
     const int num_queries = tile.num_rows * per_group;
     const int64_t last = tile.first + tile.num_rows - 1;
-    const int64_t oldest = heads.window_keys && tile.first >= heads.window_keys ? tile.first - heads.window_keys + 1 : 0;
+    const int64_t oldest = first_seen(heads, tile, tile.first);
     for (int64_t group = 0; group < heads.num_kv_heads; ++group) {
         std::memset(running.mixed, 0, sizeof(float) * num_queries * running.v_width);
         for (int i = 0; i < num_queries; ++i) {

@@ -65,6 +65,7 @@ struct MimoModel {
 // The next `count` tokens of one sequence; see model_server/kernels/batch.py.
 struct MimoSegment {
     int64_t count, first, ring, num_logits;
+    int64_t oldest;           // positions before it have no keys
     const int32_t* pages;
     const uint8_t* forced;    // [count, num_expert_layers, top_k], or null
 };

@@ -89,10 +89,6 @@ class BatchRecord(Structure):
     ]
 
 
-SEGMENT_FIELDS = 6
-"""64-bit words of a ``MimoSegment``: count, first, ring, num_logits, and the addresses of pages and forced experts."""
-
-
 class Library:
     """The functions of ``interface.h``."""
 

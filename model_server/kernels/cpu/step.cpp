@@ -12,6 +12,7 @@ namespace mimo {
 namespace {
 
 constexpr int64_t kBlockRows = 128;    // that share the matrices around attention and a dense block
+constexpr int64_t kGuesses = 16;       // of different sequences that share the head
 constexpr int64_t kExpertRows = 512;   // that are sorted by expert together
 
 int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -101,7 +102,7 @@ public:
     void predict() {
         const MimoPrediction& prediction = model_.predictions[batch_.prediction];
         float* x = arena_.take<float>(batch_.num_rows * model_.hidden_size);
-        float* scores = arena_.take<float>(padded(model_.vocab_size));
+        float* scores = arena_.take<float>(smaller(batch_.num_rows, kGuesses) * padded(model_.vocab_size));
         join(prediction, x);
         attention(prediction.block, x);
         dense(prediction.block, x);
@@ -154,7 +155,8 @@ private:
                 const int64_t position = segment.first + row - begin;
                 float* q = scratch_.qkv + (row - first) * stride;
                 float* out = scratch_.attended + (row - first) * heads.num_heads * heads.v_dim;
-                const Tile tile{q, stride, out, heads.num_heads * heads.v_dim, (int)smaller(kTile, end - row), position};
+                const Tile tile{q, stride, out, heads.num_heads * heads.v_dim, (int)smaller(kTile, end - row), position,
+                                segment.oldest};
                 attend_tile(layer, heads, segment, tile, q);
             }
         }
@@ -314,18 +316,31 @@ private:
     }
 
     void guess(const MimoPrediction& prediction, const float* x, float* scores) {
-        const int64_t size = model_.hidden_size;
-        int64_t end = 0;
+        const int64_t size = model_.hidden_size, stride = padded(model_.vocab_size);
+        int64_t segments[kGuesses], wanted = 0, end = 0;
+        const auto flush = [&] {
+            multiply(model_.head, Rows{scratch_.normed, size}, wanted, Store{scores, stride}, scratch_.widened);
+            for (int64_t i = 0; i < wanted; ++i)
+                batch_.likeliest[segments[i]] = likeliest(scores + i * stride, model_.vocab_size);
+            wanted = 0;
+        };
+        const int64_t room = smaller(batch_.num_rows, kGuesses);
         for (int64_t s = 0; s < batch_.num_segments; ++s) {
             end += batch_.segments[s].count;
             if (batch_.segments[s].num_logits == 0) continue;
-            norm(x + (end - 1) * size, 1, prediction.final_norm, scratch_.normed, size);
-            multiply(model_.head, Rows{scratch_.normed, size}, 1, Store{scores, model_.vocab_size}, scratch_.widened);
-            int64_t best = 0;
-            for (int64_t i = 1; i < model_.vocab_size; ++i)
-                if (scores[i] > scores[best]) best = i;
-            batch_.likeliest[s] = best;
+            norm(x + (end - 1) * size, 1, prediction.final_norm, scratch_.normed + wanted * size, size);
+            segments[wanted++] = s;
+            if (wanted == room) flush();
         }
+        flush();
+    }
+
+    // Ties go to the lowest id.
+    static int64_t likeliest(const float* scores, int64_t count) {
+        int64_t best = 0;
+        for (int64_t i = 1; i < count; ++i)
+            if (scores[i] > scores[best]) best = i;
+        return best;
     }
 
     const MimoModel& model_;
@@ -340,8 +355,9 @@ private:
 int64_t mimo_scratch_bytes(const MimoModel* model, int64_t num_rows) {
     mimo::Arena arena{nullptr};
     mimo::Scratch scratch(*model, num_rows, arena);
+    if (model->num_predictions == 0) return arena.used;
     arena.take<float>(num_rows * model->hidden_size);  // a prediction's rows and scores
-    arena.take<float>(model->vocab_size + 32);
+    arena.take<float>(mimo::smaller(num_rows, mimo::kGuesses) * mimo::padded(model->vocab_size));
     return arena.used;
 }
 

@@ -37,7 +37,7 @@ def test_without_a_compiler_the_reference_runs_and_says_why() -> None:
     choice = choose_kernels("auto")
     assert choice.name == "ref"
     assert "no C++ compiler" in choice.reason
-    assert isinstance(choice.backend(random_model(small_config()), 64), TorchBackend)
+    assert isinstance(choice.build(random_model(small_config()), 64)[0], TorchBackend)
 
 
 @pytest.mark.usefixtures("no_compiler")
@@ -83,6 +83,6 @@ def test_weights_move_into_the_backend_that_serves() -> None:
     if choice.name == "ref":
         pytest.skip(f"the C++ step is not available: {choice.reason}")
     model = random_model(small_config())
-    assert isinstance(choice.backend(model, 64), CpuBackend)
+    assert isinstance(choice.build(model, 64)[0], CpuBackend)
     assert sum(parameter.numel() for parameter in model.model.layers.parameters()) == 0
     assert model.model.embed_tokens.weight.numel()
