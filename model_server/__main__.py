@@ -20,8 +20,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from model_server.sglang.attachment import Attachment
-
 API_KEY_VARIABLE = "MIMO_MODEL_API_KEY"
 _DRAIN_S = 60
 """After SIGTERM, running answers have this long to end, s."""
@@ -163,9 +161,7 @@ def _app(checkpoint: Path, key: str | None, options: argparse.Namespace) -> "Fas
         from model_server.server.settings import ServerSettings
         from model_server.weights import CheckpointError, load_model
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.startswith("model_server"):
-            raise
-        raise StartError(f"{error.name} is not installed: pip install 'mimo-coder[model]'") from error
+        raise _not_installed(error) from error
     torch.set_num_threads(options.threads)
     try:
         kernels = choose_kernels(options.kernels)
@@ -199,39 +195,39 @@ def _app(checkpoint: Path, key: str | None, options: argparse.Namespace) -> "Fas
     return create_app(engine, tokenizer, settings, model.config)
 
 
+def _not_installed(error: ModuleNotFoundError) -> Exception:
+    if error.name is None or error.name.startswith("model_server"):
+        return error
+    return StartError(f"{error.name} is not installed: pip install 'mimo-coder[model]'")
+
+
 def _serve_sglang(checkpoint: Path, key: str | None, options: argparse.Namespace, listener: socket.socket) -> int:
     """Serve over SGLang. Exit code 1: it did not come up, or ended by itself."""
-    from pydantic import ValidationError
-
-    from model_server.sglang.arguments import ImpossibleLaunch
-    from model_server.sglang.command import complaint
-    from model_server.sglang.health import SGLangFailed
-
     try:
-        app, attachment = _sglang_app(checkpoint, key, options)
+        from pydantic import ValidationError
+
+        from model_server.chat.tokens import ChatTokenizer, TokenizerError
+        from model_server.config import load_config
+        from model_server.server.app import create_app
+        from model_server.server.settings import ServerSettings
+        from model_server.sglang.arguments import ImpossibleLaunch
+        from model_server.sglang.attachment import attach
+        from model_server.sglang.command import complaint
+        from model_server.sglang.health import SGLangFailed
+    except ModuleNotFoundError as error:
+        raise _not_installed(error) from error
+    settings = ServerSettings(model_name=served_name(checkpoint), api_key=key)
+    try:
+        tokenizer, config = ChatTokenizer.load(checkpoint), load_config(checkpoint)
+        attachment = attach(options, tokenizer, config)
+        app = create_app(attachment.engine(), tokenizer, settings, config)
         _serve(app, listener, checkpoint, attachment.running)
-    except (OSError, ValidationError, ImpossibleLaunch) as error:
+    except (OSError, TokenizerError, ValidationError, ImpossibleLaunch) as error:
         raise StartError(complaint(error)) from error
     except SGLangFailed as error:
         print(f"model_server: {error}", file=sys.stderr)  # noqa: T201
         return 1
     return 0
-
-
-def _sglang_app(checkpoint: Path, key: str | None, options: argparse.Namespace) -> "tuple[FastAPI, Attachment]":
-    from model_server.chat.tokens import ChatTokenizer, TokenizerError
-    from model_server.config import load_config
-    from model_server.server.app import create_app
-    from model_server.server.settings import ServerSettings
-    from model_server.sglang.attachment import attach
-
-    try:
-        tokenizer, config = ChatTokenizer.load(checkpoint), load_config(checkpoint)
-    except TokenizerError as error:
-        raise StartError(f"{checkpoint} cannot be loaded: {error}") from error
-    attachment = attach(options, tokenizer, config)
-    settings = ServerSettings(model_name=served_name(checkpoint), api_key=key)
-    return create_app(attachment.engine(), tokenizer, settings, config), attachment
 
 
 def _serve(
