@@ -1,7 +1,7 @@
 """Every Triton kernel computes what the op's plain form says, on random small shapes.
 
 On a GPU the kernels run as they are. Elsewhere Triton's interpreter runs them on the CPU: indices, masks, sums and
-explicit rounding are checked, the code a GPU would run is not (test_triton_compiles.py sees that it can be built).
+explicit rounding are checked, the code a GPU would run is not (test_triton_builds.py sees that it can be built).
 """
 
 import random

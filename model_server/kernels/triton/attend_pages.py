@@ -13,9 +13,10 @@ from model_server.kernels.rows import Rows, tiles
 from model_server.kernels.triton.numbers import dot, narrow
 from model_server.kernels.triton.softmax import (
     fold,
-    load_keys,
+    load_blocks,
     load_queries,
     load_values,
+    num_warps,
     tile_rows,
     tile_size,
     widths,
@@ -35,6 +36,7 @@ def attend_pages(
     groups, v_width = page_v.shape[1], page_v.shape[3]
     per_group = num_heads // groups
     block = tile_rows(rows.lengths, per_group, _TILE)
+    size = tile_size(block, per_group)
     listed = tiles(rows.lengths, rows.firsts, block, q.device)
     num_keys = max(map(sum, zip(rows.lengths, rows.firsts, strict=True)))
     split = max(rows.lengths) <= _SPLIT_BELOW and num_keys > split_keys
@@ -48,7 +50,7 @@ def attend_pages(
         q, page_k, page_v, rows.pages, listed, sink, out, mixed, largest, total, rows.pages.stride(0),
         page_k.stride(0), page_v.stride(0), width**-0.5, num_parts, split_keys, num_heads, groups, width,
         *widths(width), v_width, triton.next_power_of_2(v_width), page_v.shape[2], page_k.shape[-1],
-        tile_size(block, per_group), sink is not None, split,
+        size, sink is not None, split, num_warps=num_warps(size),
     )  # fmt: skip
     if split:
         _join[(num_rows, num_heads)](
@@ -118,14 +120,14 @@ def _attend_pages(
     if SPLIT:
         begin = part * SPLIT_KEYS
         end = tl.minimum(end, begin + SPLIT_KEYS)
-    offsets = tl.arange(0, PAGE)
+    offsets, blocks = tl.arange(0, PAGE), tl.arange(0, PAGE // BLOCK)
     for start in range(begin, end, PAGE):
         page = tl.load(pages + sequence * pages_stride + start // PAGE).to(tl.int64)
         known = start + offsets < end
-        at = page * k_stride + (group * (PAGE // BLOCK) + offsets // BLOCK) * D * BLOCK + offsets % BLOCK
-        scores = dot(queries, load_keys(page_k, at, BLOCK, known, 0, D_FIRST, D))
+        keys = page_k + page * k_stride + group * PAGE * D
+        scores = dot(queries, load_blocks(keys, blocks, BLOCK, 0, D_FIRST, D))
         if D_REST > 0:
-            scores += dot(more_queries, load_keys(page_k, at, BLOCK, known, D_FIRST, D_REST, D))
+            scores += dot(more_queries, load_blocks(keys, blocks, BLOCK, D_FIRST, D_REST, D))
         seen = known[None, :] & (start + offsets[None, :] <= positions[:, None])
         scores = tl.where(seen, scores * scale, -float("inf"))
         at = page * v_stride + (group * PAGE + offsets) * V

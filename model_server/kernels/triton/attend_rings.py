@@ -13,9 +13,11 @@ from model_server.kernels.rows import Rows, tiles
 from model_server.kernels.triton.numbers import dot, narrow
 from model_server.kernels.triton.softmax import (
     fold,
-    load_keys,
+    load_blocks,
     load_queries,
+    load_rows,
     load_values,
+    num_warps,
     tile_rows,
     tile_size,
     widths,
@@ -39,12 +41,13 @@ def attend_rings(
     groups, v_width = v.shape[1:]
     per_group = num_heads // groups
     block = tile_rows(rows.lengths, per_group, _TILE)
+    size = tile_size(block, per_group)
     listed = tiles(rows.lengths, rows.firsts, block, q.device)
     out = torch.empty(num_rows, num_heads, v_width, dtype=q.dtype, device=q.device)
     _attend_rings[(len(listed), groups)](
         q, k, v, ring_k, ring_v, rows.slots, listed, sink, out, ring_k.stride(0), ring_v.stride(0), width**-0.5,
         num_heads, groups, width, *widths(width), v_width, triton.next_power_of_2(v_width), ring_v.shape[2],
-        ring_k.shape[-1], window_keys, tile_size(block, per_group), _KEYS, sink is not None,
+        ring_k.shape[-1], window_keys, size, _KEYS, sink is not None, num_warps=num_warps(size),
     )  # fmt: skip
     return out
 
@@ -109,14 +112,14 @@ def _attend_rings(
     for start in range(oldest // KEYS * KEYS, new, KEYS):
         keys = start + lanes
         known = (keys >= oldest) & (keys < new)
-        offsets = keys % RING
-        at = slot * k_stride + (group * (RING // BLOCK) + offsets // BLOCK) * D * BLOCK + offsets % BLOCK
-        scores = dot(queries, load_keys(ring_k, at, BLOCK, known, 0, D_FIRST, D))
+        blocks = (start // BLOCK + tl.arange(0, KEYS // BLOCK)) % (RING // BLOCK)
+        old = ring_k + slot * k_stride + group * RING * D
+        scores = dot(queries, load_blocks(old, blocks, BLOCK, 0, D_FIRST, D))
         if D_REST > 0:
-            scores += dot(more_queries, load_keys(ring_k, at, BLOCK, known, D_FIRST, D_REST, D))
+            scores += dot(more_queries, load_blocks(old, blocks, BLOCK, D_FIRST, D_REST, D))
         seen = known[None, :] & (keys[None, :] > positions[:, None] - WINDOW)
         scores = tl.where(seen, scores * scale, -float("inf"))
-        at = slot * v_stride + (group * RING + offsets) * V
+        at = slot * v_stride + (group * RING + keys % RING) * V
         largest, total, mixed = fold(largest, total, mixed, scores, load_values(ring_v, at, known, V_TILE, V))
 
     end = first_position + num_rows
@@ -124,9 +127,9 @@ def _attend_rings(
         keys = start + lanes
         known = (keys >= oldest) & (keys >= new) & (keys < end)
         sources = (first_row - first_position + keys).to(tl.int64) * G + group
-        scores = dot(queries, load_keys(k, sources * D, 1, known, 0, D_FIRST, D))
+        scores = dot(queries, load_rows(k, sources * D, known, 0, D_FIRST, D))
         if D_REST > 0:
-            scores += dot(more_queries, load_keys(k, sources * D, 1, known, D_FIRST, D_REST, D))
+            scores += dot(more_queries, load_rows(k, sources * D, known, D_FIRST, D_REST, D))
         seen = known[None, :] & (keys[None, :] <= positions[:, None]) & (keys[None, :] > positions[:, None] - WINDOW)
         scores = tl.where(seen, scores * scale, -float("inf"))
         largest, total, mixed = fold(largest, total, mixed, scores, load_values(v, sources * V, known, V_TILE, V))

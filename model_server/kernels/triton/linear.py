@@ -26,7 +26,7 @@ def linear(x: BlockScaled, weight: BlockScaled, dtype: torch.dtype) -> Tensor:
     tile_out = _tile_out(out.shape[1])
     _linear[(triton.cdiv(num_rows, tile_rows), triton.cdiv(out.shape[1], tile_out))](
         x.values, x.scale, weight.values, weight.scale, out, num_rows, *out.shape[1:], x.values.shape[1],
-        weight.block[0], weight.block[1], tile_rows, tile_out,
+        weight.block[0], weight.block[1], tile_rows, tile_out, num_warps=_num_warps(tile_rows),
     )  # fmt: skip
     return out
 
@@ -40,6 +40,7 @@ def grouped_linear(x: BlockScaled, weight: BlockScaled, groups: Groups, gather: 
     _grouped_linear[(num_tiles, triton.cdiv(num_out, tile_out))](
         x.values, x.scale, weight.values, weight.scale, out, groups.rows, groups.ends, experts, firsts, num_experts,
         num_out, width, weight.block[0], weight.block[1], tile_rows, tile_out, gather,
+        num_warps=_num_warps(tile_rows),
     )  # fmt: skip
     return out
 
@@ -47,6 +48,11 @@ def grouped_linear(x: BlockScaled, weight: BlockScaled, groups: Groups, gather: 
 def _tile_rows(num_rows: int) -> int:
     rows: int = triton.next_power_of_2(num_rows)
     return min(_MANY_ROWS, max(_FEW_ROWS, rows))
+
+
+def _num_warps(tile_rows: int) -> int:
+    """Enough threads that a tile's sums, and the products of the block at hand, fit in their registers."""
+    return 8 if tile_rows > 64 else 4
 
 
 def _tile_out(num_out: int) -> int:

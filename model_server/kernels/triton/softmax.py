@@ -26,6 +26,11 @@ def tile_rows(lengths: tuple[int, ...], per_group: int, most: int) -> int:
     return max(1, min(rows, most // per_group))
 
 
+def num_warps(size: int) -> int:
+    """Enough threads that a tile of rows times heads and its running sums fit in their registers."""
+    return 8 if size > 64 else 4
+
+
 def tile_size(rows: int, per_group: int) -> int:
     """Rows times heads, as a tile can have them."""
     size: int = max(FEW_ROWS, triton.next_power_of_2(rows * per_group))
@@ -50,18 +55,28 @@ def load_queries(
 
 
 @triton.jit
-def load_keys(
-    k: tl.tensor,
-    at: tl.tensor,
-    STRIDE: tl.constexpr,
-    known: tl.tensor,
-    FIRST: tl.constexpr,
-    TILE: tl.constexpr,
-    D: tl.constexpr,
+def load_blocks(
+    k: tl.tensor, blocks: tl.tensor, BLOCK: tl.constexpr, FIRST: tl.constexpr, TILE: tl.constexpr, D: tl.constexpr
+) -> tl.tensor:
+    """Columns FIRST on of the keys of whole blocks (their numbers, from ``k`` on): [TILE, blocks * BLOCK].
+
+    The three dimensions say that BLOCK positions lie side by side, so a thread loads several at once. All of a pool is
+    memory, so nothing but columns is masked: what no row may see is whatever is there, and hidden by its score.
+    """
+    columns = FIRST + tl.arange(0, TILE)
+    positions = tl.arange(0, BLOCK)
+    at = (blocks[None, :, None] * D + columns[:, None, None]) * BLOCK + positions[None, None, :]
+    tile = tl.load(k + at, mask=(columns < D)[:, None, None], other=0.0)
+    return tl.reshape(tile, (TILE, blocks.shape[0] * BLOCK))
+
+
+@triton.jit
+def load_rows(
+    k: tl.tensor, at: tl.tensor, known: tl.tensor, FIRST: tl.constexpr, TILE: tl.constexpr, D: tl.constexpr
 ) -> tl.tensor:
     """Columns FIRST on of the keys whose first column is ``at``, transposed: [TILE, keys]."""
     columns = FIRST + tl.arange(0, TILE)
-    return tl.load(k + at[None, :] + columns[:, None] * STRIDE, mask=known[None, :] & (columns < D)[:, None], other=0.0)
+    return tl.load(k + at[None, :] + columns[:, None], mask=known[None, :] & (columns < D)[:, None], other=0.0)
 
 
 @triton.jit
