@@ -133,15 +133,15 @@ class Scheduler:
     def _reading(self) -> Iterator[ScheduledSequence]:
         """Parts of prompts. Their pages were reserved when they were admitted."""
         reading = sorted((sequence for sequence in self.running if sequence.num_pending > 1), key=_rank)
-        if not reading:
-            return
-        oldest, *others = reading
-        shares = {oldest: min(self._prompt_tokens // 2 if others else self._prompt_tokens, _next_part(oldest))}
-        budget = self._prompt_tokens - shares[oldest]
-        for sequence in sorted(others, key=lambda other: other.num_pending):
-            shares[sequence] = min(budget, _next_part(sequence))
-            budget -= shares[sequence]
-        shares[oldest] = min(shares[oldest] + budget, _next_part(oldest))
+        shares = dict.fromkeys(reading, 0)
+        budget = self._prompt_tokens
+        if reading:
+            shares[reading[0]] = min(budget // 2, _next_part(reading[0]))
+            budget -= shares[reading[0]]
+        for sequence in sorted(reading, key=lambda other: other.num_pending):
+            more = min(budget, _next_part(sequence) - shares[sequence])
+            shares[sequence] += more
+            budget -= more
         for sequence, num_tokens in shares.items():
             if num_tokens:
                 yield ScheduledSequence(sequence, num_tokens, samples=num_tokens == sequence.num_pending)

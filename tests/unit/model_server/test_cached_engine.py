@@ -178,7 +178,7 @@ async def test_what_two_prompts_have_in_common_is_reused_by_the_third() -> None:
         assert [ids(events) for events in answers] == [backend.text(prompt, 5) for prompt in prompts]
 
 
-@pytest.mark.parametrize(("num_changed", "num_cached"), [(1, 139), (30, 110), (60, 0)])
+@pytest.mark.parametrize(("num_changed", "num_cached"), [(1, 139), (40, 100), (41, 0)])
 async def test_a_ring_goes_back_as_far_as_it_reaches(num_changed: int, num_cached: int) -> None:
     prompt = tokens(140)
     changed = [*prompt[:-num_changed], *((token + 1) % 97 for token in prompt[-num_changed:])]
@@ -242,15 +242,17 @@ async def test_a_session_keeps_its_experts_though_its_cache_was_given_up() -> No
         assert torch.equal(events[-1].experts[81:], backend.routes([*history, 5, *ids(events)])[81:-1])
 
 
-async def test_a_session_whose_request_was_cancelled_goes_on_from_what_was_said() -> None:
+async def test_a_session_whose_client_left_before_the_last_tokens_begins_a_new_segment() -> None:
     async with serving() as (engine, backend):
         prompt = tokens(70)
         stream = engine.generate(_request(prompt, 400, session_id="x"))
         seen = [await anext(stream) for _ in range(3)]
+        while cache_stats(engine).used_pages < 3:  # noqa: ASYNC110 (tokens nobody read need another page)
+            await asyncio.sleep(0.001)
         await stream.aclose()
-        events = await generate(engine, [*prompt, *ids(seen), 96, 96, 96], 5, session_id="x")
-        assert events[-1].segment == 1
-        assert ids(events) == backend.text([*prompt, *ids(seen), 96, 96, 96], 5)
+        history = [*prompt, *ids(seen)]
+        events = await generate(engine, history, 5, session_id="x")
+        assert (events[-1].segment, ids(events)) == (1, backend.text(history, 5))
 
 
 async def test_a_dropped_session_begins_anew_and_the_longest_unused_are_dropped() -> None:
