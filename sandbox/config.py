@@ -7,8 +7,38 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 
+class DockerSettings(BaseModel):
+    """How the Docker backend makes its containers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    address: str | None = Field(
+        None,
+        description="Where the Docker daemon listens, such as unix:///var/run/docker.sock. Empty: as the variable "
+        "DOCKER_HOST says, or else the usual socket. It must see this machine's files at the same paths.",
+    )
+    runtime: str | None = Field(None, description="Container runtime, such as runsc. Empty: the daemon's own choice.")
+    cpus: float | None = Field(None, gt=0, description="Processors one sandbox may keep busy. Empty: all.")
+    user: str = Field(
+        "1000:1000",
+        pattern=r"^[1-9][0-9]*:[1-9][0-9]*$",
+        description="User and group id of everything that runs in a sandbox. The image `host` knows 1000 by name.",
+    )
+    lease_s: float = Field(
+        60.0, gt=0, description="A sandbox ends by itself when it has not heard from the service for so long, s."
+    )
+    sealed: bool = Field(
+        False, description="Commands may open no network socket at all, not even to servers of their own on 127.0.0.1."
+    )
+    sockets: Path | None = Field(
+        None,
+        description="Folder for the sockets by which sandboxes are reached; must be the service's own. Empty: one in "
+        "the folder for temporary files.",
+    )
+
+
 class SandboxSettings(BaseModel):
-    """How the local backend builds its machines. Read once, at the start."""
+    """How backends build their machines. Read once, at the start."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -42,6 +72,13 @@ class SandboxSettings(BaseModel):
         description="Writable cgroup folders below which each sandbox gets its own: one for version 2, or one per "
         "controller (memory, pids) for version 1. Empty: looked for.",
     )
+
+    sandboxd: Path | None = Field(
+        None,
+        description="The program that serves a container from inside. Empty: built from its source with Go, once, and "
+        "kept in the user's cache.",
+    )
+    docker: DockerSettings = DockerSettings()
 
     def prefixes(self) -> tuple[Path, ...]:
         """The Python installations a sandbox sees, in the order of PATH."""

@@ -4,6 +4,8 @@ SandboxError                 a machine failed, not a command
 ├── SandboxLost              the sandbox is gone; whatever ran in it is gone too
 ├── SandboxUnavailable       no backend can start a sandbox here; the message says what to install
 └── SandboxRejected          the request breaks a rule of the sandbox (path outside, too large)
+    ├── UnknownImage         there is no such image here
+    └── ImageMismatch        there is one of that name, and it is not the one asked for
 """
 
 
@@ -21,3 +23,11 @@ class SandboxUnavailable(SandboxError):
 
 class SandboxRejected(SandboxError):
     """The request breaks a rule of the sandbox, such as a path outside it or a file over the size bound."""
+
+
+class UnknownImage(SandboxRejected):
+    """There is no such image here; the message says how to get it."""
+
+
+class ImageMismatch(SandboxRejected):
+    """The image of that name is not the one whose digest was asked for."""

@@ -21,9 +21,9 @@ class BadFrame(Exception):
     """The other end does not keep to the format."""
 
 
-def encode(head: Mapping[str, object], body: bytes | memoryview = b"") -> bytes:
+def encode(head: Mapping[str, object], body: bytes | memoryview = b"", max_body: int = MAX_BODY) -> bytes:
     text = json.dumps(head, separators=(",", ":")).encode()
-    if len(text) > MAX_HEAD or len(body) > MAX_BODY:
+    if len(text) > MAX_HEAD or len(body) > max_body:
         raise BadFrame(f"a frame of {len(text)} + {len(body)} bytes is too large")
     return b"".join((_LENGTHS.pack(len(text), len(body)), text, body))
 
@@ -35,19 +35,25 @@ async def read(reader: asyncio.StreamReader, max_head: int = MAX_HEAD) -> tuple[
         asyncio.IncompleteReadError: the connection ended.
         BadFrame: what came is not a frame.
     """
-    head, body = _lengths(await reader.readexactly(_LENGTHS.size), max_head)
-    return _parse(await reader.readexactly(head)), await reader.readexactly(body)
+    text, body = await read_raw(reader, max_head, MAX_BODY)
+    return _parse(text), body
+
+
+async def read_raw(reader: asyncio.StreamReader, max_head: int, max_body: int) -> tuple[bytes, bytes]:
+    """The next frame, its head not yet parsed; raises as :func:`read` does."""
+    head, body = _lengths(await reader.readexactly(_LENGTHS.size), max_head, max_body)
+    return await reader.readexactly(head), await reader.readexactly(body)
 
 
 def read_blocking(connection: socket.socket) -> dict[str, object]:
     """The head of the next frame, for a process without an event loop."""
-    head, body = _lengths(_exactly(connection, _LENGTHS.size), MAX_HEAD)
+    head, body = _lengths(_exactly(connection, _LENGTHS.size), MAX_HEAD, MAX_BODY)
     return _parse(_exactly(connection, head + body)[:head])
 
 
-def _lengths(data: bytes, max_head: int) -> tuple[int, int]:
+def _lengths(data: bytes, max_head: int, max_body: int) -> tuple[int, int]:
     head, body = _LENGTHS.unpack(data)
-    if head > max_head or body > MAX_BODY:
+    if head > max_head or body > max_body:
         raise BadFrame(f"a frame of {head} + {body} bytes is too large")
     return head, body
 

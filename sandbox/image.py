@@ -1,11 +1,11 @@
-"""The read-only root file systems that the local backend knows: today only ``host``, a view of the host's toolchain."""
+"""The image ``host``, which every backend on one machine knows: a read-only view of that machine's toolchain."""
 
 import shutil
 from pathlib import Path
 
 from sandbox.blueprint import Blueprint
 from sandbox.config import SandboxSettings
-from sandbox.errors import SandboxRejected, SandboxUnavailable
+from sandbox.errors import SandboxUnavailable, UnknownImage
 from sandbox.types import SandboxSpec
 
 UID = 1000
@@ -17,24 +17,21 @@ def blueprint(spec: SandboxSpec, settings: SandboxSettings, *, name: str, root_m
     """Decide how the machine wanted by ``spec`` is built here.
 
     Raises:
-        SandboxRejected: there is no such image.
+        UnknownImage: there is no such image.
         SandboxUnavailable: the host lacks a program that every sandbox needs.
     """
     if spec.image != "host":
-        raise SandboxRejected(f"the local sandbox has no image {spec.image!r}; the only one is 'host'")
-    path = [*(str(prefix / "bin") for prefix in settings.prefixes()), *settings.path]
-    shell = shutil.which("bash", path=":".join(path))
-    if shell is None:
-        raise SandboxUnavailable(f"bash is not in {':'.join(path)}; install it: every command is run by it")
-    binds, links = _view(settings)
+        raise UnknownImage(f"the local sandbox has no image {spec.image!r}; the only one is 'host'")
+    shell = find_shell(settings)
+    binds, links = view(settings)
     return Blueprint(
         name=name,
         root_mode=root_mode,
         host_uid=host_uid,
         binds=binds,
         links=links,
-        files=_files(),
-        env=_environment(path, settings.env),
+        files=files(),
+        env=environment(settings),
         shell=shell,
         memory_bytes=spec.resources.memory_mib * 1024 * 1024,
         disk_bytes=spec.resources.disk_mib * 1024 * 1024,
@@ -44,7 +41,20 @@ def blueprint(spec: SandboxSpec, settings: SandboxSettings, *, name: str, root_m
     )
 
 
-def _view(settings: SandboxSettings) -> tuple[dict[str, str], dict[str, str]]:
+def find_shell(settings: SandboxSettings) -> str:
+    """Where bash is, here and in the image.
+
+    Raises:
+        SandboxUnavailable: it is nowhere.
+    """
+    path = ":".join(_path(settings))
+    shell = shutil.which("bash", path=path)
+    if shell is None:
+        raise SandboxUnavailable(f"bash is not in {path}; install it: every command is run by it")
+    return shell
+
+
+def view(settings: SandboxSettings) -> tuple[dict[str, str], dict[str, str]]:
     """What of the host is seen. Links such as ``/bin -> usr/bin`` stay links."""
     binds: dict[str, str] = {}
     links = {"/dev/fd": "/proc/self/fd", "/dev/stdin": "/proc/self/fd/0", "/dev/stdout": "/proc/self/fd/1"}
@@ -61,7 +71,8 @@ def _view(settings: SandboxSettings) -> tuple[dict[str, str], dict[str, str]]:
     return binds, links
 
 
-def _files() -> dict[str, str]:
+def files() -> dict[str, str]:
+    """Files of the image -> their text."""
     return {
         "/etc/passwd": f"root:x:0:0:root:/root:/usr/sbin/nologin\nsandbox:x:{UID}:{UID}::{HOME}:/bin/bash\n"
         "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
@@ -75,9 +86,10 @@ def _files() -> dict[str, str]:
     }
 
 
-def _environment(path: list[str], extra: dict[str, str]) -> dict[str, str]:
+def environment(settings: SandboxSettings) -> dict[str, str]:
+    """What every command sees before its own variables are added."""
     return {
-        "PATH": ":".join(path),
+        "PATH": ":".join(_path(settings)),
         "HOME": HOME,
         "USER": "sandbox",
         "LOGNAME": "sandbox",
@@ -85,5 +97,9 @@ def _environment(path: list[str], extra: dict[str, str]) -> dict[str, str]:
         "TERM": "dumb",
         "PAGER": "cat",
         "PYTHONDONTWRITEBYTECODE": "1",
-        **extra,
+        **settings.env,
     }
+
+
+def _path(settings: SandboxSettings) -> list[str]:
+    return [*(str(prefix / "bin") for prefix in settings.prefixes()), *settings.path]

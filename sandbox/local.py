@@ -18,7 +18,7 @@ from sandbox.config import SandboxSettings
 from sandbox.connection import Connection, Failed, Ready
 from sandbox.errors import SandboxError, SandboxLost, SandboxUnavailable
 from sandbox.machine import Machine
-from sandbox.types import SandboxSpec
+from sandbox.types import Capability, SandboxSpec
 
 _CLOSE_PATIENCE_S = 30.0
 _NUM_HOST_UIDS = 1_000_000
@@ -36,6 +36,7 @@ class LocalBackend:
     """Starts sandboxes on this machine."""
 
     name = "local"
+    capabilities = frozenset({Capability.OWN_USERS, Capability.ONE_DISK, Capability.PLAIN_ROOT})
 
     def __init__(self, settings: SandboxSettings) -> None:
         self._settings = settings

@@ -17,6 +17,21 @@ class NetworkMode(StrEnum):
     """An empty network namespace: not even loopback to the host."""
 
 
+class Capability(StrEnum):
+    """What not every backend has. Whatever is not listed here, all of them do alike."""
+
+    OWN_USERS = "own_users"
+    """A user namespace: on the host, the sandbox's user is one that nobody else is."""
+    ONE_DISK = "one_disk"
+    """The bound of the disk is for all writable folders together, not for each."""
+    PLAIN_ROOT = "plain_root"
+    """Nothing but what the image holds is seen: no ``/sys``, no devices beside the few that every program needs."""
+    REATTACH = "reattach"
+    """A command goes on while its client is away, and whoever has the sandbox's key finds it again."""
+    IMAGES = "images"
+    """Images beside ``host``, each with a root file system of its own."""
+
+
 class Resources(BaseModel):
     """Upper bounds for everything that runs in one sandbox, together."""
 
@@ -147,13 +162,14 @@ class Backend(Protocol):
     """Starts sandboxes of one kind."""
 
     name: str
+    capabilities: frozenset[Capability]
 
     async def acquire(self, spec: SandboxSpec) -> Sandbox:
         """Start one sandbox.
 
         Raises:
             SandboxUnavailable: this machine cannot run such a sandbox; says what to install.
-            SandboxRejected: the spec names an unknown image.
+            UnknownImage, ImageMismatch: the spec names an image that is not there, or not the one that is.
         """
 
     async def close(self) -> None:

@@ -72,26 +72,25 @@ async def test_commands_run_side_by_side(run):
     assert (first.code, second.code) == (0, 0)
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"line": "echo \0"},
-        {"cwd": "relative"},
-        {"cwd": "/workspace/../etc"},
-        {"cwd": "/no/such/folder"},
-        {"timeout_s": 0.0},
-        {"timeout_s": float("nan")},
-        {"env": {"A=B": "c"}},
-        {"env": {"A": "\ud800"}},
-        {"output_limit_bytes": -1},
-        {"stdin": bytes(5_000_000)},
-        {"line": "x" * 600_000},
-    ],
-    ids=str,
-)
-async def test_a_command_that_makes_no_sense_is_rejected_and_the_sandbox_goes_on(run, wrong):
-    with pytest.raises(SandboxRejected):
-        await run(**{"line": "true", **wrong})
+NONSENSE: list[dict[str, object]] = [
+    {"line": "echo \0"},
+    {"cwd": "relative"},
+    {"cwd": "/workspace/../etc"},
+    {"cwd": "/no/such/folder"},
+    {"timeout_s": 0.0},
+    {"timeout_s": float("nan")},
+    {"env": {"A=B": "c"}},
+    {"env": {"A": "\ud800"}},
+    {"output_limit_bytes": -1},
+    {"stdin": bytes(5_000_000)},
+    {"line": "x" * 600_000},
+]
+
+
+async def test_a_command_that_makes_no_sense_is_rejected_and_the_sandbox_goes_on(run):
+    for wrong in NONSENSE:
+        with pytest.raises(SandboxRejected):
+            await run(**{"line": "true", **wrong})
     assert (await run("true")).code == 0
 
 
@@ -161,9 +160,10 @@ async def test_a_shell_that_ends_is_not_waited_for_on_behalf_of_a_flood_it_left(
     assert getattr(outcome, "code", None) == 3 or isinstance(outcome, OutputLimit)
 
 
-async def test_a_command_that_ends_its_own_keeper_takes_all_its_processes_along(run, say):
-    outcome = await run("(setsid sleep 4711 &) ; kill -9 $PPID; sleep 4711")
-    assert isinstance(outcome, Signalled)
+async def test_a_command_that_turns_on_the_process_above_it_takes_all_its_processes_along(run, say):
+    outcome = await run("(setsid sleep 4711 &) ; kill -9 $PPID; sleep 4711", timeout_s=3.0)
+    # Where the first process of the sandbox is what the shell sees above it, the signal does nothing.
+    assert isinstance(outcome, Signalled | TimedOut)
     assert await say("ps -e -o args | grep -c '[s]leep 4711' || true") == "0\n"
 
 

@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from sandbox.types import Exited, OomKilled, TimedOut
+from sandbox.types import Capability, Exited, OomKilled, TimedOut
 
 pytestmark = pytest.mark.anyio
 
@@ -49,7 +49,8 @@ async def test_a_full_disk_is_an_error_of_the_command_and_of_the_call_that_meet_
     await sandbox.write("/workspace/small", bytes(200_000))
 
 
-async def test_the_bound_of_the_disk_is_for_all_folders_together(run):
+async def test_the_bound_of_the_disk_is_for_all_folders_together(run, only_with):
+    only_with(Capability.ONE_DISK)
     outcome = await run(
         "for d in /workspace /tmp /var/tmp /home/sandbox /dev/shm; do head -c 20000000 /dev/zero > $d/f || exit 9; done"
     )

@@ -28,6 +28,7 @@ class FailingBackend:
 
     def __init__(self, backend: Backend, *failures: SandboxError | None) -> None:
         self._backend = backend
+        self.capabilities = backend.capabilities
         self._failures = list(failures)
         self.num_acquired = 0
 

@@ -1,0 +1,251 @@
+"""Sandboxes in containers of the Docker daemon.
+
+The daemon makes a container and ends it; everything between goes over a unix socket to sandboxd, which is the
+container's first process (``sandbox/sandboxd``, ``sandbox/client.py``). The container has no network, no capability, a
+read-only root and a bounded file system in memory for each folder that commands may write.
+
+A container that nobody wants any more ends in three ways: it is closed; sandboxd ends it with its lease, whatever
+became of the service; and what even that did not reach, the next service finds by its labels.
+"""
+
+import asyncio
+import contextlib
+import os
+import secrets
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Coroutine
+from pathlib import Path
+
+from sandbox import image, program
+from sandbox.client import Client, Health, unix
+from sandbox.config import SandboxSettings
+from sandbox.engine import FOLDER_LABEL, LABEL, Engine, Image
+from sandbox.errors import SandboxError, SandboxLost, SandboxUnavailable
+from sandbox.machine import Machine
+from sandbox.types import Capability, SandboxSpec
+
+WRITABLE = ("/workspace", "/tmp", "/var/tmp", "/home/sandbox")  # noqa: S108  # in the sandbox
+_PROGRAM = "/sandboxd"
+_SOCKETS = "/run/sandboxd"
+_OUR_PROCESSES = 48
+"""Threads of sandboxd, and what waits to become commands."""
+_UNCLAIMED_S = 120
+_SWEEP_S = 60.0
+_DEFAULT_ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+
+
+class DockerBackend:
+    """Starts sandboxes as containers."""
+
+    name = "docker"
+    capabilities = frozenset({Capability.REATTACH, Capability.IMAGES})
+
+    def __init__(self, settings: SandboxSettings) -> None:
+        self._settings = settings
+        self._engine: Engine | None = None
+        self._sockets: Path | None = None
+        self._turn = asyncio.Lock()
+        self._swept = 0.0
+        self._making: set[asyncio.Task[DockerSandbox]] = set()
+        self._tidying: set[asyncio.Task[None]] = set()
+        self._sandboxes: set[DockerSandbox] = set()
+
+    async def acquire(self, spec: SandboxSpec) -> "DockerSandbox":
+        making = asyncio.create_task(self._make(spec))
+        self._making.add(making)
+        making.add_done_callback(self._making.discard)
+        try:
+            # Shielded: a container that is being made when its caller gives up must be found to be ended.
+            return await asyncio.shield(making)
+        except asyncio.CancelledError:
+            self._tidy(_give_up(making))
+            raise
+
+    async def close(self) -> None:
+        await asyncio.gather(*self._making, return_exceptions=True)
+        await asyncio.gather(*self._tidying, return_exceptions=True)
+        await asyncio.gather(*(sandbox.close() for sandbox in self._sandboxes))
+        self._sandboxes.clear()
+        if self._engine is not None:
+            engine, self._engine = self._engine, None
+            await asyncio.to_thread(engine.close)
+
+    async def _make(self, spec: SandboxSpec) -> "DockerSandbox":
+        engine = await self._connected()
+        served_by = await asyncio.to_thread(program.sandboxd, self._settings.sandboxd)
+        found = await asyncio.to_thread(self._find_image, engine, spec.image)
+        name = f"mimo-sandbox-{secrets.token_hex(8)}"
+        folder = _make_folder(self._socket_folder(), name)
+        config = self._config(spec, found, served_by, folder)
+        settings = self._settings.docker
+        try:
+            await asyncio.to_thread(engine.start, name, config)
+            client = await Client.claim(
+                unix(folder / "socket"),
+                lease_s=settings.lease_s,
+                lifetime_s=spec.lifetime_s,
+                memory_bytes=spec.resources.memory_mib * 1024 * 1024,
+                sealed=settings.sealed,
+                env=self._environment(spec, found),
+            )
+        except SandboxError as error:
+            said = await asyncio.to_thread(engine.last_words, name)
+            await asyncio.to_thread(_discard, engine, name, folder)
+            if isinstance(error, SandboxLost):
+                raise SandboxUnavailable(f"{error}; the container: {said or 'gone'}") from error
+            raise
+        sandbox = DockerSandbox(client, engine, name, folder)
+        self._sandboxes = {each for each in self._sandboxes if not each.closed} | {sandbox}
+        return sandbox
+
+    async def _connected(self) -> Engine:
+        async with self._turn:
+            if self._engine is None:
+                self._engine = await asyncio.to_thread(Engine, self._settings.docker.address)
+        if time.monotonic() > self._swept + _SWEEP_S:
+            self._swept = time.monotonic()
+            self._tidy(asyncio.to_thread(_sweep, self._engine, self._socket_folder()))
+        return self._engine
+
+    def _tidy(self, work: Coroutine[object, object, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tidying.add(task)
+        task.add_done_callback(self._tidying.discard)
+
+    def _socket_folder(self) -> Path:
+        if self._sockets is None:
+            self._sockets = _own_folder(self._settings.docker.sockets)
+        return self._sockets
+
+    def _find_image(self, engine: Engine, name: str) -> Image:
+        if name != "host":
+            return engine.find(name)
+        image.find_shell(self._settings)
+        binds, links = image.view(self._settings)
+        folders = [*WRITABLE, "/proc", "/sys", "/dev", "/root", "/mnt", "/run", _SOCKETS]
+        folders += [place for place, real in binds.items() if Path(real).is_dir()]
+        files = {place: "" for place, real in binds.items() if not Path(real).is_dir()}
+        links = {place: target for place, target in links.items() if not place.startswith("/dev/")}
+        return engine.host_image(folders, {**files, **image.files(), _PROGRAM: ""}, links)
+
+    def _environment(self, spec: SandboxSpec, found: Image) -> dict[str, str]:
+        if spec.image == "host":
+            return image.environment(self._settings)
+        usual = image.environment(self._settings)
+        return {**usual, **_DEFAULT_ENV, **found.env, **self._settings.env}
+
+    def _config(self, spec: SandboxSpec, found: Image, served_by: Path, folder: Path) -> dict[str, object]:
+        """The container, as the daemon's API wants it."""
+        settings, resources = self._settings.docker, spec.resources
+        uid, gid = settings.user.split(":")
+        disk = resources.disk_mib * 1024 * 1024
+        memory = resources.memory_mib * 1024 * 1024 + disk  # files in a sandbox are kept in memory
+        places = {str(served_by): _PROGRAM}
+        binds = [_bind(real, place, read_only=True) for real, place in places.items()]
+        if spec.image == "host":
+            binds += [_bind(real, place, read_only=True) for place, real in image.view(self._settings)[0].items()]
+        host: dict[str, object] = {
+            "AutoRemove": True,
+            "NetworkMode": "none",
+            "ReadonlyRootfs": True,
+            "CapDrop": ["ALL"],
+            "SecurityOpt": ["no-new-privileges"],
+            "PidsLimit": resources.processes + _OUR_PROCESSES,
+            "Memory": memory,
+            "MemorySwap": memory,
+            "ShmSize": disk,
+            "IpcMode": "private",
+            "CgroupnsMode": "private",
+            "LogConfig": {"Type": "none"},
+            "Mounts": [*binds, _bind(str(folder), _SOCKETS, read_only=False)],
+            "Tmpfs": {place: _disk_options(place, disk, uid, gid) for place in WRITABLE},
+        }
+        if settings.cpus is not None:
+            host["NanoCpus"] = int(settings.cpus * 1e9)
+        if settings.runtime is not None:
+            host["Runtime"] = settings.runtime
+        return {
+            "Image": found.id,
+            "Entrypoint": [_PROGRAM, "serve", "--unix", f"{_SOCKETS}/socket", "--unclaimed", f"{_UNCLAIMED_S}s"],
+            "Cmd": [],
+            "User": settings.user,
+            "Hostname": "sandbox",
+            "WorkingDir": "/",
+            "Healthcheck": {"Test": ["NONE"]},
+            "Labels": {LABEL: str(int(time.time() + spec.lifetime_s)), FOLDER_LABEL: str(folder)},
+            "HostConfig": host,
+        }
+
+
+class DockerSandbox(Machine):
+    """One running container."""
+
+    def __init__(self, client: Client, engine: Engine, name: str, folder: Path) -> None:
+        super().__init__(client, client.boot_id)
+        self.name = name
+        """Of the container."""
+        self.client = client
+        self._engine = engine
+        self._folder = folder
+
+    async def health(self) -> Health:
+        """What holds this sandbox, as its first process says."""
+        return await self.client.health()
+
+    async def _release(self) -> None:
+        await asyncio.to_thread(_discard, self._engine, self.name, self._folder)
+
+
+async def _give_up(making: "asyncio.Task[DockerSandbox]") -> None:
+    with contextlib.suppress(SandboxError):
+        await (await making).close()
+
+
+def _discard(engine: Engine, name: str, folder: Path) -> None:
+    engine.remove(name)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sweep(engine: Engine, sockets: Path) -> None:
+    """Remove what earlier services left: containers, and folders of containers that ended by themselves."""
+    with contextlib.suppress(SandboxError):
+        for leftover in engine.leftovers(sockets):
+            _discard(engine, leftover.name, Path(leftover.folder))
+        for folder in sockets.iterdir():
+            is_old = time.time() - folder.stat().st_mtime > _UNCLAIMED_S
+            if is_old and not engine.last_words(folder.name):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _own_folder(given: Path | None) -> Path:
+    """The folder of all sockets. Nobody else may enter it, for the folders in it are open to the sandboxes' users."""
+    folder = given or Path(tempfile.gettempdir(), f"mimo-sandboxes-{os.geteuid()}")
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700, parents=True)
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
+        raise SandboxUnavailable(
+            f"{folder} is not a folder that only this user may enter (mode 700); remove it, or name another in the "
+            "settings (sandbox.docker.sockets)"
+        )
+    return folder
+
+
+def _make_folder(sockets: Path, name: str) -> Path:
+    folder = sockets / name
+    folder.mkdir()
+    folder.chmod(0o777)
+    return folder
+
+
+def _bind(real: str, place: str, *, read_only: bool) -> dict[str, object]:
+    return {"Type": "bind", "Source": real, "Target": place, "ReadOnly": read_only}
+
+
+def _disk_options(place: str, size: int, uid: str, gid: str) -> str:
+    inodes = max(65_536, size // 4096)
+    mode = "1777" if place.endswith("tmp") else "0755"
+    return f"rw,exec,nosuid,nodev,size={size},nr_inodes={inodes},mode={mode},uid={uid},gid={gid}"

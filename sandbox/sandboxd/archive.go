@@ -1,0 +1,279 @@
+package main
+
+import (
+	"archive/tar"
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"syscall"
+)
+
+// Trees of files as tar archives: folders, regular files and symbolic links, which is what a work tree needs.
+
+// maxDepth bounds folders inside one another: writing an archive keeps a descriptor open for each.
+const maxDepth = 200
+
+// tarOut writes everything below a folder; links are stored, never followed. Sockets, pipes and devices are left out.
+func tarOut(path string, out io.Writer) error {
+	if err := enter(path, false); err != nil {
+		return err
+	}
+	buffered := bufio.NewWriterSize(out, fileChunk)
+	archive := tar.NewWriter(buffered)
+	if err := writeFolder(archive, "", 0); err != nil {
+		return err
+	}
+	if err := archive.Close(); err != nil {
+		return err
+	}
+	return buffered.Flush()
+}
+
+// writeFolder writes what is in the current folder.
+func writeFolder(archive *tar.Writer, prefix string, depth int) error {
+	if depth > maxDepth || len(prefix) > maxPath {
+		return failure{How: "rejected", Detail: fmt.Sprintf("folders are nested more than %d deep", maxDepth)}
+	}
+	var here syscall.Stat_t
+	if err := syscall.Lstat(".", &here); err != nil {
+		return err
+	}
+	names, err := namesHere()
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		var status syscall.Stat_t
+		err := syscall.Lstat(name, &status)
+		if err == nil {
+			err = writeMember(archive, prefix, name, &status, here.Dev, depth)
+		}
+		if err != nil && err != syscall.ENOENT { // removed by a process that is still running there
+			return err
+		}
+	}
+	return nil
+}
+
+func writeMember(archive *tar.Writer, prefix, name string, status *syscall.Stat_t, device uint64, depth int) error {
+	header := tar.Header{Name: prefix + name, Mode: int64(status.Mode & 0o777), Format: tar.FormatGNU}
+	switch kindOf(status) {
+	case 'd':
+		header.Typeflag, header.Name = tar.TypeDir, header.Name+"/"
+		return inside(name, status.Mode, func() error {
+			if err := archive.WriteHeader(&header); err != nil || status.Dev != device {
+				return err // what is mounted there does not belong to the tree
+			}
+			return writeFolder(archive, header.Name, depth+1)
+		})
+	case 'l':
+		target := make([]byte, maxPath)
+		n, err := syscall.Readlink(name, target)
+		if err != nil {
+			return err
+		}
+		header.Typeflag, header.Linkname = tar.TypeSymlink, string(target[:n])
+		return archive.WriteHeader(&header)
+	case 'f':
+		return writeContent(archive, &header, name, status.Mode)
+	}
+	return nil
+}
+
+// inside runs what in a folder below the current one, which is the current one again afterwards.
+func inside(name string, mode uint32, what func() error) error {
+	const flags = syscall.O_RDONLY | syscall.O_DIRECTORY | syscall.O_NOFOLLOW | syscall.O_CLOEXEC
+	back, err := syscall.Open(".", syscall.O_RDONLY|syscall.O_DIRECTORY|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer syscall.Close(back)
+	folder, err := syscall.Open(name, flags, 0)
+	if err == syscall.EACCES && syscall.Chmod(name, mode&0o777|0o700) == nil { // a tree must not hide from its archive
+		folder, err = syscall.Open(name, flags, 0)
+	}
+	if err != nil {
+		return err
+	}
+	defer syscall.Close(folder)
+	if err := syscall.Fchdir(folder); err != nil {
+		return err
+	}
+	if err := what(); err != nil {
+		return err
+	}
+	return syscall.Fchdir(back)
+}
+
+// writeContent writes one file, with exactly the size its header says even if it changes meanwhile.
+func writeContent(archive *tar.Writer, header *tar.Header, name string, mode uint32) error {
+	file, status, err := openRegular(name, header.Name)
+	if err == syscall.EACCES && syscall.Chmod(name, mode&0o777|0o400) == nil {
+		file, status, err = openRegular(name, header.Name)
+	}
+	var changed failure
+	if errors.As(err, &changed) || err == syscall.EISDIR || err == syscall.ELOOP {
+		return nil // no longer the file it was
+	}
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	header.Typeflag, header.Size = tar.TypeReg, status.Size
+	if err := archive.WriteHeader(header); err != nil {
+		return err
+	}
+	_, err = io.CopyN(archive, io.MultiReader(file, zeros{}), header.Size)
+	return err
+}
+
+// tarIn unpacks an archive below a folder, which is made if needed. Nothing is written outside it and no link is
+// followed. Modes are reduced to executable or not.
+func tarIn(path string, in io.Reader) error {
+	if err := enter(path, true); err != nil {
+		return err
+	}
+	root, err := syscall.Open(".", openPath|syscall.O_DIRECTORY|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer syscall.Close(root)
+	source := &noticing{reader: bufio.NewReaderSize(in, fileChunk)}
+	archive := tar.NewReader(source)
+	parent := ""
+	for count := 0; ; count++ {
+		header, err := archive.Next()
+		if err == io.EOF && !source.ended {
+			return nil
+		}
+		if err != nil {
+			return failure{How: "rejected", Detail: "the archive is damaged, or ends in the middle: " + err.Error()}
+		}
+		if count >= maxEntries {
+			return failure{How: "rejected", Detail: fmt.Sprintf("the archive has more than %d entries", maxEntries)}
+		}
+		if err := unpack(root, &parent, header, archive); err != nil {
+			return ofArchive(err, header.Name)
+		}
+	}
+}
+
+// unpack makes one entry. parent is the folder we are in, below root.
+func unpack(root int, parent *string, header *tar.Header, content io.Reader) error {
+	parts, err := partsOf(header.Name)
+	if err != nil {
+		return err
+	}
+	if header.Typeflag == tar.TypeXGlobalHeader {
+		return nil
+	}
+	if len(parts) == 0 {
+		if header.Typeflag != tar.TypeDir {
+			return failure{How: "rejected", Detail: "the archive names its own root as a file"}
+		}
+		return nil
+	}
+	last := len(parts) - 1
+	if folder := strings.Join(parts[:last], "/"); folder != *parent {
+		*parent = "\x00" // nowhere, should one of the steps fail
+		if err := syscall.Fchdir(root); err != nil {
+			return err
+		}
+		for _, part := range parts[:last] {
+			if err := step(part, true); err != nil {
+				return err
+			}
+		}
+		*parent = folder
+	}
+	return unpackHere(parts[last], header, content)
+}
+
+func unpackHere(name string, header *tar.Header, content io.Reader) error {
+	switch header.Typeflag {
+	case tar.TypeDir:
+		return makeFolder(name)
+	case tar.TypeSymlink:
+		if err := unlink(name); err != nil {
+			return err
+		}
+		return syscall.Symlink(header.Linkname, name)
+	case tar.TypeReg:
+		if err := unlink(name); err != nil {
+			return err
+		}
+		mode := uint32(0o644)
+		if header.Mode&0o111 != 0 {
+			mode = 0o755
+		}
+		return newFile(name, mode, content, header.Size)
+	}
+	detail := fmt.Sprintf("the archive holds something of type %q, not a file, folder or link", header.Typeflag)
+	return failure{How: "rejected", Detail: detail}
+}
+
+func makeFolder(name string) error {
+	err := syscall.Mkdir(name, 0o755)
+	if err != syscall.EEXIST {
+		return err
+	}
+	var status syscall.Stat_t
+	if err := syscall.Lstat(name, &status); err != nil || kindOf(&status) == 'd' {
+		return err
+	}
+	if err := syscall.Unlink(name); err != nil {
+		return err
+	}
+	return syscall.Mkdir(name, 0o755)
+}
+
+// unlink makes room for an entry; a folder in its place stays, and is an error.
+func unlink(name string) error {
+	if err := syscall.Unlink(name); err != syscall.ENOENT {
+		return err
+	}
+	return nil
+}
+
+func partsOf(name string) ([]string, error) {
+	parts, err := split(name)
+	if err != nil || strings.HasPrefix(name, "/") || len(name) > maxPath || len(parts) > maxDepth+1 {
+		detail := fmt.Sprintf("the archive names a path outside its root, or too long: %.200q", name)
+		return nil, failure{How: "rejected", Detail: detail}
+	}
+	return parts, nil
+}
+
+// ofArchive: an archive that contradicts itself (a folder inside a file or link) is the archive's fault, not the disk's.
+func ofArchive(err error, name string) error {
+	switch err {
+	case syscall.ENOTDIR, syscall.EISDIR, syscall.EEXIST, syscall.ELOOP, syscall.ENAMETOOLONG, syscall.EINVAL,
+		io.ErrUnexpectedEOF:
+		return failure{How: "rejected", Detail: fmt.Sprintf("the archive contradicts itself at %.200q: %v", name, err)}
+	}
+	return err
+}
+
+// zeros stand for what a file has lost since it was measured.
+type zeros struct{}
+
+func (zeros) Read(data []byte) (int, error) {
+	for i := range data {
+		data[i] = 0
+	}
+	return len(data), nil
+}
+
+// noticing knows whether its reader has come to an end: an archive that is whole ends before it.
+type noticing struct {
+	reader io.Reader
+	ended  bool
+}
+
+func (n *noticing) Read(data []byte) (int, error) {
+	count, err := n.reader.Read(data)
+	n.ended = n.ended || err == io.EOF
+	return count, err
+}

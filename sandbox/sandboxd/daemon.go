@@ -1,0 +1,204 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+const (
+	maxRunning  = 256
+	maxEnded    = 1000
+	maxKept     = 64 << 20 // bytes of output of jobs that ended and were not acknowledged
+	maxJobID    = 128
+	maxWait     = 60 * time.Second
+	maxTimeout  = 7 * 24 * time.Hour
+	maxGreeters = 16
+)
+
+var (
+	errNoJob = errors.New("there is no such job")
+	errOver  = errors.New("the job was acknowledged, or ended long ago: it is not run again and its output is not kept")
+	errBusy  = fmt.Errorf("more than %d jobs at once", maxRunning)
+)
+
+// daemon holds the jobs of one sandbox. They belong to the sandbox, not to a connection: who loses one and comes back
+// finds them running, or ended.
+type daemon struct {
+	claim   *claim
+	memory  *memoryWatch
+	spawner *spawner
+	spill   string
+	greeter chan struct{}
+	leaving atomic.Bool
+
+	mu      sync.Mutex
+	jobs    map[string]*job
+	over    map[uint64]struct{} // hashes of the ids of jobs no longer known
+	ended   []*job              // not acknowledged, oldest first
+	running int
+	seed    maphash.Seed
+}
+
+func newDaemon(spill string, user *taskUser, unclaimed time.Duration) (*daemon, error) {
+	claim, err := newClaim(unclaimed)
+	if err != nil {
+		return nil, err
+	}
+	own, err := ownMarks()
+	if err != nil {
+		return nil, err
+	}
+	d := &daemon{
+		claim: claim, memory: newMemoryWatch(), spill: spill,
+		spawner: &spawner{reaper: newReaper(), marks: own, user: user},
+		greeter: make(chan struct{}, maxGreeters),
+		jobs:    map[string]*job{}, over: map[uint64]struct{}{}, seed: maphash.MakeSeed(),
+	}
+	d.spawner.prepare()
+	return d, nil
+}
+
+// serve returns only where the socket fails; else the process ends with the lease.
+func (d *daemon) serve(listener net.Listener) error {
+	go func() {
+		d.claim.wait()
+		d.exit()
+	}()
+	for {
+		link, err := listener.Accept()
+		if err != nil {
+			if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ECONNABORTED) {
+				time.Sleep(10 * time.Millisecond)
+				continue
+			}
+			return err
+		}
+		go d.talk(link)
+	}
+}
+
+// exit ends everything. What ends of it reports no ending: a job that we took along did not come to its own.
+func (d *daemon) exit() {
+	d.leaving.Store(true)
+	if !isFirst() { // else the kernel does it
+		d.spawner.endAll()
+	}
+	os.Exit(0)
+}
+
+// begin starts a job, unless one of this id is or was there.
+func (d *daemon) begin(r *request, body []byte) error {
+	if r.Job == "" || len(r.Job) > maxJobID || r.Limit < 0 || r.TimeoutS <= 0 || r.TimeoutS > maxTimeout.Seconds() {
+		return errBadFrame
+	}
+	texts, first, err := splitTexts(body, r.Texts)
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.jobs[r.Job] != nil {
+		return nil
+	}
+	if _, known := d.over[d.hash(r.Job)]; known {
+		return errOver
+	}
+	if d.running >= maxRunning {
+		return errBusy
+	}
+	order := order{Call: r.call(), Sealed: r.Sealed}
+	j := newJob(r.Job, order, seconds(r.TimeoutS), newOutput(d.spill, r.Limit))
+	d.jobs[j.id] = j
+	d.running++
+	go func() {
+		j.run(d, texts, first, r.Last)
+		d.settle(j)
+		d.spawner.prepare()
+	}()
+	return nil
+}
+
+func (d *daemon) job(id string) (*job, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if j := d.jobs[id]; j != nil {
+		return j, nil
+	}
+	if _, known := d.over[d.hash(id)]; known {
+		return nil, errOver
+	}
+	return nil, errNoJob
+}
+
+// acknowledge forgets a job that ended. Its id is kept: it never runs again.
+func (d *daemon) acknowledge(id string) error {
+	j, err := d.job(id)
+	if err != nil {
+		return err
+	}
+	select {
+	case <-j.ended:
+	default:
+		return fmt.Errorf("%w: the job has not ended", errBadFrame)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.forget(j)
+	return nil
+}
+
+// settle keeps an ended job for whoever still wants to know, within bounds.
+func (d *daemon) settle(j *job) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.running--
+	if d.jobs[j.id] != j {
+		return // acknowledged already
+	}
+	d.ended = append(d.ended, j)
+	var kept int64
+	for _, each := range d.ended {
+		kept += each.out.size()
+	}
+	for len(d.ended) > 1 && (kept > maxKept || len(d.ended) > maxEnded) {
+		kept -= d.ended[0].out.size()
+		d.forget(d.ended[0])
+	}
+}
+
+func (d *daemon) forget(j *job) {
+	if d.jobs[j.id] != j {
+		return
+	}
+	delete(d.jobs, j.id)
+	d.over[d.hash(j.id)] = struct{}{}
+	for i, each := range d.ended {
+		if each == j {
+			d.ended = append(d.ended[:i], d.ended[i+1:]...)
+			break
+		}
+	}
+	j.out.close()
+}
+
+func (d *daemon) counts() (running, ended int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.running, len(d.ended)
+}
+
+func (d *daemon) hash(id string) uint64 {
+	var h maphash.Hash
+	h.SetSeed(d.seed)
+	_, _ = h.WriteString(id)
+	return h.Sum64()
+}
+
+func seconds(value float64) time.Duration { return time.Duration(value * float64(time.Second)) }

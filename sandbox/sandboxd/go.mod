@@ -1,0 +1,3 @@
+module sandboxd
+
+go 1.19

@@ -1,0 +1,136 @@
+// Command sandboxd is the first process of a sandbox: it runs commands and file calls for one client, over a socket.
+//
+// PROTOCOL.md describes what is said on that socket. Standard library only; one static binary for any image.
+package main
+
+import (
+	"encoding/hex"
+	"flag"
+	"fmt"
+	"net"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"time"
+)
+
+const usage = `sandboxd serve (--unix PATH | --tcp ADDRESS)   serve one client until its lease ends
+sandboxd rules ARCHITECTURE                    print the filter of system calls, in hexadecimal
+`
+
+func main() {
+	if len(os.Args) > 1 {
+		switch os.Args[1] {
+		case "serve":
+			exitOn(serve(os.Args[2:]))
+			return
+		case launchName:
+			launch(os.Args[2:])
+			return
+		case "rules":
+			exitOn(printRules(os.Args[2:]))
+			return
+		}
+	}
+	fmt.Fprint(os.Stderr, usage)
+	os.Exit(2)
+}
+
+func exitOn(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "sandboxd:", err)
+		os.Exit(1)
+	}
+}
+
+func serve(arguments []string) error {
+	flags := flag.NewFlagSet("serve", flag.ExitOnError)
+	unix := flags.String("unix", "", "path of the unix socket to listen on")
+	tcp := flags.String("tcp", "", "address and port to listen on")
+	spill := flags.String("spill", os.TempDir(), "folder for output that does not fit into memory")
+	unclaimed := flags.Duration("unclaimed", 10*time.Minute, "end where nobody has set a key by then")
+	user := flags.String("user", "", "uid:gid of commands and file calls, where sandboxd runs as the superuser")
+	_ = flags.Parse(arguments) // ends the process by itself
+	task, err := parseUser(*user)
+	if err != nil {
+		return err
+	}
+	frugal()
+	if err := closeDoors(); err != nil {
+		return err
+	}
+	listener, err := listen(*unix, *tcp)
+	if err != nil {
+		return err
+	}
+	daemon, err := newDaemon(*spill, task, *unclaimed)
+	if err != nil {
+		return err
+	}
+	return daemon.serve(listener)
+}
+
+// listen opens the one socket. Everybody may connect to it: what counts is the key.
+func listen(unix, tcp string) (net.Listener, error) {
+	if (unix == "") == (tcp == "") {
+		return nil, fmt.Errorf("give either --unix or --tcp")
+	}
+	if tcp != "" {
+		return net.Listen("tcp", tcp)
+	}
+	listener, err := net.Listen("unix", unix)
+	if err == nil {
+		err = os.Chmod(unix, 0o666)
+	}
+	return listener, err
+}
+
+// parseUser reads "uid:gid"; nil where commands run as whoever runs sandboxd.
+func parseUser(text string) (*taskUser, error) {
+	if text == "" {
+		return nil, nil
+	}
+	var user taskUser
+	if n, err := fmt.Sscanf(text, "%d:%d", &user.uid, &user.gid); n != 2 || err != nil || user.uid <= 0 || user.gid <= 0 {
+		return nil, fmt.Errorf("--user %q is not of the form uid:gid, both above 0", text)
+	}
+	if os.Geteuid() != 0 {
+		return nil, fmt.Errorf("--user needs a sandboxd that runs as the superuser")
+	}
+	return &user, nil
+}
+
+// frugal bounds threads and memory. A memory limit near the runtime's own floor of about 8 MiB would make the collector
+// run all the time; twice that is harmless.
+func frugal() {
+	runtime.GOMAXPROCS(2)
+	debug.SetGCPercent(50)
+	debug.SetMemoryLimit(16 << 20)
+	readyThreads(spareThreads)
+}
+
+// closeDoors makes this process unreadable for others of its user and binds it, and all it starts, to the filter.
+func closeDoors() error {
+	if os.Getpid() != 1 {
+		if err := prctl(prSetChildSubreaper, 1); err != nil {
+			return fmt.Errorf("becoming the parent of orphans: %w", err)
+		}
+	}
+	if err := prctl(prSetDumpable, 0); err != nil {
+		return fmt.Errorf("closing this process to others: %w", err)
+	}
+	if err := installFilter(baseRules(machine)); err != nil {
+		return fmt.Errorf("the filter of system calls: %w", err)
+	}
+	return nil
+}
+
+func printRules(arguments []string) error {
+	known, ok := machines[strings.Join(arguments, " ")]
+	if !ok {
+		return fmt.Errorf("rules are there for amd64 and arm64")
+	}
+	fmt.Println(hex.EncodeToString(baseRules(known).bytes()))
+	return nil
+}
