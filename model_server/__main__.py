@@ -216,6 +216,7 @@ def _serve_sglang(checkpoint: Path, key: str | None, options: argparse.Namespace
         from model_server.sglang.health import SGLangFailed
     except ModuleNotFoundError as error:
         raise _not_installed(error) from error
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it has a line for every request to SGLang
     settings = ServerSettings(model_name=served_name(checkpoint), api_key=key)
     try:
         tokenizer, config = ChatTokenizer.load(checkpoint), load_config(checkpoint)

@@ -67,7 +67,7 @@ def plan(config: ModelConfig, machine: Machine, window_ratio: float) -> Iterator
     """Every way to split attention that the number of heads allows."""
     tensors = list(hub_layout(config, _NUM_MTP_LAYERS))
     for tp in range(1, machine.gpus + 1):
-        if machine.gpus % tp == 0 and _splits(config, tp):
+        if machine.gpus % tp == 0 and splits(config, tp):
             yield _layout(config, machine, window_ratio, tensors, tp)
 
 
@@ -96,7 +96,7 @@ def _layout(config: ModelConfig, machine: Machine, ratio: float, tensors: list[H
     )
 
 
-def _splits(config: ModelConfig, tp: int) -> bool:
+def splits(config: ModelConfig, tp: int) -> bool:
     """Whether heads can be dealt out evenly; few key-value heads are repeated."""
     kinds = [config.heads(window) for window in (False, True)]
     return all(

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints
 
 from model_server.config import ModelConfig
-from model_server.plan import Layout, Machine, plan
+from model_server.plan import Layout, Machine, plan, splits
 
 PINNED_VERSION = "0.5.23"
 
@@ -19,8 +19,6 @@ FlagName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]*$")]
 
 _NUM_PREDICTION_LAYERS = 3
 """Of the published model; ``config.json`` does not say it."""
-_ANY_MEMORY_GB = 1.0
-"""For plans of which only the split of heads is of interest."""
 
 
 class ImpossibleLaunch(ValueError):
@@ -192,15 +190,16 @@ def _is_loopback(host: str) -> bool:
 
 def _check_split(settings: LaunchSettings, config: ModelConfig) -> None:
     gpus, groups = settings.gpus, settings.attention_groups
-    machine = Machine(gpus, settings.gpu_memory_gb or _ANY_MEMORY_GB, settings.memory_share)
-    layouts = {layout.dp: layout for layout in plan(config, machine, settings.window_ratio)}
-    if groups not in layouts:
-        possible = ", ".join(map(str, sorted(layouts))) or "none"
-        raise ImpossibleLaunch(f"{gpus} GPUs cannot be {groups} attention_groups for this model: use {possible}")
+    possible = [number for number in range(1, gpus + 1) if gpus % number == 0 and splits(config, gpus // number)]
+    if groups not in possible:
+        numbers = ", ".join(map(str, possible)) or "another number of GPUs"
+        raise ImpossibleLaunch(f"{gpus} GPUs cannot be {groups} attention_groups for this model: use {numbers}")
     if config.n_routed_experts % gpus:
         raise ImpossibleLaunch(f"{config.n_routed_experts} experts cannot be dealt out evenly to {gpus} GPUs")
     if settings.gpu_memory_gb is not None:
-        _check_memory(settings, layouts[groups], settings.gpu_memory_gb)
+        machine = Machine(gpus, settings.gpu_memory_gb, settings.memory_share)
+        layouts = plan(config, machine, settings.window_ratio)
+        _check_memory(settings, next(layout for layout in layouts if layout.dp == groups), settings.gpu_memory_gb)
 
 
 def _check_memory(settings: LaunchSettings, layout: Layout, memory_gb: float) -> None:
