@@ -1,5 +1,6 @@
-"""Who may use the server."""
+"""Who may use the server, and who shares what is cached."""
 
+import hashlib
 import hmac
 
 from pydantic import SecretStr
@@ -22,6 +23,13 @@ class Access:
                 status=401,
                 code="invalid_api_key",
             )
+
+    def salt(self, wanted: str | None) -> str:
+        """Whose cached prefixes a request may share, and whose sessions are its own: those of the same key, and of
+        the same salt where its caller wants one. How long an answer takes tells what is cached."""
+        if self._key is None and wanted is None:
+            return ""
+        return hashlib.sha256(b"\0".join((self._key or b"", (wanted or "").encode()))).hexdigest()
 
 
 def _sent_key(request: Request) -> bytes:

@@ -26,6 +26,7 @@ from model_server.server.completion_answer import CompletionAnswer
 from model_server.server.completion_schema import CompletionRequest, Prompt, parse_completion
 from model_server.server.dialect import dialect_of
 from model_server.server.errors import ApiError, internal
+from model_server.server.forced_experts import forced_experts
 from model_server.server.generation import (
     Generation,
     Usage,
@@ -41,6 +42,7 @@ from model_server.server.messages_schema import parse_countable, parse_messages
 from model_server.server.metrics import Metrics
 from model_server.server.native_answer import NativeAnswer
 from model_server.server.native_schema import parse_native
+from model_server.server.placement_fields import PlacementFields
 from model_server.server.plain_text import PlainText
 from model_server.server.responses import StreamedAnswer, WholeAnswer
 from model_server.server.sampling_fields import SamplingFields
@@ -87,7 +89,8 @@ class _Service:
         self._config = config
         self._metrics = Metrics(engine, settings.model_name)
         self._health = Health(engine, tokenizer, settings)
-        self._allowed = Depends(Access(settings.api_key))
+        self._access = Access(settings.api_key)
+        self._allowed = Depends(self._access)
         self._created = datetime.now(UTC)
 
     def protocol(self) -> APIRouter:
@@ -146,7 +149,7 @@ class _Service:
             grammar=grammar,
         )
         choices = self._choices(
-            [GenerateRequest(answer.id, prompt_ids, sampling, chat.experts_from)],
+            [self._placed(GenerateRequest(answer.id, prompt_ids, sampling, chat.experts_from), chat)],
             chat.n,
             chat.stop,
             lambda: TurnParser(chat.enable_thinking, chat.offered_tools, parse_calls=bool(chat.offered_tools)),
@@ -164,7 +167,9 @@ class _Service:
             _new_id("cmpl-"), self._settings.model_name, self._tokenizer, asked.include_usage, echoes
         )
         requests = [
-            GenerateRequest(answer.id, prompt_ids, self._sampling(asked, prompt_ids, asked.logprobs))
+            self._placed(
+                GenerateRequest(answer.id, prompt_ids, self._sampling(asked, prompt_ids, asked.logprobs)), asked
+            )
             for prompt_ids in prompts
         ]
         choices = self._choices(requests, asked.n, asked.stop, PlainText)
@@ -181,9 +186,14 @@ class _Service:
             stop_ids=stop_ids if fields.ignore_eos else stop_ids | self._tokenizer.end_ids,
         )
         answer = NativeAnswer(_new_id("gen-"), asked, self._tokenizer)
-        generate = GenerateRequest(answer.id, prompt_ids, sampling, asked.experts_from)
-        choices = self._choices([generate], 1, fields.stop, PlainText)
+        forced = await anyio.to_thread.run_sync(forced_experts, asked, self._config)
+        generate = GenerateRequest(answer.id, prompt_ids, sampling, asked.experts_from, forced)
+        choices = self._choices([self._placed(generate, asked)], 1, fields.stop, PlainText)
         return (StreamedAnswer if asked.stream else WholeAnswer)(choices, answer)
+
+    def _placed(self, request: GenerateRequest, asked: PlacementFields) -> GenerateRequest:
+        salt = self._access.salt(asked.cache_salt)
+        return replace(request, cache_salt=salt, session_id=asked.session_id, priority=asked.priority)
 
     def _encoded(self, asked: CompletionRequest) -> list[tuple[int, ...]]:
         return [

@@ -10,7 +10,7 @@ from model_server.chat.turn import CallDelta, ContentDelta, Delta, ReasoningDelt
 from model_server.server.choices import Choices
 from model_server.server.dialect import OPENAI, Dialect
 from model_server.server.generation import Generation, SampledToken
-from model_server.server.wire import Json, finite, flags, openai_usage, routes, token_bytes
+from model_server.server.wire import Json, extension, finite, openai_usage, routes, token_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,7 +41,7 @@ class ChatAnswer:
 
     def closing(self, index: int, choice: Generation) -> list[Json]:
         chunk = self._chunk(index, {}, str(choice.ending), choice.take_sampled())
-        return [chunk | flags(choice.parser.flags) | _experts(choice.experts)]
+        return [chunk | extension(choice.parser.flags, choice.segment) | _experts(choice.experts)]
 
     def end(self, choices: Choices) -> list[Json]:
         """The counts, for those who asked."""
@@ -54,7 +54,7 @@ class ChatAnswer:
         return (
             self._object("chat.completion", said)
             | {"usage": openai_usage(choices.usage)}
-            | flags(seen)
+            | extension(seen, choices.generations[0].segment)
             | _experts(choices.generations[0].experts)
         )
 

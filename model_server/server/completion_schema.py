@@ -56,6 +56,7 @@ def parse_completion(body: bytes) -> CompletionRequest:
         )
         raise ApiError(message, param="prompt")
     num_choices = len(request.prompts) * request.n
+    request.check_session(num_choices)
     if num_choices > MAX_CHOICES:
         message = (
             f"{num_choices} answers are asked for at once, more than {MAX_CHOICES}. Send fewer prompts, or lower n."

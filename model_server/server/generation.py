@@ -178,6 +178,8 @@ class Generation:
     """Tokens with logprobs that nobody has taken yet, where they were asked for."""
     experts: "Tensor | None" = None
     """Experts of the tokens that were run, where they were asked for; at the end."""
+    segment: int | None = None
+    """Which of its session's texts the answer belongs to; at the end, and only in a session."""
     started_at: float = field(default_factory=time.monotonic)
     _first_s: float = 0.0
     _called: bool = False
@@ -239,7 +241,7 @@ class Generation:
             self.metrics.came(self._first_s)
         self.usage.cached_tokens = max(self.usage.cached_tokens, event.cached_tokens)
         self.ending = event.finish_reason
-        self.experts = event.experts
+        self.experts, self.segment = event.experts, event.segment
         sampled = [] if event.logprobs is None else [SampledToken(event.token_id, event.logprobs)]
         if event.finish_reason == "stop":
             self.matched, self.end = event.token_id, next(iter(sampled), None)

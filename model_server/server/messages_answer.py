@@ -10,7 +10,7 @@ from model_server.chat.turn import CallDelta, ContentDelta, Delta, ReasoningDelt
 from model_server.server.choices import Choices
 from model_server.server.dialect import ANTHROPIC, Dialect
 from model_server.server.generation import Generation, Usage
-from model_server.server.wire import Json, flags
+from model_server.server.wire import Json, extension
 
 _SIGNATURE = "mimo"
 """Stands where a signature must: clients keep it and send it back, and it proves nothing."""
@@ -39,7 +39,7 @@ class MessagesAnswer:
 
     def closing(self, index: int, choice: Generation) -> list[Json]:
         reason = {"type": "message_delta", "delta": self._stop(choice), "usage": _usage(choice.usage)}
-        return [*self._closed(), reason | flags(choice.parser.flags)]
+        return [*self._closed(), reason | extension(choice.parser.flags, choice.segment)]
 
     def end(self, choices: Choices) -> list[Json]:
         return [{"type": "message_stop"}]
@@ -47,7 +47,7 @@ class MessagesAnswer:
     def whole(self, choices: Choices, deltas: Sequence[Sequence[Delta]]) -> Json:
         (choice,) = choices.generations
         message = self._message(list(_blocks(deltas[0])), choice.usage)
-        return message | self._stop(choice) | flags(choice.parser.flags)
+        return message | self._stop(choice) | extension(choice.parser.flags, choice.segment)
 
     def _events(self, delta: Delta) -> Iterator[Json]:
         match delta:

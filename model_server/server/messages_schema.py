@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints
 
 from model_server.server.body import Fields, JsonObject, checked, json_object, without_neutral
 from model_server.server.errors import ApiError
+from model_server.server.placement_fields import PlacementFields
 from model_server.server.sampling_fields import SamplingFields
 from model_server.server.schemas import MAX_MESSAGES, MAX_TOOLS, ChatRequest, check_request
 
@@ -120,7 +121,7 @@ class OutputConfig(_Lenient):
     format: OutputFormat | None = None
 
 
-class MessagesRequest(SamplingFields):
+class MessagesRequest(SamplingFields, PlacementFields):
     """The fields as they come. Those that are null are treated as absent."""
 
     model: str
@@ -169,7 +170,7 @@ def _chat_fields(request: MessagesRequest) -> JsonObject:
     """The request as a chat completion has it."""
     system = [{"role": "system", "content": _joined(request.system)}] if request.system else []
     return {
-        **request.model_dump(include={*SamplingFields.model_fields, "model", "stream"}),
+        **request.model_dump(include={*SamplingFields.model_fields, *PlacementFields.model_fields, "model", "stream"}),
         "messages": [*system, *(each for message in request.messages for each in _chat_messages(message))],
         "tools": [{"type": "function", "function": _function(tool)} for tool in request.tools],
         "tool_choice": _choice(request.tool_choice),

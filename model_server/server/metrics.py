@@ -1,8 +1,9 @@
 """What ``/metrics`` exports, under SGLang's names: the dashboards and alerts of one serve the other."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
-from model_server.types import Engine, EngineStats
+from model_server.server.engine_series import EngineSeries
+from model_server.types import Engine
 
 _LATENCIES_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _GAPS_S = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
@@ -14,12 +15,7 @@ class Metrics:
     def __init__(self, engine: Engine, model_name: str) -> None:
         self.registry = CollectorRegistry()
         self._model = {"model_name": model_name}
-        running = self._gauge("num_running_reqs", "Sequences that are generated now.")
-        running.labels(**self._model).set_function(lambda: engine.stats().running)
-        waiting = self._gauge("num_queue_reqs", "Sequences that wait for their turn.")
-        waiting.labels(**self._model).set_function(lambda: engine.stats().waiting)
-        drafted = self._gauge("spec_accept_rate", "Share of drafted tokens that were accepted, since the start.")
-        drafted.labels(**self._model).set_function(lambda: _accept_rate(engine.stats()))
+        self.registry.register(EngineSeries(engine, model_name))
         self._requests = self._counter("num_requests_total", "Requests that ended, by outcome.", "outcome")
         self._tokens = self._counter(
             "realtime_tokens_total", "Tokens by what they cost: prefill_cache, prefill_compute, decode.", "mode"
@@ -47,15 +43,8 @@ class Metrics:
         """Everything in Prometheus' text format."""
         return generate_latest(self.registry)
 
-    def _gauge(self, name: str, what: str) -> Gauge:
-        return Gauge(f"sglang:{name}", what, ["model_name"], registry=self.registry)
-
     def _counter(self, name: str, what: str, label: str) -> Counter:
         return Counter(f"sglang:{name}", what, [label, "model_name"], registry=self.registry)
 
     def _histogram(self, name: str, what: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(f"sglang:{name}", what, ["model_name"], buckets=buckets, registry=self.registry)
-
-
-def _accept_rate(stats: EngineStats) -> float:
-    return stats.accepted / stats.drafted if stats.drafted else 0.0

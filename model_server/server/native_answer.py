@@ -68,6 +68,7 @@ class NativeAnswer:
             "e2e_latency": time.monotonic() - self.started_at,
             **(self._logprobs() if self.request.return_logprob else {}),
             **routes(choice.experts),
+            **({} if choice.segment is None else {"segment": choice.segment}),
         }
 
     def _logprobs(self) -> Json:

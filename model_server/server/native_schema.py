@@ -4,11 +4,12 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, StringConstraints
 
-from model_server.server.body import Fields, JsonObject, checked, json_object, without_neutral
+from model_server.server.body import JsonObject, checked, json_object, without_neutral
 from model_server.server.errors import ApiError
+from model_server.server.placement_fields import PlacementFields
 from model_server.server.sampling_fields import MAX_COUNT, SamplingFields, TokenId
 
-_IGNORED = ("log_metrics", "no_logs", "priority", "routing_key")
+_IGNORED = ("log_metrics", "no_logs", "routing_key")
 """Fields that change nothing about an answer."""
 
 _IGNORED_SAMPLING = ("skip_special_tokens", "spaces_between_special_tokens")
@@ -60,7 +61,7 @@ class NativeSampling(SamplingFields):
     """Leave what ended the answer in its text."""
 
 
-class NativeRequest(Fields):
+class NativeRequest(PlacementFields):
     """A checked request. Fields that are null are treated as absent."""
 
     input_ids: list[TokenId] = Field(min_length=1)
@@ -73,6 +74,9 @@ class NativeRequest(Fields):
     return_text_in_logprobs: bool = False
     return_routed_experts: bool = False
     routed_experts_start_len: int = Field(0, ge=0, le=MAX_COUNT)
+    forced_experts: str | None = None
+    """Our extension: ``routed_experts`` of an earlier answer, which the first tokens of the prompt use again."""
+    forced_experts_shape: list[TokenId] | None = None
 
     @property
     def num_logprobs(self) -> int | None:
@@ -101,6 +105,9 @@ def parse_native(body: bytes) -> NativeRequest:
     if request.top_logprobs_num and not request.return_logprob:
         message = "top_logprobs_num needs return_logprob: true. Set it, or leave top_logprobs_num out."
         raise ApiError(message, param="top_logprobs_num")
+    if request.forced_experts is not None and request.session_id is not None:
+        message = "A session keeps its own routes. Leave out session_id or forced_experts."
+        raise ApiError(message, param="forced_experts")
     return request
 
 

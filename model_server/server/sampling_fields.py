@@ -6,6 +6,7 @@ from pydantic import BeforeValidator, Field, StringConstraints
 
 from model_server.server.body import Fields, JsonObject, json_object
 from model_server.server.errors import ApiError
+from model_server.server.placement_fields import PlacementFields
 
 MAX_CHOICES = 16
 """Most answers to one request; an engine holds a few dozen sequences for all of its callers."""
@@ -62,7 +63,7 @@ class StreamOptions(Fields):
     include_obfuscation: bool = False
 
 
-class ChoiceFields(SamplingFields):
+class ChoiceFields(SamplingFields, PlacementFields):
     """What OpenAI's two endpoints have in common."""
 
     model: str

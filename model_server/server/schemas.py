@@ -156,6 +156,7 @@ def check_request(request: _Request) -> _Request:
         ApiError: as :func:`parse_request`.
     """
     request.check_stream()
+    request.check_session(request.n)
     if request.return_routed_experts and request.n > 1:
         raise ApiError("return_routed_experts goes with one answer. Set n to 1.", param="return_routed_experts")
     if request.top_logprobs and not request.logprobs:

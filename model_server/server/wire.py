@@ -56,9 +56,12 @@ def openai_usage(usage: Usage) -> Json:
     }
 
 
-def flags(seen: set[Flag]) -> Json:
-    """Our extension: what happened in a turn, where anything did."""
-    return {"mimo": {"flags": sorted(seen)}} if seen else {}
+def extension(flags: set[Flag], segment: int | None) -> Json:
+    """Ours: what happened in a turn, where anything did, and which text of its session it belongs to."""
+    facts: Json = {"flags": sorted(flags)} if flags else {}
+    if segment is not None:
+        facts["segment"] = segment
+    return {"mimo": facts} if facts else {}
 
 
 def finite(logprob: float) -> float:

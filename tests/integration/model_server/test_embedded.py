@@ -19,56 +19,25 @@ from openai import AsyncOpenAI
 
 from model_server.chat.markers import END_THINK
 from model_server.chat.tokens import ChatTokenizer
-from model_server.config import ModelConfig
 from model_server.engine.engine import EmbeddedEngine
-from model_server.models.mimo_v2_flash import MiMoV2Flash
 from model_server.server.app import create_app
 from model_server.server.settings import ServerSettings
 from model_server.weights import load_model, save_checkpoint
 from tests.integration.model_server.serving import serving
+from tests.integration.model_server.tiny_model import CONTEXT, tiny_model
 from tests.unit.model_server.small_tokenizer import FIXED_TEXT, small_tokenizer
 
 pytestmark = pytest.mark.anyio
 
 MODEL = "tiny-random"
-CONTEXT = 512
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two layers of random weights and a small vocabulary, in the hub's layout."""
     folder = tmp_path_factory.mktemp("checkpoints") / "tiny_random"
-    tokenizer = small_tokenizer()
-    config = ModelConfig(
-        vocab_size=tokenizer.get_vocab_size() + 10,
-        hidden_size=32,
-        num_hidden_layers=2,
-        intermediate_size=64,
-        moe_intermediate_size=16,
-        num_attention_heads=4,
-        num_key_value_heads=1,
-        head_dim=12,
-        v_head_dim=8,
-        swa_num_attention_heads=4,
-        swa_num_key_value_heads=2,
-        swa_head_dim=12,
-        swa_v_head_dim=8,
-        partial_rotary_factor=0.334,
-        rope_theta=5_000_000,
-        swa_rope_theta=10_000,
-        max_position_embeddings=CONTEXT,
-        sliding_window=16,
-        hybrid_layer_pattern=(0, 1),
-        moe_layer_freq=(0, 1),
-        n_routed_experts=4,
-        num_experts_per_tok=2,
-    )
-    torch.manual_seed(0)
-    model = MiMoV2Flash(config)
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    save_checkpoint(model, folder, quantize=False)
-    tokenizer.save(str(folder / "tokenizer.json"))
+    save_checkpoint(tiny_model(), folder, quantize=False)
+    small_tokenizer().save(str(folder / "tokenizer.json"))
     return folder
 
 
