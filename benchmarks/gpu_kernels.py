@@ -155,7 +155,7 @@ def _mixture(
     return Case(
         f"experts, {num_rows} rows, {num_used} of {sizes.num_experts} used",
         max(num_used * per_expert / _BYTES_PER_US, work / _FP8_PER_US),
-        lambda: experts.mix(ops, x, ids, shares, gate_up, down),
+        lambda: experts.mix(ops, x, ids, shares, gate_up, down, torch.bfloat16),
     )
 
 

@@ -38,10 +38,21 @@ def group(ids: Tensor, num_experts: int) -> Groups:
     )
 
 
-def mix(ops: "Ops", x: BlockScaled, ids: Tensor, shares: Tensor, gate_up: BlockScaled, down: BlockScaled) -> Tensor:
-    """x [R, C] through its experts' gate_up [E, 2 I, C] and down [E, C, I] -> weighted sums f32 [R, C]."""
+def mix(
+    ops: "Ops",
+    x: BlockScaled,
+    ids: Tensor,
+    shares: Tensor,
+    gate_up: BlockScaled,
+    down: BlockScaled,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """x [R, C] through its experts' gate_up [E, 2 I, C] and down [E, C, I] -> weighted sums f32 [R, C].
+
+    ``dtype`` is that of both products' results, which are written and read again: in bf16 they are half the bytes.
+    """
     groups = group(ids, len(gate_up.values))
-    joined = ops.grouped_linear(x, gate_up, groups, gather=True, dtype=torch.float32)
+    joined = ops.grouped_linear(x, gate_up, groups, gather=True, dtype=dtype)
     inner = ops.gated(joined, down.block[1])
-    outer = ops.grouped_linear(inner, down, groups, gather=False, dtype=torch.float32)
+    outer = ops.grouped_linear(inner, down, groups, gather=False, dtype=dtype)
     return ops.combine(outer, groups, shares)
