@@ -59,13 +59,8 @@ class _Stream:
     loop: asyncio.AbstractEventLoop
     events: "asyncio.Queue[TokenEvent | EngineError]"
 
-    def send(self, event: TokenEvent | EngineError) -> bool:
-        """False when the loop is closed: nobody listens any more, and nobody can cancel."""
-        try:
-            self.loop.call_soon_threadsafe(self.events.put_nowait, event)
-        except RuntimeError:
-            return False
-        return True
+
+_News = tuple[_Stream, TokenEvent | EngineError]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +131,8 @@ class EmbeddedEngine:
         self._num_drafted = self._num_accepted = 0
         self._scheduler = Scheduler(self._cache, max_running, _PROMPT_TOKENS, self._draft_length.longest)
         self._streams: dict[Sequence, _Stream] = {}
+        self._news: list[_News] = []
+        """What the step has for those who asked; sent at its end, since waking an event loop costs."""
         self._live: set[_Stream] = set()
         self._lock = threading.Lock()
         self._closed = False
@@ -242,10 +239,12 @@ class EmbeddedEngine:
                 self._step()
             except Exception as error:  # noqa: BLE001 (outermost loop: a bad step ends its sequences, not the engine)
                 _log.exception("engine.step_failed")
-                for sequence in list(self._scheduler.running):
+                for sequence in list(self._scheduler.running or self._scheduler.waiting):
                     self._fail(sequence, _failure(error))
+            self._send_news()
         for sequence in list(self._streams):
             self._fail(sequence, EngineError("the engine was closed"))
+        self._send_news()
 
     def _receive(self) -> bool:
         """Take in all messages; sleep while there is nothing to do. False when the engine is to end."""
@@ -295,13 +294,14 @@ class EmbeddedEngine:
                 ]
             self._fail(step[0].sequence, _failure(error))
             return [0]
+        is_finite = bool(output.logits.sum().isfinite())  # one number that is not makes the sum so too
         lengths = [part.num_tokens + len(guessed) for part, guessed in zip(step, drafts, strict=True)]
         wanted = [part.samples * (1 + len(guessed)) for part, guessed in zip(step, drafts, strict=True)]
         rows = zip(
             step, drafts, output.logits.split(wanted), output.hidden.split(lengths), output.experts.split(lengths),
             strict=True,
         )  # fmt: skip
-        return [self._take_or_fail(*row) for row in rows]
+        return [self._take_or_fail(*row, is_finite) for row in rows]
 
     def _draft(self, step: list[ScheduledSequence]) -> list[list[int]]:
         """Guesses for every sequence of a step in which all decode; none beside a prompt, which sets the pace."""
@@ -323,10 +323,19 @@ class EmbeddedEngine:
         return state
 
     def _take_or_fail(
-        self, part: ScheduledSequence, drafts: list[int], logits: Tensor, hidden: Tensor, experts: Tensor
+        self,
+        part: ScheduledSequence,
+        drafts: list[int],
+        logits: Tensor,
+        hidden: Tensor,
+        experts: Tensor,
+        is_finite: bool,
     ) -> int:
+        """``is_finite``: the logits of all parts are, so those of one need no look."""
         sequence = part.sequence
         try:
+            if not is_finite and not bool(logits.isfinite().all()):
+                raise EngineError("the model's logits are not finite")
             return self._take(part, drafts, logits, hidden, experts)
         except EngineError as error:
             _log.error("engine.sequence_failed", extra={"request_id": sequence.request.request_id})
@@ -344,8 +353,6 @@ class EmbeddedEngine:
             EngineError: the sequence cannot go on.
         """
         sequence, cache = part.sequence, cache_of(part.sequence)
-        if not bool(logits.isfinite().all()):
-            raise EngineError("the model's logits are not finite")
         state = self._draft_state(sequence) if self._draft_length.longest else None
         news = list(self._sampled(sequence, drafts, logits)) if part.samples else []
         num_accepted = max(len(news) - 1, 0)
@@ -388,8 +395,20 @@ class EmbeddedEngine:
             event = dataclasses.replace(event, experts=experts, segment=sequence.segment)
             self._cache.finish(sequence)
             self._retire(sequence)
-        if not stream.send(event) and event.finish_reason is None:
-            self._cancel(sequence)
+        self._news.append((stream, event))
+
+    def _send_news(self) -> None:
+        by_loop: dict[asyncio.AbstractEventLoop, list[_News]] = {}
+        for stream, event in self._news:
+            by_loop.setdefault(stream.loop, []).append((stream, event))
+        self._news = []
+        for loop, news in by_loop.items():
+            try:
+                loop.call_soon_threadsafe(_hand_over, news)
+            except RuntimeError:  # the loop is closed: nobody listens any more, and nobody can cancel
+                for stream, _ in news:
+                    if stream.sequence in self._streams:
+                        self._cancel(stream.sequence)
 
     def _cancel(self, sequence: Sequence) -> None:
         self._cache.cancel(sequence)
@@ -397,7 +416,7 @@ class EmbeddedEngine:
 
     def _fail(self, sequence: Sequence, error: EngineError) -> None:
         self._cache.fail(sequence)
-        self._retire(sequence).send(error)
+        self._news.append((self._retire(sequence), error))
 
     def _retire(self, sequence: Sequence) -> _Stream:
         self._scheduler.remove(sequence)
@@ -406,6 +425,12 @@ class EmbeddedEngine:
         with self._lock:
             self._live.discard(stream)
         return stream
+
+
+def _hand_over(news: list[_News]) -> None:
+    """Runs in the event loop of those who asked."""
+    for stream, event in news:
+        stream.events.put_nowait(event)
 
 
 def _failure(error: Exception) -> EngineError:

@@ -77,11 +77,13 @@ class KVCache:
         """See :class:`model_server.engine.scheduler.Memory`."""
         cache = cache_of(sequence)
         count = _num_pages(cache.num_tokens + num_new) - len(cache.pages)
-        if count > 0 and not self._make_free(count):
+        if count <= 0:
+            return True
+        if not self._make_free(count):
             self._let_go(cache)  # the prompt it began with leaves before anyone must stop
             if not self._make_free(count):
                 return False
-        cache.pages.extend(self._pages.take(max(count, 0)))
+        cache.pages.extend(self._pages.take(count))
         return True
 
     def preempt(self, sequence: Sequence) -> None:

@@ -14,6 +14,9 @@ class Routes:
 
     def __init__(self, num_layers: int, top_k: int) -> None:
         self._held = torch.empty(0, num_layers, top_k, dtype=torch.uint8)
+        self._num_held = 0
+        self._newest: list[Tensor] = []
+        """Parts that were not copied yet: one at a time they would cost more than the rest of a step's bookkeeping."""
         self._length = 0
 
     def __len__(self) -> int:
@@ -22,17 +25,17 @@ class Routes:
     def record(self, first: int, experts: Tensor) -> None:
         """Experts [T, M, K] of the tokens from position ``first`` on. What is known stays: a token that is computed
         again was told to use the same ones."""
-        news = experts[self._length - first :]
-        end = self._length + len(news)
-        if end > len(self._held):
-            grown = self._held.new_empty(max(end + _GROWTH, end * 3 // 2), *self._held.shape[1:])
-            grown[: self._length] = self._held[: self._length]
-            self._held = grown
-        self._held[self._length : end] = news
+        end = first + experts.shape[0]
+        if end <= self._length:
+            return
+        self._newest.append(experts if first == self._length else experts[self._length - first :])
         self._length = end
+        if len(self._newest) >= _GROWTH:
+            self._collect()
 
     def view(self, start: int, end: int | None = None) -> Tensor:
         """[S, M, K] of the known tokens among those; not a copy, but final."""
+        self._collect()
         return self._held[start : self._length if end is None else min(end, self._length)]
 
     def forced(self, start: int, end: int) -> Tensor | None:
@@ -42,3 +45,14 @@ class Routes:
         known = self.view(start, end)
         free = known.new_full((end - start - len(known), *known.shape[1:]), FREE)
         return torch.cat((known, free))
+
+    def _collect(self) -> None:
+        """Copy the newest parts to the others."""
+        if not self._newest:
+            return
+        if self._length > len(self._held):
+            grown = self._held.new_empty(max(self._length + _GROWTH, self._length * 3 // 2), *self._held.shape[1:])
+            grown[: self._num_held] = self._held[: self._num_held]
+            self._held = grown
+        self._held[self._num_held : self._length] = torch.cat(self._newest)
+        self._num_held, self._newest = self._length, []

@@ -86,6 +86,8 @@ class Scheduler:
         return [*self._decoding(), *self._reading()]
 
     def _admit(self) -> None:
+        if len(self.running) == self._max_running:
+            return
         for sequence in sorted(self.waiting, key=_turn):
             if len(self.running) == self._max_running:
                 return
@@ -114,7 +116,8 @@ class Scheduler:
     def _decoding(self) -> list[ScheduledSequence]:
         parts = []
         for sequence in sorted(self.running, key=_rank):
-            if sequence in self.running and sequence.num_pending == 1 and self._make_room(sequence):
+            was_preempted = sequence.cache is None
+            if not was_preempted and sequence.num_pending == 1 and self._make_room(sequence):
                 parts.append(ScheduledSequence(sequence, num_tokens=1, samples=True))
         return parts
 
