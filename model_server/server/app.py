@@ -2,10 +2,11 @@
 
 import logging
 import uuid
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 
 import anyio
@@ -15,7 +16,7 @@ from starlette.responses import Response
 
 from model_server.chat.stop_strings import StopStrings
 from model_server.chat.tokens import ChatTokenizer
-from model_server.chat.turn import TurnParser
+from model_server.chat.turn import AssistantTurn, TurnParser
 from model_server.config import ModelConfig
 from model_server.engine.grammar import GrammarCompiler
 from model_server.server.access import Access
@@ -30,9 +31,6 @@ from model_server.server.forced_experts import forced_experts
 from model_server.server.generation import (
     Generation,
     Usage,
-    check_ids,
-    encode_prompt,
-    encode_text,
     sampling_params,
     thinking_deadline,
 )
@@ -44,11 +42,13 @@ from model_server.server.native_answer import NativeAnswer
 from model_server.server.native_schema import parse_native
 from model_server.server.placement_fields import PlacementFields
 from model_server.server.plain_text import PlainText
+from model_server.server.prompt import answered_spans, check_ids, encode_prompt, encode_text, prompt_spans
 from model_server.server.responses import StreamedAnswer, WholeAnswer
 from model_server.server.sampling_fields import SamplingFields
 from model_server.server.schemas import ChatRequest, parse_detokenize, parse_request, parse_tokenize
 from model_server.server.settings import ServerSettings
 from model_server.server.structured_output import turn_grammar
+from model_server.server.transcripts import SessionKey, Transcripts
 from model_server.server.wire import Answer, Json
 from model_server.types import Engine, GenerateRequest, SamplingParams
 
@@ -89,6 +89,7 @@ class _Service:
         self._config = config
         self._metrics = Metrics(engine, settings.model_name)
         self._health = Health(engine, tokenizer, settings)
+        self._transcripts = Transcripts(tokenizer)
         self._access = Access(settings.api_key)
         self._allowed = Depends(self._access)
         self._created = datetime.now(UTC)
@@ -141,7 +142,10 @@ class _Service:
     async def _answered(self, chat: ChatRequest, answer: Answer) -> Response:
         self._check_model(chat.model)
         # A long conversation takes a while to encode; other streams go on meanwhile.
-        prompt_ids = await anyio.to_thread.run_sync(encode_prompt, chat, self._tokenizer)
+        salt = self._access.salt(chat.cache_salt)
+        session = None if chat.session_id is None else (salt, chat.session_id)
+        spans = await anyio.to_thread.run_sync(prompt_spans, chat)
+        prompt_ids = await anyio.to_thread.run_sync(self._transcripts.encode, session, spans)
         grammar = await anyio.to_thread.run_sync(turn_grammar, chat, self._grammars)
         sampling = replace(
             self._sampling(chat, prompt_ids, chat.num_logprobs),
@@ -154,8 +158,19 @@ class _Service:
             chat.stop,
             lambda: TurnParser(chat.enable_thinking, chat.offered_tools, parse_calls=bool(chat.offered_tools)),
             single_call=not chat.parallel_tool_calls,
+            remember=None if session is None else partial(self._remember, chat, session, prompt_ids),
         )
         return (StreamedAnswer if chat.stream else WholeAnswer)(choices, answer)
+
+    async def _remember(
+        self, chat: ChatRequest, session: SessionKey, prompt_ids: Sequence[int], turn: AssistantTurn, ids: Sequence[int]
+    ) -> None:
+        """The session's next prompt begins with these tokens. The marker that ends a turn is left to that prompt."""
+
+        def keep() -> None:
+            self._transcripts.keep(session, answered_spans(chat, turn)[:-1], (*prompt_ids, *ids))
+
+        await anyio.to_thread.run_sync(keep)
 
     async def _complete(self, request: Request) -> Response:
         """Plain continuations: no template, no parser."""
@@ -221,6 +236,7 @@ class _Service:
         parser: Callable[[], TurnParser],
         *,
         single_call: bool = False,
+        remember: Callable[[AssistantTurn, Sequence[int]], Awaitable[None]] | None = None,
     ) -> Choices:
         """``n`` answers to every request."""
         generations = [
@@ -234,6 +250,7 @@ class _Service:
                 generated=self._health.token_came,
                 metrics=self._metrics,
                 single_call=single_call,
+                remember=remember,
             )
             for request_index, request in enumerate(requests)
             for index in range(n)

@@ -1,21 +1,21 @@
-"""One answer in the making: prompt to engine, tokens to deltas, and the counts for its bill."""
+"""One answer in the making: tokens to deltas, and the counts for its bill."""
 
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from model_server.chat.markers import END_THINK
 from model_server.chat.stop_strings import StopStrings
-from model_server.chat.template import ChatFormatError, UnsupportedContent, render
 from model_server.chat.tokens import ChatTokenizer, DecodeStream
-from model_server.chat.turn import CallDelta, Delta, TurnParser
+from model_server.chat.turn import AssistantTurn, CallDelta, Delta, TurnParser, assemble
 from model_server.server.errors import ApiError, from_engine, internal, stopping
 from model_server.server.metrics import Metrics
+from model_server.server.prompt import outside_vocabulary
 from model_server.server.sampling_fields import SamplingFields
-from model_server.server.schemas import ChatRequest, template_messages
+from model_server.server.schemas import ChatRequest
 from model_server.types import (
     Engine,
     EngineError,
@@ -42,55 +42,6 @@ class Usage:
     completion_tokens: int = 0
     cached_tokens: int = 0
     reasoning_tokens: int = 0
-
-
-def encode_prompt(request: ChatRequest, tokenizer: ChatTokenizer) -> tuple[int, ...]:
-    """Token ids of the request's conversation.
-
-    Raises:
-        ApiError: the format cannot express a message or a tool.
-    """
-    try:
-        spans = render(
-            template_messages(request.messages),
-            request.offered_tools,
-            enable_thinking=request.enable_thinking,
-            keep_all_reasoning=request.chat_template_kwargs.keep_all_reasoning,
-        )
-    except UnsupportedContent as error:
-        raise ApiError(f"{error.param}: {error}.", code="unsupported_content", param=error.param) from error
-    except ChatFormatError as error:
-        raise ApiError(f"{error.param}: {error}.", param=error.param) from error
-    try:
-        "".join(span.text for span in spans).encode()
-    except UnicodeEncodeError as error:
-        raise ApiError("The messages hold half a surrogate pair, which is not text. Remove it.") from error
-    return tuple(tokenizer.encode(spans))
-
-
-def encode_text(text: str, tokenizer: ChatTokenizer, param: str) -> tuple[int, ...]:
-    """Token ids of a text in which markers mean nothing.
-
-    Raises:
-        ApiError: it is no text.
-    """
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ApiError(f"{param} holds half a surrogate pair, which is not text. Remove it.", param=param) from error
-    return tuple(tokenizer.encode_text(text))
-
-
-def check_ids(ids: Sequence[int], tokenizer: ChatTokenizer, param: str) -> tuple[int, ...]:
-    """The ids of a prompt, all of them in the vocabulary.
-
-    Raises:
-        ApiError: one is not.
-    """
-    index = next((index for index, token in enumerate(ids) if token >= tokenizer.vocab_size), None)
-    if index is not None:
-        raise _outside(ids[index], tokenizer, f"{param}[{index}]")
-    return tuple(ids)
 
 
 def sampling_params(
@@ -136,12 +87,8 @@ def _biases(request: SamplingFields, tokenizer: ChatTokenizer) -> tuple[tuple[in
     biases = {int(token): value for token, value in request.logit_bias.items()}
     outside = next((token for token in biases if token >= tokenizer.vocab_size), None)
     if outside is not None:
-        raise _outside(outside, tokenizer, f"{request.path}logit_bias")
+        raise outside_vocabulary(outside, tokenizer, f"{request.path}logit_bias")
     return tuple(biases.items())
-
-
-def _outside(token_id: int, tokenizer: ChatTokenizer, param: str) -> ApiError:
-    return ApiError(f"Token {token_id} is outside the vocabulary of {tokenizer.vocab_size}.", param=param)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +114,8 @@ class Generation:
     metrics: Metrics
     single_call: bool = False
     """A first call ends the answer."""
+    remember: Callable[[AssistantTurn, Sequence[int]], Awaitable[None]] | None = None
+    """Told of a complete turn and its tokens, without one that ended it, unless a stop string cut it."""
     ending: Ending | None = None
     matched: int | str | None = None
     """The token or the stop string that ended it; None where the limit did."""
@@ -183,6 +132,7 @@ class Generation:
     started_at: float = field(default_factory=time.monotonic)
     _first_s: float = 0.0
     _called: bool = False
+    _said: list[Delta] = field(default_factory=list)
 
     async def steps(self) -> AsyncGenerator[list[Delta], None]:
         """The answer, token by token; a token may add nothing. Closing the generator cancels the sequence.
@@ -202,7 +152,14 @@ class Generation:
         if self.ending is None:
             raise internal(self.request.request_id)
         yield self._rest()
+        await self._remembered()
         self.ending = "tool_calls" if self._called and self.ending == "stop" else self.ending
+
+    async def _remembered(self) -> None:
+        if self.remember is None or isinstance(self.matched, str):
+            return
+        sampled = self.token_ids if self.matched is None else self.token_ids[:-1]
+        await self.remember(assemble(self._said, self.parser), sampled)
 
     def take_sampled(self) -> list[SampledToken]:
         """Tokens with logprobs since the last call."""
@@ -253,7 +210,7 @@ class Generation:
         self.usage.reasoning_tokens += was_thinking and self.parser.in_reasoning
         if self.stop.matched is not None:
             self.ending, self.matched = "stop", self.stop.matched
-        return self._noted(self._up_to_a_single_call(deltas))
+        return self._up_to_a_single_call(self._noted(deltas))
 
     def _up_to_a_single_call(self, deltas: list[Delta]) -> list[Delta]:
         """Everything, unless it goes on after the only call there may be."""
@@ -270,4 +227,5 @@ class Generation:
 
     def _noted(self, deltas: list[Delta]) -> list[Delta]:
         self._called = self._called or any(isinstance(delta, CallDelta) for delta in deltas)
+        self._said += deltas
         return deltas
