@@ -29,8 +29,6 @@ logger = logging.getLogger(__name__)
 
 _CONNECT_S = 5.0
 _ABORT_S = 2.0
-_READY_FOR_S = 1.0
-"""SGLang is asked again after so long whether it takes requests."""
 _KEEP_CONNECTION_S = 2.0
 """Shorter than the 5 s after which SGLang closes an idle connection: a request never meets a closing one."""
 
@@ -48,6 +46,8 @@ class Endpoint:
     api_key: str | None = None
     stall_s: float = 600.0
     """A stream that is silent for so long counts as dead. A long prompt behind others takes minutes."""
+    ready_s: float = 1.0
+    """After so long SGLang is asked again whether it takes requests."""
 
 
 class SGLangEngine:
@@ -130,7 +130,7 @@ class SGLangEngine:
             raise EngineUnavailable(f"SGLang is {state} ({type(error).__name__})") from error
         if status != 200:
             raise EngineUnavailable(f"SGLang is {'draining or stuck' if self._was_ready else 'starting'}")
-        self._was_ready, self._ready_until = True, time.monotonic() + _READY_FOR_S
+        self._was_ready, self._ready_until = True, time.monotonic() + self._endpoint.ready_s
 
     async def _events(self, body: dict[str, Any], reader: TokenReader) -> AsyncGenerator[TokenEvent, None]:
         try:

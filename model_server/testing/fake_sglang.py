@@ -13,14 +13,12 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 from fastapi import Body, FastAPI, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
 
 from model_server.config import ModelConfig
 from model_server.types import (
@@ -36,6 +34,9 @@ from model_server.types import (
     TokenEvent,
     UnfollowableGrammar,
 )
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Json = dict[str, Any]
 
@@ -238,10 +239,12 @@ class FakeSGLang:
         if self.state is State.SLOW:
             await asyncio.sleep(self._slow_s)
 
-    def _routes_of(self, experts: Tensor | None, request: GenerateRequest) -> str | None:
+    def _routes_of(self, experts: "Tensor | None", request: GenerateRequest) -> str | None:
         """int32 [S, L, K] with rows for layers without experts, as SGLang has them."""
         if experts is None:
             return None
+        import torch  # a scripted engine needs none, and starts in a fraction of the time
+
         if self._config is None:
             raise EngineError("the fake needs the model's config to tell routed experts")
         layers = [layer for layer, has_experts in enumerate(self._config.moe_layer_freq) if has_experts]
