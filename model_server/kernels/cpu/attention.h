@@ -71,13 +71,17 @@ struct Running {
 
 inline int64_t v_width(const MimoHeads& heads) { return (heads.v_dim + 15) / 16 * 16; }
 
-template <int num_queries, int num_blocks, class Stored>
-MIMO_INLINE void score_blocks(const float* const* q, const Stored* const* blocks, int qk_dim, v16* scores) {
+template <int num_queries, int num_blocks, bool fetches, class Stored>
+MIMO_INLINE void score_blocks(const float* const* q, const Stored* const* blocks, const Stored* const* next, int qk_dim,
+                              v16* scores) {
     v16 sums[num_queries][num_blocks] = {};
     for (int d = 0; d < qk_dim; ++d) {
         v16 keys[num_blocks];
 #pragma GCC unroll 4
-        for (int b = 0; b < num_blocks; ++b) keys[b] = load(blocks[b] + d * kBlock);
+        for (int b = 0; b < num_blocks; ++b) {
+            keys[b] = load(blocks[b] + d * kBlock);
+            if (fetches) __builtin_prefetch(next[b] + d * kBlock);
+        }
 #pragma GCC unroll 8
         for (int i = 0; i < num_queries; ++i) {
             const v16 value = all(q[i][d]);
@@ -90,22 +94,23 @@ MIMO_INLINE void score_blocks(const float* const* q, const Stored* const* blocks
 }
 
 // Scores of `count` blocks, several at once as the registers allow.
-template <int num_queries, class Stored>
-MIMO_INLINE void score(const float* const* q, const Stored* const* blocks, int count, int qk_dim, v16* scores) {
+template <int num_queries, bool fetches, class Stored>
+MIMO_INLINE void score(const float* const* q, const Stored* const* blocks, const Stored* const* next, int count, int qk_dim,
+                       v16* scores) {
     constexpr int room = kAccumulators / 3 * 2 / num_queries;
     constexpr int together = room >= 4 ? 4 : room >= 2 ? 2 : 1;
     int b = 0;
     for (; b + together <= count; b += together)
-        score_blocks<num_queries, together>(q, blocks + b, qk_dim, scores + b);
+        score_blocks<num_queries, together, fetches>(q, blocks + b, next + b, qk_dim, scores + b);
     if constexpr (together == 4)
-        for (; b + 2 <= count; b += 2) score_blocks<num_queries, 2>(q, blocks + b, qk_dim, scores + b);
-    for (; b < count; ++b) score_blocks<num_queries, 1>(q, blocks + b, qk_dim, scores + b);
+        for (; b + 2 <= count; b += 2) score_blocks<num_queries, 2, fetches>(q, blocks + b, next + b, qk_dim, scores + b);
+    for (; b < count; ++b) score_blocks<num_queries, 1, fetches>(q, blocks + b, next + b, qk_dim, scores + b);
 }
 
 // mixed += weights [num_queries, 64] times the values of positions [first, end) within the span.
-template <int num_queries, int num_vectors, class Stored>
-MIMO_INLINE void mix_columns(float* const* mixed, const v16* weights, const Stored* const* blocks, int first, int end,
-                             int v_dim, int column) {
+template <int num_queries, int num_vectors, bool fetches, class Stored>
+MIMO_INLINE void mix_columns(float* const* mixed, const v16* weights, const Stored* const* blocks,
+                             const Stored* const* next, int first, int end, int v_dim, int column) {
     v16 sums[num_queries][num_vectors];
     for (int i = 0; i < num_queries; ++i)
         for (int c = 0; c < num_vectors; ++c) sums[i][c] = load(mixed[i] + column + 16 * c);
@@ -121,6 +126,7 @@ MIMO_INLINE void mix_columns(float* const* mixed, const v16* weights, const Stor
             for (int c = 0; c < num_vectors; ++c) {
                 const Stored* at = values + (ptrdiff_t)j * v_dim + 16 * c;
                 row[c] = whole ? load(at) : load_some(at, v_dim - column - 16 * c);
+                if (fetches) __builtin_prefetch(next[block] + (ptrdiff_t)j * v_dim + column + 16 * c);
             }
 #pragma GCC unroll 8
             for (int i = 0; i < num_queries; ++i) {
@@ -134,10 +140,18 @@ MIMO_INLINE void mix_columns(float* const* mixed, const v16* weights, const Stor
         for (int c = 0; c < num_vectors; ++c) store(mixed[i] + column + 16 * c, sums[i][c]);
 }
 
-// Queries [query, query + num_queries) of a group, all heads of a row side by side, go over one span.
-template <int num_queries, class Stored>
+// A span of one group.
+struct Place {
+    int64_t group, span;
+};
+
+// Queries [query, query + num_queries) of a group, all heads of a row side by side, go over one span. With `fetches`,
+// each key and value read asks for the one at the same place of the span that comes next: it lies in another page,
+// where the processor does not expect it, and few queries wait for memory only.
+template <int num_queries, bool fetches, class Stored>
 __attribute__((noinline)) void attend_span(const MimoHeads& heads, const Tile& tile, const Keys<Stored>& keys, const Running& running,
-                 int64_t group, int query, int64_t span) {
+                 int query, Place place, Place next) {
+    const int64_t group = place.group, span = place.span;
     const int per_group = (int)(heads.num_heads / heads.num_kv_heads);
     const int64_t oldest_row = tile.first + query / per_group;
     const int64_t newest_row = tile.first + (query + num_queries - 1) / per_group;
@@ -155,13 +169,17 @@ __attribute__((noinline)) void attend_span(const MimoHeads& heads, const Tile& t
         q[i] = tile.q + row * tile.q_stride + (group * per_group + head) * heads.qk_dim;
         mixed[i] = running.mixed + (ptrdiff_t)(query + i) * running.v_width;
     }
-    const Stored *k_blocks[4], *v_blocks[4];
+    const Stored *k_blocks[4], *v_blocks[4], *k_next[4], *v_next[4];
     for (int b = first_block; b < end_block; ++b) {
-        k_blocks[b] = keys.keys(group, span * 4 + b);
-        v_blocks[b] = keys.values(group, span * 4 + b);
+        k_blocks[b] = k_next[b] = keys.keys(group, span * 4 + b);
+        v_blocks[b] = v_next[b] = keys.values(group, span * 4 + b);
+        if (fetches && next.span * 4 + b <= newest_row / kBlock) {
+            k_next[b] = keys.keys(next.group, next.span * 4 + b);
+            v_next[b] = keys.values(next.group, next.span * 4 + b);
+        }
     }
     v16 scores[num_queries * 4];
-    score<num_queries>(q, k_blocks + first_block, end_block - first_block, (int)heads.qk_dim, scores + first_block);
+    score<num_queries, fetches>(q, k_blocks + first_block, k_next + first_block, end_block - first_block, (int)heads.qk_dim, scores + first_block);
 
     const bool whole = first_key(newest_row) <= base + first_block * kBlock && oldest_row >= base + end_block * kBlock - 1;
     const float counted[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
@@ -205,12 +223,12 @@ __attribute__((noinline)) void attend_span(const MimoHeads& heads, const Tile& t
     constexpr int together = room >= 4 ? 4 : room >= 2 ? 2 : 1;
     int column = 0;
     for (; column + 16 * together <= running.v_width; column += 16 * together)
-        mix_columns<num_queries, together>(mixed, scores, v_blocks, (int)seen_from, (int)seen_to, (int)heads.v_dim, column);
+        mix_columns<num_queries, together, fetches>(mixed, scores, v_blocks, v_next, (int)seen_from, (int)seen_to, (int)heads.v_dim, column);
     if constexpr (together == 4)
         for (; column + 32 <= running.v_width; column += 32)
-            mix_columns<num_queries, 2>(mixed, scores, v_blocks, (int)seen_from, (int)seen_to, (int)heads.v_dim, column);
+            mix_columns<num_queries, 2, fetches>(mixed, scores, v_blocks, v_next, (int)seen_from, (int)seen_to, (int)heads.v_dim, column);
     for (; column < running.v_width; column += 16)
-        mix_columns<num_queries, 1>(mixed, scores, v_blocks, (int)seen_from, (int)seen_to, (int)heads.v_dim, column);
+        mix_columns<num_queries, 1, fetches>(mixed, scores, v_blocks, v_next, (int)seen_from, (int)seen_to, (int)heads.v_dim, column);
 }
 
 // The sink is one more score without a value; it joins at the end.
@@ -234,16 +252,11 @@ inline void finish(const MimoHeads& heads, const Tile& tile, const Running& runn
     }
 }
 
-// Asks for the keys and values of a span that comes next: they lie in other pages than the ones before, where the
-// processor does not expect them.
-template <class Stored>
-MIMO_INLINE void fetch(const Keys<Stored>& keys, int64_t group, int64_t first_block, int64_t end_block) {
-    constexpr int line = 64 / sizeof(Stored);
-    for (int64_t block = first_block; block < end_block; ++block) {
-        const Stored *k = keys.keys(group, block), *v = keys.values(group, block);
-        for (ptrdiff_t i = 0; i < keys.k_block; i += line) __builtin_prefetch(k + i);
-        for (ptrdiff_t i = 0; i < keys.v_block; i += line) __builtin_prefetch(v + i);
-    }
+template <int num_queries, class Stored>
+void attend_chunk(bool fetches, const MimoHeads& heads, const Tile& tile, const Keys<Stored>& keys, const Running& running,
+                  int query, Place place, Place next) {
+    if (fetches) attend_span<num_queries, true>(heads, tile, keys, running, query, place, next);
+    else attend_span<num_queries, false>(heads, tile, keys, running, query, place, next);
 }
 
 constexpr int kQueries = kAccumulators >= 16 ? 8 : 4;  // that go over a span together
@@ -261,23 +274,20 @@ void attend(const MimoHeads& heads, const Tile& tile, const Keys<Stored>& keys, 
             running.largest[i] = kNothingYet;
         }
         for (int64_t span = oldest / kSpan; span <= last / kSpan; ++span) {
-            if (num_queries <= kQueries) {
-                const bool is_last = span == last / kSpan;
-                const int64_t next = is_last ? oldest / kSpan : span + 1, next_group = group + is_last;
-                const int64_t begin = next * 4 > oldest / kBlock ? next * 4 : oldest / kBlock;
-                const int64_t end = next * 4 + 4 < last / kBlock + 1 ? next * 4 + 4 : last / kBlock + 1;
-                if (next_group < heads.num_kv_heads) fetch(keys, next_group, begin, end);
-            }
+            const bool is_last = span == last / kSpan, ends = is_last && group + 1 == heads.num_kv_heads;
+            const Place place{group, span};
+            const Place next = ends ? place : is_last ? Place{group + 1, oldest / kSpan} : Place{group, span + 1};
+            const bool fetches = num_queries <= 2 * kQueries;
             int query = 0;
             if constexpr (kQueries >= 8)
                 for (; query + 8 <= num_queries; query += 8)
-                    attend_span<8>(heads, tile, keys, running, group, query, span);
+                    attend_chunk<8>(fetches && query == 0, heads, tile, keys, running, query, place, next);
             for (; query + 4 <= num_queries; query += 4)
-                attend_span<4>(heads, tile, keys, running, group, query, span);
+                attend_chunk<4>(fetches && query == 0, heads, tile, keys, running, query, place, next);
             for (; query + 2 <= num_queries; query += 2)
-                attend_span<2>(heads, tile, keys, running, group, query, span);
+                attend_chunk<2>(fetches && query == 0, heads, tile, keys, running, query, place, next);
             for (; query < num_queries; ++query)
-                attend_span<1>(heads, tile, keys, running, group, query, span);
+                attend_chunk<1>(fetches && query == 0, heads, tile, keys, running, query, place, next);
         }
         finish(heads, tile, running, sink, group);
     }
