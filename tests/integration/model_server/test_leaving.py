@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -54,6 +55,11 @@ async def test_a_thousand_clients_that_leave_leave_an_idle_and_healthy_server(ca
         await until(lambda: engine.stats().running == 0)
         answer = await client.chat.completions.create(**ASK | {"max_tokens": 3})
         assert answer.choices[0].finish_reason == "length"
+        async with httpx.AsyncClient() as http:
+            exported = (await http.get(f"{url}/metrics")).text
+    gone = re.search(r'^sglang:num_requests_total\{.*outcome="client_gone"\} (\S+)$', exported, re.MULTILINE)
+    assert gone is not None
+    assert float(gone[1]) >= NUM_CLIENTS * 3 // 4
     assert engine.stats().running == 0
     assert len(engine.cancelled) == len(engine.requests) - 1 >= NUM_CLIENTS * 3 // 4
     assert not [record for record in caplog.records if record.levelname == "ERROR"]

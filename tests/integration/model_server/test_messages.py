@@ -49,6 +49,7 @@ def content(message: Any) -> list[dict[str, Any]]:
     return [{key: value for key, value in block.items() if key != "id"} for block in blocks]
 
 
+@pytest.mark.usefixtures("both_engines")
 @pytest.mark.parametrize(
     ("text", "reason", "kinds"),
     [
