@@ -12,7 +12,7 @@ import argparse
 import asyncio
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import uvicorn
@@ -21,8 +21,8 @@ from model_server.chat.markers import END_THINK, IM_END
 from model_server.chat.tokens import ChatTokenizer
 from model_server.config import load_config
 from model_server.engine.scripted import ScriptedEngine
-from model_server.testing.fake_sglang import FakeSGLang, State
-from model_server.types import Engine
+from model_server.testing.fake_sglang import FakeSGLang, GrammarFields, State
+from model_server.types import Engine, Grammar
 
 _POLL_S = 0.1
 
@@ -37,6 +37,7 @@ def main(arguments: Sequence[str]) -> None:
         engine,
         config=config,
         end_think_id=tokenizer.marker_id(END_THINK),
+        grammar=_forms(tokenizer) if options.fake_model else lambda fields: None,
         incremental=options.incremental_streaming_output,
     )
     asyncio.run(_serve(fake, options))
@@ -81,6 +82,12 @@ def _model(options: argparse.Namespace, tokenizer: ChatTokenizer, context_length
 
     torch.set_num_threads(1)
     return EmbeddedEngine(load_model(options.model_path, torch.float32), context_length=context_length)
+
+
+def _forms(tokenizer: ChatTokenizer) -> Callable[[GrammarFields], Grammar | None]:
+    from model_server.testing.forms import FormReader
+
+    return FormReader(tokenizer)
 
 
 def _parser() -> argparse.ArgumentParser:
