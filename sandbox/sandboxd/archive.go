@@ -154,10 +154,23 @@ func tarIn(path string, in io.Reader) error {
 		if count >= maxEntries {
 			return failure{How: "rejected", Detail: fmt.Sprintf("the archive has more than %d entries", maxEntries)}
 		}
+		if isSparse(header) {
+			return failure{How: "rejected", Detail: "the archive holds a file with holes, which is not understood"}
+		}
 		if err := unpack(root, &parent, header, archive); err != nil {
 			return ofArchive(err, header.Name)
 		}
 	}
+}
+
+// isSparse: a few bytes that say they are many would fill the disk with zeros.
+func isSparse(header *tar.Header) bool {
+	for name := range header.PAXRecords {
+		if strings.HasPrefix(name, "GNU.sparse.") {
+			return true
+		}
+	}
+	return false
 }
 
 // unpack makes one entry. parent is the folder we are in, below root.

@@ -158,22 +158,27 @@ func (o *output) spill() bool {
 	if o.broken {
 		return false
 	}
-	if o.file == nil {
-		file, err := temporaryFile(o.folder)
-		if err != nil {
-			o.broken = true
-			return false
-		}
-		o.file = file
-	}
-	if _, err := o.file.WriteAt(o.memory, o.spilled); err != nil {
+	if err := o.writeOut(); err != nil {
 		o.broken = true
+		o.tell() // who has read all there is did not know that it has to let go
 		return false
 	}
 	o.spilled += int64(len(o.memory))
 	o.start = o.spilled
 	o.memory = o.memory[:0]
 	return true
+}
+
+func (o *output) writeOut() error {
+	if o.file == nil {
+		file, err := temporaryFile(o.folder)
+		if err != nil {
+			return err
+		}
+		o.file = file
+	}
+	_, err := o.file.WriteAt(o.memory, o.spilled)
+	return err
 }
 
 func (o *output) waitForRoom() bool {
