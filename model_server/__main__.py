@@ -95,11 +95,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-running", type=_positive, default=8, help="sequences generated at once")
     parser.add_argument("--context-length", type=_positive, help="tokens; default: what the checkpoint was made for")
     parser.add_argument(
-        "--threads", type=_positive, default=1, help="of the tensor library; one is best for small models"
+        "--kv-memory",
+        type=_bytes,
+        help="bytes for keys and values, or with K, M, G; default: for twice --max-running contexts, at most 2G",
     )
     parser.add_argument(
-        "--no-speculation", action="store_true", help="never let the prediction layers guess tokens ahead"
+        "--threads", type=_positive, default=1, help="of the tensor library; one is best for small models"
     )
+    parser.add_argument("--no-speculation", action="store_true", help="never guess tokens ahead")
     parser.add_argument(
         "--kernels",
         choices=("auto", "ref", "cpu"),
@@ -121,6 +124,11 @@ def _positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is not positive")
     return value
+
+
+def _bytes(text: str) -> int:
+    power = " KMG".find(text[-1:])
+    return _positive(text[:-1]) * 1024**power if power > 0 else _positive(text)
 
 
 def _check_exposure(host: str, key: str | None) -> None:
@@ -155,6 +163,8 @@ def _app(checkpoint: Path, key: str | None, options: argparse.Namespace) -> "Fas
 
         from model_server.chat.tokens import ChatTokenizer, TokenizerError
         from model_server.engine.backend import choose_kernels
+        from model_server.engine.cache_plan import plan_cache
+        from model_server.engine.draft_policy import NO_SPECULATION, Speculation
         from model_server.engine.engine import EmbeddedEngine
         from model_server.kernels.cpu.build import NoLibrary
         from model_server.server.app import create_app
@@ -179,15 +189,22 @@ def _app(checkpoint: Path, key: str | None, options: argparse.Namespace) -> "Fas
             f"{checkpoint}: tokenizer.json has {tokenizer.vocab_size} tokens, the model {model.config.vocab_size}:"
             " they are not of one checkpoint"
         )
+    context_length = options.context_length or model.config.max_position_embeddings
+    dtype = model.lm_head.weight.dtype
     try:
-        backend, drafter = kernels.build(model, options.context_length or model.config.max_position_embeddings)
+        plan = plan_cache(model.config, dtype, options.max_running, context_length, options.kv_memory)
+    except ValueError as error:
+        raise StartError(f"--kv-memory: {error}") from error
+    try:
+        backend, drafter = kernels.build(model, context_length)
     except ValueError as error:
         raise StartError(f"{checkpoint} cannot be loaded: {error}") from error
     engine = EmbeddedEngine(
         model,
         max_running=options.max_running,
-        context_length=options.context_length,
-        speculate=not options.no_speculation,
+        context_length=context_length,
+        plan=plan,
+        speculation=NO_SPECULATION if options.no_speculation else Speculation(),
         backend=backend,
         drafter=drafter,
     )

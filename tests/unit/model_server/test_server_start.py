@@ -82,7 +82,19 @@ def test_a_missing_tensor_library_names_the_extra_to_install(checkpoint: Path) -
     assert "pip install 'mimo-coder[model]'" in result.stderr
 
 
-@pytest.mark.parametrize("option", [("--threads", "0"), ("--dtype", "int8"), ("--max-running", "x")])
+def test_too_little_memory_for_keys_and_values_is_named_and_exits_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small_tokenizer().save(str(tmp_path / "tokenizer.json"))
+    save_checkpoint(random_model(small_config(vocab_size=2000)), tmp_path)
+    assert start("--checkpoint", tmp_path, "--port", 0, "--kv-memory", "4K") == 2
+    assert "--kv-memory: 4096 bytes hold no keys and values for 8 sequences" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "option",
+    [("--threads", "0"), ("--dtype", "int8"), ("--max-running", "x"), ("--kv-memory", "2T"), ("--kv-memory", "")],
+)
 def test_bad_options_exit_2(option: tuple[str, str]) -> None:
     with pytest.raises(SystemExit) as ended:
         start("--checkpoint", "x", "--port", 0, *option)
