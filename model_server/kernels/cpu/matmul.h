@@ -36,7 +36,6 @@ struct F32Panel {
 
 // A 32-bit lane holds a weight of the lower half and, above it, one of the upper half.
 struct Bf16Panel {
-    static constexpr int few_tiles = 2;  // widening costs less than loading what was widened
     const int32_t* weights;
 
     Bf16Panel(const MimoMatrix& matrix, int64_t panel)
@@ -54,7 +53,6 @@ struct Bf16Panel {
 // the exponent of e4m3 is 120 too small, which the scales make up for; what is too small for e4m3's own exponent comes
 // out right too. One product then rounds as value times scale does.
 struct Fp8Panel {
-    static constexpr int few_tiles = 1;
     const int32_t* weights;
     const float* scales;
     v16 low_scale, high_scale;
@@ -244,26 +242,27 @@ void multiply_as_stored(const MimoMatrix& matrix, Rows x, int64_t num_rows, cons
     for (; panel < num_panels; ++panel) multiply_panel<Panel>(matrix, panel, x, num_rows, result);
 }
 
-template <class Panel>
-void widen(const MimoMatrix& matrix, int64_t number, float* to) {
-    Panel panel(matrix, number);
+inline void widen(const MimoMatrix& matrix, int64_t number, float* to) {
+    Fp8Panel panel(matrix, number);
     for (int64_t input = 0; input < matrix.num_in; ++input) {
         if (input % kScaleInputs == 0) panel.enter(input / kScaleInputs);
         v16 low, high;
-        if (input % 2 == 0) panel.template halves<0>(input, low, high);
-        else panel.template halves<1>(input, low, high);
+        if (input % 2 == 0)
+            panel.halves<0>(input, low, high);
+        else
+            panel.halves<1>(input, low, high);
         store(to + input * kPanel, low);
         store(to + input * kPanel + 16, high);
     }
 }
 
-// Weights narrower than f32: for many rows they are widened once, else for every tile of rows.
-template <class Panel, class Result>
-void multiply_narrow(const MimoMatrix& matrix, Rows x, int64_t num_rows, const Result& result, float* widened) {
-    if (num_rows <= Panel::few_tiles * kTileRows) return multiply_as_stored<Panel>(matrix, x, num_rows, result);
+// FP8 is widened once for many rows; bf16 costs less to widen in registers than to load when it is twice as long.
+template <class Result>
+void multiply_fp8(const MimoMatrix& matrix, Rows x, int64_t num_rows, const Result& result, float* widened) {
+    if (num_rows <= 2 * kTileRows) return multiply_as_stored<Fp8Panel>(matrix, x, num_rows, result);
     const int64_t num_panels = (matrix.num_out + kPanel - 1) / kPanel;
     for (int64_t panel = 0; panel < num_panels; ++panel) {
-        widen<Panel>(matrix, panel, widened);
+        widen(matrix, panel, widened);
         // Counted back by whole panels, so that `panel` of this matrix is where the widened one lies.
         MimoMatrix one = matrix;
         one.panels = widened - panel * matrix.num_in * kPanel;
@@ -277,8 +276,8 @@ void multiply(const MimoMatrix& matrix, Rows x, int64_t num_rows, const Result& 
     if (num_rows == 0) return;
     switch (matrix.storage) {
         case kF32: return multiply_as_stored<F32Panel>(matrix, x, num_rows, result);
-        case kBf16: return multiply_narrow<Bf16Panel>(matrix, x, num_rows, result, widened);
-        case kFp8: return multiply_narrow<Fp8Panel>(matrix, x, num_rows, result, widened);
+        case kBf16: return multiply_as_stored<Bf16Panel>(matrix, x, num_rows, result);
+        case kFp8: return multiply_fp8(matrix, x, num_rows, result, widened);
     }
 }
 
