@@ -34,6 +34,7 @@ _OUR_PROCESSES = 48
 """Threads of sandboxd, and what waits to become commands."""
 _UNCLAIMED_S = 120
 _SWEEP_S = 60.0
+_LOOK_S = 1.0
 _DEFAULT_ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 
 
@@ -83,7 +84,7 @@ class DockerBackend:
         settings = self._settings.docker
         try:
             await asyncio.to_thread(engine.start, name, config)
-            client = await Client.claim(
+            claiming = Client.claim(
                 unix(folder / "socket"),
                 lease_s=settings.lease_s,
                 lifetime_s=spec.lifetime_s,
@@ -91,11 +92,11 @@ class DockerBackend:
                 sealed=settings.sealed,
                 env=self._environment(spec, found),
             )
+            client = await _while_running(claiming, engine, name)
         except SandboxError as error:
-            said = await asyncio.to_thread(engine.last_words, name)
             await asyncio.to_thread(_discard, engine, name, folder)
             if isinstance(error, SandboxLost):
-                raise SandboxUnavailable(f"{error}; the container: {said or 'gone'}") from error
+                raise SandboxUnavailable(f"the container {name}: {error}") from error
             raise
         sandbox = DockerSandbox(client, engine, name, folder)
         self._sandboxes = {each for each in self._sandboxes if not each.closed} | {sandbox}
@@ -197,6 +198,16 @@ class DockerSandbox(Machine):
 
     async def _release(self) -> None:
         await asyncio.to_thread(_discard, self._engine, self.name, self._folder)
+
+
+async def _while_running(claiming: Coroutine[object, object, Client], engine: Engine, name: str) -> Client:
+    """Wait for the sandbox to serve, but not for one that has ended."""
+    task = asyncio.create_task(claiming)
+    while not (await asyncio.wait({task}, timeout=_LOOK_S))[0]:
+        if not await asyncio.to_thread(engine.is_running, name):
+            task.cancel()
+            raise SandboxLost("it ended before it served; the daemon's log may say why")
+    return task.result()
 
 
 async def _give_up(making: "asyncio.Task[DockerSandbox]") -> None:

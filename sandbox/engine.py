@@ -7,9 +7,10 @@ import contextlib
 import hashlib
 import io
 import os
+import socket
 import tarfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ LABEL = "mimo.sandbox"
 """On every container of ours: when its lifetime is over, in seconds since 1970."""
 FOLDER_LABEL = "mimo.sandbox.folder"
 """The folder on the host that goes with the container."""
+_USUAL = "unix:///var/run/docker.sock"
 _HOST_IMAGE = "mimo-sandbox-host"
 _TIMEOUT_S = 60
 _GONE_PATIENCE_S = 30.0
@@ -57,6 +59,7 @@ class Engine:
         """
         with _translated(address):
             known = docker.utils.kwargs_from_env() if address is None else {"base_url": address}
+            _knock(known.get("base_url", _USUAL))
             self._api = docker.APIClient(version="auto", timeout=_TIMEOUT_S, max_pool_size=32, **known)
         self._address = address
 
@@ -124,6 +127,13 @@ class Engine:
                         ) from error
                 time.sleep(0.02)
 
+    def is_running(self, name: str) -> bool:
+        with _translated(self._address):
+            try:
+                return bool(self._api.inspect_container(name)["State"]["Running"])
+            except NotFound:
+                return False
+
     def last_words(self, name: str) -> str:
         """Why a container ended, as far as the daemon knows; "" where it is gone."""
         try:
@@ -142,6 +152,13 @@ class Engine:
             for each in containers
             if Path(each["Labels"].get(FOLDER_LABEL, "")).parent == folder and _is_over(each, now)
         ]
+
+
+def _knock(address: str) -> None:
+    """See that somebody listens: the package leaves a socket open where nobody does."""
+    if address.startswith("unix://"):
+        with socket.socket(socket.AF_UNIX) as door:
+            door.connect(address.removeprefix("unix://"))
 
 
 def _is_over(container: Mapping[str, Mapping[str, str]], now: float) -> bool:
@@ -192,7 +209,7 @@ def _translated(address: str | None) -> Iterator[None]:
         yield
     except APIError as error:
         raise SandboxUnavailable(f"Docker at {where} refuses: {error.explanation or error}") from error
-    except (DockerException, requests.RequestException) as error:
+    except (DockerException, requests.RequestException, OSError) as error:
         raise SandboxUnavailable(
             f"the Docker daemon at {where} does not answer ({_innermost(error)}); start it, see that this user may "
             "use it (group docker), or name another in the settings (sandbox.docker.address)"
@@ -203,6 +220,3 @@ def _innermost(error: BaseException) -> str:
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause
     return str(error) or type(error).__name__
-
-
-Opener = Callable[[str | None], Engine]
