@@ -25,6 +25,7 @@ serve: setup
 	.venv/bin/mimo serve $(ARGS)
 
 test: setup
+	@deploy/setup.sh --for-tests
 	$(PYTHON) -m pytest $(ARGS)
 
 check: setup

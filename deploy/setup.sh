@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes this checkout ready: system packages, then .venv with the locked Python packages and our own.
 # Written for Debian 12; elsewhere it says what to install. Does nothing, quickly, when nothing changed.
+# With --for-tests also what only tests need: Go and a Docker daemon, which are then not started.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -9,6 +10,7 @@ certificates=/etc/ssl/certs/ca-certificates.crt
 
 main() {
     install_system_packages
+    if [ "${1:-}" = --for-tests ]; then install_test_programs; fi
     local wanted
     wanted=$(wanted_state)
     if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
@@ -36,6 +38,23 @@ install_system_packages() {
     echo "setup: installing ${missing[*]}"
     as_root apt-get update -qq
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+# The tests of containers start a daemon of their own. Where these are missing, those tests say so and are skipped.
+install_test_programs() {
+    local missing=()
+    have go || missing+=(golang-go)
+    have dockerd || missing+=(docker.io)
+    [ ${#missing[@]} -eq 0 ] && return
+    if ! have apt-get || [ "$(id -u)" -ne 0 ]; then
+        echo "setup: without ${missing[*]} some tests of sandboxes are skipped"
+        return
+    fi
+    echo "setup: installing ${missing[*]} for the tests"
+    # As in single-user mode: packages do not start what they install.
+    apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
+        apt-get install -qq -y --no-install-recommends "${missing[@]}" >/dev/null ||
+        echo "setup: they could not be installed; some tests of sandboxes are skipped"
 }
 
 make_environment() {
@@ -97,4 +116,4 @@ fail() {
     exit 1
 }
 
-main
+main "$@"
