@@ -1,9 +1,10 @@
-"""What does a local sandbox cost, beside the processes it is made of?
+"""What does a sandbox cost, by backend, beside the processes it is made of?
 
-    python benchmarks/sandbox_local.py [--rounds 50]
+    python -m benchmarks.sandbox_backends [--rounds 50] [--backends local docker]
 
-Prints a table and writes build/bench/sandbox_local.json. Times are wall time as the service sees it; the row for a
-plain shell says how fast the machine was meanwhile.
+Prints a table and writes build/bench/sandbox_backends.json. Times are wall time as the service sees it; the row for a
+plain shell says how fast the machine was meanwhile. For Docker, a daemon of its own is started; where that is not
+possible, the column is left out and the reason said.
 """
 
 import argparse
@@ -15,31 +16,54 @@ import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from sandbox.archive import pack
-from sandbox.backends import open_backend
-from sandbox.config import SandboxSettings
+from sandbox.backends import NAMES, open_backend
+from sandbox.config import DockerSettings, SandboxSettings
 from sandbox.types import Backend, Command, Sandbox, SandboxSpec
+from tests.conformance.sandbox import dockerd
 
-OUT = Path("build/bench/sandbox_local.json")
+OUT = Path("build/bench/sandbox_backends.json")
 FLOOD = 100_000_000
 PARALLEL = 8
 _ids = map(str, itertools.count())
+Rows = dict[str, list[float]]
 
 
-async def main(rounds: int) -> None:
-    backend = open_backend("local", SandboxSettings())
-    warm = await backend.acquire(SandboxSpec())  # the first also starts the process that forks all others
+async def main(names: list[str], rounds: int) -> None:
+    measured: dict[str, tuple[Rows, float]] = {}
+    for name in names:
+        if name == "docker" and (reason := dockerd.missing()):
+            print(f"docker is left out: {reason}")
+            continue
+        with _settings(name) as settings:
+            measured[name] = await _measure(open_backend(name, settings), rounds)
+    _report(measured)
+
+
+@contextmanager
+def _settings(name: str) -> Iterator[SandboxSettings]:
+    if name != "docker":
+        yield SandboxSettings()
+        return
+    with dockerd.running() as address:
+        yield SandboxSettings(docker=DockerSettings(address=address))
+
+
+async def _measure(backend: Backend, rounds: int) -> tuple[Rows, float]:
+    warm = await backend.acquire(SandboxSpec())  # the first also makes what all others share
+    lives = max(5, rounds // 5) if backend.name == "docker" else rounds
     try:
         rows = {
             "bash -c true, no sandbox": await _repeat(rounds, _plain_shell),
-            **await _lives(backend, rounds),
-            "exec true": await _repeat(rounds, lambda: _exec(warm, "true")),
+            **await _lives(backend, lives),
+            "exec true": await _repeat(5 * rounds, lambda: _exec(warm, "true")),
             "exec python -c pass": await _repeat(rounds // 5, lambda: _exec(warm, "python -I -S -c pass")),
             "write 10 kB": await _repeat(rounds, lambda: warm.write("/workspace/file", bytes(10_000))),
             "read 10 kB": await _repeat(rounds, lambda: warm.read("/workspace/file")),
@@ -48,10 +72,9 @@ async def main(rounds: int) -> None:
             "exec printing 100 MB": await _repeat(3, lambda: _exec(warm, f"head -c {FLOOD} /dev/zero")),
             "end of a deadline of 200 ms": await _repeat(5, lambda: _exec(warm, "sleep 9 & sleep 9", timeout_s=0.2)),
         }
-        throughput = await _throughput(backend, rounds)
+        return rows, await _throughput(backend, lives)
     finally:
         await backend.close()
-    _report(rows, throughput, getattr(warm, "evidence", None))
 
 
 async def _lives(backend: Backend, rounds: int) -> dict[str, list[float]]:
@@ -102,7 +125,7 @@ async def _plain_shell() -> None:
 
 
 def _uploader(sandbox: Sandbox) -> Callable[[], Awaitable[object]]:
-    tree = Path("build/bench/sandbox_local_tree")
+    tree = Path("build/bench/sandbox_tree")
     for number in range(1000):
         place = tree / f"folder{number % 20}" / f"file{number}.py"
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -111,24 +134,41 @@ def _uploader(sandbox: Sandbox) -> Callable[[], Awaitable[object]]:
     return lambda: sandbox.upload(archive)
 
 
-def _report(rows: dict[str, list[float]], per_s: float, evidence: object) -> None:
-    table = Table("operation", "rounds", "p50 ms", "p95 ms", "max ms", title="Local sandbox")
+def _report(measured: dict[str, tuple[Rows, float]]) -> None:
     result: dict[str, object] = {}
-    for name, seconds in rows.items():
-        ordered = sorted(1000 * each for each in seconds)
-        p50, p95 = statistics.median(ordered), ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
-        table.add_row(name, str(len(ordered)), f"{p50:.1f}", f"{p95:.1f}", f"{ordered[-1]:.1f}")
-        result[name] = {"rounds": len(ordered), "p50_ms": p50, "p95_ms": p95, "max_ms": ordered[-1]}
+    table = Table("backend", "operation", "rounds", "p50 ms", "p95 ms", "p99 ms", "max ms", title="Sandboxes")
+    for backend, (rows, per_s) in measured.items():
+        result[backend] = {name: _figures(seconds) for name, seconds in rows.items()} | {"lives_per_s": per_s}
+        for name, seconds in rows.items():
+            figures = _figures(seconds)
+            table.add_row(backend, name, *(f"{value:.1f}" if value % 1 else str(value) for value in figures.values()))
+        table.add_row(backend, f"lives, {PARALLEL} at once, per second", "", f"{per_s:.1f}", end_section=True)
     console = Console()
     console.print(table)
     machine = f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Linux {platform.release()}"
-    console.print(f"create + exec + close, {PARALLEL} at once: {per_s:.0f} per second ({machine})")
+    console.print(machine)
     OUT.parent.mkdir(parents=True, exist_ok=True)
-    result |= {"lives_per_s": per_s, "machine": machine, "evidence": str(evidence)}
-    OUT.write_text(json.dumps(result, indent=2) + "\n")
+    OUT.write_text(json.dumps(result | {"machine": machine}, indent=2) + "\n")
+
+
+def _figures(seconds: list[float]) -> dict[str, float]:
+    ordered = sorted(1000 * each for each in seconds)
+
+    def at(part: float) -> float:
+        return ordered[min(len(ordered) - 1, int(part * len(ordered)))]
+
+    return {
+        "rounds": len(ordered),
+        "p50_ms": statistics.median(ordered),
+        "p95_ms": at(0.95),
+        "p99_ms": at(0.99),
+        "max_ms": ordered[-1],
+    }
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=50, help="how often the quick operations are repeated")
-    asyncio.run(main(parser.parse_args().rounds))
+    parser.add_argument("--backends", nargs="+", choices=NAMES, default=list(NAMES), help="which to measure")
+    arguments = parser.parse_args()
+    asyncio.run(main(arguments.backends, arguments.rounds))
