@@ -1,90 +1,159 @@
-"""Speed of the embedded engine beside transformers, on one thread and the same random weights.
+"""Speed and memory of the embedded engine beside transformers and llama.cpp, one thread, the same random weights.
 
-    python -m benchmarks.engine_decode
+    python -m benchmarks.engine_decode [--llama-python PATH]
 
-Prints tokens per second of CPU time, the best of several rounds taken in turn, and writes
-``build/bench/engine_decode.json``. CPU time of one thread, so that a busy machine distorts both sides alike.
+PATH (or LLAMA_PYTHON) is an interpreter with llama-cpp-python, gguf and numpy; without it llama.cpp is left out. All sides run in turn in
+one run and count processor time of one thread, the best of several rounds, so that a busy machine distorts them alike:
+read the ratios, not the numbers. Each side has its better of f32 and bf16 weights; ours computes in f32 with either.
+
+The floor of a decode step is the time to read, once and in order, as many bytes as it needs: the weights it touches,
+counted by the experts it chose, and the keys and values it sees.
+
+Writes ``build/bench/engine_decode.json``.
 """
 
+import argparse
+import ctypes
 import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Protocol
 
+import numpy as np
 import torch
 import transformers
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
-from transformers import DynamicCache, MiMoV2FlashForCausalLM
+from transformers import DynamicCache
 
+from benchmarks.peak_memory import peak_above_start
 from model_server.config import ModelConfig
-from model_server.engine.backend import StepBackend
-from model_server.engine.torch_backend import TorchBackend
+from model_server.engine.cpu_backend import CpuBackend
+from model_server.kernels.cpu.library import best_library
+from model_server.kernels.memory import empty
+from model_server.models.mimo_v2_flash import MiMoV2Flash
 from tests.numerics.pooled import PooledSequences
 from tests.numerics.small_models import random_ids, random_model, small_config
 from tests.numerics.transformers_peer import transformers_model
 
 _REPORT = Path("build/bench/engine_decode.json")
 _CHUNK_TOKENS = 512
-_NUM_NEW = 32
-_ROUNDS = 3
+_NUM_NEW = 16
+_ROUNDS = 8
+_PREFILL_ROUNDS = 2
+_DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """Tokens per second of both sides for one workload."""
+class Decode:
+    """New tokens of ``batch`` sequences that have ``context`` each."""
 
-    workload: str
-    engine: float
-    transformers: float
+    batch: int
+    context: int
 
     @property
-    def ratio(self) -> float:
-        return self.engine / self.transformers
+    def name(self) -> str:
+        return f"decode, batch {self.batch}, {self.context} tokens before"
+
+    @property
+    def num_tokens(self) -> int:
+        return self.batch * _NUM_NEW
 
 
-def main() -> None:
+@dataclass(frozen=True, slots=True)
+class Prefill:
+    """One prompt."""
+
+    length: int
+
+    @property
+    def name(self) -> str:
+        return f"prefill, {self.length} tokens"
+
+    @property
+    def num_tokens(self) -> int:
+        return self.length
+
+
+Workload = Decode | Prefill
+_WORKLOADS: tuple[Workload, ...] = (Decode(1, 512), Decode(8, 512), Decode(32, 512), Decode(1, 4096), Prefill(4096))
+
+
+@dataclass(slots=True)
+class Result:
+    """Tokens per second of one workload, by side and type of weights; the floor is for our f32 and bf16."""
+
+    workload: str
+    speeds: dict[str, dict[str, float]] = field(default_factory=dict)
+    floors: dict[str, float] = field(default_factory=dict)
+
+    def best(self, side: str) -> float | None:
+        return max(self.speeds[side].values()) if side in self.speeds else None
+
+    def times(self, side: str) -> float | None:
+        ours, theirs = self.best("engine"), self.best(side)
+        return None if ours is None or theirs is None else ours / theirs
+
+
+class Side(Protocol):
+    """One engine with one type of weights."""
+
+    name: str
+    dtype: str
+
+    def seconds(self, workload: Workload) -> float:
+        """Processor time of the best round."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.engine_decode")
+    parser.add_argument(
+        "--llama-python",
+        type=Path,
+        default=os.environ.get("LLAMA_PYTHON"),
+        help="interpreter with llama-cpp-python, gguf and numpy (default: LLAMA_PYTHON in the environment)",
+    )
+    options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    model = random_model(_nano())
-    backend, peer = TorchBackend(model, 8192), transformers_model(model, experts="grouped_mm")
-    results = [
-        _measure(
-            f"decode, batch {batch}, {context} tokens before",
-            batch * _NUM_NEW,
-            _engine_decode(model.config, backend, batch, context),
-            _peer_decode(peer, batch, context),
-        )
-        for batch, context in ((1, 512), (8, 512), (1, 2048))
-    ] + [
-        _measure(
-            f"prefill, {length} tokens",
-            length,
-            _engine_prefill(model.config, backend, length),
-            _peer_prefill(peer, length),
-        )
-        for length in (512, 2048)
-    ]
-    _print(results)
-    _REPORT.parent.mkdir(parents=True, exist_ok=True)
+    config = reference_config()
+    with ExitStack() as stack:
+        ours = [OurSide(random_model(config), dtype) for dtype in _DTYPES]
+        sides: list[Side] = [*ours, *(TransformersSide(random_model(config), dtype) for dtype in _DTYPES)]
+        if options.llama_python is not None:
+            peer = stack.enter_context(LlamaCpp(options.llama_python, random_model(config)))
+            sides += [LlamaSide(peer, dtype) for dtype in _DTYPES]
+        results = [_measure(workload, sides, ours) for workload in _WORKLOADS]
+    peaks = {side: peak_above_start(side) for side in ("engine", "transformers")}
+    _print(results, peaks)
     record = {
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "results": [asdict(result) | {"ratio": result.ratio} for result in results],
+        "instructions": best_library().variant,
+        "results": [asdict(result) for result in results],
+        "peak_bytes_of_prefill_4096_above_weights_and_keys": peaks,
     }
+    _REPORT.parent.mkdir(parents=True, exist_ok=True)
     _REPORT.write_text(json.dumps(record, indent=2) + "\n", "utf-8")
 
 
-def _nano() -> ModelConfig:
+def reference_config() -> ModelConfig:
+    """12.2 M parameters, 5.2 M active."""
     return small_config(
         vocab_size=4096,
         hidden_size=256,
         num_hidden_layers=6,
         intermediate_size=1024,
-        moe_intermediate_size=256,
+        moe_intermediate_size=128,
         num_attention_heads=8,
         num_key_value_heads=2,
         head_dim=48,
@@ -93,6 +162,8 @@ def _nano() -> ModelConfig:
         swa_num_key_value_heads=4,
         swa_head_dim=48,
         swa_v_head_dim=32,
+        n_routed_experts=16,
+        num_experts_per_tok=4,
         sliding_window=128,
         max_position_embeddings=8192,
         hybrid_layer_pattern=(0, 1, 1, 1, 1, 0),
@@ -100,80 +171,207 @@ def _nano() -> ModelConfig:
     )
 
 
-def _measure(workload: str, num_tokens: int, ours: Callable[[], float], theirs: Callable[[], float]) -> Result:
-    """Each side returns the CPU seconds of one round; rounds alternate so that both meet the same machine."""
-    rounds = [(ours(), theirs()) for _ in range(_ROUNDS)]
-    fastest = [min(side) for side in zip(*rounds, strict=True)]
-    return Result(workload, num_tokens / fastest[0], num_tokens / fastest[1])
+class OurSide:
+    """The C++ step. Keys and values have the type of the weights."""
 
+    name = "engine"
 
-def _engine_decode(config: ModelConfig, backend: StepBackend, batch: int, context: int) -> Callable[[], float]:
-    def run() -> float:
-        prompts = random_ids(config, context, batch=batch).tolist()
-        sequences = PooledSequences(config, backend, batch, context + _NUM_NEW)
-        rows = [_read(sequences, index, prompt) for index, prompt in enumerate(prompts)]
-        tokens = torch.stack(rows).argmax(-1).tolist()
+    def __init__(self, model: MiMoV2Flash, dtype: str) -> None:
+        self.dtype = dtype
+        self._config = model.config
+        self._backend = CpuBackend(model.to(_DTYPES[dtype]), model.config.max_position_embeddings, best_library())
+        self.bytes_per_step: dict[Workload, int] = {}
+
+    def seconds(self, workload: Workload) -> float:
+        if isinstance(workload, Prefill):
+            return min(self._prefill(workload.length) for _ in range(_PREFILL_ROUNDS))
+        batch, context = workload.batch, workload.context
+        sequences = self._sequences(batch, context + _NUM_NEW * _ROUNDS)
+        for index, prompt in enumerate(random_ids(self._config, context, batch=batch).tolist()):
+            self._read(sequences, index, prompt)
+        best, drawn = float("inf"), random_ids(self._config, batch, seed=1)[0].tolist()
+        for _ in range(_ROUNDS):
+            start = time.process_time()
+            for _ in range(_NUM_NEW):
+                segments = [sequences.segment(index, [token]) for index, token in enumerate(drawn)]
+                output = sequences.step(segments)
+                drawn = output.logits.argmax(-1).tolist()
+            best = min(best, time.process_time() - start)
+        self.bytes_per_step[workload] = self._num_bytes(output.experts, context, batch)
+        return best
+
+    def _prefill(self, length: int) -> float:
+        sequences = self._sequences(1, length)
+        prompt = random_ids(self._config, length)[0].tolist()
         start = time.process_time()
-        for _ in range(_NUM_NEW):
-            tokens = sequences.forward([(index, [token]) for index, token in enumerate(tokens)]).argmax(-1).tolist()
+        self._read(sequences, 0, prompt)
         return time.process_time() - start
 
-    return run
+    def _sequences(self, num: int, length: int) -> PooledSequences:
+        return PooledSequences(self._config, self._backend, num, length, _DTYPES[self.dtype])
+
+    def _read(self, sequences: PooledSequences, index: int, prompt: list[int]) -> Tensor:
+        for first in range(0, len(prompt), _CHUNK_TOKENS):
+            part = prompt[first : first + _CHUNK_TOKENS]
+            output = sequences.step([sequences.segment(index, part, num_logits=first + len(part) == len(prompt))])
+        return output.logits
+
+    def _num_bytes(self, experts: Tensor, context: int, batch: int) -> int:
+        """What one step must read."""
+        config, size = self._config, _DTYPES[self.dtype].itemsize
+        hidden = config.hidden_size
+        weights = config.vocab_size * hidden + 3 * hidden * config.intermediate_size
+        keys = 0
+        for window in map(bool, config.hybrid_layer_pattern):
+            heads = config.heads(window)
+            width = heads.num_kv_heads * (heads.qk_dim + heads.v_dim)
+            weights += hidden * (heads.num_heads * (heads.qk_dim + heads.v_dim) + width)
+            keys += width * (min(context, config.window_keys) if window else context)
+        num_chosen = sum(len(layer.unique()) for layer in experts.unbind(1))
+        weights += num_chosen * 3 * hidden * config.moe_intermediate_size
+        routers = experts.shape[1] * config.n_routed_experts * hidden * 4
+        return weights * size + routers + batch * keys * size
 
 
-def _engine_prefill(config: ModelConfig, backend: StepBackend, length: int) -> Callable[[], float]:
-    def run() -> float:
-        prompt = random_ids(config, length)[0].tolist()
-        sequences = PooledSequences(config, backend, context_length=length)
-        start = time.process_time()
-        _read(sequences, 0, prompt)
-        return time.process_time() - start
+class TransformersSide:
+    """transformers, with the experts' implementation that is fastest here."""
 
-    return run
+    name = "transformers"
 
+    def __init__(self, model: MiMoV2Flash, dtype: str) -> None:
+        self.dtype = dtype
+        self._peer = transformers_model(model, experts="grouped_mm")
+        torch.nn.Module.to(self._peer, _DTYPES[dtype])
 
-def _read(sequences: PooledSequences, index: int, prompt: list[int]) -> Tensor:
-    for first in range(0, len(prompt), _CHUNK_TOKENS):
-        logits = sequences.forward([(index, prompt[first : first + _CHUNK_TOKENS])])
-    return logits[0]
-
-
-@torch.inference_mode()
-def _peer_read(peer: MiMoV2FlashForCausalLM, ids: Tensor) -> tuple[Tensor, DynamicCache]:
-    output = peer(input_ids=ids, use_cache=True, logits_to_keep=1)
-    return output.logits[:, -1].argmax(-1), output.past_key_values
-
-
-def _peer_decode(peer: MiMoV2FlashForCausalLM, batch: int, context: int) -> Callable[[], float]:
     @torch.inference_mode()
-    def run() -> float:
-        ids = torch.randint(peer.config.vocab_size, (batch, context))
-        tokens, cache = _peer_read(peer, ids)
+    def seconds(self, workload: Workload) -> float:
+        if isinstance(workload, Prefill):
+            return min(self._prefill(workload.length) for _ in range(_PREFILL_ROUNDS))
+        ids = torch.randint(self._peer.config.vocab_size, (workload.batch, workload.context))
+        tokens, cache = self._read(ids)
+        best = float("inf")
+        for _ in range(_ROUNDS):
+            start = time.process_time()
+            for _ in range(_NUM_NEW):
+                output = self._peer(input_ids=tokens[:, None], past_key_values=cache, use_cache=True)
+                tokens = output.logits[:, -1].argmax(-1)
+            best = min(best, time.process_time() - start)
+        return best
+
+    def _prefill(self, length: int) -> float:
+        ids = torch.randint(self._peer.config.vocab_size, (1, length))
         start = time.process_time()
-        for _ in range(_NUM_NEW):
-            output = peer(input_ids=tokens[:, None], past_key_values=cache, use_cache=True)
-            tokens = output.logits[:, -1].argmax(-1)
+        self._read(ids)
         return time.process_time() - start
 
-    return run
+    def _read(self, ids: Tensor) -> tuple[Tensor, DynamicCache]:
+        output = self._peer(input_ids=ids, use_cache=True, logits_to_keep=1)
+        return output.logits[:, -1].argmax(-1), output.past_key_values
 
 
-def _peer_prefill(peer: MiMoV2FlashForCausalLM, length: int) -> Callable[[], float]:
-    def run() -> float:
-        ids = torch.randint(peer.config.vocab_size, (1, length))
+class LlamaCpp:
+    """The process of ``peers/llama_cpp_peer.py``."""
+
+    def __init__(self, python: Path, model: MiMoV2Flash) -> None:
+        self._python, self._model = python, model
+        self._stack = ExitStack()
+
+    def __enter__(self) -> "LlamaCpp":
+        folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
+        (folder / "config.json").write_text(self._model.config.model_dump_json(), "utf-8")
+        weights = {name: weight.numpy() for name, weight in self._model.named_parameters()}
+        np.savez(folder / "weights.npz", **weights)  # type: ignore[arg-type]
+        script = Path(__file__).parent / "peers/llama_cpp_peer.py"
+        command = [str(self._python), str(script), str(folder)]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._process = self._stack.enter_context(process)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(timeout=60)
+        self._stack.close()
+
+    def ask(self, request: str) -> float:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(request + "\n")
+        self._process.stdin.flush()
+        return float(self._process.stdout.readline())
+
+
+class LlamaSide:
+    name = "llama.cpp"
+
+    def __init__(self, peer: LlamaCpp, dtype: str) -> None:
+        self.dtype = dtype
+        self._peer = peer
+
+    def seconds(self, workload: Workload) -> float:
+        if isinstance(workload, Prefill):
+            return self._peer.ask(f"{self.dtype} prefill {workload.length} {_PREFILL_ROUNDS}")
+        return self._peer.ask(f"{self.dtype} decode {workload.batch} {workload.context} {_NUM_NEW} {_ROUNDS}")
+
+
+def _measure(workload: Workload, sides: Sequence[Side], ours: Sequence[OurSide]) -> Result:
+    result = Result(workload.name)
+    for side in sides:
+        result.speeds.setdefault(side.name, {})[side.dtype] = workload.num_tokens / side.seconds(workload)
+    if isinstance(workload, Decode):
+        for side in ours:
+            floor = _seconds_to_read(side.bytes_per_step[workload])
+            if floor is not None:
+                result.floors[side.dtype] = workload.batch / floor
+    return result
+
+
+def _seconds_to_read(num_bytes: int) -> float | None:
+    """None without a compiler."""
+    compiler = shutil.which("c++")
+    if compiler is None:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder) / "read_memory.so"
+        source = Path(__file__).with_name("read_memory.cpp")
+        subprocess.run([compiler, "-O3", "-march=native", "-shared", "-fPIC", source, "-o", library], check=True)
+        read = ctypes.CDLL(str(library)).read_memory
+    read.argtypes, read.restype = [ctypes.c_void_p, ctypes.c_size_t], ctypes.c_float
+    values = empty((num_bytes // 4,), torch.float32).zero_()
+    best = float("inf")
+    for _ in range(50):
         start = time.process_time()
-        _peer_read(peer, ids)
-        return time.process_time() - start
+        read(values.data_ptr(), len(values))
+        best = min(best, time.process_time() - start)
+    return best
 
-    return run
 
-
-def _print(results: list[Result]) -> None:
-    table = Table("workload", "engine tok/s", "transformers tok/s", "ratio", title="f32, one thread, CPU time")
+def _print(results: Sequence[Result], peaks: dict[str, int]) -> None:
+    columns = [(side, dtype) for side, speeds in results[0].speeds.items() for dtype in speeds]
+    others = [side for side in results[0].speeds if side != "engine"]
+    table = Table(
+        "workload",
+        *(f"{side} {dtype}" for side, dtype in columns),
+        *(f"against {side}" for side in others),
+        "above floor, f32",
+        "bf16",
+        title="tokens/s, one thread, processor time; ratios of the better type of each side",
+    )
     for result in results:
-        table.add_row(result.workload, f"{result.engine:.0f}", f"{result.transformers:.0f}", f"{result.ratio:.1f}x")
-    Console().print(table)
+        table.add_row(
+            result.workload,
+            *(f"{result.speeds[side][dtype]:.0f}" for side, dtype in columns),
+            *(f"{result.times(side):.1f}x" for side in others),
+            *(
+                f"{result.floors[dtype] / result.speeds['engine'][dtype]:.2f}x" if dtype in result.floors else ""
+                for dtype in _DTYPES
+            ),
+        )
+    console = Console(width=200)
+    console.print(table)
+    for side, peak in peaks.items():
+        console.print(f"{side}: peak of a prefill of 4096 above weights, keys and values {peak / 2**20:.1f} MiB")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
