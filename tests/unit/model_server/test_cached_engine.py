@@ -32,13 +32,13 @@ CONFIG = small_config(hidden_size=4, intermediate_size=4, moe_intermediate_size=
 
 @asynccontextmanager
 async def serving(
-    *, pages: int = 200, mtp: int = 0, **settings: Any
+    *, pages: int = 200, mtp: int = 0, context_length: int = 512, **settings: Any
 ) -> AsyncIterator[tuple[EmbeddedEngine, AddingBackend]]:
     """An engine that must have nothing left at the end."""
     backend = AddingBackend(CONFIG)
     plan = CachePlan(num_pages=pages, num_snapshots=8, num_sessions=4)
     model = random_model(CONFIG, num_mtp_layers=mtp)
-    engine = EmbeddedEngine(model, context_length=512, plan=plan, backend=backend, **settings)
+    engine = EmbeddedEngine(model, context_length=context_length, plan=plan, backend=backend, **settings)
     for pool in (engine.pools.page_k, engine.pools.page_v, engine.pools.ring_k, engine.pools.ring_v):
         pool.fill_(float("nan"))
     try:
@@ -176,6 +176,20 @@ async def test_what_two_prompts_have_in_common_is_reused_by_the_third() -> None:
         answers = [await generate(engine, prompt, 5) for prompt in prompts]
         assert [events[0].cached_tokens for events in answers] == [0, 0, 200]
         assert [ids(events) for events in answers] == [backend.text(prompt, 5) for prompt in prompts]
+
+
+async def test_a_long_text_can_be_continued_from_its_middle() -> None:
+    first, second = tokens(2300), [*tokens(2300)[:2200], *tokens(50, seed=1)]
+    async with serving(context_length=2560) as (engine, backend):
+        await generate(engine, first, 2)
+        events = await generate(engine, second, 5)
+        assert events[0].cached_tokens == 2048
+        assert ids(events) == backend.text(second, 5)
+        said = await generate(engine, tokens(1000, seed=2), 100)
+        departed = [*tokens(1000, seed=2), *ids(said)[:40], *tokens(30, seed=3)]
+        events = await generate(engine, departed, 5)
+        assert events[0].cached_tokens == 1024
+        assert ids(events) == backend.text(departed, 5)
 
 
 @pytest.mark.parametrize(("num_changed", "num_cached"), [(1, 139), (40, 100), (41, 0)])
