@@ -2,9 +2,10 @@
 
     python -m benchmarks.engine_decode [--llama-python PATH]
 
-PATH (or LLAMA_PYTHON) is an interpreter with llama-cpp-python, gguf and numpy; without it llama.cpp is left out. All sides run in turn in
-one run and count processor time of one thread, the best of several rounds, so that a busy machine distorts them alike:
-read the ratios, not the numbers. Each side has its better of f32 and bf16 weights; ours computes in f32 with either.
+PATH (or LLAMA_PYTHON) is an interpreter with llama-cpp-python, gguf and numpy; without it llama.cpp is left out. All
+sides run in turn in one run and count processor time of one thread, the best of several rounds, so that a busy machine
+distorts them alike: read the ratios, not the numbers. Each side has its better of f32 and bf16 weights; ours computes
+in f32 with either.
 
 The floor of a decode step is the time to read, once and in order, as many bytes as it needs: the weights it touches,
 counted by the experts it chose, and the keys and values it sees.

@@ -1,7 +1,7 @@
 """Compiles the step for an instruction set: ``python -m model_server.kernels.cpu.build [FOLDER]``.
 
-A checkout compiles on first use, into the user's cache folder. A wheel carries the libraries for x86-64 (the command
-above, without a folder, writes them beside the sources) and needs no compiler.
+A checkout compiles on first use, into the user's cache folder. A wheel carries the libraries for x86-64 beside the
+sources (``hatch_build.py``; the command above does the same) and needs no compiler.
 """
 
 import hashlib
@@ -46,7 +46,7 @@ def find_library(variant: str) -> Path:
     Raises:
         NoLibrary: there is no compiler, or it fails.
     """
-    shipped = _SOURCES / _file_name(variant)
+    shipped = _SOURCES / file_name(variant)
     if shipped.exists():
         return shipped
     compiler = _compiler()
@@ -55,7 +55,7 @@ def find_library(variant: str) -> Path:
             "no C++ compiler (c++, g++ or clang++) was found, and no compiled library came with the package"
         )
     folder = _cache_folder() / _key(compiler, variant)
-    library = folder / _file_name(variant)
+    library = folder / file_name(variant)
     return library if library.exists() else compile_library(variant, compiler, library)
 
 
@@ -75,23 +75,27 @@ def compile_library(variant: str, compiler: str, library: Path) -> Path:
     return library
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Compile what a wheel carries."""
+def compile_shipped(folder: Path = _SOURCES) -> list[Path]:
+    """Compile what a wheel for x86-64 carries. Raises NoLibrary."""
     compiler = _compiler()
-    folder = Path(arguments[0]) if arguments else _SOURCES
+    if compiler is None:
+        raise NoLibrary("no C++ compiler (c++, g++ or clang++) was found")
+    return [compile_library(variant, compiler, folder / file_name(variant)) for variant in ("avx512", "avx2")]
+
+
+def file_name(variant: str) -> str:
+    """Names the sources and flags too: a library left from others is not taken for theirs."""
+    return f"step-{variant}-{_digest(*_FLAGS, *VARIANTS[variant])}.so"
+
+
+def main(arguments: Sequence[str]) -> int:
     try:
-        if compiler is None:
-            raise NoLibrary("no C++ compiler (c++, g++ or clang++) was found")
-        for variant in ("avx512", "avx2"):
-            print(compile_library(variant, compiler, folder / _file_name(variant)))  # noqa: T201
+        for library in compile_shipped(*map(Path, arguments[:1])):
+            print(library)  # noqa: T201
     except NoLibrary as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 1
     return 0
-
-
-def _file_name(variant: str) -> str:
-    return f"step-{variant}.so"
 
 
 def _compiler() -> str | None:
@@ -100,16 +104,17 @@ def _compiler() -> str | None:
 
 
 def _key(compiler: str, variant: str) -> str:
-    """Changes with the sources, the compiler and its flags."""
-    state = hashlib.sha256()
-    for path in sorted(_SOURCES.glob("*.h")) + sorted(_SOURCES.glob("*.cpp")):
-        state.update(path.name.encode() + b"\0" + path.read_bytes())
+    """Of a machine's own libraries: the compiler and, for "native", the machine, whose folder others may share."""
     resolved = Path(compiler).resolve()
-    parts = (str(resolved), str(resolved.stat().st_mtime_ns), *_FLAGS, *VARIANTS[variant])
-    state.update("\0".join(parts).encode())
-    if variant == "native":  # means another machine elsewhere, and the folder may be shared
-        state.update(os.uname().nodename.encode())
-    return state.hexdigest()[:20]
+    return _digest(str(resolved), str(resolved.stat().st_mtime_ns), os.uname().nodename if variant == "native" else "")
+
+
+def _digest(*parts: str) -> str:
+    """Changes with the parts and with the sources."""
+    state = hashlib.sha256("\0".join(parts).encode())
+    for path in sorted((*_SOURCES.glob("*.h"), *_SOURCES.glob("*.cpp"))):
+        state.update(path.name.encode() + b"\0" + path.read_bytes())
+    return state.hexdigest()[:16]
 
 
 def _cache_folder() -> Path:

@@ -10,7 +10,7 @@ import torch
 from model_server.engine.backend import choose_kernels
 from model_server.engine.cpu_backend import CpuBackend
 from model_server.engine.torch_backend import TorchBackend
-from model_server.kernels.cpu.build import NoLibrary, find_library
+from model_server.kernels.cpu.build import NoLibrary, file_name, find_library
 from model_server.kernels.cpu.library import best_library
 from tests.numerics.small_models import random_model, small_config
 
@@ -86,3 +86,18 @@ def test_weights_move_into_the_backend_that_serves() -> None:
     assert isinstance(choice.build(model, 64)[0], CpuBackend)
     assert sum(parameter.numel() for parameter in model.model.layers.parameters()) == 0
     assert model.model.embed_tokens.weight.numel()
+
+
+def test_a_library_of_other_sources_is_not_taken_for_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = tmp_path / "sources"
+    sources.mkdir()
+    monkeypatch.setattr("model_server.kernels.cpu.build._SOURCES", sources)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    (sources / "step.cpp").write_text("old")
+    shipped = sources / file_name("avx2")
+    shipped.touch()
+    assert find_library("avx2") == shipped
+    (sources / "step.cpp").write_text("new")
+    with pytest.raises(NoLibrary):
+        find_library("avx2")
