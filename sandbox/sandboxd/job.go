@@ -72,6 +72,7 @@ func (j *job) run(d *daemon, texts []string, first []byte, last bool) {
 	}
 	j.launcher = launcher
 	close(j.ready)
+	go s.prepare()
 	go func() {
 		_ = j.feed(0, first, last)
 		close(j.fed)
