@@ -78,6 +78,31 @@ def test_the_window_ends_where_it_ends_in_a_plain_forward(length: int, library: 
     assert _distance(output.logits, full_logits(model, ids)[0, -1:]) < 1e-5
 
 
+def test_the_published_heads_and_experts_give_the_logits_of_a_plain_forward(library: Library) -> None:
+    config = small_config(
+        hidden_size=64,
+        num_attention_heads=64,
+        num_key_value_heads=4,
+        swa_num_attention_heads=64,
+        swa_num_key_value_heads=8,
+        head_dim=192,
+        v_head_dim=128,
+        swa_head_dim=192,
+        swa_v_head_dim=128,
+        sliding_window=128,
+        n_routed_experts=256,
+        num_experts_per_tok=8,
+    )
+    model = random_model(config)
+    ids = random_ids(config, 150)
+    sequences = Sequences(model, library, 2)
+    whole = sequences.step([(0, ids[0].tolist())])
+    assert _distance(whole.logits, full_logits(model, ids)[0]) < 1e-5
+    cut = [sequences.step([(1, ids[0, first : first + 7].tolist())]) for first in range(0, 150, 7)]
+    assert torch.equal(torch.cat([part.logits for part in cut]), whole.logits)
+    assert int(whole.experts.max()) == 255
+
+
 def test_hidden_states_and_experts_are_those_of_a_plain_forward(library: Library) -> None:
     config = small_config(num_experts_per_tok=3)
     model = random_model(config)
