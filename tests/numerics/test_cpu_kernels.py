@@ -100,7 +100,19 @@ def test_the_published_heads_and_experts_give_the_logits_of_a_plain_forward(libr
     assert _distance(whole.logits, full_logits(model, ids)[0]) < 1e-5
     cut = [sequences.step([(1, ids[0, first : first + 7].tolist())]) for first in range(0, 150, 7)]
     assert torch.equal(torch.cat([part.logits for part in cut]), whole.logits)
-    assert int(whole.experts.max()) == 255
+
+
+def test_expert_255_can_be_forced(library: Library) -> None:
+    config = small_config(n_routed_experts=256, num_experts_per_tok=3)
+    model = random_model(config)
+    ids = random_ids(config, 20)
+    forced = torch.tensor([7, 255, 3]).expand(1, 20, 1, 3)
+    with torch.inference_mode():
+        expected = model.logits(model(ids, torch.arange(20)[None], forced_experts=forced).hidden)[0]
+    experts = forced[0].to(torch.uint8).contiguous()
+    output = Sequences(model, library, 1).step([(0, ids[0].tolist())], forced_experts=experts)
+    assert _distance(output.logits, expected) < 1e-5
+    assert torch.equal(output.experts, experts)
 
 
 def test_hidden_states_and_experts_are_those_of_a_plain_forward(library: Library) -> None:
