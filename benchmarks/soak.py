@@ -176,7 +176,7 @@ def _resident_mib() -> float:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--minutes", type=float, default=1.0)
     torch.set_num_threads(1)
     report = asyncio.run(soak(parser.parse_args(arguments).minutes))
     table = Table("what", "result", title="soak")
