@@ -1,9 +1,10 @@
-"""Does guessing ahead pay? The shipped checkpoint on its own work, with and without its prediction layers.
+"""Does guessing ahead pay? The shipped checkpoint on its own work, without guesses and with each source of them.
 
     python -m benchmarks.speculation
 
-Prints tokens per second of CPU time (one thread, f32), the best of several rounds taken in turn, and writes
-``build/bench/speculation.json``. Prompts are fresh repair tasks: random tokens cannot be guessed and prove nothing.
+Prints tokens per second of CPU time (one thread, the compiled step where it can be had), the best of several rounds
+taken in turn, and writes ``build/bench/speculation.json``. Prompts are fresh repair tasks: random tokens cannot be
+guessed and prove nothing.
 """
 
 import asyncio
@@ -20,6 +21,8 @@ from rich.table import Table
 from evals.synthesis.tasks import TaskSource, load_manifest
 from model_server.chat.template import render
 from model_server.chat.tokens import ChatTokenizer
+from model_server.engine.backend import KernelChoice, choose_kernels
+from model_server.engine.draft_policy import NO_SPECULATION, Speculation
 from model_server.engine.engine import EmbeddedEngine
 from model_server.types import GenerateRequest, SamplingParams
 from model_server.weights import load_model
@@ -32,32 +35,48 @@ _MAX_TOKENS = 160
 _ROUNDS = 3
 
 
+_MODES = {
+    "plain": NO_SPECULATION,
+    "own past": Speculation(layers=0),
+    "prediction layers": Speculation(lookup=0),
+    "both": Speculation(),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Tokens per second with so many sequences at once."""
+    """One way of guessing with so many sequences at once."""
 
     batch: int
-    plain: float
-    guessing: float
-    accept_rate: float
-    """Share of guesses that were right."""
-
-    @property
-    def ratio(self) -> float:
-        return self.guessing / self.plain
+    mode: str
+    tokens_per_s: float
+    ratio: float
+    """To the plain engine in the same run."""
+    guesses: int
+    held: int
 
 
-async def measure(batch: int) -> Result:
-    """Both engines answer the same prompts, in turn, as often as there are rounds."""
+async def measure(batch: int, kernels: KernelChoice) -> list[Result]:
+    """All engines answer the same prompts, in turn, as often as there are rounds."""
     requests = _requests(ChatTokenizer.load(_CHECKPOINT))
-    model = load_model(_CHECKPOINT, torch.float32)
-    engines = [EmbeddedEngine(model, max_running=batch, speculate=guessing) for guessing in (False, True)]
-    rounds = [[await _rate(engine, requests, batch) for engine in engines] for _ in range(_ROUNDS)]
-    stats = engines[1].stats()
-    for engine in engines:
+    engines = {mode: _engine(batch, allowed, kernels) for mode, allowed in _MODES.items()}
+    rates: dict[str, list[float]] = {mode: [] for mode in engines}
+    for _ in range(_ROUNDS):
+        for mode, engine in engines.items():
+            rates[mode].append(await _rate(engine, requests, batch))
+    results = []
+    for mode, engine in engines.items():
+        stats = engine.stats()
+        ratio = max(rates[mode]) / max(rates["plain"])
+        results.append(Result(batch, mode, max(rates[mode]), ratio, stats.drafted, stats.accepted))
         await engine.close()
-    plain, guessing = (max(side) for side in zip(*rounds, strict=True))
-    return Result(batch, plain, guessing, stats.accepted / stats.drafted)
+    return results
+
+
+def _engine(batch: int, allowed: Speculation, kernels: KernelChoice) -> EmbeddedEngine:
+    model = load_model(_CHECKPOINT, torch.float32, keep_fp8=kernels.name == "cpu")
+    backend, drafter = kernels.build(model, model.config.max_position_embeddings)
+    return EmbeddedEngine(model, max_running=batch, speculation=allowed, backend=backend, drafter=drafter)
 
 
 def _requests(tokenizer: ChatTokenizer) -> list[GenerateRequest]:
@@ -89,17 +108,21 @@ async def _rate(engine: EmbeddedEngine, requests: list[GenerateRequest], batch: 
 
 def main() -> None:
     torch.set_num_threads(1)
-    results = [asyncio.run(measure(batch)) for batch in (1, 4, 8)]
-    table = Table(
-        "sequences at once", "plain tok/s", "guessing tok/s", "ratio", "guesses right", title="f32, one thread"
-    )
+    kernels = choose_kernels("auto")
+    results = [result for batch in (1, 4, 8) for result in asyncio.run(measure(batch, kernels))]
+    table = Table("sequences at once", "guesses from", "tok/s", "ratio", "guesses", "held", title=_title(kernels))
     for result in results:
-        cells = [f"{result.plain:.0f}", f"{result.guessing:.0f}", f"{result.ratio:.2f}x", f"{result.accept_rate:.0%}"]
-        table.add_row(str(result.batch), *cells)
+        held = f"{result.held / result.guesses:.0%}" if result.guesses else ""
+        cells = [f"{result.tokens_per_s:.0f}", f"{result.ratio:.2f}x", str(result.guesses), held]
+        table.add_row(str(result.batch), result.mode, *cells)
     Console().print(table)
     _REPORT.parent.mkdir(parents=True, exist_ok=True)
-    record = {"torch": torch.__version__, "results": [asdict(r) | {"ratio": r.ratio} for r in results]}
+    record = {"torch": torch.__version__, "kernels": kernels.name, "results": [asdict(result) for result in results]}
     _REPORT.write_text(json.dumps(record, indent=2) + "\n", "utf-8")
+
+
+def _title(kernels: KernelChoice) -> str:
+    return f"kernels {kernels.name} ({kernels.reason}), one thread"
 
 
 if __name__ == "__main__":

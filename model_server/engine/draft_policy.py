@@ -2,15 +2,16 @@
 
 A guess is one more row in the next step. It pays if the chance that it holds is worth more than the row costs:
 
-    chance * (time a token takes now) > time of a row  (+ time of guessing)
+    chance * (time a token takes without guesses) > time of the row  (+ time of guessing)
 
-Everything in it is measured while the engine runs. A step takes about ``start + num_rows * row`` seconds; the chance is
-the share of guesses at that place that held lately, after guesses that ended alike. What is not tried for long is
-tried again now and then, because both change with what is generated.
+What steps of so many rows take is measured once, before anything runs. The chance is the share of guesses at that place
+that held lately, after guesses that ended alike. What does not pay is tried again now and then, because chances change
+with what is generated.
 """
 
+from bisect import bisect_left
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 Source = Literal["lookup", "layers"]
@@ -27,8 +28,6 @@ _PROBE_AT_LEAST_EVERY = 4096
 _MARGIN = 1.1
 """A guess must promise so much more than it costs: measurements are noisy, and not to guess is safe."""
 _FIRST_CHANCE = 0.6
-_ROW_SHARE = 0.3
-"""Of a row in a step of one, until it is measured."""
 
 
 @dataclass(slots=True)
@@ -59,55 +58,35 @@ class _Idle:
         return 1
 
 
-@dataclass(slots=True)
-class StepTime:
-    """Seconds of a step by its number of rows, as a line through what was measured lately."""
+@dataclass(frozen=True, slots=True)
+class StepTimes:
+    """Seconds of a step by its number of rows, at least two numbers of them, ascending."""
 
-    _rows: _Mean = field(default_factory=_Mean)
-    _seconds: _Mean = field(default_factory=_Mean)
-    _squares: _Mean = field(default_factory=_Mean)
-    _products: _Mean = field(default_factory=_Mean)
-    _share: float = _ROW_SHARE
-    """Of one row in a step of one row."""
-
-    def add(self, num_rows: int, seconds: float) -> None:
-        if self._seconds.count > 8:
-            seconds = min(seconds, 4 * self.of(num_rows))  # the machine did something else
-        self._rows.add(num_rows)
-        self._seconds.add(seconds)
-        self._squares.add(num_rows * num_rows)
-        self._products.add(num_rows * seconds)
-        self._fit()
-
-    @property
-    def row(self) -> float:
-        """Seconds of one more row."""
-        return self._share * self._of_one()
+    rows: tuple[int, ...]
+    seconds: tuple[float, ...]
 
     def of(self, num_rows: int) -> float:
-        return self._of_one() * (1 + self._share * (num_rows - 1))
-
-    def _of_one(self) -> float:
-        return self._seconds.value / (1 + self._share * (self._rows.value - 1)) if self._seconds.count else 0.0
-
-    def _fit(self) -> None:
-        """The slope stays as it was while steps are alike."""
-        spread = self._squares.value - self._rows.value**2
-        if self._rows.count < 4 or spread < 0.05:
-            return
-        slope = (self._products.value - self._rows.value * self._seconds.value) / spread
-        of_one = self._seconds.value - slope * (self._rows.value - 1)
-        if of_one > 0:
-            self._share = min(max(slope / of_one, 0.01), 1.0)
+        """Along the line through the two nearest."""
+        after = min(max(bisect_left(self.rows, num_rows), 1), len(self.rows) - 1)
+        left, right = after - 1, after
+        slope = (self.seconds[right] - self.seconds[left]) / (self.rows[right] - self.rows[left])
+        return self.seconds[left] + slope * (num_rows - self.rows[left])
 
 
 @dataclass(frozen=True, slots=True)
 class Speculation:
-    """How far an engine may guess, by source; 0 switches one off. With ``always``, whether it pays or not."""
+    """How far an engine may guess, by source; 0 switches one off. With ``always`` it does, whether it pays or not."""
 
     lookup: int = 8
     layers: int = 3
     always: bool = False
+
+    def at_most(self, lookup: int, layers: int) -> "Speculation":
+        """The same within what an engine can do."""
+        return replace(self, lookup=min(self.lookup, lookup), layers=min(self.layers, layers))
+
+
+NO_SPECULATION = Speculation(lookup=0, layers=0)
 
 
 @dataclass(slots=True)
@@ -115,12 +94,16 @@ class DraftPolicy:
     """Chooses the length of every guess."""
 
     allowed: Speculation
-    time: StepTime = field(default_factory=StepTime)
+    times: StepTimes
     _guessing: dict[Source, _Mean] = field(default_factory=lambda: defaultdict(_Mean))
     """Seconds of making one guess."""
     _chances: dict[tuple[Source, Ending, int], _Mean] = field(default_factory=lambda: defaultdict(_Mean))
     """Share of guesses that held by place, among those whose predecessors held."""
     _idle: dict[tuple[Source, Ending], "_Idle"] = field(default_factory=lambda: defaultdict(_Idle))
+
+    @property
+    def longest_of_all(self) -> int:
+        return max(self.allowed.lookup, self.allowed.layers)
 
     def longest(self, source: Source) -> int:
         return self.allowed.lookup if source == "lookup" else self.allowed.layers
@@ -129,18 +112,23 @@ class DraftPolicy:
         """Tokens to guess for one of the sequences of a step, at most."""
         if self.allowed.always:
             return self.longest(source)
-        worth = self.time.of(num_sequences) / num_sequences
-        cost = _MARGIN * (self.time.row + self._guessing[source].value)
-        length, chance = 0, 1.0
-        while length < self.longest(source):
-            chance *= self._chance(source, before, length)
-            if chance * worth < cost:
-                break
-            length += 1
+        length = self._paying(source, before, num_sequences)
         if length:
             self._idle[source, before] = _Idle()
             return length
         return min(self._idle[source, before].probe(), self.longest(source))
+
+    def _paying(self, source: Source, before: Ending, num_sequences: int) -> int:
+        plain = self.times.of(num_sequences)
+        best, best_gain, chance, gained = 0, 0.0, 1.0, 0.0
+        for length in range(1, self.longest(source) + 1):
+            chance *= self._chance(source, before, length - 1)
+            gained += chance
+            cost = self.times.of(num_sequences + length) - plain + length * self._guessing[source].value
+            gain = gained * plain / num_sequences - _MARGIN * cost
+            if gain > best_gain:
+                best, best_gain = length, gain
+        return best
 
     def observe(self, source: Source, before: Ending, num_guessed: int, num_held: int) -> Ending:
         """What became of a guess; how the next one of the sequence is to be judged."""

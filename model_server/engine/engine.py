@@ -13,6 +13,7 @@ import queue
 import secrets
 import threading
 import time
+from array import array
 from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -23,16 +24,17 @@ from torch import Tensor
 from model_server.config import ModelConfig
 from model_server.engine.backend import StepBackend
 from model_server.engine.cache_plan import CachePlan, plan_cache
-from model_server.engine.draft_length import DraftLength
+from model_server.engine.draft_policy import DraftPolicy, Speculation, StepTimes
 from model_server.engine.drafter import Drafter
-from model_server.engine.drafting import DraftState, TokenDrafter
+from model_server.engine.drafting import TokenDrafter
+from model_server.engine.guesser import Guesser
 from model_server.engine.kv_cache import KVCache
 from model_server.engine.routes import Routes
 from model_server.engine.sampler import draw, logprobs
 from model_server.engine.scheduler import ScheduledSequence, Scheduler
 from model_server.engine.sequence import Sequence, cache_of
 from model_server.engine.torch_backend import TorchBackend
-from model_server.kernels.batch import new_pools, ring_size
+from model_server.kernels.batch import TILE, Segment, new_pools, ring_size
 from model_server.models.mimo_v2_flash import MiMoV2Flash
 from model_server.types import (
     CacheTooSmall,
@@ -46,6 +48,11 @@ from model_server.types import (
 )
 
 _log = logging.getLogger(__name__)
+
+_SPECULATION = Speculation()
+
+_MEASURED_ROWS = (1, 2, 4, 8, 16)
+_MEASUREMENTS = 5
 
 _PROMPT_TOKENS = 512
 """Of all prompts together in a step: enough for efficient matrix products, not so many that who decodes stalls."""
@@ -94,8 +101,8 @@ class EmbeddedEngine:
 
     ``max_running`` sequences share a step, ``max_waiting`` more may queue; past that a request is refused at once.
     ``context_length`` bounds prompt plus completion and defaults to the model's own. ``plan`` says how much memory
-    there is for keys and values of what runs and of what may be continued. ``speculate`` lets prediction layers, where
-    the model has them, guess tokens ahead while that pays; the tokens are the same with and without. ``backend`` runs
+    there is for keys and values of what runs and of what may be continued. ``speculation`` says how far tokens may be
+    guessed ahead while that pays; the tokens are the same with and without. ``backend`` runs
     the steps, plain PyTorch unless one is given. ``weights_version`` names the weights.
     """
 
@@ -106,7 +113,7 @@ class EmbeddedEngine:
         max_waiting: int = 64,
         context_length: int | None = None,
         plan: CachePlan | None = None,
-        speculate: bool = True,
+        speculation: Speculation = _SPECULATION,
         backend: StepBackend | None = None,
         drafter: TokenDrafter | None = None,
         weights_version: str = "",
@@ -126,10 +133,10 @@ class EmbeddedEngine:
             weights_version=weights_version,
         )
         self._backend = backend or TorchBackend(model, self._context_length)
-        self._drafter: TokenDrafter = drafter or Drafter(model, self._context_length)
-        self._draft_length = DraftLength(self._drafter.max_drafts if speculate else 0)
-        self._num_drafted = self._num_accepted = 0
-        self._scheduler = Scheduler(self._cache, max_running, _PROMPT_TOKENS, self._draft_length.longest)
+        drafter = drafter or Drafter(model, self._context_length)
+        policy = DraftPolicy(speculation.at_most(TILE - 1, drafter.max_drafts), self._step_times())
+        self._guesser = Guesser(drafter, policy)
+        self._scheduler = Scheduler(self._cache, max_running, _PROMPT_TOKENS, policy.longest_of_all)
         self._streams: dict[Sequence, _Stream] = {}
         self._news: list[_News] = []
         """What the step has for those who asked; sent at its end, since waking an event loop costs."""
@@ -163,8 +170,8 @@ class EmbeddedEngine:
             running=running,
             waiting=num_live - running,
             context_length=min(self._context_length, self._cache.max_tokens),
-            drafted=self._num_drafted,
-            accepted=self._num_accepted,
+            drafted=self._guesser.num_guessed,
+            accepted=self._guesser.num_held,
             cache=self._cache.stats(),
         )
 
@@ -213,6 +220,20 @@ class EmbeddedEngine:
             self._live.add(stream)
         self._inbox.put(_Submit(stream))
         return stream
+
+    def _step_times(self) -> StepTimes:
+        """What steps take, before anything runs and while nothing that is stored counts."""
+        most_first = [self._seconds(num_rows) for num_rows in reversed(_MEASURED_ROWS)]  # the first ones are slow
+        return StepTimes(_MEASURED_ROWS, tuple(reversed(most_first)))
+
+    def _seconds(self, num_rows: int) -> float:
+        segment = Segment([0] * num_rows, first=0, pages=array("i", [0]), ring=0, num_logits=num_rows)
+        seconds = []
+        for _ in range(_MEASUREMENTS):
+            started = time.perf_counter()
+            self._backend.step([segment], self.pools)
+            seconds.append(time.perf_counter() - started)
+        return min(seconds)
 
     def _check(self, request: GenerateRequest) -> None:
         num_prompt, num_asked = len(request.prompt_ids), request.sampling.max_tokens
@@ -269,108 +290,75 @@ class EmbeddedEngine:
         step = self._scheduler.schedule()
         if not step:
             return
-        started = time.monotonic()
-        drafts = self._draft(step)
-        accepted = self._execute(step, drafts)
-        self._num_drafted += sum(map(len, drafts))
-        self._num_accepted += sum(accepted)
-        if _is_decoding(step):
-            self._draft_length.observe(len(step), max(map(len, drafts)), time.monotonic() - started, accepted)
+        # Beside a prompt, which sets the pace, nothing is guessed.
+        if all(part.samples and part.num_tokens == 1 for part in step):
+            step = self._guessed(step)
+        self._execute(step)
 
-    def _execute(self, step: list[ScheduledSequence], drafts: list[list[int]]) -> list[int]:
-        """Run the model and take what comes of it; the number of accepted drafts of each part. If the whole step fails
-        its parts are run one by one, and end only their own sequences."""
+    def _guessed(self, step: list[ScheduledSequence]) -> list[ScheduledSequence]:
+        guesses = self._guesser.guess([(part.sequence, _room(part.sequence)) for part in step])
+        return [dataclasses.replace(part, guess=guess) for part, guess in zip(step, guesses, strict=True)]
+
+    def _execute(self, step: list[ScheduledSequence]) -> None:
+        """Run the model and take what comes of it. If the whole step fails its parts are run one by one, and end only
+        their own sequences."""
         try:
-            output = self._backend.step(
-                [part.segment(guessed) for part, guessed in zip(step, drafts, strict=True)], self.pools
-            )
+            output = self._backend.step([part.segment() for part in step], self.pools)
         except Exception as error:  # noqa: BLE001 (whatever it was, those who are not to blame go on)
             _log.exception("engine.step_failed", extra={"num_sequences": len(step)})
-            if len(step) > 1:
-                return [
-                    accepted
-                    for part, guessed in zip(step, drafts, strict=True)
-                    for accepted in self._execute([part], [guessed])
-                ]
-            self._fail(step[0].sequence, _failure(error))
-            return [0]
+            if len(step) == 1:
+                self._fail(step[0].sequence, _failure(error))
+            else:
+                for part in step:
+                    self._execute([part])
+            return
         is_finite = bool(output.logits.sum().isfinite())  # one number that is not makes the sum so too
-        lengths = [part.num_tokens + len(guessed) for part, guessed in zip(step, drafts, strict=True)]
-        wanted = [part.samples * (1 + len(guessed)) for part, guessed in zip(step, drafts, strict=True)]
-        rows = zip(
-            step, drafts, output.logits.split(wanted), output.hidden.split(lengths), output.experts.split(lengths),
-            strict=True,
-        )  # fmt: skip
-        return [self._take_or_fail(*row, is_finite) for row in rows]
-
-    def _draft(self, step: list[ScheduledSequence]) -> list[list[int]]:
-        """Guesses for every sequence of a step in which all decode; none beside a prompt, which sets the pace."""
-        length = self._draft_length.choose(len(step)) if _is_decoding(step) else 0
-        length = min([length, *(_room(part.sequence) for part in step)])
-        states = [self._draft_state(part.sequence) for part in step] if length > 0 else []
-        if not states or not all(state.is_ready for state in states):
-            return [[] for _ in step]
-        return self._drafter.draft(
-            [(part.sequence.ids, state) for part, state in zip(step, states, strict=True)], length
-        )
-
-    def _draft_state(self, sequence: Sequence) -> DraftState:
-        """What drafting knows of a sequence, which begins anew with its cache."""
-        num_tokens = cache_of(sequence).num_tokens
-        state = sequence.draft_state
-        if state is None or state.num_tokens != num_tokens:
-            state = sequence.draft_state = self._drafter.new_state(num_tokens)
-        return state
+        lengths = [part.num_rows for part in step]
+        logits = output.logits.split([part.num_logits for part in step])
+        rows = zip(step, logits, output.hidden.split(lengths), output.experts.split(lengths), strict=True)
+        for row in rows:
+            self._take_or_fail(*row, is_finite)
 
     def _take_or_fail(
-        self,
-        part: ScheduledSequence,
-        drafts: list[int],
-        logits: Tensor,
-        hidden: Tensor,
-        experts: Tensor,
-        is_finite: bool,
-    ) -> int:
+        self, part: ScheduledSequence, logits: Tensor, hidden: Tensor, experts: Tensor, is_finite: bool
+    ) -> None:
         """``is_finite``: the logits of all parts are, so those of one need no look."""
         sequence = part.sequence
         try:
             if not is_finite and not bool(logits.isfinite().all()):
                 raise EngineError("the model's logits are not finite")
-            return self._take(part, drafts, logits, hidden, experts)
+            self._take(part, logits, hidden, experts)
         except EngineError as error:
             _log.error("engine.sequence_failed", extra={"request_id": sequence.request.request_id})
             self._fail(sequence, error)
         except Exception as error:  # noqa: BLE001 (the other sequences of the step go on)
             _log.exception("engine.sequence_failed", extra={"request_id": sequence.request.request_id})
             self._fail(sequence, _failure(error))
-        return 0
 
-    def _take(self, part: ScheduledSequence, drafts: list[int], logits: Tensor, hidden: Tensor, experts: Tensor) -> int:
-        """Sample after the pending tokens, and after each draft as long as it is what was sampled; commit what holds
-        and report it. Returns the number of accepted drafts.
+    def _take(self, part: ScheduledSequence, logits: Tensor, hidden: Tensor, experts: Tensor) -> None:
+        """Sample after the pending tokens, and after each guess as long as it is what was sampled; commit what holds
+        and report it.
 
         Raises:
             EngineError: the sequence cannot go on.
         """
         sequence, cache = part.sequence, cache_of(part.sequence)
-        state = self._draft_state(sequence) if self._draft_length.longest else None
-        news = list(self._sampled(sequence, drafts, logits)) if part.samples else []
-        num_accepted = max(len(news) - 1, 0)
-        num_kept, before = part.num_tokens + num_accepted, cache.num_tokens
+        news = list(self._sampled(sequence, part.guess.tokens, logits)) if part.samples else []
+        num_held = max(len(news) - 1, 0)
+        num_kept, before = part.num_tokens + num_held, cache.num_tokens
         sequence.routes.record(before, experts[:num_kept])
+        self._guesser.absorb(sequence, hidden[:num_kept])
+        self._guesser.judge(sequence, part.guess, num_held)
         cache.commit(len(experts), num_kept)
-        if state is not None:
-            state.absorb(hidden[:num_kept])
         self._cache.remember(sequence, before)
         for event in news:
             self._report(sequence, event)
-        return num_accepted
 
-    def _sampled(self, sequence: Sequence, drafts: list[int], logits: Tensor) -> Iterator[TokenEvent]:
-        """The tokens after one row of logits or more. A draft is accepted if it is what would have been sampled in its
-        place anyway, so drafts change how fast tokens come and never which, under a grammar too."""
+    def _sampled(self, sequence: Sequence, guess: list[int], logits: Tensor) -> Iterator[TokenEvent]:
+        """The tokens after one row of logits or more. A guessed token holds if it is what would have been sampled in
+        its place anyway, so guesses change how fast tokens come and never which, under a grammar too."""
         sampling, grammar = sequence.request.sampling, sequence.grammar
-        for row, draft in zip_longest(logits, drafts):
+        for row, guessed in zip_longest(logits, guess):
             token = _overdue(sequence)
             if token is None:
                 possible = row if grammar is None else grammar.mask(row)
@@ -382,7 +370,7 @@ class EmbeddedEngine:
             sequence.ids.append(token)
             reason = _finish_reason(sequence, token)
             yield TokenEvent(token, reason, sequence.cached_tokens or 0, scores)
-            if reason is not None or token != draft:
+            if reason is not None or token != guessed:
                 return
 
     def _report(self, sequence: Sequence, event: TokenEvent) -> None:
@@ -420,7 +408,7 @@ class EmbeddedEngine:
 
     def _retire(self, sequence: Sequence) -> _Stream:
         self._scheduler.remove(sequence)
-        sequence.draft_state = None
+        self._guesser.forget(sequence)
         stream = self._streams.pop(sequence)
         with self._lock:
             self._live.discard(stream)
@@ -447,10 +435,6 @@ def _check_experts(experts: Tensor, config: ModelConfig) -> None:
     ordered = experts.sort(-1).values
     if bool((ordered[..., -1:] >= config.n_routed_experts).any()) or bool((ordered.diff(dim=-1) == 0).any()):
         raise EngineError(f"forced experts of a token must be different numbers below {config.n_routed_experts}")
-
-
-def _is_decoding(step: list[ScheduledSequence]) -> bool:
-    return all(part.samples and part.num_tokens == 1 for part in step)
 
 
 def _room(sequence: Sequence) -> int:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from model_server.engine.guesser import NOTHING, Guess
 from model_server.engine.sequence import Sequence, cache_of
 from model_server.kernels.batch import Segment
 
@@ -40,32 +41,42 @@ class ScheduledSequence:
     sequence: Sequence
     num_tokens: int
     samples: bool
+    guess: Guess = NOTHING
+    """Tokens that may follow the sequence's own."""
 
-    def segment(self, drafts: list[int]) -> Segment:
-        """What the backend runs; ``drafts`` follow the sequence's own tokens and have logits too."""
+    @property
+    def num_rows(self) -> int:
+        return self.num_tokens + len(self.guess.tokens)
+
+    @property
+    def num_logits(self) -> int:
+        return 1 + len(self.guess.tokens) if self.samples else 0
+
+    def segment(self) -> Segment:
+        """What the backend runs."""
         cache, ids = cache_of(self.sequence), self.sequence.ids
         first, end = cache.num_tokens, cache.num_tokens + self.num_tokens
         return Segment(
-            ids=[*ids[first:end], *drafts],
+            ids=[*ids[first:end], *self.guess.tokens],
             first=first,
             pages=cache.pages,
             ring=cache.ring,
-            num_logits=1 + len(drafts) if self.samples else 0,
-            forced_experts=self.sequence.routes.forced(first, end + len(drafts)),
+            num_logits=self.num_logits,
+            forced_experts=self.sequence.routes.forced(first, first + self.num_rows),
         )
 
 
 class Scheduler:
     """Waiting and running sequences."""
 
-    def __init__(self, memory: Memory, max_running: int, prompt_tokens: int, max_drafts: int) -> None:
-        """``prompt_tokens``: of all prompts together in a step; ``max_drafts``: that may follow a decoding row."""
+    def __init__(self, memory: Memory, max_running: int, prompt_tokens: int, max_guessed: int) -> None:
+        """``prompt_tokens``: of all prompts together in a step; ``max_guessed``: that may follow a decoding row."""
         self.running: list[Sequence] = []
         self.waiting: list[Sequence] = []
         self._memory = memory
         self._max_running = max_running
         self._prompt_tokens = prompt_tokens
-        self._max_drafts = max_drafts
+        self._max_guessed = max_guessed
         self._num_arrived = 0
 
     def add(self, sequence: Sequence) -> None:
@@ -122,9 +133,9 @@ class Scheduler:
         return parts
 
     def _make_room(self, sequence: Sequence) -> bool:
-        """Room for the pending token and its drafts, if need be at the cost of others; False if at its own."""
+        """Room for the pending token and for guesses, if need be at the cost of others; False if at its own."""
         longest = sequence.most_cached - cache_of(sequence).num_tokens
-        while not self._memory.reserve(sequence, min(1 + self._max_drafts, longest)):
+        while not self._memory.reserve(sequence, min(1 + self._max_guessed, longest)):
             last = max(self.running, key=_rank)
             self._memory.preempt(last)
             self.running.remove(last)

@@ -3,7 +3,6 @@
 from array import array
 from dataclasses import dataclass, field
 
-from model_server.engine.drafting import DraftState
 from model_server.engine.prefix_tree import Node
 from model_server.engine.routes import Routes
 from model_server.types import GenerateRequest, GrammarState
@@ -49,7 +48,7 @@ class SequenceCache:
 
 @dataclass(eq=False, slots=True)
 class Sequence:
-    """``cache`` is set while it runs, ``draft_state`` where prediction layers help."""
+    """``cache`` is set while it runs."""
 
     request: GenerateRequest
     seed: int
@@ -63,7 +62,6 @@ class Sequence:
     ids: "array[int]" = field(init=False)
     """Prompt and sampled tokens; type code "i"."""
     cache: SequenceCache | None = None
-    draft_state: DraftState | None = None
     cached_tokens: int | None = None
     """Prompt tokens that were not computed, when it was admitted first; None before."""
     num_overtaken: int = 0

@@ -1,14 +1,17 @@
 """How far to guess ahead."""
 
-from model_server.engine.draft_policy import DraftPolicy, Speculation, StepTime
+from model_server.engine.draft_policy import DraftPolicy, Speculation, StepTimes
+
+
+def times(row_share: float) -> StepTimes:
+    """Each further row takes so much of a step of one."""
+    return StepTimes((1, 33), (0.001, 0.001 * (1 + 32 * row_share)))
 
 
 def policy(row_share: float, *, accepted: float = 1.0, longest: int = 8) -> DraftPolicy:
-    """After steps in which each further row took ``row_share`` of a step of one, and so many guesses held."""
-    made = DraftPolicy(Speculation(lookup=longest))
+    """After guesses of which so many held."""
+    made = DraftPolicy(Speculation(lookup=longest), times(row_share))
     for step in range(200):
-        num_rows = 1 + step % 4
-        made.time.add(num_rows, 0.001 * (1 + row_share * (num_rows - 1)))
         held = longest if (step * accepted) % 1 + accepted >= 1 else 0
         made.observe("lookup", "held", longest, held)
     return made
@@ -54,28 +57,23 @@ def test_what_ended_otherwise_before_is_judged_by_itself() -> None:
 
 
 def test_a_source_that_is_switched_off_is_never_tried() -> None:
-    off = DraftPolicy(Speculation(lookup=0, layers=0))
+    off = DraftPolicy(Speculation(lookup=0, layers=0), times(0.1))
     assert {off.length("lookup", "first", 1) for _ in range(1000)} == {0}
 
 
 def test_where_it_is_asked_for_every_guess_is_made_at_full_length() -> None:
-    eager = DraftPolicy(Speculation(lookup=5, always=True))
+    eager = DraftPolicy(Speculation(lookup=5, always=True), times(1.0))
     eager.observe("lookup", "first", 5, 0)
     assert (eager.length("lookup", "first", 64), eager.length("layers", "first", 64)) == (5, 3)
 
 
-def test_step_times_follow_the_line_of_what_was_measured() -> None:
-    time = StepTime()
-    for step in range(300):
-        num_rows = 1 + step % 3
-        time.add(num_rows, 0.002 + 0.0005 * num_rows)
-    assert abs(time.of(8) - 0.006) < 1e-4
-    assert abs(time.row - 0.0005) < 1e-5
+def test_a_step_that_was_not_measured_lies_on_the_line_of_its_neighbours() -> None:
+    measured = StepTimes((1, 2, 4), (0.001, 0.002, 0.003))
+    assert [round(measured.of(num_rows), 6) for num_rows in (1, 2, 3, 4, 8)] == [0.001, 0.002, 0.0025, 0.003, 0.005]
 
 
-def test_one_step_in_which_the_machine_was_away_hardly_counts() -> None:
-    time = StepTime()
-    for _ in range(50):
-        time.add(1, 0.001)
-    time.add(1, 10.0)
-    assert time.of(1) < 0.0012
+def test_a_guess_goes_past_a_costly_row_where_those_behind_it_are_cheap() -> None:
+    made = DraftPolicy(Speculation(lookup=8), StepTimes((1, 2, 9), (0.001, 0.0021, 0.0022)))
+    for _ in range(100):
+        made.observe("lookup", "held", 8, 8)
+    assert made.length("lookup", "held", 1) == 8

@@ -12,6 +12,7 @@ from model_server.chat.markers import CONTROL_MARKERS, END_THINK, IM_END, THINK,
 from model_server.chat.template import Span
 from model_server.chat.tokens import ChatTokenizer
 from model_server.chat.turn import AssistantTurn, parse_turn
+from model_server.engine.draft_policy import NO_SPECULATION, Speculation
 from model_server.engine.engine import EmbeddedEngine
 from model_server.engine.grammar import GrammarCompiler, GrammarError
 from model_server.engine.sampler import draw
@@ -236,8 +237,11 @@ def test_a_tool_that_cannot_be_enforced_is_refused_with_its_path(parameters: dic
 @pytest.fixture(scope="module")
 async def engines() -> AsyncIterator[tuple[EmbeddedEngine, EmbeddedEngine]]:
     model = random_model(CONFIG, num_mtp_layers=3)
-    pair = EmbeddedEngine(model, context_length=512), EmbeddedEngine(model, context_length=512, speculate=False)
-    yield pair
+    pair = [
+        EmbeddedEngine(model, context_length=512, speculation=allowed)
+        for allowed in (Speculation(always=True), NO_SPECULATION)
+    ]
+    yield pair[0], pair[1]
     for engine in pair:
         await engine.close()
 
@@ -263,7 +267,7 @@ async def test_a_random_model_keeps_to_a_grammar_the_same_with_and_without_draft
 async def test_drafts_that_the_grammar_forbids_are_rejected() -> None:
     model = random_model(CONFIG, num_mtp_layers=3)
     model.lm_head.weight.zero_()  # whoever is asked, token 0 is first among equals: no number begins so
-    engine = EmbeddedEngine(model, context_length=256)
+    engine = EmbeddedEngine(model, context_length=256, speculation=Speculation(lookup=0, always=True))
     grammar = COMPILER.turn(enable_thinking=False, answer={"type": "array", "items": {"type": "integer"}})
     events = await generated(
         engine, GenerateRequest("x", (1, 2, 3), SamplingParams(0.0, max_tokens=100, grammar=grammar))

@@ -36,7 +36,7 @@ class Work:
 
     def __init__(self, max_running: int = 8, prompt_tokens: int = 100) -> None:
         self.memory = AmpleMemory()
-        self.scheduler = Scheduler(self.memory, max_running, prompt_tokens, max_drafts=0)
+        self.scheduler = Scheduler(self.memory, max_running, prompt_tokens, max_guessed=0)
 
     def add(self, name: str, num_prompt: int, priority: int = 0, max_tokens: int = 1000) -> Sequence:
         prompt = tuple(map(ord, name)) + (0,) * (num_prompt - len(name))
