@@ -19,10 +19,11 @@ class DockerSettings(BaseModel):
     )
     runtime: str | None = Field(None, description="Container runtime, such as runsc. Empty: the daemon's own choice.")
     cpus: float | None = Field(None, gt=0, description="Processors one sandbox may keep busy. Empty: all.")
-    user: str = Field(
-        "1000:1000",
-        pattern=r"^[1-9][0-9]*:[1-9][0-9]*$",
-        description="User and group id of everything that runs in a sandbox. The image `host` knows 1000 by name.",
+    uid: int = Field(
+        1000,
+        gt=0,
+        description="User and group id of everything that runs in a sandbox. Where the service itself is that user, "
+        "the next id is taken: the two must not be one.",
     )
     lease_s: float = Field(
         60.0, gt=0, description="A sandbox ends by itself when it has not heard from the service for so long, s."

@@ -93,6 +93,9 @@ class DockerBackend:
                 env=self._environment(spec, found),
             )
             client = await _while_running(claiming, engine, name)
+            # The socket is there, and nothing untrusted has run yet: from now on, the folder is not the sandbox's to
+            # write. What is in it lies on the host's disk, which has no bound of ours.
+            folder.chmod(0o711)
         except SandboxError as error:
             await asyncio.to_thread(_discard, engine, name, folder)
             if isinstance(error, SandboxLost):
@@ -130,7 +133,11 @@ class DockerBackend:
         folders += [place for place, real in binds.items() if Path(real).is_dir()]
         files = {place: "" for place, real in binds.items() if not Path(real).is_dir()}
         links = {place: target for place, target in links.items() if not place.startswith("/dev/")}
-        return engine.host_image(folders, {**files, **image.files(), _PROGRAM: ""}, links)
+        return engine.host_image(folders, {**files, **image.files(self._uid()), _PROGRAM: ""}, links)
+
+    def _uid(self) -> int:
+        uid = self._settings.docker.uid
+        return uid + 1 if uid == os.geteuid() else uid
 
     def _environment(self, spec: SandboxSpec, found: Image) -> dict[str, str]:
         if spec.image == "host":
@@ -141,7 +148,7 @@ class DockerBackend:
     def _config(self, spec: SandboxSpec, found: Image, served_by: Path, folder: Path) -> dict[str, object]:
         """The container, as the daemon's API wants it."""
         settings, resources = self._settings.docker, spec.resources
-        uid, gid = settings.user.split(":")
+        uid = self._uid()
         disk = resources.disk_mib * 1024 * 1024
         memory = resources.memory_mib * 1024 * 1024 + disk  # files in a sandbox are kept in memory
         places = {str(served_by): _PROGRAM}
@@ -162,7 +169,7 @@ class DockerBackend:
             "CgroupnsMode": "private",
             "LogConfig": {"Type": "none"},
             "Mounts": [*binds, _bind(str(folder), _SOCKETS, read_only=False)],
-            "Tmpfs": {place: _disk_options(place, disk, uid, gid) for place in WRITABLE},
+            "Tmpfs": {place: _disk_options(place, disk, uid) for place in WRITABLE},
         }
         if settings.cpus is not None:
             host["NanoCpus"] = int(settings.cpus * 1e9)
@@ -172,7 +179,7 @@ class DockerBackend:
             "Image": found.id,
             "Entrypoint": [_PROGRAM, "serve", "--unix", f"{_SOCKETS}/socket", "--unclaimed", f"{_UNCLAIMED_S}s"],
             "Cmd": [],
-            "User": settings.user,
+            "User": f"{uid}:{uid}",
             "Hostname": "sandbox",
             "WorkingDir": "/",
             "Healthcheck": {"Test": ["NONE"]},
@@ -256,7 +263,7 @@ def _bind(real: str, place: str, *, read_only: bool) -> dict[str, object]:
     return {"Type": "bind", "Source": real, "Target": place, "ReadOnly": read_only}
 
 
-def _disk_options(place: str, size: int, uid: str, gid: str) -> str:
+def _disk_options(place: str, size: int, uid: int) -> str:
     inodes = max(65_536, size // 4096)
     mode = "1777" if place.endswith("tmp") else "0755"
-    return f"rw,exec,nosuid,nodev,size={size},nr_inodes={inodes},mode={mode},uid={uid},gid={gid}"
+    return f"rw,exec,nosuid,nodev,size={size},nr_inodes={inodes},mode={mode},uid={uid},gid={uid}"

@@ -71,12 +71,12 @@ def view(settings: SandboxSettings) -> tuple[dict[str, str], dict[str, str]]:
     return binds, links
 
 
-def files() -> dict[str, str]:
+def files(uid: int = UID) -> dict[str, str]:
     """Files of the image -> their text."""
     return {
-        "/etc/passwd": f"root:x:0:0:root:/root:/usr/sbin/nologin\nsandbox:x:{UID}:{UID}::{HOME}:/bin/bash\n"
+        "/etc/passwd": f"root:x:0:0:root:/root:/usr/sbin/nologin\nsandbox:x:{uid}:{uid}::{HOME}:/bin/bash\n"
         "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
-        "/etc/group": f"root:x:0:\nsandbox:x:{UID}:\nnogroup:x:65534:\n",
+        "/etc/group": f"root:x:0:\nsandbox:x:{uid}:\nnogroup:x:65534:\n",
         "/etc/hosts": "127.0.0.1 localhost sandbox\n::1 localhost sandbox\n",
         "/etc/hostname": "sandbox\n",
         "/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",

@@ -18,7 +18,7 @@ import pytest
 from sandbox.backends import open_backend
 from sandbox.client import Client, unix
 from sandbox.config import DockerSettings, SandboxSettings
-from sandbox.docker import DockerBackend
+from sandbox.docker import WRITABLE, DockerBackend
 from sandbox.engine import FOLDER_LABEL, LABEL
 from sandbox.errors import ImageMismatch, SandboxLost, SandboxUnavailable, UnknownImage
 from sandbox.types import Command, Exited, Resources, SandboxSpec, Signalled
@@ -139,6 +139,31 @@ async def test_a_container_has_what_was_asked_for_and_nothing_more(
     assert health.memory
     await backend.close()
     assert _ours(api, tmp_path) == []
+
+
+async def test_nothing_of_the_hosts_disk_can_be_written(backend: DockerBackend) -> None:
+    sandbox = await backend.acquire(SandboxSpec(resources=SMALL))
+    line = "cd /run/sandboxd; touch new; rm -f socket; mv socket other; chmod 777 ."
+    outcome = await sandbox.exec(Command(line, "a", 10))
+    assert outcome.output.count(b"Permission denied") == 3, outcome
+    assert b"Operation not permitted" in outcome.output
+    writable = "for d in $(cut -d' ' -f2 /proc/self/mounts); do [ -d $d ] && [ -w $d ] && echo $d; done"
+    outcome = await sandbox.exec(Command(writable, "b", 10))
+    assert set(outcome.output.decode().split()) <= {*WRITABLE, "/dev/shm", "/dev/mqueue", "/proc"}
+
+
+async def test_the_sandboxs_user_is_never_the_services_own(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = DockerBackend(_settings(address, tmp_path, uid=4321))
+    with monkeypatch.context() as patched:
+        (tmp_path / "sockets").mkdir(mode=0o700)
+        os.chown(tmp_path / "sockets", 4321, 4321)
+        patched.setattr(os, "geteuid", lambda: 4321)
+        sandbox = await backend.acquire(SandboxSpec(resources=SMALL))
+    outcome = await sandbox.exec(Command("id; touch /workspace/x", "a", 10))
+    assert outcome.output == b"uid=4322(sandbox) gid=4322(sandbox) groups=4322(sandbox)\n"
+    await backend.close()
 
 
 async def test_sealed_by_the_settings_not_even_loopback_can_be_used(address: str, tmp_path: Path) -> None:
