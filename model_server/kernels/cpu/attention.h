@@ -95,15 +95,16 @@ MIMO_INLINE void score_blocks(const float* const* q, const Stored* const* blocks
 
 // Scores of `count` blocks, several at once as the registers allow.
 template <int num_queries, bool fetches, class Stored>
-MIMO_INLINE void score(const float* const* q, const Stored* const* blocks, const Stored* const* next, int count, int qk_dim,
-                       v16* scores) {
+MIMO_INLINE void score(const float* const* q, const Stored* const* blocks, const Stored* const* next, int count,
+                       int qk_dim, v16* scores) {
     constexpr int room = kAccumulators / 3 * 2 / num_queries;
     constexpr int together = room >= 4 ? 4 : room >= 2 ? 2 : 1;
     int b = 0;
     for (; b + together <= count; b += together)
         score_blocks<num_queries, together, fetches>(q, blocks + b, next + b, qk_dim, scores + b);
     if constexpr (together == 4)
-        for (; b + 2 <= count; b += 2) score_blocks<num_queries, 2, fetches>(q, blocks + b, next + b, qk_dim, scores + b);
+        for (; b + 2 <= count; b += 2)
+            score_blocks<num_queries, 2, fetches>(q, blocks + b, next + b, qk_dim, scores + b);
     for (; b < count; ++b) score_blocks<num_queries, 1, fetches>(q, blocks + b, next + b, qk_dim, scores + b);
 }
 
@@ -140,6 +141,41 @@ MIMO_INLINE void mix_columns(float* const* mixed, const v16* weights, const Stor
         for (int c = 0; c < num_vectors; ++c) store(mixed[i] + column + 16 * c, sums[i][c]);
 }
 
+// Scores of the positions from lane `first` to lane `last`, and of the others what weighs nothing.
+MIMO_INLINE v16 hide(v16 scores, int64_t first, int64_t last) {
+    const float counted[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    const auto lane = [](int64_t number) { return all((float)(number < -1 ? -1 : number > 16 ? 16 : number)); };
+    const v16 lanes = load(counted), from = lane(first), to = lane(last);
+    return each([&](int p) {
+        const Bits seen = (lanes.part[p] >= from.part[p]) & (lanes.part[p] <= to.part[p]);
+        return seen ? scores.part[p] : kUnseen - Lanes{};
+    });
+}
+
+// Turns a query's scores of a span into weights relative to the largest score so far, and what it mixed before too.
+MIMO_INLINE void weigh(v16* scores, int first_block, int end_block, const Running& running, int query) {
+    v16 top = scores[first_block];
+    for (int b = first_block + 1; b < end_block; ++b) top = max(top, scores[b]);
+    const float before = running.largest[query], now = largest(top);
+    v16 total = running.total[query];
+    if (now > before) {
+        float* mixed = running.mixed + (ptrdiff_t)query * running.v_width;
+        const v16 factor = exp2(all(before - now));
+        total = total * factor;
+        for (int c = 0; c < running.v_width; c += 16) store(mixed + c, load(mixed + c) * factor);
+        running.largest[query] = now;
+    }
+    const v16 reference = all(running.largest[query]);
+    for (int b = first_block; b < end_block; ++b) {
+        const v16 below = scores[b] - reference, weight = exp2(below);
+        scores[b] = each([&](int p) {  // far below the largest, and what is not seen, weighs nothing
+            return below.part[p] > -126.0f - Lanes{} ? weight.part[p] : Lanes{};
+        });
+        total = total + scores[b];
+    }
+    running.total[query] = total;
+}
+
 // A span of one group.
 struct Place {
     int64_t group, span;
@@ -149,8 +185,8 @@ struct Place {
 // each key and value read asks for the one at the same place of the span that comes next: it lies in another page,
 // where the processor does not expect it, and few queries wait for memory only.
 template <int num_queries, bool fetches, class Stored>
-__attribute__((noinline)) void attend_span(const MimoHeads& heads, const Tile& tile, const Keys<Stored>& keys, const Running& running,
-                 int query, Place place, Place next) {
+__attribute__((noinline)) void attend_span(const MimoHeads& heads, const Tile& tile, const Keys<Stored>& keys,
+                                           const Running& running, int query, Place place, Place next) {
     const int64_t group = place.group, span = place.span;
     const int per_group = (int)(heads.num_heads / heads.num_kv_heads);
     const int64_t oldest_row = tile.first + query / per_group;
@@ -179,56 +215,32 @@ __attribute__((noinline)) void attend_span(const MimoHeads& heads, const Tile& t
         }
     }
     v16 scores[num_queries * 4];
-    score<num_queries, fetches>(q, k_blocks + first_block, k_next + first_block, end_block - first_block, (int)heads.qk_dim, scores + first_block);
+    score<num_queries, fetches>(q, k_blocks + first_block, k_next + first_block, end_block - first_block,
+                                (int)heads.qk_dim, scores + first_block);
 
-    const bool whole = first_key(newest_row) <= base + first_block * kBlock && oldest_row >= base + end_block * kBlock - 1;
-    const float counted[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    const v16 lanes = load(counted);
+    const bool whole =
+        first_key(newest_row) <= base + first_block * kBlock && oldest_row >= base + end_block * kBlock - 1;
     for (int i = 0; i < num_queries; ++i) {
         v16* own = scores + 4 * i;
-        const int64_t position = tile.first + (query + i) / per_group;
+        const int64_t row = tile.first + (query + i) / per_group;
         if (!whole)
             for (int b = first_block; b < end_block; ++b) {
                 const int64_t start = base + b * kBlock;
-                const auto bound = [&](int64_t lane) { return (float)(lane < -1 ? -1 : lane > 16 ? 16 : lane); };
-                const v16 from = all(bound(first_key(position) - start)), to = all(bound(position - start));
-                own[b] = each([&](int p) {
-                    const Bits seen = (lanes.part[p] >= from.part[p]) & (lanes.part[p] <= to.part[p]);
-                    return seen ? own[b].part[p] : kUnseen - Lanes{};
-                });
+                own[b] = hide(own[b], first_key(row) - start, row - start);
             }
-        v16 top = own[first_block];
-        for (int b = first_block + 1; b < end_block; ++b) top = max(top, own[b]);
-        const float before = running.largest[query + i];
-        const float now = largest(top);
-        v16 total = running.total[query + i];
-        if (now > before) {
-            running.largest[query + i] = now;
-            const v16 factor = exp2(all(before - now));
-            total = total * factor;
-            for (int c = 0; c < running.v_width; c += 16) store(mixed[i] + c, load(mixed[i] + c) * factor);
-        }
-        const v16 reference = all(running.largest[query + i]);
-        for (int b = first_block; b < end_block; ++b) {
-            const v16 below = own[b] - reference;
-            const v16 weight = exp2(below);
-            own[b] = each([&](int p) {  // far below the largest, and what is not seen, weighs nothing
-                return below.part[p] > -126.0f - Lanes{} ? weight.part[p] : Lanes{};
-            });
-            total = total + own[b];
-        }
-        running.total[query + i] = total;
+        weigh(own, first_block, end_block, running, query + i);
     }
     constexpr int room = kAccumulators / 3 * 2 / num_queries;
     constexpr int together = room >= 4 ? 4 : room >= 2 ? 2 : 1;
+    const int from = (int)seen_from, to = (int)seen_to, v_dim = (int)heads.v_dim;
     int column = 0;
     for (; column + 16 * together <= running.v_width; column += 16 * together)
-        mix_columns<num_queries, together, fetches>(mixed, scores, v_blocks, v_next, (int)seen_from, (int)seen_to, (int)heads.v_dim, column);
+        mix_columns<num_queries, together, fetches>(mixed, scores, v_blocks, v_next, from, to, v_dim, column);
     if constexpr (together == 4)
         for (; column + 32 <= running.v_width; column += 32)
-            mix_columns<num_queries, 2, fetches>(mixed, scores, v_blocks, v_next, (int)seen_from, (int)seen_to, (int)heads.v_dim, column);
+            mix_columns<num_queries, 2, fetches>(mixed, scores, v_blocks, v_next, from, to, v_dim, column);
     for (; column < running.v_width; column += 16)
-        mix_columns<num_queries, 1, fetches>(mixed, scores, v_blocks, v_next, (int)seen_from, (int)seen_to, (int)heads.v_dim, column);
+        mix_columns<num_queries, 1, fetches>(mixed, scores, v_blocks, v_next, from, to, v_dim, column);
 }
 
 // The sink is one more score without a value; it joins at the end.
@@ -253,8 +265,8 @@ inline void finish(const MimoHeads& heads, const Tile& tile, const Running& runn
 }
 
 template <int num_queries, class Stored>
-void attend_chunk(bool fetches, const MimoHeads& heads, const Tile& tile, const Keys<Stored>& keys, const Running& running,
-                  int query, Place place, Place next) {
+void attend_chunk(bool fetches, const MimoHeads& heads, const Tile& tile, const Keys<Stored>& keys,
+                  const Running& running, int query, Place place, Place next) {
     if (fetches) attend_span<num_queries, true>(heads, tile, keys, running, query, place, next);
     else attend_span<num_queries, false>(heads, tile, keys, running, query, place, next);
 }
@@ -262,7 +274,8 @@ void attend_chunk(bool fetches, const MimoHeads& heads, const Tile& tile, const 
 constexpr int kQueries = kAccumulators >= 16 ? 8 : 4;  // that go over a span together
 
 template <class Stored>
-void attend(const MimoHeads& heads, const Tile& tile, const Keys<Stored>& keys, const Running& running, const float* sink) {
+void attend(const MimoHeads& heads, const Tile& tile, const Keys<Stored>& keys, const Running& running,
+            const float* sink) {
     const int per_group = (int)(heads.num_heads / heads.num_kv_heads);
     const int num_queries = tile.num_rows * per_group;
     const int64_t last = tile.first + tile.num_rows - 1;

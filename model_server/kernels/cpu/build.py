@@ -5,6 +5,7 @@ sources (``hatch_build.py``; the command above does the same) and needs no compi
 """
 
 import hashlib
+import logging
 import os
 import shutil
 import subprocess
@@ -35,6 +36,8 @@ VARIANTS = {
 
 _COMPILE_S = 300
 
+_log = logging.getLogger(__name__)
+
 
 class NoLibrary(Exception):
     """The step cannot be compiled here; the message says why."""
@@ -61,6 +64,7 @@ def find_library(variant: str) -> Path:
 
 def compile_library(variant: str, compiler: str, library: Path) -> Path:
     """Raises NoLibrary."""
+    _log.info("kernels.compile variant=%s library=%s", variant, library)
     try:
         library.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=library.parent) as scratch:

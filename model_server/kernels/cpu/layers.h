@@ -34,8 +34,8 @@ inline void rotate(float* x, const float* cos, const float* sin, int64_t half, i
 // Experts of one row and their shares. `scores` [num_experts] are the router's outputs and are overwritten with their
 // sigmoids. Chosen is by score plus bias, ties to the lowest id, shares are of the scores alone; their sum goes by id,
 // so that a forced route in another order gives the same shares.
-inline void choose_experts(const MimoModel& model, const float* bias, const uint8_t* forced, float* scores, uint8_t* ids,
-                           float* shares) {
+inline void choose_experts(const MimoModel& model, const float* bias, const uint8_t* forced, float* scores,
+                           uint8_t* ids, float* shares) {
     const int num_experts = (int)model.num_experts, top_k = (int)model.top_k;
     for (int e = 0; e < num_experts; e += 16) {
         const v16 x = load(scores + e);

@@ -75,12 +75,6 @@ struct Scratch {
     }
 };
 
-// Keys and values of one kind of layer: pages or rings.
-template <class Stored>
-struct Pool {
-    Stored *k, *v;
-};
-
 template <class Stored>
 class Step {
 public:
@@ -122,7 +116,8 @@ private:
     }
 
     void embed(float* hidden) const {
-        for (int64_t row = 0; row < batch_.num_rows; ++row) embed_row(batch_.ids[row], hidden + row * model_.hidden_size);
+        for (int64_t row = 0; row < batch_.num_rows; ++row)
+            embed_row(batch_.ids[row], hidden + row * model_.hidden_size);
     }
 
     void norm(const float* from, int64_t num_rows, const float* weight, float* to, int64_t stride) const {
@@ -162,12 +157,14 @@ private:
         }
     }
 
-    void attend_tile(const MimoLayer& layer, const MimoHeads& heads, const MimoSegment& segment, const Tile& tile, float* qkv) {
+    void attend_tile(const MimoLayer& layer, const MimoHeads& heads, const MimoSegment& segment, const Tile& tile,
+                     float* qkv) {
         const Keys<Stored> keys = keys_of(layer, heads, segment);
         const float scale = kLog2E / __builtin_sqrtf((float)heads.qk_dim);
         for (int row = 0; row < tile.num_rows; ++row) {
             const int64_t position = tile.first + row;
-            const float *cos = heads.cos + position * heads.half_rotary, *sin = heads.sin + position * heads.half_rotary;
+            const float* cos = heads.cos + position * heads.half_rotary;
+            const float* sin = heads.sin + position * heads.half_rotary;
             float* head = qkv + row * tile.q_stride;
             for (int64_t n = 0; n < heads.num_heads; ++n, head += heads.qk_dim)
                 rotate(head, cos, sin, heads.half_rotary, heads.qk_dim, scale);
@@ -199,8 +196,10 @@ private:
         keys.num_blocks = positions / kBlock;
         const int64_t slot = layer.window ? segment.ring : 0;
         const int64_t before = layer.cache_layer * heads.num_kv_heads;
-        keys.k = (const Stored*)(layer.window ? batch_.ring_k : batch_.page_k) + slot * keys.k_unit + before * keys.k_group;
-        keys.v = (const Stored*)(layer.window ? batch_.ring_v : batch_.page_v) + slot * keys.v_unit + before * keys.v_group;
+        const void* k = layer.window ? batch_.ring_k : batch_.page_k;
+        const void* v = layer.window ? batch_.ring_v : batch_.page_v;
+        keys.k = (const Stored*)k + slot * keys.k_unit + before * keys.k_group;
+        keys.v = (const Stored*)v + slot * keys.v_unit + before * keys.v_group;
         return keys;
     }
 
@@ -210,8 +209,10 @@ private:
         for (int64_t first = 0; first < batch_.num_rows; first += kBlockRows) {
             const int64_t count = smaller(kBlockRows, batch_.num_rows - first);
             norm(x + first * size, count, layer.mlp_norm, scratch_.normed, size);
-            multiply(layer.gate_up, Rows{scratch_.normed, size}, count, Gated{scratch_.inner, inner_stride}, scratch_.widened);
-            multiply(layer.down, Rows{scratch_.inner, inner_stride}, count, Add{x + first * size, size}, scratch_.widened);
+            multiply(layer.gate_up, Rows{scratch_.normed, size}, count, Gated{scratch_.inner, inner_stride},
+                     scratch_.widened);
+            multiply(layer.down, Rows{scratch_.inner, inner_stride}, count, Add{x + first * size, size},
+                     scratch_.widened);
         }
     }
 
@@ -263,7 +264,8 @@ private:
     }
 
     void expert(const MimoLayer& layer, int64_t e, float* x) {
-        const int64_t size = model_.hidden_size, begin = scratch_.first_pair[e], count = scratch_.first_pair[e + 1] - begin;
+        const int64_t size = model_.hidden_size, begin = scratch_.first_pair[e];
+        const int64_t count = scratch_.first_pair[e + 1] - begin;
         if (count == 0) return;
         const int32_t* rows = scratch_.pair_rows + begin;
         const float* from = scratch_.normed + rows[0] * size;
@@ -274,7 +276,8 @@ private:
         }
         const MimoMatrix& down = layer.expert_down[e];
         const int64_t inner_stride = padded(down.num_in);
-        multiply(layer.expert_gate_up[e], Rows{from, size}, count, Gated{scratch_.inner, inner_stride}, scratch_.widened);
+        multiply(layer.expert_gate_up[e], Rows{from, size}, count, Gated{scratch_.inner, inner_stride},
+                 scratch_.widened);
         multiply(down, Rows{scratch_.inner, inner_stride}, count,
                  AddShare{x, size, rows, scratch_.pair_shares + begin}, scratch_.widened);
     }
