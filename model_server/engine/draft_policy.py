@@ -99,6 +99,8 @@ class DraftPolicy:
     """Seconds of making one guess."""
     _chances: dict[tuple[Source, Ending, int], _Mean] = field(default_factory=lambda: defaultdict(_Mean))
     """Share of guesses that held by place, among those whose predecessors held."""
+    _known: dict[tuple[Source, Ending, int], int] = field(default_factory=dict)
+    """Answers that hold until something is observed."""
     _idle: dict[tuple[Source, Ending], "_Idle"] = field(default_factory=lambda: defaultdict(_Idle))
 
     @property
@@ -112,7 +114,10 @@ class DraftPolicy:
         """Tokens to guess for one of the sequences of a step, at most."""
         if self.allowed.always:
             return self.longest(source)
-        length = self._paying(source, before, num_sequences)
+        key = (source, before, num_sequences)
+        length = self._known.get(key)
+        if length is None:
+            length = self._known[key] = self._paying(*key)
         if length:
             self._idle[source, before] = _Idle()
             return length
@@ -132,11 +137,13 @@ class DraftPolicy:
 
     def observe(self, source: Source, before: Ending, num_guessed: int, num_held: int) -> Ending:
         """What became of a guess; how the next one of the sequence is to be judged."""
+        self._known.clear()
         for place in range(min(num_held + 1, num_guessed)):
             self._chances[source, before, place].add(float(place < num_held))
         return "held" if num_held == num_guessed else "failed"
 
     def observe_guessing(self, source: Source, num_guesses: int, seconds: float) -> None:
+        self._known.clear()
         self._guessing[source].add(seconds / num_guesses)
 
     def _chance(self, source: Source, before: Ending, place: int) -> float:
