@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes this checkout ready: system packages, then .venv with the locked Python packages and our own.
 # Written for Debian 12; elsewhere it says what to install. Does nothing, quickly, when nothing changed.
-# With --for-tests also what only tests need: Go and a Docker daemon, which are then not started.
+# With --for-tests also what only tests need: Go, a Docker daemon, which is not started, and SGLang's parser.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -10,7 +10,6 @@ certificates=/etc/ssl/certs/ca-certificates.crt
 
 main() {
     install_system_packages
-    if [ "${1:-}" = --for-tests ]; then install_test_programs; fi
     local wanted
     wanted=$(wanted_state)
     if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
@@ -18,6 +17,10 @@ main() {
         install_python_packages
         compile_test_runner
         echo "$wanted" >"$stamp"
+    fi
+    if [ "${1:-}" = --for-tests ]; then
+        install_test_programs
+        tests/contract/sglang/setup.sh || echo "setup: without SGLang's packages its contract tests are skipped"
     fi
 }
 
@@ -30,6 +33,7 @@ install_system_packages() {
     local missing=()
     have git || missing+=(git)
     have make || missing+=(make)
+    have c++ || have g++ || have clang++ || missing+=(g++) # for the step of the model server
     have ps || missing+=(procps) # commands in the sandbox, and its tests, look for processes
     [ -e "$certificates" ] || missing+=(ca-certificates)
     [ -x .venv/bin/python ] || find_python >/dev/null || missing+=(python3 python3-venv)
