@@ -13,13 +13,16 @@ namespace mimo {
 
 constexpr int kPanel = 32;
 constexpr int kScaleInputs = 128;
+// A panel of so many inputs fits the second cache beside the one after it. Longer ones the processor fetches by itself.
+constexpr int64_t kShortInputs = 1024;
 
 struct Rows {
     const float* data;
     ptrdiff_t stride;
 };
 
-// A panel shows the two halves of its weights for one input after another.
+// A panel shows the two halves of its weights for one input after another, and asks for those of the panel after it:
+// several rows take long enough over one for the next to arrive.
 
 struct F32Panel {
     const float* weights;
@@ -27,6 +30,11 @@ struct F32Panel {
     F32Panel(const MimoMatrix& matrix, int64_t panel)
         : weights((const float*)matrix.panels + panel * matrix.num_in * kPanel) {}
     MIMO_INLINE void enter(int64_t) {}
+    MIMO_INLINE void fetch_next(int64_t input, int64_t num_in) const {
+        const float* next = weights + (num_in + input) * kPanel;
+        __builtin_prefetch(next);
+        __builtin_prefetch(next + 16);
+    }
     template <int parity>
     MIMO_INLINE void halves(int64_t input, v16& low, v16& high) const {
         low = load(weights + input * kPanel);
@@ -41,6 +49,9 @@ struct Bf16Panel {
     Bf16Panel(const MimoMatrix& matrix, int64_t panel)
         : weights((const int32_t*)matrix.panels + panel * matrix.num_in * 16) {}
     MIMO_INLINE void enter(int64_t) {}
+    MIMO_INLINE void fetch_next(int64_t input, int64_t num_in) const {
+        __builtin_prefetch(weights + (num_in + input) * 16);
+    }
     template <int parity>
     MIMO_INLINE void halves(int64_t input, v16& low, v16& high) const {
         const v16 pairs = load((const float*)(weights + input * 16));
@@ -63,6 +74,9 @@ struct Fp8Panel {
     MIMO_INLINE void enter(int64_t block) {
         low_scale = load(scales + block * kPanel);
         high_scale = load(scales + block * kPanel + 16);
+    }
+    MIMO_INLINE void fetch_next(int64_t input, int64_t num_in) const {
+        __builtin_prefetch(weights + ((num_in + 1) / 2 + input / 2) * 16);
     }
     template <int parity>
     MIMO_INLINE void halves(int64_t input, v16& low, v16& high) const {
@@ -127,11 +141,13 @@ struct Gated {
 
 template <int num_rows, int num_panels, class Panel>
 MIMO_INLINE void accumulate(Panel (&panels)[num_panels], int64_t num_in, Rows x, v16 (&sums)[num_panels][num_rows][2]) {
+    const bool fetches = num_rows >= 3 && num_in <= kShortInputs;
     const auto add = [&](auto parity, int64_t input) __attribute__((always_inline)) {
 #pragma GCC unroll 4
         for (int p = 0; p < num_panels; ++p) {
             v16 low, high;
             panels[p].template halves<decltype(parity)::value>(input, low, high);
+            if (fetches) panels[p].fetch_next(input, num_in);
 #pragma GCC unroll 16
             for (int r = 0; r < num_rows; ++r) {
                 const v16 value = all(x.data[r * x.stride + input]);
