@@ -82,18 +82,26 @@ func (j *job) run(d *daemon, texts []string, first []byte, last bool) {
 	go j.copyOutput(drained)
 
 	how, status := j.wait(memory, kills)
-	if how == "" && j.out.exceeded() {
-		how = howOutputLimit
-	}
-	if how != "" && !s.marks.endTree(launcher.mark) && !s.endAll() {
-		os.Exit(1) // a process is stuck in the kernel: the sandbox cannot keep its word, so it ends
+	if how != "" {
+		j.endTree(s)
 	}
 	launcher.stdin.Close()
 	j.drain(drained)
+	if how == "" && j.out.exceeded() { // which may be seen only now that all is read
+		how = howOutputLimit
+		j.endTree(s)
+	}
 	if d.leaving.Load() {
 		select {}
 	}
 	j.finish(j.explain(how, status, told, memory.numKills() > kills))
+}
+
+// endTree ends everything the job started, or else everything there is.
+func (j *job) endTree(s *spawner) {
+	if !s.marks.endTree(j.launcher.mark) && !s.endAll() {
+		os.Exit(1) // a process is stuck in the kernel: the sandbox cannot keep its word, so it ends
+	}
 }
 
 // wait returns when the job has ended by itself, or else why it must be ended.
