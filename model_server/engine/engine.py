@@ -438,8 +438,9 @@ def _check_experts(experts: Tensor, config: ModelConfig) -> None:
 
 
 def _room(sequence: Sequence) -> int:
-    """Tokens that may still follow the one that is due."""
-    return sequence.request.sampling.max_tokens - sequence.num_sampled - 1
+    """Tokens that may still follow the one that is due, and have room."""
+    left = sequence.request.sampling.max_tokens - sequence.num_sampled - 1
+    return min(left, cache_of(sequence).room - 1)
 
 
 def _overdue(sequence: Sequence) -> int | None:

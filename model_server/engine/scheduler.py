@@ -133,9 +133,12 @@ class Scheduler:
         return parts
 
     def _make_room(self, sequence: Sequence) -> bool:
-        """Room for the pending token and for guesses, if need be at the cost of others; False if at its own."""
+        """Room for the pending token, if need be at the cost of others, and for guesses if at nobody's; False if at its
+        own."""
         longest = sequence.most_cached - cache_of(sequence).num_tokens
-        while not self._memory.reserve(sequence, min(1 + self._max_guessed, longest)):
+        if self._memory.reserve(sequence, min(1 + self._max_guessed, longest)):
+            return True
+        while not self._memory.reserve(sequence, 1):
             last = max(self.running, key=_rank)
             self._memory.preempt(last)
             self.running.remove(last)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from model_server.engine.prefix_tree import Node
 from model_server.engine.routes import Routes
+from model_server.kernels.batch import PAGE
 from model_server.types import GenerateRequest, GrammarState
 
 _SNAPSHOT_EVERY = 1024
@@ -28,6 +29,11 @@ class SequenceCache:
     branch: int = 0
     """Where the prompt leaves what other sequences had, if that is behind ``num_tokens`` at the start: a point worth
     remembering."""
+
+    @property
+    def room(self) -> int:
+        """Tokens that still fit the pages."""
+        return len(self.pages) * PAGE - self.num_tokens
 
     @property
     def next_stop(self) -> int:

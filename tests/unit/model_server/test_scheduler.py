@@ -15,6 +15,8 @@ class AmpleMemory:
 
     def __init__(self) -> None:
         self.full = False
+        self.most_new = 1000
+        """Tokens a running sequence may grow by."""
         self.headrooms: list[int] = []
 
     def admit(self, sequence: Sequence, headroom: int) -> bool:
@@ -25,7 +27,7 @@ class AmpleMemory:
         return True
 
     def reserve(self, sequence: Sequence, num_new: int) -> bool:
-        return True
+        return num_new <= self.most_new
 
     def preempt(self, sequence: Sequence) -> None:
         raise AssertionError("nobody has to stop")
@@ -34,9 +36,9 @@ class AmpleMemory:
 class Work:
     """A scheduler, and steps that do what it says."""
 
-    def __init__(self, max_running: int = 8, prompt_tokens: int = 100) -> None:
+    def __init__(self, max_running: int = 8, prompt_tokens: int = 100, max_guessed: int = 0) -> None:
         self.memory = AmpleMemory()
-        self.scheduler = Scheduler(self.memory, max_running, prompt_tokens, max_guessed=0)
+        self.scheduler = Scheduler(self.memory, max_running, prompt_tokens, max_guessed)
 
     def add(self, name: str, num_prompt: int, priority: int = 0, max_tokens: int = 1000) -> Sequence:
         prompt = tuple(map(ord, name)) + (0,) * (num_prompt - len(name))
@@ -137,6 +139,15 @@ def test_who_does_not_fit_is_not_overtaken_by_its_equals() -> None:
     work.memory.headrooms.clear()
     assert set(work.step()) == {"first"}
     assert work.memory.headrooms == [1]
+
+
+def test_nobody_has_to_stop_for_guesses() -> None:
+    work = Work(max_guessed=3)
+    work.memory.most_new = 1
+    for name in "ab":
+        work.add(name, 3)
+    work.step()
+    assert work.step() == {"a": 1, "b": 1}
 
 
 def test_the_same_prompt_waits_until_it_was_read_once() -> None:
