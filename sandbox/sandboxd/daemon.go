@@ -143,9 +143,7 @@ func (d *daemon) acknowledge(id string) error {
 	if err != nil {
 		return err
 	}
-	select {
-	case <-j.ended:
-	default:
+	if j.out.ending() == nil {
 		return fmt.Errorf("%w: the job has not ended", errBadFrame)
 	}
 	d.mu.Lock()
@@ -154,11 +152,17 @@ func (d *daemon) acknowledge(id string) error {
 	return nil
 }
 
+// noLongerRuns says that a job no longer runs; before its asker hears of it, who may then start another.
+func (d *daemon) noLongerRuns() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.running--
+}
+
 // settle keeps an ended job for whoever still wants to know, within bounds.
 func (d *daemon) settle(j *job) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.running--
 	if d.jobs[j.id] != j {
 		return // acknowledged already
 	}

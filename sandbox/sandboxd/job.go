@@ -67,6 +67,7 @@ func (j *job) run(d *daemon, texts []string, first []byte, last bool) {
 	if err != nil {
 		close(j.ready)
 		close(j.fed)
+		d.noLongerRuns()
 		j.finish(ending{How: howFailed, Code: int(syscall.EAGAIN), Detail: err.Error()})
 		return
 	}
@@ -94,7 +95,9 @@ func (j *job) run(d *daemon, texts []string, first []byte, last bool) {
 	if d.leaving.Load() {
 		select {}
 	}
-	j.finish(j.explain(how, status, told, memory.numKills() > kills))
+	end := j.explain(how, status, told, memory.numKills() > kills)
+	d.noLongerRuns()
+	j.finish(end)
 }
 
 // endTree ends everything the job started, or else everything there is.
