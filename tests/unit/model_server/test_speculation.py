@@ -57,16 +57,26 @@ async def test_the_same_tokens_come_with_and_without_drafts(
         assert [event.logprobs is None for event in with_drafts] == [event.logprobs is None for event in without]
 
 
-async def test_some_guesses_hold_and_some_do_not(engines: tuple[EmbeddedEngine, EmbeddedEngine]) -> None:
+@pytest.mark.parametrize("allowed", [each for each in SPECULATIONS if each.always])
+async def test_some_guesses_hold_and_some_do_not(allowed: Speculation) -> None:
+    engine = EmbeddedEngine(random_model(CONFIG, num_mtp_layers=3), context_length=256, speculation=allowed)
     sampling = SamplingParams(temperature=0.9, seed=5, max_tokens=236)
-    for engine in engines:
-        await generated(engine, GenerateRequest("x", tuple(random_ids(CONFIG, 20)[0].tolist()), sampling))
-    guessing, plain = (engine.stats() for engine in engines)
-    assert guessing.drafted > guessing.accepted > 0
-    assert plain.drafted == 0
+    await generated(engine, GenerateRequest("x", tuple(random_ids(CONFIG, 20)[0].tolist()), sampling))
+    stats = engine.stats()
+    await engine.close()
+    assert stats.drafted > stats.accepted > 0
 
 
-@pytest.mark.parametrize("allowed", SPECULATIONS, ids=["layers", "lookup", "both", "where it pays"])
+async def test_nothing_is_guessed_where_that_is_switched_off() -> None:
+    model = random_model(CONFIG, num_mtp_layers=3)
+    engine = EmbeddedEngine(model, context_length=256, speculation=NO_SPECULATION)
+    await generated(engine, GenerateRequest("x", (1, 2, 3), SamplingParams(temperature=0.0, max_tokens=200)))
+    stats = engine.stats()
+    await engine.close()
+    assert stats.drafted == 0
+
+
+@pytest.mark.parametrize("allowed", [each for each in SPECULATIONS if each.always])
 async def test_drafts_that_hold_are_all_accepted(allowed: Speculation) -> None:
     model = random_model(CONFIG, num_mtp_layers=3)
     model.lm_head.weight.zero_()  # whoever is asked, token 0 is first among equals

@@ -321,7 +321,7 @@ def test_loading_takes_the_weights_and_one_file_at_most(tmp_path: Path, keep_fp8
     save_checkpoint(random_model(config), tmp_path / "large", max_shard_bytes=2 * 1024**2)
     save_checkpoint(random_model(small_config()), tmp_path / "small")
     largest = max(path.stat().st_size for path in tmp_path.glob("large/*.safetensors"))
-    command = [sys.executable, "-c", _PEAK_OF_LOADING, tmp_path / "small", tmp_path / "large"]
+    command = [sys.executable, "-c", _PEAK_OF_LOADING, str(tmp_path / "small"), str(tmp_path / "large")]
     # Freed memory goes back at once, so that the peak is what is held together.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "PYTHONPATH": str(Path(__file__).parents[3])}
     result = subprocess.run(
