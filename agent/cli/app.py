@@ -94,6 +94,7 @@ ModelName = Annotated[str | None, typer.Option("--model", metavar="NAME", help="
 Temperature = Annotated[float | None, typer.Option(help="0 to 2.")]
 Seed = Annotated[int | None, typer.Option(help="Makes sampling repeatable.")]
 Thinking = Annotated[bool | None, typer.Option("--thinking/--no-thinking", help="Reason before acting.")]
+Sandbox = Annotated[str, typer.Option("--sandbox", metavar="NAME", help="What runs commands: local or docker.")]
 RequireVerified = Annotated[bool, typer.Option("--require-verified", help="Exit with 3 unless every check passes.")]
 OutputAs = Annotated[Output, typer.Option("--output", "-o", help="Standard output.")]
 FormatAs = Annotated[Format, typer.Option("--output", "-o", help="Standard output.")]
@@ -143,6 +144,7 @@ def run(
     temperature: Temperature = None,
     seed: Seed = None,
     thinking: Thinking = None,
+    sandbox: Sandbox = "local",
     apply: Annotated[bool, typer.Option("--apply", help="Apply the patch to the checkout.")] = False,
     require_verified: RequireVerified = False,
     output: OutputAs = Output.TEXT,
@@ -167,6 +169,7 @@ def run(
         commit=commit,
         model=settings,
         checkpoint=checkpoint,
+        backend=arguments.backend(sandbox),
         checks=tuple(check or ()),
         limits=arguments.limits(max_steps=max_steps, max_tokens=max_tokens, timeout_s=timeout),
         sampling=arguments.sampling(temperature=temperature, seed=seed, thinking=thinking, model=None),
@@ -193,6 +196,7 @@ def serve(
     ] = None,
     model_url: ModelUrl = None,
     model: ModelName = None,
+    sandbox: Sandbox = "local",
     quiet: Quiet = False,
     no_color: NoColor = False,
 ) -> None:
@@ -215,6 +219,7 @@ def serve(
         model=settings,
         checkpoint=checkpoint,
         num_workers=workers,
+        backend=arguments.backend(sandbox),
         data=arguments.directory(data) if data else home(os.environ),
         api_key=os.environ.get("MIMO_API_KEY") or None,
     )

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from agent.cli.failure import ExitCode, Failure
 from agent.config import ModelSettings, model_settings
 from agent.types import Limits, ModelOptions, Status
+from sandbox.backends import NAMES
 
 EMBEDDED_MODEL = "mimo-v2-nano"
 """Checkpoint of the embedded model server; it ships with this project."""
@@ -53,6 +54,13 @@ def endpoint(environment: Mapping[str, str], *, url: str | None, name: str | Non
     given = {"url": url.rstrip("/") if url else None, "name": name}
     settings = _built(ModelSettings, {**settings.model_dump(), **{k: v for k, v in given.items() if v is not None}})
     return settings, None if url else name or EMBEDDED_MODEL
+
+
+def backend(name: str) -> str:
+    """A sandbox backend that exists; whether it works here shows when it is opened."""
+    if name not in NAMES:
+        raise Failure(ExitCode.USAGE, f"--sandbox: there is no {name!r}", f"use one of {', '.join(NAMES)}")
+    return name
 
 
 def labels(given: Sequence[str]) -> dict[str, str]:

@@ -52,6 +52,8 @@ class RunOptions:
     model: ModelSettings
     checkpoint: str | None
     """Model that an embedded server shall serve; None where ``model`` says who is asked."""
+    backend: str
+    """What makes sandboxes."""
     checks: tuple[str, ...]
     limits: Limits
     sampling: ModelOptions
@@ -167,7 +169,9 @@ async def _settings(options: RunOptions, directory: Path, stack: AsyncExitStack,
     if options.checkpoint is not None:
         terminal.note(f"Starting the embedded model {options.checkpoint} (give --model-url to use another).")
         model = await stack.enter_async_context(embedded_model(options.checkpoint, directory / "model.log", model))
-    return WorkerSettings(store=f"sqlite:///{directory / 'store.db'}", data=directory, model=model)
+    return WorkerSettings(
+        store=f"sqlite:///{directory / 'store.db'}", data=directory, model=model, backend=options.backend
+    )
 
 
 async def _work(

@@ -43,6 +43,8 @@ class ServeOptions:
     checkpoint: str | None
     """Model that an embedded server shall serve; None where ``model`` says who is asked."""
     num_workers: int
+    backend: str
+    """What makes sandboxes."""
     data: Path
     api_key: str | None
 
@@ -127,6 +129,7 @@ def _worker(options: ServeOptions, model_url: str, model_name: str, number: int)
         *("--data", str(options.data)),
         *("--model-url", model_url),
         *("--model", model_name),
+        *("--sandbox", options.backend),
     )
     # The key travels in the environment, where other users of the machine cannot read it.
     key = options.model.api_key

@@ -16,6 +16,7 @@ from agent.config import ModelSettings, model_settings
 from agent.errors import StoreError
 from agent.orchestrator.app import open_worker
 from agent.orchestrator.settings import WorkerSettings
+from sandbox.backends import NAMES
 from sandbox.errors import SandboxUnavailable
 
 _PARENT_POLL_S = 0.5
@@ -52,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", required=True, metavar="DIR", type=Path, help=fields["data"].description)
     parser.add_argument("--model-url", metavar="URL", help="OpenAI-compatible endpoint, up to and including /v1.")
     parser.add_argument("--model", metavar="NAME", help="Model asked for where a task names none.")
+    parser.add_argument("--sandbox", choices=NAMES, default="local", help=fields["backend"].description)
     parser.add_argument("--concurrency", metavar="N", type=int, default=1, help=fields["concurrency"].description)
     parser.add_argument("--lease-ttl", metavar="S", type=float, default=15.0, help=fields["lease_ttl_s"].description)
     parser.add_argument("--exit-with-parent", action="store_true", help="Stop when the process that started this ends.")
@@ -65,6 +67,7 @@ def _settings(arguments: argparse.Namespace) -> WorkerSettings:
         store=arguments.store,
         data=arguments.data.absolute(),
         model=ModelSettings.model_validate(model.model_dump() | {k: v for k, v in given.items() if v is not None}),
+        backend=arguments.sandbox,
         concurrency=arguments.concurrency,
         lease_ttl_s=arguments.lease_ttl,
     )

@@ -192,6 +192,7 @@ def test_submodules_are_refused(mimo: Mimo, checkout: Path) -> None:
         (["x", "--commit", "nope"], "has no commit 'nope'"),
         ([" "], "the problem is empty"),
         (["x" * 100_001], "the problem: String should have at most 100000 characters"),
+        (["x", "--sandbox", "chroot"], "use one of local, docker"),
         (["x", "--max-steps", "0"], "--max-steps: Input should be greater than 0"),
         (["x", "--max-steps", "-3"], "--max-steps"),
         (["x", "--timeout", "0"], "--timeout: Input should be greater than 0"),
