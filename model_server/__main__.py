@@ -100,7 +100,10 @@ def _parser() -> argparse.ArgumentParser:
         help="bytes for keys and values, or with K, M, G; default: for twice --max-running contexts, at most 2G",
     )
     parser.add_argument(
-        "--threads", type=_positive, default=1, help="of the tensor library; one is best for small models"
+        "--threads",
+        type=_positive,
+        default=1,
+        help="of PyTorch; one is best for small models, and all that the compiled step uses",
     )
     parser.add_argument("--no-speculation", action="store_true", help="never guess tokens ahead")
     parser.add_argument(
