@@ -32,7 +32,7 @@ _CHECKPOINT = Path("model_server/checkpoints/mimo-v2-nano")
 _REPORT = Path("build/bench/speculation.json")
 _NUM_PROMPTS = 32
 _MAX_TOKENS = 160
-_ROUNDS = 3
+_ROUNDS = 8
 
 
 _MODES = {

@@ -25,6 +25,8 @@ _FORGET = 0.03
 _PROBE_EVERY = 128
 """Times that a source which does not pay is passed over before it is tried again."""
 _PROBE_AT_LEAST_EVERY = 4096
+_PREPARED = 32
+"""Steps before and after a try in which what guessing needs is kept at hand."""
 _MARGIN = 1.1
 """A guess must promise so much more than it costs: measurements are noisy, and not to guess is safe."""
 _FIRST_CHANCE = 0.6
@@ -46,16 +48,18 @@ class _Mean:
 class _Idle:
     """A source that does not pay is tried again, each time after twice as long."""
 
-    _num_asked: int = 0
-    _next: int = _PROBE_EVERY
+    num_asked: int = 0
+    """Times that it was passed over since it was last tried."""
+    next: int = _PROBE_EVERY
 
-    def probe(self) -> int:
+    def pass_over(self) -> int:
         """1 if it is time to try, else 0."""
-        self._num_asked += 1
-        if self._num_asked < self._next:
-            return 0
-        self._num_asked, self._next = 0, min(2 * self._next, _PROBE_AT_LEAST_EVERY)
-        return 1
+        self.num_asked += 1
+        return int(self.num_asked >= self.next)
+
+    def tried(self) -> None:
+        if self.num_asked >= self.next:
+            self.num_asked, self.next = 0, min(2 * self.next, _PROBE_AT_LEAST_EVERY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +105,7 @@ class DraftPolicy:
     """Share of guesses that held by place, among those whose predecessors held."""
     _known: dict[tuple[Source, Ending, int], int] = field(default_factory=dict)
     """Answers that hold until something is observed."""
-    _idle: dict[tuple[Source, Ending], "_Idle"] = field(default_factory=lambda: defaultdict(_Idle))
+    _idle: dict[Source, _Idle] = field(default_factory=lambda: defaultdict(_Idle))
 
     @property
     def longest_of_all(self) -> int:
@@ -119,9 +123,14 @@ class DraftPolicy:
         if length is None:
             length = self._known[key] = self._paying(*key)
         if length:
-            self._idle[source, before] = _Idle()
+            self._idle[source].num_asked = 0
             return length
-        return min(self._idle[source, before].probe(), self.longest(source))
+        return min(self._idle[source].pass_over(), self.longest(source))
+
+    def is_wanted(self, source: Source) -> bool:
+        """Whether a guess may be asked for soon, and is worth preparing."""
+        idle = self._idle[source]
+        return self.allowed.always or idle.num_asked < _PREPARED or idle.num_asked + _PREPARED >= idle.next
 
     def _paying(self, source: Source, before: Ending, num_sequences: int) -> int:
         plain = self.times.of(num_sequences)
@@ -138,6 +147,7 @@ class DraftPolicy:
     def observe(self, source: Source, before: Ending, num_guessed: int, num_held: int) -> Ending:
         """What became of a guess; how the next one of the sequence is to be judged."""
         self._known.clear()
+        self._idle[source].tried()
         for place in range(min(num_held + 1, num_guessed)):
             self._chances[source, before, place].add(float(place < num_held))
         return "held" if num_held == num_guessed else "failed"

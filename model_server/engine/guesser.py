@@ -59,7 +59,7 @@ class Guesser:
 
     def absorb(self, sequence: Sequence, hidden: Tensor) -> None:
         """Hidden states [T, C] of the next tokens, before they are counted in the sequence's cache."""
-        if self._policy.longest("layers"):
+        if self._policy.longest("layers") and self._policy.is_wanted("layers"):
             self._state(sequence).absorb(hidden)
 
     def judge(self, sequence: Sequence, guess: Guess, num_held: int) -> None:
@@ -74,18 +74,17 @@ class Guesser:
         self._memories.pop(sequence, None)
 
     def _from_past(self, sequence: Sequence, room: int, num_sequences: int) -> Guess:
-        if not self._policy.longest("lookup"):
-            return NOTHING
-        found = self._memory(sequence).lookup.guess(sequence.ids, min(room, self._policy.longest("lookup")))
-        if not found:
-            return NOTHING
         before = self._ending(sequence, "lookup")
-        return Guess(found[: self._policy.length("lookup", before, num_sequences)], "lookup", before)
+        length = min(room, self._length("lookup", before, num_sequences))
+        found = self._memory(sequence).lookup.guess(sequence.ids, length) if length > 0 else []
+        return Guess(found, "lookup", before) if found else NOTHING
 
     def _layers_length(self, sequence: Sequence, room: int, num_sequences: int) -> int:
-        if not self._policy.longest("layers") or not self._state(sequence).is_ready:
-            return 0
-        return min(room, self._policy.length("layers", self._ending(sequence, "layers"), num_sequences))
+        length = min(room, self._length("layers", self._ending(sequence, "layers"), num_sequences))
+        return length if length > 0 and self._state(sequence).is_ready else 0
+
+    def _length(self, source: Source, before: Ending, num_sequences: int) -> int:
+        return self._policy.length(source, before, num_sequences) if self._policy.longest(source) else 0
 
     def _from_layers(self, sequences: Several[Sequence], length: int) -> list[list[int]]:
         started = time.monotonic()

@@ -23,9 +23,25 @@ def test_guesses_that_hold_go_as_far_as_may_be() -> None:
 
 def test_guesses_that_never_hold_are_not_made_but_now_and_then() -> None:
     hopeless = policy(0.2, accepted=0.0)
-    lengths = [hopeless.length("lookup", "held", 1) for _ in range(1000)]
+    lengths = []
+    for _ in range(1000):
+        lengths.append(hopeless.length("lookup", "held", 1))
+        if lengths[-1]:
+            hopeless.observe("lookup", "held", lengths[-1], 0)
     assert max(lengths) == 1
     assert 0 < sum(lengths) < 10
+
+
+def test_a_source_that_does_not_pay_is_prepared_only_around_its_tries() -> None:
+    hopeless = policy(0.2, accepted=0.0)
+    wanted = []
+    for _ in range(1000):
+        length = hopeless.length("lookup", "held", 1)
+        wanted.append(hopeless.is_wanted("lookup"))
+        assert wanted[-1] or not length
+        if length:
+            hopeless.observe("lookup", "held", length, 0)
+    assert 0 < sum(wanted) < 300
 
 
 def test_no_guess_is_made_where_a_row_costs_as_much_as_a_step() -> None:
