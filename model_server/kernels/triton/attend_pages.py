@@ -15,8 +15,10 @@ from model_server.kernels.triton.softmax import (
     fold,
     load_blocks,
     load_queries,
+    load_tile,
     load_values,
     num_warps,
+    tile_pairs,
     tile_rows,
     tile_size,
     widths,
@@ -90,19 +92,9 @@ def _attend_pages(
     SINK: tl.constexpr,
     SPLIT: tl.constexpr,
 ) -> None:
-    tile = listed + tl.program_id(0) * 5
-    sequence, first_row, num_rows, first_position = (
-        tl.load(tile),
-        tl.load(tile + 1),
-        tl.load(tile + 2),
-        tl.load(tile + 3),
-    )
+    sequence, first_row, num_rows, first_position, _ = load_tile(listed)
     group, part = tl.program_id(1), tl.program_id(2)
-    per_group: tl.constexpr = N // G
-    pair = tl.arange(0, TILE)
-    inside = pair // per_group < num_rows
-    rows, positions = first_row + pair // per_group, first_position + pair // per_group
-    heads = group * per_group + pair % per_group
+    inside, rows, positions, heads = tile_pairs(first_row, num_rows, first_position, group, N // G, TILE)
 
     queries = load_queries(q, rows, heads, inside, 0, D_FIRST, N, D)
     if D_REST > 0:

@@ -16,8 +16,10 @@ from model_server.kernels.triton.softmax import (
     load_blocks,
     load_queries,
     load_rows,
+    load_tile,
     load_values,
     num_warps,
+    tile_pairs,
     tile_rows,
     tile_size,
     widths,
@@ -80,20 +82,9 @@ def _attend_rings(
     KEYS: tl.constexpr,
     SINK: tl.constexpr,
 ) -> None:
-    tile = listed + tl.program_id(0) * 5
-    sequence, first_row, num_rows, first_position = (
-        tl.load(tile),
-        tl.load(tile + 1),
-        tl.load(tile + 2),
-        tl.load(tile + 3),
-    )
-    num_before = tl.load(tile + 4)  # rows of this sequence before the tile's
+    sequence, first_row, num_rows, first_position, num_before = load_tile(listed)
     group = tl.program_id(1)
-    per_group: tl.constexpr = N // G
-    pair = tl.arange(0, TILE)
-    inside = pair // per_group < num_rows
-    rows, positions = first_row + pair // per_group, first_position + pair // per_group
-    heads = group * per_group + pair % per_group
+    inside, rows, positions, heads = tile_pairs(first_row, num_rows, first_position, group, N // G, TILE)
 
     queries = load_queries(q, rows, heads, inside, 0, D_FIRST, N, D)
     if D_REST > 0:

@@ -38,6 +38,29 @@ def tile_size(rows: int, per_group: int) -> int:
 
 
 @triton.jit
+def load_tile(listed: tl.tensor) -> tl.tensor:
+    """This program's entry of ``kernels.rows.tiles``: sequence, first row, number of rows, position of the first row,
+    rows of the sequence before it."""
+    tile = listed + tl.program_id(0) * 5
+    return tl.load(tile), tl.load(tile + 1), tl.load(tile + 2), tl.load(tile + 3), tl.load(tile + 4)
+
+
+@triton.jit
+def tile_pairs(
+    first_row: tl.tensor,
+    num_rows: tl.tensor,
+    first_position: tl.tensor,
+    group: tl.tensor,
+    PER_GROUP: tl.constexpr,
+    TILE: tl.constexpr,
+) -> tl.tensor:
+    """The (row, head) pairs of a tile: whether they exist, their rows, positions and heads, [TILE] each."""
+    pair = tl.arange(0, TILE)
+    row = pair // PER_GROUP
+    return row < num_rows, first_row + row, first_position + row, group * PER_GROUP + pair % PER_GROUP
+
+
+@triton.jit
 def load_queries(
     q: tl.tensor,
     rows: tl.tensor,
