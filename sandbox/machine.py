@@ -5,6 +5,7 @@ A request id runs once, file calls take turns, and what a caller may ask is chec
 
 import asyncio
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Protocol, TypedDict
 
@@ -44,7 +45,7 @@ class Wire(Protocol):
     async def wait_closed(self) -> None: ...
 
 
-class Machine:
+class Machine(ABC):
     """One running sandbox at the other end of a wire; see :class:`sandbox.types.Sandbox`."""
 
     def __init__(self, wire: Wire, boot_id: str) -> None:
@@ -166,9 +167,9 @@ class Machine:
         await asyncio.gather(*self._commands.values(), *self._file_calls, return_exceptions=True)
         await self._release()
 
+    @abstractmethod
     async def _release(self) -> None:
         """End the machine behind the wire, which is closed already, and free everything."""
-        raise NotImplementedError
 
 
 class _Common(TypedDict):
