@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Protocol, TypedDict
 
 from sandbox.connection import Result
-from sandbox.errors import SandboxError, SandboxRejected
+from sandbox.errors import NotStarted, SandboxError, SandboxRejected
 from sandbox.types import Command, Exited, OomKilled, Outcome, OutputLimit, Signalled, TimedOut
 
 _FILE_TIMEOUT_S = 300.0
@@ -113,8 +113,10 @@ class Machine(ABC):
                 return OutputLimit(limit_bytes=command.output_limit_bytes, **common)
             case "rejected":
                 raise SandboxRejected(ended.detail)
-            case "failed" | "lost" | "crowded":
-                raise SandboxError(f"the command did not start ({ended.how})")
+            case "failed" | "crowded":
+                raise NotStarted(f"the command did not start ({ended.how})")
+            case "lost":
+                raise SandboxError("the command ended without a word")
 
     async def _file(self, op: str, path: str, data: bytes, limit: int) -> bytes:
         _check_path(path)
