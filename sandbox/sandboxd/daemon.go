@@ -36,7 +36,9 @@ type daemon struct {
 	spawner *spawner
 	spill   string
 	greeter chan struct{}
-	leaving atomic.Bool
+	// variables of the image, behind those of each command.
+	variables []string
+	leaving   atomic.Bool
 
 	mu      sync.Mutex
 	jobs    map[string]*job
@@ -112,6 +114,9 @@ func (d *daemon) begin(r *request, body []byte) error {
 	}
 	if d.running >= maxRunning {
 		return errBusy
+	}
+	if r.call() == callExec {
+		texts = withDefaults(texts, d.variables)
 	}
 	order := order{Call: r.call(), Sealed: r.Sealed}
 	j := newJob(r.Job, order, seconds(r.TimeoutS), newOutput(d.spill, r.Limit))

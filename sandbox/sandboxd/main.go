@@ -17,6 +17,9 @@ import (
 
 const usage = `sandboxd serve (--unix PATH | --tcp ADDRESS)   serve one client until its lease ends
 sandboxd rules ARCHITECTURE                    print the filter of system calls, in hexadecimal
+sandboxd install --program DIR --disk DIR      prepare the volumes of a pod
+sandboxd fence --port PORT                     close this network namespace but for loopback and answers on a port
+sandboxd reach NETWORK:HOST:PORT...            print the addresses that answer
 `
 
 func main() {
@@ -30,6 +33,15 @@ func main() {
 			return
 		case "rules":
 			exitOn(printRules(os.Args[2:]))
+			return
+		case "install":
+			exitOn(install(os.Args[2:]))
+			return
+		case "fence":
+			exitOn(fence(os.Args[2:]))
+			return
+		case "reach":
+			exitOn(reach(os.Args[2:]))
 			return
 		}
 	}
@@ -51,6 +63,7 @@ func serve(arguments []string) error {
 	spill := flags.String("spill", os.TempDir(), "folder for output that does not fit into memory")
 	unclaimed := flags.Duration("unclaimed", 10*time.Minute, "end where nobody has set a key by then")
 	user := flags.String("user", "", "uid:gid of commands and file calls, where sandboxd runs as the superuser")
+	passOn := flags.Bool("image-variables", false, "commands see the variables of the image, behind their own")
 	_ = flags.Parse(arguments) // ends the process by itself
 	task, err := parseUser(*user)
 	if err != nil {
@@ -67,6 +80,9 @@ func serve(arguments []string) error {
 	daemon, err := newDaemon(*spill, task, *unclaimed)
 	if err != nil {
 		return err
+	}
+	if *passOn {
+		daemon.variables = imageVariables()
 	}
 	return daemon.serve(listener)
 }
