@@ -47,7 +47,7 @@ func (r *request) call() string {
 	switch r.Op {
 	case "start":
 		return callExec
-	case callRead, callWrite, callStat, callList, callTarIn, callTarOut:
+	case callRead, callWrite, callStat, callList, callTarIn, callTarOut, callTree, callTreeOut, callTreeIn:
 		return r.Op
 	}
 	return ""

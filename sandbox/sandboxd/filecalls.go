@@ -58,6 +58,8 @@ func callOf(call, path string) error {
 		return tarIn(path, os.Stdin)
 	case callTarOut:
 		return tarOut(path, os.Stdout)
+	case callTree, callTreeOut, callTreeIn:
+		return treeCall(call, path)
 	}
 	return failure{How: "rejected", Detail: "there is no file call " + call}
 }
