@@ -81,12 +81,17 @@ class SimulatedHosts:
         if spec.image in conditions.unknown_images:
             raise UnknownImage(f"there is no image {spec.image!r}")
         await self._wait_for_turn()
-        await asyncio.sleep(self._create_s(number))
-        if self.happens("failed", conditions.failed_creates, number):
-            raise SandboxUnavailable(f"sandbox {number} was not made")
         host = _Host(f"simulated-{number}", spec, _now(), conditions.lease_s)
         self._hosts[host.id] = host
         self.peak = max(self.peak, len(self._hosts))
+        try:
+            await asyncio.sleep(self._create_s(number))
+        except asyncio.CancelledError:
+            del self._hosts[host.id]
+            raise
+        if self.happens("failed", conditions.failed_creates, number):
+            del self._hosts[host.id]
+            raise SandboxUnavailable(f"sandbox {number} was not made")
         if self.happens("orphaned", conditions.orphaned_creates, number):
             host.let_go(_now())
             raise SandboxUnavailable(f"nothing was heard of sandbox {number}")
