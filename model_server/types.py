@@ -21,7 +21,13 @@ class SamplingParams:
     min_p: float = 0.0
     """Tokens less likely than this share of the likeliest are never drawn."""
     logit_bias: tuple[tuple[int, float], ...] = ()
-    """Token ids and what is added to their logits before anything else."""
+    """Token ids and what is added to their logits, after penalties and before anything else."""
+    frequency_penalty: float = 0.0
+    """Taken from a token's logit for each time it was sampled."""
+    presence_penalty: float = 0.0
+    """Taken from the logit of each token that was sampled."""
+    repetition_penalty: float = 1.0
+    """Divides the logits of tokens that were sampled or are in the prompt, or multiplies those below 0."""
     seed: int | None = None
     """A draw depends on (seed, position) only, never on what else runs; None takes a random seed."""
     max_tokens: int = 4096

@@ -357,11 +357,12 @@ class EmbeddedEngine:
     def _sampled(self, sequence: Sequence, guess: list[int], logits: Tensor) -> Iterator[TokenEvent]:
         """The tokens after one row of logits or more. A guessed token holds if it is what would have been sampled in
         its place anyway, so guesses change how fast tokens come and never which, under a grammar too."""
-        sampling, grammar = sequence.request.sampling, sequence.grammar
+        sampling, grammar, penalties = sequence.request.sampling, sequence.grammar, sequence.penalties
         for row, guessed in zip_longest(logits, guess):
             token = _overdue(sequence)
             if token is None:
-                possible = row if grammar is None else grammar.mask(row)
+                possible = row if penalties is None else penalties.apply(row, sequence.ids)
+                possible = possible if grammar is None else grammar.mask(possible)
                 token = draw(possible, sampling, sequence.seed, len(sequence.ids))
             if grammar is not None:
                 grammar.accept(token)

@@ -3,6 +3,7 @@
 from array import array
 from dataclasses import dataclass, field
 
+from model_server.engine.penalties import Penalties
 from model_server.engine.prefix_tree import Node
 from model_server.engine.routes import Routes
 from model_server.kernels.batch import PAGE
@@ -73,11 +74,14 @@ class Sequence:
     num_overtaken: int = 0
     """Sequences that arrived later and were admitted earlier."""
     grammar: GrammarState | None = field(init=False)
+    penalties: Penalties | None = field(init=False)
 
     def __post_init__(self) -> None:
         self.ids = array("i", self.request.prompt_ids)
         grammar = self.request.sampling.grammar
         self.grammar = None if grammar is None else grammar.start()
+        penalties = Penalties(self.request.sampling, len(self.ids))
+        self.penalties = penalties if penalties.any else None
 
     @property
     def num_sampled(self) -> int:

@@ -11,9 +11,6 @@ from model_server.server.sampling_fields import MAX_CHOICES, ChoiceFields, asked
 
 _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "best_of": (1,),
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "repetition_penalty": (1,),
     "suffix": ("",),
 }
 

@@ -30,13 +30,10 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 _UNSUPPORTED_SAMPLING: dict[str, tuple[Any, ...]] = {
     "custom_params": (),
     "ebnf": (),
-    "frequency_penalty": (0,),
     "json_schema": (),
     "min_new_tokens": (0,),
     "n": (1,),
-    "presence_penalty": (0,),
     "regex": (),
-    "repetition_penalty": (1,),
     "stop_regex": (),
     "stream_interval": (1,),
     "structural_tag": (),

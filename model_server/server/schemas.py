@@ -18,14 +18,11 @@ _TOOL_NAME_CHARS = 64
 
 _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "audio": (),
-    "frequency_penalty": (0,),
     "function_call": (),
     "functions": (),
     "guided_json": (),
     "modalities": (["text"],),
     "prediction": (),
-    "presence_penalty": (0,),
-    "repetition_penalty": (1,),
     "verbosity": (),
     "web_search_options": (),
 }

@@ -209,6 +209,9 @@ def _sampling(sampling: SamplingParams, form: TurnForm, vocabulary: Vocabulary) 
         "top_p": sampling.top_p,
         "top_k": sampling.top_k or -1,
         "min_p": sampling.min_p,
+        "frequency_penalty": sampling.frequency_penalty,
+        "presence_penalty": sampling.presence_penalty,
+        "repetition_penalty": sampling.repetition_penalty,
         "max_new_tokens": sampling.max_tokens,
         "stop_token_ids": sorted(sampling.stop_ids),
         # It ignores the stop tokens of the request as well.

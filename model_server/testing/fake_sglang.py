@@ -189,6 +189,9 @@ class FakeSGLang:
             top_p=fields.top_p,
             top_k=max(fields.top_k, 0),
             min_p=fields.min_p,
+            frequency_penalty=fields.frequency_penalty,
+            presence_penalty=fields.presence_penalty,
+            repetition_penalty=fields.repetition_penalty,
             logit_bias=tuple((int(token_id), bias) for token_id, bias in fields.logit_bias.items()),
             seed=fields.sampling_seed,
             max_tokens=fields.max_new_tokens,
@@ -266,6 +269,9 @@ class _SamplingBody(BaseModel):
     top_p: float = 1.0
     top_k: int = -1
     min_p: float = 0.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    repetition_penalty: float = 1.0
     max_new_tokens: int = 128
     stop_token_ids: list[int] = []
     ignore_eos: bool = False
