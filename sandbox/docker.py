@@ -16,7 +16,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 
 from sandbox import image, program
@@ -24,6 +24,7 @@ from sandbox.client import Client, Health, unix
 from sandbox.config import SandboxSettings
 from sandbox.engine import FOLDER_LABEL, LABEL, Engine, Image
 from sandbox.errors import SandboxError, SandboxLost, SandboxUnavailable
+from sandbox.inventory import Found, Handle
 from sandbox.machine import Machine
 from sandbox.types import Capability, SandboxSpec
 
@@ -65,6 +66,29 @@ class DockerBackend:
             self._tidy(_give_up(making))
             raise
 
+    async def attach(self, handle: Handle, spec: SandboxSpec) -> "DockerSandbox":
+        engine = await self._connected()
+        found = await asyncio.to_thread(self._find_image, engine, spec.image)
+        path, settings = Path(handle.address), self._settings.docker
+        client = await Client.attach(
+            unix(path),
+            handle.key,
+            handle.boot_id,
+            lease_s=settings.lease_s,
+            sealed=settings.sealed,
+            env=self._environment(spec, found),
+        )
+        return self._have(DockerSandbox(client, engine, handle.id, path.parent))
+
+    async def found(self) -> Sequence[Found]:
+        engine = await self._connected()
+        containers = await asyncio.to_thread(engine.containers, self._socket_folder())
+        return [Found(each.name, each.created_at, each.ends_at) for each in containers]
+
+    async def remove(self, id: str) -> None:  # noqa: A002  # the field's name
+        engine = await self._connected()
+        await asyncio.to_thread(_discard, engine, id, self._socket_folder() / id)
+
     async def close(self) -> None:
         await asyncio.gather(*self._making, return_exceptions=True)
         await asyncio.gather(*self._tidying, return_exceptions=True)
@@ -101,7 +125,9 @@ class DockerBackend:
             if isinstance(error, SandboxLost):
                 raise SandboxUnavailable(f"the container {name}: {error}") from error
             raise
-        sandbox = DockerSandbox(client, engine, name, folder)
+        return self._have(DockerSandbox(client, engine, name, folder))
+
+    def _have(self, sandbox: "DockerSandbox") -> "DockerSandbox":
         self._sandboxes = {each for each in self._sandboxes if not each.closed} | {sandbox}
         return sandbox
 
@@ -199,6 +225,10 @@ class DockerSandbox(Machine):
         self._engine = engine
         self._folder = folder
 
+    @property
+    def handle(self) -> Handle:
+        return Handle(self.name, str(self._folder / "socket"), self.boot_id, self.client.key)
+
     async def health(self) -> Health:
         """What holds this sandbox, as its first process says."""
         return await self.client.health()
@@ -230,8 +260,9 @@ def _discard(engine: Engine, name: str, folder: Path) -> None:
 def _sweep(engine: Engine, sockets: Path) -> None:
     """Remove what earlier services left: containers, and folders of containers that ended by themselves."""
     with contextlib.suppress(SandboxError):
-        for leftover in engine.leftovers(sockets):
-            _discard(engine, leftover.name, Path(leftover.folder))
+        for container in engine.containers(sockets):
+            if container.is_over(time.time()):
+                _discard(engine, container.name, Path(container.folder))
         for folder in sockets.iterdir():
             is_old = time.time() - folder.stat().st_mtime > _UNCLAIMED_S
             if is_old and not engine.last_words(folder.name):

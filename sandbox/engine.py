@@ -41,11 +41,21 @@ class Image:
 
 
 @dataclass(frozen=True, slots=True)
-class Leftover:
-    """A container of ours that nobody needs any more."""
+class Container:
+    """A container of ours."""
 
     name: str
     folder: str
+    created_at: float
+    """In seconds since 1970, as is what follows."""
+    ends_at: float
+    """When its lifetime is over; 0 where its label does not say."""
+    has_ended: bool
+    """It has, or it never began."""
+
+    def is_over(self, now: float) -> bool:
+        """The sandbox ends itself with its lease; this is for those that could not."""
+        return now > self.ends_at + _LATE_S or (self.has_ended and now > self.created_at + _START_PATIENCE_S)
 
 
 class Engine:
@@ -142,15 +152,20 @@ class Engine:
             return ""
         return f"{state.get('Status')}, exit code {state.get('ExitCode')} {state.get('Error', '')}".strip()
 
-    def leftovers(self, folder: Path) -> list[Leftover]:
-        """Containers whose time is over, or that never started, of services that kept their sockets in ``folder``."""
+    def containers(self, folder: Path) -> list[Container]:
+        """All of services that keep their sockets in ``folder``."""
         with _translated(self._address):
             containers = self._api.containers(all=True, filters={"label": LABEL})
-        now = time.time()
+        ours = [each for each in containers if Path(each["Labels"].get(FOLDER_LABEL, "")).parent == folder]
         return [
-            Leftover(each["Names"][0].removeprefix("/"), each["Labels"].get(FOLDER_LABEL, ""))
-            for each in containers
-            if Path(each["Labels"].get(FOLDER_LABEL, "")).parent == folder and _is_over(each, now)
+            Container(
+                name=each["Names"][0].removeprefix("/"),
+                folder=each["Labels"][FOLDER_LABEL],
+                created_at=float(each["Created"]),
+                ends_at=float(each["Labels"][LABEL]) if each["Labels"][LABEL].isdigit() else 0.0,
+                has_ended=each["State"] in ("created", "exited", "dead"),
+            )
+            for each in ours
         ]
 
 
@@ -159,16 +174,6 @@ def _knock(address: str) -> None:
     if address.startswith("unix://"):
         with socket.socket(socket.AF_UNIX) as door:
             door.connect(address.removeprefix("unix://"))
-
-
-def _is_over(container: Mapping[str, Mapping[str, str]], now: float) -> bool:
-    """The sandbox ends itself with its lease; this is for those that could not."""
-    ends = container["Labels"][LABEL]
-    if not ends.isdigit() or now > int(ends) + _LATE_S:
-        return True
-    return str(container["State"]) in ("created", "exited", "dead") and now > float(str(container["Created"])) + (
-        _START_PATIENCE_S
-    )
 
 
 def _tree(folders: list[str], files: Mapping[str, str], links: Mapping[str, str]) -> bytes:

@@ -1,0 +1,267 @@
+"""The durable list of sandboxes: who has each, for how long, and what it takes to take one over.
+
+It is written by those who make sandboxes (:class:`RecordedBackend`), read by an executor that was restarted, and
+compared by the reaper with what the machines really hold. Keys are in it: keep it as private as the sandboxes' content.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy import (
+    Column,
+    Float,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    delete,
+    event,
+    insert,
+    make_url,
+    select,
+    update,
+)
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from sandbox.inventory import Found, Handle, LastingBackend, LastingSandbox
+from sandbox.types import SandboxSpec
+
+
+class Record(BaseModel):
+    """One sandbox, as its owner wrote it down."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    spec: SandboxSpec
+    address: str
+    boot_id: str
+    key: bytes
+    run: str
+    """Whom it was given to; "" while it waits in a pool."""
+    owner: str
+    """The process that cares for it; "" once it has let go."""
+    lease_until: float
+    """The owner says so before this time, in seconds since 1970, or is taken for dead."""
+
+    @property
+    def handle(self) -> Handle:
+        return Handle(self.id, self.address, self.boot_id, self.key)
+
+
+class Registry(Protocol):
+    """Where the records are."""
+
+    async def put(self, record: Record) -> None:
+        """Add it, or replace the one of that id."""
+
+    async def get(self, id: str) -> Record | None: ...  # noqa: A002  # the field's name
+
+    async def all(self) -> Sequence[Record]: ...
+
+    async def assign(self, id: str, run: str) -> None: ...  # noqa: A002
+
+    async def hand_over(self, id: str, owner: str, lease_until: float) -> None:  # noqa: A002
+        """Somebody else cares for it from now on; "" for nobody."""
+
+    async def renew(self, owner: str, lease_until: float) -> None:
+        """For all that ``owner`` has."""
+
+    async def forget(self, id: str) -> None: ...  # noqa: A002
+
+
+class RecordedBackend:
+    """Another backend, everything of which is on record while it lives."""
+
+    def __init__(
+        self,
+        backend: LastingBackend,
+        registry: Registry,
+        *,
+        owner: str,
+        lease_s: float = 60.0,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        """Use :meth:`open`, which also renews the lease."""
+        self.name = backend.name
+        self.capabilities = backend.capabilities
+        self._backend = backend
+        self._registry = registry
+        self._owner = owner
+        self._lease_s = lease_s
+        self._now = now
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls,
+        backend: LastingBackend,
+        registry: Registry,
+        *,
+        owner: str,
+        lease_s: float = 60.0,
+        now: Callable[[], float] = time.time,
+    ) -> AsyncIterator[Self]:
+        """Renews the lease of everything on record as ``owner``'s; the backend is closed at the end."""
+        recorded = cls(backend, registry, owner=owner, lease_s=lease_s, now=now)
+        renewing = asyncio.create_task(recorded._renew())
+        try:
+            yield recorded
+        finally:
+            renewing.cancel()
+            await asyncio.wait({renewing})
+            await recorded.close()
+            if not renewing.cancelled():
+                renewing.result()
+
+    async def acquire(self, spec: SandboxSpec) -> LastingSandbox:
+        sandbox = await self._backend.acquire(spec)
+        handle = sandbox.handle
+        record = Record(
+            id=handle.id,
+            spec=spec,
+            address=handle.address,
+            boot_id=handle.boot_id,
+            key=handle.key,
+            run="",
+            owner=self._owner,
+            lease_until=self._now() + self._lease_s,
+        )
+        try:
+            await self._registry.put(record)
+        except BaseException:
+            await sandbox.close()
+            raise
+        return self._watched(sandbox)
+
+    async def attach(self, handle: Handle, spec: SandboxSpec) -> LastingSandbox:
+        sandbox = await self._backend.attach(handle, spec)
+        await self._registry.hand_over(handle.id, self._owner, self._now() + self._lease_s)
+        return self._watched(sandbox)
+
+    async def found(self) -> Sequence[Found]:
+        return await self._backend.found()
+
+    async def remove(self, id: str) -> None:  # noqa: A002
+        await self._backend.remove(id)
+
+    async def close(self) -> None:
+        await self._backend.close()
+
+    def _watched(self, sandbox: LastingSandbox) -> LastingSandbox:
+        return _Watched(sandbox, self._registry)
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(self._lease_s / 3)
+            await self._registry.renew(self._owner, self._now() + self._lease_s)
+
+
+class _Watched:
+    """A sandbox on record. Everything but its end is the sandbox's own."""
+
+    def __init__(self, sandbox: LastingSandbox, registry: Registry) -> None:
+        self._sandbox = sandbox
+        self._registry = registry
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sandbox, name)
+
+    async def close(self) -> None:
+        id_ = self._sandbox.handle.id
+        # First nobody's: should the end fail, or we end before it, the reaper goes on.
+        await self._registry.hand_over(id_, "", 0.0)
+        await self._sandbox.close()
+        await self._registry.forget(id_)
+
+
+class SqlRegistry:
+    """Records in a database: SQLite for one machine, written so that Postgres fits."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        """Use :func:`open_registry`."""
+        self._engine = engine
+
+    async def put(self, record: Record) -> None:
+        values = record.model_dump() | {"spec": record.spec.model_dump_json()}
+        async with self._engine.begin() as connection:
+            await connection.execute(delete(_sandboxes).where(_sandboxes.c.id == record.id))
+            await connection.execute(insert(_sandboxes).values(**values))
+
+    async def get(self, id: str) -> Record | None:  # noqa: A002
+        async with self._engine.connect() as connection:
+            row = (await connection.execute(select(_sandboxes).where(_sandboxes.c.id == id))).mappings().first()
+        return None if row is None else _record(dict(row))
+
+    async def all(self) -> Sequence[Record]:
+        async with self._engine.connect() as connection:
+            rows = (await connection.execute(select(_sandboxes))).mappings().all()
+        return [_record(dict(row)) for row in rows]
+
+    async def assign(self, id: str, run: str) -> None:  # noqa: A002
+        await self._update(_sandboxes.c.id == id, run=run)
+
+    async def hand_over(self, id: str, owner: str, lease_until: float) -> None:  # noqa: A002
+        await self._update(_sandboxes.c.id == id, owner=owner, lease_until=lease_until)
+
+    async def renew(self, owner: str, lease_until: float) -> None:
+        await self._update(_sandboxes.c.owner == owner, lease_until=lease_until)
+
+    async def forget(self, id: str) -> None:  # noqa: A002
+        async with self._engine.begin() as connection:
+            await connection.execute(delete(_sandboxes).where(_sandboxes.c.id == id))
+
+    async def _update(self, which: Any, **values: object) -> None:
+        async with self._engine.begin() as connection:
+            await connection.execute(update(_sandboxes).where(which).values(**values))
+
+
+@asynccontextmanager
+async def open_registry(url: str) -> AsyncIterator[SqlRegistry]:
+    """The registry at an address such as ``sqlite:////var/lib/mimo/sandboxes.db``; made where there is none."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        parsed = parsed.set(drivername="sqlite+aiosqlite")
+        if parsed.database:
+            # Before it has any content: the keys of all sandboxes will be in it.
+            os.close(os.open(Path(parsed.database), os.O_CREAT | os.O_RDWR, 0o600))
+    engine = create_async_engine(parsed)
+    if parsed.get_backend_name() == "sqlite":
+        event.listen(engine.sync_engine, "connect", _set_up_sqlite)
+    try:
+        async with engine.begin() as connection:
+            await connection.run_sync(_metadata.create_all)
+        yield SqlRegistry(engine)
+    finally:
+        await engine.dispose()
+
+
+def _set_up_sqlite(connection: Any, _: object) -> None:
+    # Several processes write; what the last moment of a power failure loses, the reaper finds.
+    for line in ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=NORMAL", "PRAGMA busy_timeout=10000"):
+        connection.execute(line)
+
+
+def _record(row: dict[str, Any]) -> Record:
+    return Record.model_validate(row | {"spec": SandboxSpec.model_validate_json(row["spec"])})
+
+
+_metadata = MetaData()
+_sandboxes = Table(
+    "sandboxes",
+    _metadata,
+    Column("id", Text, primary_key=True),
+    Column("spec", Text, nullable=False),
+    Column("address", Text, nullable=False),
+    Column("boot_id", Text, nullable=False),
+    Column("key", LargeBinary, nullable=False),
+    Column("run", Text, nullable=False, index=True),
+    Column("owner", Text, nullable=False, index=True),
+    Column("lease_until", Float, nullable=False),
+)
