@@ -4,7 +4,7 @@ from sandbox.config import SandboxSettings
 from sandbox.errors import SandboxUnavailable
 from sandbox.types import Backend
 
-NAMES = ("local", "docker")
+NAMES = ("local", "docker", "kubernetes")
 
 
 def open_backend(name: str, settings: SandboxSettings) -> Backend:
@@ -25,4 +25,12 @@ def open_backend(name: str, settings: SandboxSettings) -> Backend:
                 f"the backend 'docker' needs the package {error.name}; install mimo-coder[docker]"
             ) from error
         return DockerBackend(settings)
+    if name == "kubernetes":
+        try:
+            from sandbox.kubernetes.backend import KubernetesBackend
+        except ModuleNotFoundError as error:
+            raise SandboxUnavailable(
+                f"the backend 'kubernetes' needs the package {error.name}; install mimo-coder[kubernetes]"
+            ) from error
+        return KubernetesBackend(settings)
     raise SandboxUnavailable(f"there is no sandbox backend {name!r}; choose one of: {', '.join(NAMES)}")

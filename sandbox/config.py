@@ -38,6 +38,78 @@ class DockerSettings(BaseModel):
     )
 
 
+class KubernetesSettings(BaseModel):
+    """How the Kubernetes backend makes its pods."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kubeconfig: Path | None = Field(
+        None,
+        description="How to reach the cluster. Empty: the pod's own account where the service runs in a pod, or else "
+        "as the variable KUBECONFIG says, or ~/.kube/config.",
+    )
+    context: str | None = Field(None, description="Context of the kubeconfig. Empty: its current one.")
+    namespace: str = Field(
+        "mimo-sandboxes", min_length=1, description="Where pods are made; nothing else should live in it."
+    )
+    service: str = Field(
+        "",
+        pattern=r"^([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?$",
+        description="Marks the pods of this service, so that after a restart it sees those it takes over. Empty: "
+        "another mark at every start.",
+    )
+    agent_image: str = Field(
+        "mimo-coder/sandboxd:latest",
+        min_length=1,
+        description="Image that holds nothing but /sandboxd, the program that serves a pod from inside.",
+    )
+    host_image: str | None = Field(
+        None, description="The image taken where `host` is asked for: a cluster has no view of this machine's programs."
+    )
+    pull_policy: Literal["IfNotPresent", "Always", "Never"] = Field(
+        "IfNotPresent", description="When nodes fetch images."
+    )
+    profile: Literal["restricted", "root"] = Field(
+        "restricted",
+        description="`restricted`: an ordinary user without any capability (Pod Security restricted). `root`: the "
+        "superuser of a user namespace, for images that need one; refused where the cluster makes no user namespace.",
+    )
+    uid: int = Field(1000, gt=0, description="User and group id of everything that runs in a restricted sandbox.")
+    network: Literal["sealed", "fence", "policy"] = Field(
+        "sealed",
+        description="How pods are kept from the network. `sealed`: commands can open no network socket, not even to "
+        "themselves. `fence`: a first container leaves only loopback and answers to us; needs a namespace that admits "
+        "its CAP_NET_ADMIN. `policy`: as the cluster's network policies say.",
+    )
+    accept_open_network: bool = Field(
+        False, description="Serve even where the trial at the start reaches something from inside a sandbox."
+    )
+    outside: tuple[str, ...] = Field(
+        ("tcp:1.1.1.1:443", "udp:1.1.1.1:53"),
+        description="Addresses outside the cluster that the trial must not reach, as network:host:port.",
+    )
+    service_account: str = Field("mimo-sandbox", description="Account of the pods; it has no right and no token.")
+    runtime_class: str | None = Field(None, description="Runtime class, such as gvisor. Empty: the cluster's default.")
+    node_selector: dict[str, str] = Field({}, description="Labels of the nodes that pods may run on.")
+    disk: Literal["memory", "node"] = Field(
+        "memory",
+        description="Where a sandbox's files are. `memory`: bounded exactly, and reserved beside its memory. `node`: "
+        "on the node's disk; a sandbox over its bound is evicted within about a minute.",
+    )
+    cpu_request: float = Field(0.25, gt=0, description="Processors reserved for one sandbox.")
+    cpus: float | None = Field(None, gt=0, description="Processors one sandbox may keep busy. Empty: all of its node.")
+    port: int = Field(7070, gt=0, lt=65_536, description="TCP port of sandboxd in the pod.")
+    lease_s: float = Field(
+        60.0, gt=0, description="A sandbox ends by itself when it has not heard from the service for so long, s."
+    )
+    start_timeout_s: float = Field(
+        120.0, gt=0, description="How long a pod may take until it serves: room on a node, its image, its start, s."
+    )
+    patience_s: float = Field(
+        30.0, gt=0, description="How long one call to an API server that is away or busy is repeated, s."
+    )
+
+
 class SandboxSettings(BaseModel):
     """How backends build their machines. Read once, at the start."""
 
@@ -80,6 +152,7 @@ class SandboxSettings(BaseModel):
         "kept in the user's cache.",
     )
     docker: DockerSettings = DockerSettings()
+    kubernetes: KubernetesSettings = KubernetesSettings()
 
     def prefixes(self) -> tuple[Path, ...]:
         """The Python installations a sandbox sees, in the order of PATH."""

@@ -1,0 +1,313 @@
+"""Sandboxes as bare pods: one write each.
+
+A pod that nobody wants any more ends in four ways: it is closed; sandboxd ends it with its lease, whatever became of
+the service; its node ends it at its deadline; and what is left of it, the next service finds by its labels.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import secrets
+import time
+from collections.abc import Coroutine, Sequence
+
+from sandbox import image
+from sandbox.client import Client, tcp
+from sandbox.config import SandboxSettings
+from sandbox.errors import ImageMismatch, NoRoom, SandboxError, SandboxLost, SandboxUnavailable, UnknownImage
+from sandbox.inventory import Found, Handle
+from sandbox.kubernetes import canary, manifest
+from sandbox.kubernetes.cluster import Cluster, Refusal
+from sandbox.kubernetes.pod import Cause, Pod, PodState
+from sandbox.kubernetes.sandbox import KubernetesSandbox, loss
+from sandbox.kubernetes.watch import PodWatch, list_pods
+from sandbox.types import Capability, NetworkMode, SandboxSpec
+
+_SWEEP_S = 60.0
+_LATE_S = 60.0
+_PROVEN_S = 3600.0
+"""What the trial showed is believed for so long: policies come and go."""
+_GONE_S = 30.0
+_log = logging.getLogger(__name__)
+
+
+class KubernetesBackend:
+    """Starts sandboxes as pods."""
+
+    name = "kubernetes"
+
+    def __init__(self, settings: SandboxSettings) -> None:
+        own = {Capability.OWN_USERS} if settings.kubernetes.profile == "root" else set()
+        self.capabilities = frozenset({Capability.REATTACH, Capability.IMAGES, Capability.ONE_DISK, *own})
+        self._settings = settings.kubernetes
+        self._variables = {name: value for name, value in image.environment(settings).items() if name != "PATH"}
+        self._service = self._settings.service or secrets.token_hex(8)
+        self._pods = f"/api/v1/namespaces/{self._settings.namespace}/pods"
+        self._opened: tuple[Cluster, PodWatch] | None = None
+        self._turn = asyncio.Lock()
+        self._swept = -_SWEEP_S
+        self._proven = -_PROVEN_S
+        self._making: set[asyncio.Task[KubernetesSandbox]] = set()
+        self._tidying: set[asyncio.Task[None]] = set()
+        self._sandboxes: set[KubernetesSandbox] = set()
+
+    async def acquire(self, spec: SandboxSpec) -> KubernetesSandbox:
+        if spec.network is not NetworkMode.NONE:
+            raise SandboxUnavailable(f"pods have no network mode {spec.network.value!r} yet; use the docker backend")
+        making = asyncio.create_task(self._acquire(spec))
+        self._making.add(making)
+        making.add_done_callback(self._making.discard)
+        try:
+            # Shielded: a pod that is being made when its caller gives up must be found to be ended.
+            return await asyncio.shield(making)
+        except asyncio.CancelledError:
+            self._tidy(_give_up(making))
+            raise
+
+    async def attach(self, handle: Handle, spec: SandboxSpec) -> KubernetesSandbox:
+        """Take over a sandbox of a service that is gone; see :class:`sandbox.inventory.LastingBackend`."""
+        _, watch = await self._open()
+        host, _, port = handle.address.rpartition(":")
+        sealed = self._settings.network == "sealed"
+        client = await Client.attach(
+            tcp(host.strip("[]"), int(port)),
+            handle.key,
+            handle.boot_id,
+            lease_s=self._settings.lease_s,
+            sealed=sealed,
+            env=self._variables,
+        )
+        watch.follow(handle.id)
+        return self._keep(client, watch, handle)
+
+    async def found(self) -> Sequence[Found]:
+        """Every sandbox in the namespace."""
+        return [_found(pod) for pod in await self._list()]
+
+    async def remove(self, id: str) -> None:  # noqa: A002  # the field's name
+        """Ask for the end of a pod; quiet where there is none."""
+        await self._delete(id, manifest.GRACE_S)
+
+    async def close(self) -> None:
+        await asyncio.gather(*self._making, return_exceptions=True)
+        await asyncio.gather(*(sandbox.close() for sandbox in self._sandboxes))
+        self._sandboxes.clear()
+        while self._tidying:
+            await asyncio.gather(*self._tidying, return_exceptions=True)
+        if self._opened is not None:
+            (cluster, watch), self._opened = self._opened, None
+            await watch.close()
+            await cluster.close()
+
+    async def _acquire(self, spec: SandboxSpec) -> KubernetesSandbox:
+        if not manifest.image(spec, self._settings):
+            raise UnknownImage(
+                "a cluster has no view of this machine, so it has no image 'host'; name another one, or what it stands "
+                "for in the settings (sandbox.kubernetes.host_image)"
+            )
+        await self._ready(spec)
+        return await self._make(spec)
+
+    async def _ready(self, spec: SandboxSpec) -> None:
+        await self._open()
+        if time.monotonic() > self._swept + _SWEEP_S:
+            self._swept = time.monotonic()
+            self._tidy(self._sweep())
+        async with self._turn:
+            if not self._settings.accept_open_network and time.monotonic() > self._proven + _PROVEN_S:
+                await self._prove(spec)
+                self._proven = time.monotonic()
+
+    async def _open(self) -> tuple[Cluster, PodWatch]:
+        if self._opened is None:
+            cluster = Cluster(self._settings)
+            selector = f"{manifest.SERVICE_LABEL}={self._service}"
+            self._opened = cluster, PodWatch(cluster, self._pods, selector)
+        return self._opened
+
+    async def _prove(self, spec: SandboxSpec) -> None:
+        made = await asyncio.gather(*(self._make(canary.trial(spec.image)) for _ in range(2)), return_exceptions=True)
+        sandboxes = [each for each in made if isinstance(each, KubernetesSandbox)]
+        try:
+            for failure in made:
+                if isinstance(failure, BaseException):
+                    raise failure
+            cluster, _ = await self._open()
+            await canary.prove(sandboxes[0], sandboxes[1], self._settings, cluster.address)
+        finally:
+            await asyncio.gather(*(each.close() for each in sandboxes))
+
+    async def _make(self, spec: SandboxSpec) -> KubernetesSandbox:
+        _, watch = await self._open()
+        name = f"mimo-sandbox-{secrets.token_hex(8)}"
+        watch.follow(name)
+        try:
+            await self._create(name, spec)
+            address = await self._started(name, spec)
+            claiming = Client.claim(
+                tcp(address, self._settings.port),
+                lease_s=self._settings.lease_s,
+                lifetime_s=spec.lifetime_s,
+                memory_bytes=spec.resources.memory_mib * 1024 * 1024,
+                sealed=self._settings.network == "sealed",
+                env=self._variables,
+            )
+            client = await _while_it_lives(claiming, watch, name)
+        except BaseException as error:
+            await self._discard(name)
+            if isinstance(error, SandboxLost):
+                raise SandboxUnavailable(f"the pod {name} does not serve: {error}") from error
+            raise
+        host = f"[{address}]" if ":" in address else address
+        handle = Handle(name, f"{host}:{self._settings.port}", client.boot_id, client.key)
+        return self._keep(client, watch, handle)
+
+    def _keep(self, client: Client, watch: PodWatch, handle: Handle) -> KubernetesSandbox:
+        sandbox = KubernetesSandbox(client, watch, handle, self._discard)
+        self._sandboxes = {each for each in self._sandboxes if not each.closed} | {sandbox}
+        return sandbox
+
+    async def _create(self, name: str, spec: SandboxSpec) -> None:
+        cluster, _ = await self._open()
+        wanted = manifest.pod(spec, self._settings, name=name, service=self._service, now=time.time())
+        try:
+            await cluster.ask("POST", self._pods, body=wanted)
+        except Refusal as error:
+            if error.reason != "AlreadyExists":  # the first answer did not reach us: nobody else has this name
+                raise self._refused(error) from error
+
+    async def _started(self, name: str, spec: SandboxSpec) -> str:
+        """Wait until the pod runs; its address."""
+        _, watch = await self._open()
+        try:
+            async with asyncio.timeout(self._settings.start_timeout_s):
+                state = await watch.until(name, lambda state: bool(state.address) or state.over or _is_hopeless(state))
+        except TimeoutError:
+            state = watch.state(name)
+            if state.cause is None:
+                detail = await self._last_event(name) or state.detail
+                raise SandboxUnavailable(
+                    f"the pod {name} did not start within {self._settings.start_timeout_s:.0f} seconds: {detail}"
+                ) from None
+        if state.address is None:
+            raise _failure(name, state, manifest.image(spec, self._settings))
+        return state.address
+
+    async def _last_event(self, name: str) -> str:
+        """What the cluster says of it beside its status; "" where we may not read that."""
+        cluster, _ = await self._open()
+        path = f"/api/v1/namespaces/{self._settings.namespace}/events"
+        params = {"fieldSelector": f"involvedObject.name={name},type=Warning"}
+        with contextlib.suppress(Refusal, SandboxError):
+            listed = json.loads(await cluster.ask("GET", path, params))
+            return str(listed["items"][-1]["message"])[:1000] if listed["items"] else ""
+        return ""
+
+    async def _discard(self, name: str) -> None:
+        """Have a pod ended. That it is gone is waited for beside whatever comes next."""
+        await self._delete(name, manifest.GRACE_S)
+        self._tidy(self._confirm(name))
+
+    async def _confirm(self, name: str) -> None:
+        _, watch = await self._open()
+        try:
+            async with asyncio.timeout(_GONE_S):
+                await watch.until(name, lambda state: state.gone)
+        except TimeoutError:
+            # Its node does not answer. sandboxd ends with its lease, also there; what is left is the cluster's record.
+            _log.warning("action=pod_stuck pod=%s", name)
+            await self._delete(name, 0)
+        finally:
+            watch.forget(name)
+
+    async def _delete(self, name: str, grace_s: int) -> None:
+        cluster, _ = await self._open()
+        try:
+            await cluster.ask("DELETE", f"{self._pods}/{name}", {"gracePeriodSeconds": grace_s})
+        except Refusal as error:
+            if error.status != 404:
+                raise SandboxError(f"the cluster does not end the pod {name}: {error}") from error
+
+    async def _list(self) -> Sequence[Pod]:
+        cluster, _ = await self._open()
+        try:
+            pods, _ = await list_pods(cluster, self._pods, manifest.LABEL)
+        except Refusal as error:
+            raise self._refused(error) from error
+        return pods
+
+    async def _sweep(self) -> None:
+        """Remove what earlier services left."""
+        with contextlib.suppress(SandboxError):
+            for pod in await self._list():
+                if pod.state().over or time.time() > _found(pod).ends_at + _LATE_S:
+                    await self._delete(pod.name, manifest.GRACE_S)
+
+    def _refused(self, refusal: Refusal) -> SandboxError:
+        namespace = self._settings.namespace
+        if "exceeded quota" in str(refusal):
+            return NoRoom(f"the namespace {namespace} is full: {refusal}; wait for others to end, or raise its quota")
+        if refusal.status == 404:
+            return SandboxUnavailable(
+                f"{refusal}; make the namespace {namespace} first, or name another in the settings "
+                "(sandbox.kubernetes.namespace)"
+            )
+        return SandboxUnavailable(f"the cluster refuses such a pod in the namespace {namespace}: {refusal}")
+
+    def _tidy(self, work: Coroutine[object, object, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tidying.add(task)
+        task.add_done_callback(self._tidying.discard)
+
+
+def _found(pod: Pod) -> Found:
+    created = pod.metadata.creation_timestamp
+    ends = pod.metadata.labels.get(manifest.LABEL, "")
+    return Found(pod.name, created.timestamp() if created else 0.0, float(ends) if ends.isdigit() else 0.0)
+
+
+def _is_hopeless(state: PodState) -> bool:
+    """Waiting will not help. Room on a node may come, and so may an image that did not come at once."""
+    return state.cause in (Cause.NO_IMAGE, Cause.REFUSED)
+
+
+def _failure(name: str, state: PodState, reference: str) -> SandboxError:
+    if state.over:
+        return SandboxUnavailable(str(loss(name, state)))
+    match state.cause:
+        case Cause.NO_IMAGE if "@" in reference:
+            return ImageMismatch(
+                f"no image {reference!r} is to be had: nothing of that name has this digest ({state.detail})"
+            )
+        case Cause.NO_IMAGE:
+            return UnknownImage(
+                f"no image {reference!r} is to be had ({state.detail}); push it to where the nodes fetch images from"
+            )
+        case Cause.PULL:
+            return NoRoom(
+                f"the image {reference!r} did not come ({state.detail}); see that the nodes reach its registry and may "
+                "read it (imagePullSecrets of the pods' account), then try again"
+            )
+        case Cause.UNSCHEDULABLE:
+            return NoRoom(f"no node has room for another sandbox ({state.detail}); wait, or add nodes")
+    return SandboxUnavailable(f"the node cannot make such a pod ({state.detail})")
+
+
+async def _while_it_lives(claiming: Coroutine[object, object, Client], watch: PodWatch, name: str) -> Client:
+    """Wait for the sandbox to serve, but not for one that has ended."""
+    claim = asyncio.create_task(claiming)
+    end = asyncio.create_task(watch.until(name, lambda state: state.over))
+    try:
+        await asyncio.wait({claim, end}, return_when=asyncio.FIRST_COMPLETED)
+        if not claim.done():
+            raise loss(name, end.result())
+        return claim.result()
+    finally:
+        claim.cancel()
+        end.cancel()
+
+
+async def _give_up(making: "asyncio.Task[KubernetesSandbox]") -> None:
+    with contextlib.suppress(SandboxError):
+        await (await making).close()

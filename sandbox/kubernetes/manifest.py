@@ -1,0 +1,177 @@
+"""What a sandbox's pod is: a pure function of what was asked for and what the operator set."""
+
+import hashlib
+import math
+from collections.abc import Mapping
+
+from sandbox.config import KubernetesSettings
+from sandbox.types import SandboxSpec
+
+Manifest = dict[str, object]
+"""An object as the API server takes it."""
+
+LABEL = "mimo.sandbox"
+"""On every pod of ours: when its lifetime is over, in seconds since 1970."""
+SERVICE_LABEL = "mimo.sandbox.service"
+"""Which service made it; another id for each start."""
+POOL_LABEL = "mimo.sandbox.pool"
+"""Pods of the same key can stand for each other."""
+TASK = "sandbox"
+FENCE = "fence"
+INSTALL = "install"
+PROGRAM = "/sandboxd/sandboxd"
+"""Where sandboxd is in the task's container."""
+IN_ITS_IMAGE = "/sandboxd"
+CLOSED_LOG = "/sandboxd/closed/log"
+"""The place of the cluster's message file, which has no bound: nobody may enter it (``sandboxd/install.go``)."""
+GRACE_S = 1
+UNCLAIMED_S = 600
+ROOT_CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETUID")
+"""What the superuser of a user namespace keeps."""
+FOLDERS = {"/workspace": "workspace", "/tmp": "tmp", "/var/tmp": "var-tmp", "/home/sandbox": "home", "/dev/shm": "shm"}  # noqa: S108
+"""What commands may write -> its folder on the sandbox's disk."""
+
+_LATE_S = 60
+"""A pod that its own program did not end is ended by its node, so much later."""
+_OUR_MEMORY_MIB = 32
+_PROGRAM_MIB = 16
+_LOGS_MIB = 16
+_NODE_AWAY_S = 30
+"""After which the pods of a node that is not heard of are given up."""
+
+
+def pod(spec: SandboxSpec, settings: KubernetesSettings, *, name: str, service: str, now: float) -> Manifest:
+    """The pod of one sandbox.
+
+    Args:
+        service: id of who makes it.
+        now: seconds since 1970.
+    """
+    fenced = [_fence_container(settings)] if settings.network == "fence" else []
+    content: Manifest = {
+        "restartPolicy": "Never",
+        "activeDeadlineSeconds": math.ceil(spec.lifetime_s + settings.start_timeout_s) + _LATE_S,
+        "terminationGracePeriodSeconds": GRACE_S,
+        "serviceAccountName": settings.service_account,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "hostname": "sandbox",
+        "dnsPolicy": "None",
+        "dnsConfig": {"nameservers": ["127.0.0.1"]},  # one must be named; nobody listens there
+        "securityContext": _pod_security(settings),
+        "nodeSelector": settings.node_selector,
+        "tolerations": [_tolerated(f"node.kubernetes.io/{trouble}") for trouble in ("not-ready", "unreachable")],
+        "volumes": [_volume("program", _PROGRAM_MIB, ""), _volume("disk", spec.resources.disk_mib, _medium(settings))],
+        "initContainers": [*fenced, _install_container(spec, settings)],
+        "containers": [_task_container(spec, settings)],
+    }
+    if settings.profile == "root":
+        content["hostUsers"] = False
+    if settings.runtime_class is not None:
+        content["runtimeClassName"] = settings.runtime_class
+    labels = {
+        LABEL: str(math.ceil(now + spec.lifetime_s)),
+        SERVICE_LABEL: service,
+        POOL_LABEL: pool_key(spec, settings),
+    }
+    metadata = {"name": name, "namespace": settings.namespace, "labels": labels}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": content}
+
+
+def image(spec: SandboxSpec, settings: KubernetesSettings) -> str:
+    """The image that nodes know; "" where ``host`` means none."""
+    return (settings.host_image or "") if spec.image == "host" else spec.image
+
+
+def pool_key(spec: SandboxSpec, settings: KubernetesSettings) -> str:
+    resources = spec.resources.model_dump_json()
+    parts = (image(spec, settings), resources, settings.profile, settings.network, str(settings.runtime_class))
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _task_container(spec: SandboxSpec, settings: KubernetesSettings) -> Manifest:
+    serve = ["serve", "--tcp", f":{settings.port}", "--unclaimed", f"{UNCLAIMED_S}s", "--image-variables"]
+    disk = [{"name": "disk", "mountPath": place, "subPath": folder} for place, folder in FOLDERS.items()]
+    return {
+        "name": TASK,
+        "image": image(spec, settings),
+        "imagePullPolicy": settings.pull_policy,
+        "command": [PROGRAM, *serve],
+        "workingDir": "/",
+        "terminationMessagePath": CLOSED_LOG,
+        "securityContext": _security(settings, ROOT_CAPABILITIES if settings.profile == "root" else ()),
+        "resources": _resources(spec, settings),
+        "volumeMounts": [{"name": "program", "mountPath": "/sandboxd", "readOnly": True}, *disk],
+    }
+
+
+def _install_container(spec: SandboxSpec, settings: KubernetesSettings) -> Manifest:
+    return {
+        "name": INSTALL,
+        "image": settings.agent_image,
+        "imagePullPolicy": settings.pull_policy,
+        "command": [IN_ITS_IMAGE, "install", "--program", "/program", "--disk", "/disk"],
+        "securityContext": _security(settings, ()),
+        "resources": _resources(spec, settings),
+        "volumeMounts": [{"name": name, "mountPath": f"/{name}"} for name in ("program", "disk")],
+    }
+
+
+def _fence_container(settings: KubernetesSettings) -> Manifest:
+    """The one that may change the pod's network, before anything else runs in it."""
+    security = _security(settings, ("NET_ADMIN",)) | {"runAsNonRoot": False, "runAsUser": 0, "runAsGroup": 0}
+    amounts = {"cpu": "10m", "memory": f"{_OUR_MEMORY_MIB}Mi", "ephemeral-storage": f"{_LOGS_MIB}Mi"}
+    return {
+        "name": FENCE,
+        "image": settings.agent_image,
+        "imagePullPolicy": settings.pull_policy,
+        "command": [IN_ITS_IMAGE, "fence", "--port", str(settings.port)],
+        "securityContext": security,
+        "resources": {"requests": amounts, "limits": amounts},
+    }
+
+
+def _pod_security(settings: KubernetesSettings) -> Manifest:
+    uid = 0 if settings.profile == "root" else settings.uid
+    return {
+        "runAsUser": uid,
+        "runAsGroup": uid,
+        "runAsNonRoot": uid != 0,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def _security(settings: KubernetesSettings, capabilities: tuple[str, ...]) -> Manifest:
+    added: Mapping[str, object] = {"add": list(capabilities)} if capabilities else {}
+    return {
+        "allowPrivilegeEscalation": False,
+        "privileged": False,
+        "readOnlyRootFilesystem": settings.profile == "restricted",
+        "capabilities": {"drop": ["ALL"], **added},
+    }
+
+
+def _resources(spec: SandboxSpec, settings: KubernetesSettings) -> Manifest:
+    in_memory, on_node = (spec.resources.disk_mib, 0) if settings.disk == "memory" else (0, spec.resources.disk_mib)
+    bounds = {
+        "memory": f"{spec.resources.memory_mib + in_memory + _OUR_MEMORY_MIB}Mi",
+        "ephemeral-storage": f"{on_node + _PROGRAM_MIB + _LOGS_MIB}Mi",
+    }
+    limits = bounds | ({} if settings.cpus is None else {"cpu": _cpu(settings.cpus)})
+    return {"requests": bounds | {"cpu": _cpu(settings.cpu_request)}, "limits": limits}
+
+
+def _cpu(count: float) -> str:
+    return f"{math.ceil(count * 1000)}m"
+
+
+def _medium(settings: KubernetesSettings) -> str:
+    return "Memory" if settings.disk == "memory" else ""
+
+
+def _volume(name: str, size_mib: int, medium: str) -> Manifest:
+    return {"name": name, "emptyDir": {"sizeLimit": f"{size_mib}Mi", **({"medium": medium} if medium else {})}}
+
+
+def _tolerated(taint: str) -> Manifest:
+    return {"key": taint, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": _NODE_AWAY_S}
