@@ -1,0 +1,87 @@
+"""The images of a cluster: the one that holds a pod's namespaces, the one that brings sandboxd, and one to work in."""
+
+import logging
+import tempfile
+from importlib.metadata import distribution
+from pathlib import Path
+
+from deploy.images import archive, debian
+from deploy.images.archive import Tree
+from sandbox.program import sandboxd
+
+PAUSE = "mimo.local/pause:1"
+SANDBOXD = "mimo.local/sandboxd:1"
+TASK = "mimo.local/task:1"
+"""What commands of an agent usually need: bash, the usual small programs, git, Python and pytest; for any user."""
+_TASK_PACKAGES = (
+    "base-files",
+    "bash",
+    "coreutils",
+    "diffutils",
+    "findutils",
+    "git",
+    "grep",
+    "gzip",
+    "libc-bin",
+    "mawk",
+    "nftables",
+    "patch",
+    "procps",
+    "python3",
+    "sed",
+    "tar",
+    "util-linux",
+)
+_TEST_RUNNER = ("pytest", "pluggy", "iniconfig", "packaging", "pygments")
+
+_log = logging.getLogger(__name__)
+
+
+def build_images(folder: Path, pause: Path) -> list[Path]:
+    """Write all of them as archives into ``folder``; ``pause`` is the program that waits."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return [
+        _write(folder, PAUSE, Tree(files={"pause": pause}), {"Entrypoint": ["/pause"]}),
+        _write(folder, SANDBOXD, Tree(files={"sandboxd": sandboxd(None)}), {"Entrypoint": ["/sandboxd"]}),
+        _write(folder, TASK, _task(), {"Env": ["PATH=/usr/local/bin:/usr/bin:/bin"], "Cmd": ["/bin/bash"]}),
+    ]
+
+
+def _write(folder: Path, name: str, tree: Tree, config: dict[str, object]) -> Path:
+    """Whole or not at all: two may do so at once."""
+    target = folder / f"{name.rpartition('/')[2].replace(':', '-')}.tar"
+    _log.info("building the image %s", name)
+    with tempfile.TemporaryDirectory(dir=folder) as work:
+        archive.write(Path(work, "image.tar"), name, tree, config)
+        Path(work, "image.tar").replace(target)
+    return target
+
+
+def _task() -> Tree:
+    system = debian.files(*_TASK_PACKAGES)
+    python = Path("/usr/bin/python3").readlink().name
+    return Tree(
+        files={**system, **_test_runner(f"usr/local/lib/{python}/dist-packages")},
+        texts={
+            "etc/passwd": "root:x:0:0:root:/root:/bin/bash\nsandbox:x:1000:1000::/home/sandbox:/bin/bash\n",
+            "etc/group": "root:x:0:\nsandbox:x:1000:\n",
+        },
+        links={
+            **{merged: f"usr/{merged}" for merged in ("bin", "sbin", "lib", "lib64")},
+            "usr/bin/awk": "mawk",
+            "usr/bin/which": "which.debianutils",
+            "usr/local/bin/python": f"/usr/bin/{python}",
+        },
+        folders={"tmp": 0o1777, "var/tmp": 0o1777, "workspace": 0o777, "home/sandbox": 0o777, "root": 0o700},
+    )
+
+
+def _test_runner(place: str) -> dict[str, Path]:
+    """The packages of pytest as they are in our own environment: Python without compiled parts."""
+    found: dict[str, Path] = {}
+    for name in _TEST_RUNNER:
+        installed = distribution(name)
+        for file in installed.files or ():
+            if ".." not in file.parts and file.suffix != ".pyc":
+                found[f"{place}/{file}"] = Path(str(installed.locate_file(file)))
+    return found
