@@ -179,7 +179,7 @@ class Client:
         raise AssertionError("a job that is followed comes to an end")
 
     async def follow(
-        self, request: Mapping[str, object], data: bytes, timeout_s: float, limit: int
+        self, request: Mapping[str, object], data: bytes | memoryview, timeout_s: float, limit: int
     ) -> AsyncIterator[bytes | Ended]:
         """Like :meth:`run`, handing over the output as it comes; last comes how the job ended."""
         name = _job_name(str(request["request_id"])) if "request_id" in request else next(self._names)
@@ -246,7 +246,7 @@ class Client:
         await asyncio.wait({self._renewing, self._link.listener})
 
     def _beginning(
-        self, request: Mapping[str, object], name: str, data: bytes, timeout_s: float, limit: int
+        self, request: Mapping[str, object], name: str, data: bytes | memoryview, timeout_s: float, limit: int
     ) -> tuple[dict[str, object], bytes]:
         op = str(request["op"])
         texts = [str(request["path"])] if op != "exec" else [str(request["line"]), str(request["cwd"])]
@@ -261,7 +261,7 @@ class Client:
         body = b"".join(text.encode(errors="surrogateescape") + b"\0" for text in texts)
         return head, body + data[:_CHUNK]
 
-    async def _feed(self, name: str, data: bytes) -> None:
+    async def _feed(self, name: str, data: bytes | memoryview) -> None:
         """The input after its first part. Each answer says that the job has taken what was sent."""
         view = memoryview(data)
         for offset in range(_CHUNK, len(data), _CHUNK):

@@ -7,7 +7,7 @@ nothing is kept beyond what was asked for, and any breach ends the connection, a
 import asyncio
 import itertools
 import socket
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -153,6 +153,14 @@ class Connection:
             if not job.result.done() and self._lost is None:  # the caller gave up
                 self._writer.write(frames.encode({"op": "stop", "job": number}))
             self._jobs.pop(number, None)
+
+    async def follow(
+        self, request: Mapping[str, object], data: bytes | memoryview, timeout_s: float, limit: int
+    ) -> AsyncIterator[bytes | Ended]:
+        """Like :meth:`run`, in the form that its other kind has; see :class:`sandbox.machine.Wire`."""
+        result = await self.run(request, bytes(data), timeout_s, limit)
+        yield result.output
+        yield result.ended
 
     def close(self, reason: str) -> None:
         self._lose(reason)

@@ -43,7 +43,7 @@ class DockerBackend:
     """Starts sandboxes as containers."""
 
     name = "docker"
-    capabilities = frozenset({Capability.REATTACH, Capability.IMAGES})
+    capabilities = frozenset({Capability.REATTACH, Capability.IMAGES, Capability.CHECKPOINTS})
 
     def __init__(self, settings: SandboxSettings) -> None:
         self._settings = settings

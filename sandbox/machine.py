@@ -6,14 +6,18 @@ A request id runs once, file calls take turns, and what a caller may ask is chec
 import asyncio
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from functools import partial
 from typing import Protocol, TypedDict
 
-from sandbox.connection import Result
+from sandbox.checkpoints import transfer
+from sandbox.checkpoints.store import CheckpointStore
+from sandbox.connection import Ended, Result
 from sandbox.errors import NotStarted, SandboxError, SandboxRejected
 from sandbox.types import Command, Exited, OomKilled, Outcome, OutputLimit, Signalled, TimedOut
 
 _FILE_TIMEOUT_S = 300.0
+_TREE_TIMEOUT_S = 900.0
 _MAX_KEPT = 32 * 1024 * 1024
 """Bytes of output kept of commands that ended, so that a repeated request gets the same answer."""
 _MAX_TIMEOUT_S = 7 * 24 * 3600.0
@@ -36,6 +40,11 @@ class Wire(Protocol):
             SandboxLost: the sandbox is gone, or no longer keeps to the protocol.
         """
 
+    def follow(
+        self, request: Mapping[str, object], data: bytes | memoryview, timeout_s: float, limit: int
+    ) -> AsyncIterator[bytes | Ended]:
+        """Like :meth:`run`, handing over the output as it comes; last comes how the job ended."""
+
     def check(self) -> None:
         """Raise :class:`SandboxLost` if there is no sandbox any more."""
 
@@ -57,10 +66,12 @@ class Machine(ABC):
         self._forgotten: set[str] = set()
         self._file_turn = asyncio.Lock()
         self._file_calls: set[asyncio.Task[bytes]] = set()
+        self._half_restored = False
 
     async def exec(self, command: Command) -> Outcome:
         _check_command(command)
         self._wire.check()
+        self._check_whole()
         if command.request_id in self._forgotten:
             raise SandboxRejected(f"request {command.request_id} ran long ago; its outcome is no longer kept")
         task = self._commands.get(command.request_id)
@@ -82,6 +93,18 @@ class Machine(ABC):
 
     async def download(self, path: str = "/workspace", max_bytes: int = 512 * 1024 * 1024) -> bytes:
         return await self._file("download", path, b"", max_bytes)
+
+    async def checkpoint(self, store: CheckpointStore, path: str = "/workspace", max_bytes: int = 2**30) -> str:
+        _check_path(path)
+        async with self._file_turn:
+            self._check_whole()
+            return await transfer.save(partial(self._tree_call, path), store, max_bytes)
+
+    async def restore(self, store: CheckpointStore, checkpoint: str, path: str = "/workspace") -> None:
+        _check_path(path)
+        async with self._file_turn:
+            await transfer.restore(partial(self._tree_call, path), store, checkpoint)
+            self._half_restored = False
 
     async def close(self) -> None:
         if self._closing is None:
@@ -138,16 +161,20 @@ class Machine(ABC):
 
     async def _file_now(self, op: str, path: str, data: bytes, limit: int) -> bytes:
         result = await self._wire.run({"op": op, "path": path}, data, _FILE_TIMEOUT_S, limit)
-        match result.ended.how:
-            case "exited":
-                return result.output
-            case "output_limit":
-                raise SandboxRejected(f"{path} is larger than {limit} bytes")
-            case "rejected":
-                raise SandboxRejected(result.ended.detail)
-            case "failed":
-                raise OSError(result.ended.code, os.strerror(result.ended.code), path)
-        raise SandboxError(f"{op} of {path} did not end: {result.ended.how}")
+        _check_file_call(result.ended, op, path, limit)
+        return result.output
+
+    async def _tree_call(self, path: str, op: str, data: bytes | memoryview, limit: int) -> AsyncIterator[bytes]:
+        self._half_restored |= op == "tree_in"
+        async for part in self._wire.follow({"op": op, "path": path}, data, _TREE_TIMEOUT_S, limit):
+            if isinstance(part, Ended):
+                _check_file_call(part, op, path, limit)
+            else:
+                yield part
+
+    def _check_whole(self) -> None:
+        if self._half_restored:
+            raise SandboxError("the work tree was not restored to its end; restore it again, or end the sandbox")
 
     def _forget_oldest(self, task: "asyncio.Task[Outcome]") -> None:
         if not task.cancelled():
@@ -203,6 +230,19 @@ def _check_command(command: Command) -> None:
             os.fsencode(text)
     except UnicodeEncodeError as error:
         raise SandboxRejected("a command holds a character that cannot be written as bytes") from error
+
+
+def _check_file_call(ended: Ended, op: str, path: str, limit: int) -> None:
+    match ended.how:
+        case "exited":
+            return
+        case "output_limit":
+            raise SandboxRejected(f"{path} is larger than {limit} bytes")
+        case "rejected":
+            raise SandboxRejected(ended.detail)
+        case "failed":
+            raise OSError(ended.code, os.strerror(ended.code), path)
+    raise SandboxError(f"{op} of {path} did not end: {ended.how}")
 
 
 def _check_path(path: str) -> None:

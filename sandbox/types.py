@@ -30,6 +30,8 @@ class Capability(StrEnum):
     """A command goes on while its client is away, and whoever has the sandbox's key finds it again."""
     IMAGES = "images"
     """Images beside ``host``, each with a root file system of its own."""
+    CHECKPOINTS = "checkpoints"
+    """Its sandboxes are :class:`~sandbox.checkpoints.rewindable.Rewindable`."""
 
 
 class Resources(BaseModel):
