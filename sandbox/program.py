@@ -62,6 +62,6 @@ def _fingerprint(go: str, architecture: str) -> str:
     version = subprocess.run([go, "env", "GOVERSION", "GOARCH"], capture_output=True, cwd=SOURCE, check=False)
     known = hashlib.sha256(version.stdout + architecture.encode())
     for file in sorted(SOURCE.glob("*")):
-        if file.suffix in (".go", ".mod"):
+        if file.suffix in (".go", ".mod", ".s"):
             known.update(file.name.encode() + b"\0" + file.read_bytes())
     return known.hexdigest()[:16]

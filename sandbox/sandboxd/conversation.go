@@ -208,7 +208,7 @@ func (c *conversation) ofJob(r *request, body []byte) (reply, []byte, error) {
 		return reply{}, nil, nil
 	}
 	<-j.fed
-	if j.launcher == nil {
+	if j.process == nil {
 		return reply{}, nil, nil
 	}
 	return reply{}, nil, j.feed(r.Offset, body, r.Last)

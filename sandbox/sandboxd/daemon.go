@@ -6,6 +6,7 @@ import (
 	"hash/maphash"
 	"net"
 	"os"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -20,6 +21,7 @@ const (
 	maxWait     = 60 * time.Second
 	maxTimeout  = 7 * 24 * time.Hour
 	maxGreeters = 16
+	idleWait    = time.Second // without any job, after which memory goes back to the kernel
 )
 
 var (
@@ -45,25 +47,26 @@ type daemon struct {
 	over    map[uint64]struct{} // hashes of the ids of jobs no longer known
 	ended   []*job              // not acknowledged, oldest first
 	running int
+	idle    *time.Timer
 	seed    maphash.Seed
 }
 
-func newDaemon(spill string, user *taskUser, unclaimed time.Duration) (*daemon, error) {
+func newDaemon(spill, shell string, user *taskUser, unclaimed time.Duration) (*daemon, error) {
 	claim, err := newClaim(unclaimed)
 	if err != nil {
 		return nil, err
 	}
-	own, err := ownMarks()
+	spawner, err := newSpawner(user, shell)
 	if err != nil {
 		return nil, err
 	}
 	d := &daemon{
 		claim: claim, memory: newMemoryWatch(), spill: spill,
-		spawner: &spawner{reaper: newReaper(), marks: own, user: user},
+		spawner: spawner,
 		greeter: make(chan struct{}, maxGreeters),
 		jobs:    map[string]*job{}, over: map[uint64]struct{}{}, seed: maphash.MakeSeed(),
+		idle: time.AfterFunc(idleWait, debug.FreeOSMemory),
 	}
-	d.spawner.prepare()
 	return d, nil
 }
 
@@ -118,14 +121,14 @@ func (d *daemon) begin(r *request, body []byte) error {
 	if r.call() == callExec {
 		texts = withDefaults(texts, d.variables)
 	}
-	order := order{Call: r.call(), Sealed: r.Sealed}
+	order := order{call: r.call(), texts: texts, sealed: r.Sealed}
 	j := newJob(r.Job, order, seconds(r.TimeoutS), newOutput(d.spill, r.Limit))
 	d.jobs[j.id] = j
 	d.running++
+	d.idle.Stop()
 	go func() {
-		j.run(d, texts, first, r.Last)
+		j.run(d, first, r.Last)
 		d.settle(j)
-		d.spawner.prepare()
 	}()
 	return nil
 }
@@ -161,7 +164,9 @@ func (d *daemon) acknowledge(id string) error {
 func (d *daemon) noLongerRuns() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.running--
+	if d.running--; d.running == 0 {
+		d.idle.Reset(idleWait)
+	}
 }
 
 // settle keeps an ended job for whoever still wants to know, within bounds.

@@ -16,6 +16,8 @@ import (
 // follows no link: a path is walked one folder at a time, by which the process is in the folder it asks about.
 
 const (
+	fileCallName = "call" // of sandboxd itself
+
 	callExec   = "exec"
 	callRead   = "read"
 	callWrite  = "write"

@@ -77,12 +77,3 @@ func splitTexts(body []byte, count int) (texts []string, rest []byte, err error)
 	}
 	return texts, body, nil
 }
-
-func joinTexts(texts []string) []byte {
-	var out bytes.Buffer
-	for _, text := range texts {
-		out.WriteString(text)
-		out.WriteByte(0)
-	}
-	return out.Bytes()
-}

@@ -10,7 +10,7 @@ import (
 
 func TestAFrameComesOutAsItWentIn(t *testing.T) {
 	var wire bytes.Buffer
-	sent := order{Call: "exec", Texts: 3, Sealed: true}
+	sent := request{ID: 7, Op: "start", Texts: 3, Sealed: true}
 	if err := writeFrame(&wire, sent, []byte("body\x00")); err != nil {
 		t.Fatal(err)
 	}
@@ -18,7 +18,7 @@ func TestAFrameComesOutAsItWentIn(t *testing.T) {
 	if err != nil || string(body) != "body\x00" {
 		t.Fatal(body, err)
 	}
-	var got order
+	var got request
 	if err := parseHead(head, &got); err != nil || got != sent {
 		t.Fatal(got, err)
 	}
@@ -68,4 +68,13 @@ func FuzzFrames(f *testing.F) {
 			}
 		}
 	})
+}
+
+func joinTexts(texts []string) []byte {
+	var out bytes.Buffer
+	for _, text := range texts {
+		out.WriteString(text)
+		out.WriteByte(0)
+	}
+	return out.Bytes()
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -13,7 +12,7 @@ import (
 
 const (
 	memoryTick = 100 * time.Millisecond
-	lastWords  = 2 * time.Second
+	pipeSize   = 64 << 10 // which Linux gives a new one
 )
 
 // How a job ended. A job that has no ending has not ended: nobody may conclude one from a connection that closed.
@@ -37,15 +36,15 @@ type ending struct {
 
 // job is one command or file call. It is known by the id its client gave it, and runs once.
 type job struct {
-	id       string
-	order    order
-	timeout  time.Duration
-	begun    time.Time
-	out      *output
-	ready    chan struct{} // closed when the launcher is there, or will never be
-	fed      chan struct{} // closed when the first input has been handed over
-	ended    chan struct{}
-	launcher *launcher
+	id      string
+	order   order
+	timeout time.Duration
+	begun   time.Time
+	out     *output
+	ready   chan struct{} // closed when the process is there, or will never be
+	fed     chan struct{} // closed when the first input has been handed over
+	ended   chan struct{}
+	process *process
 
 	input    sync.Mutex
 	accepted int64
@@ -59,26 +58,21 @@ func newJob(id string, o order, timeout time.Duration, out *output) *job {
 }
 
 // run sees a job through from its start to its ending.
-func (j *job) run(d *daemon, texts []string, first []byte, last bool) {
+func (j *job) run(d *daemon, first []byte, last bool) {
 	defer close(j.ended)
 	s, memory := d.spawner, d.memory
 	kills := memory.numKills()
-	launcher, err := s.engage(j.order, texts)
+	process, err := s.start(j.order)
 	if err != nil {
 		close(j.ready)
 		close(j.fed)
 		d.noLongerRuns()
-		j.finish(ending{How: howFailed, Code: int(syscall.EAGAIN), Detail: err.Error()})
+		j.finish(endingOf(err))
 		return
 	}
-	j.launcher = launcher
+	j.process = process
 	close(j.ready)
-	go s.prepare()
-	go func() {
-		_ = j.feed(0, first, last)
-		close(j.fed)
-	}()
-	told := hear(launcher.control)
+	j.begin(first, last)
 	drained := make(chan struct{})
 	go j.copyOutput(drained)
 
@@ -86,7 +80,7 @@ func (j *job) run(d *daemon, texts []string, first []byte, last bool) {
 	if how != "" {
 		j.endTree(s)
 	}
-	launcher.stdin.Close()
+	process.stdin.Close()
 	j.drain(drained)
 	if how == "" && j.out.exceeded() { // which may be seen only now that all is read
 		how = howOutputLimit
@@ -95,14 +89,27 @@ func (j *job) run(d *daemon, texts []string, first []byte, last bool) {
 	if d.leaving.Load() {
 		select {}
 	}
-	end := j.explain(how, status, told, memory.numKills() > kills)
+	end := j.explain(how, status, memory.numKills() > kills)
 	d.noLongerRuns()
 	j.finish(end)
 }
 
+// begin hands the first input over. What fits into the pipe takes nobody's time.
+func (j *job) begin(first []byte, last bool) {
+	if len(first) <= pipeSize {
+		_ = j.feed(0, first, last)
+		close(j.fed)
+		return
+	}
+	go func() {
+		_ = j.feed(0, first, last)
+		close(j.fed)
+	}()
+}
+
 // endTree ends everything the job started, or else everything there is.
 func (j *job) endTree(s *spawner) {
-	if !s.marks.endTree(j.launcher.mark) && !s.endAll() {
+	if !s.marks.endTree(j.process.mark) && !s.endAll() {
 		os.Exit(1) // a process is stuck in the kernel: the sandbox cannot keep its word, so it ends
 	}
 }
@@ -115,7 +122,7 @@ func (j *job) wait(memory *memoryWatch, kills int64) (string, syscall.WaitStatus
 	defer look.Stop()
 	for {
 		select {
-		case status := <-j.launcher.ended:
+		case status := <-j.process.ended:
 			return "", status
 		case <-deadline.C:
 			return howTimedOut, 0
@@ -123,7 +130,7 @@ func (j *job) wait(memory *memoryWatch, kills int64) (string, syscall.WaitStatus
 			return howOutputLimit, 0
 		case <-look.C:
 			// What the kernel already ended may leave room for the rest, which would wait for it in vain.
-			if j.order.Call == callExec && (memory.exceeded() || memory.numKills() > kills) {
+			if j.order.call == callExec && (memory.exceeded() || memory.numKills() > kills) {
 				return howOomKilled, 0
 			}
 		}
@@ -131,25 +138,28 @@ func (j *job) wait(memory *memoryWatch, kills int64) (string, syscall.WaitStatus
 }
 
 // explain is how the job ended, corrected by what only we can know.
-func (j *job) explain(how string, status syscall.WaitStatus, told <-chan failure, starved bool) ending {
-	if how != "" {
+func (j *job) explain(how string, status syscall.WaitStatus, starved bool) ending {
+	err := j.process.hear()
+	switch {
+	case how != "":
 		return ending{How: how}
-	}
-	select {
-	case news := <-told:
-		if news.How != "" {
-			return ending{How: news.How, Code: news.Code, Detail: news.Detail}
-		}
-	case <-time.After(lastWords):
-	}
-	if j.order.Call == callExec && starved && status != 0 {
+	case err != nil:
+		return endingOf(err)
+	case j.order.call == callExec && starved && status != 0:
 		// The shell lost a process to the kernel, and says so in its exit code or by having died itself.
 		return ending{How: howOomKilled}
-	}
-	if status.Signaled() {
+	case status.Signaled():
 		return ending{How: howSignalled, Code: int(status.Signal())}
 	}
 	return ending{How: howExited, Code: status.ExitStatus()}
+}
+
+func endingOf(err error) ending {
+	if errors.Is(err, errCrowded) {
+		return ending{How: howFailed, Code: int(syscall.EAGAIN), Detail: err.Error()}
+	}
+	why := asFailure(err)
+	return ending{How: why.How, Code: why.Code, Detail: why.Detail}
 }
 
 func (j *job) finish(end ending) {
@@ -170,16 +180,16 @@ func (j *job) feed(offset int64, data []byte, last bool) error {
 		return nil
 	}
 	j.accepted = offset + int64(len(data))
-	_, err := j.launcher.stdin.Write(data[known:])
+	_, err := j.process.stdin.Write(data[known:])
 	if last || err != nil {
-		j.launcher.stdin.Close()
+		j.process.stdin.Close()
 	}
 	return nil
 }
 
 // copyOutput keeps what the job writes; after its end, it keeps its background processes from blocking on a full pipe.
 func (j *job) copyOutput(drained chan<- struct{}) {
-	source := j.launcher.output
+	source := j.process.output
 	defer source.Close()
 	more := j.copyUntilEnd(source)
 	close(drained)
@@ -190,8 +200,8 @@ func (j *job) copyOutput(drained chan<- struct{}) {
 
 // copyUntilEnd returns whether somebody may still write.
 func (j *job) copyUntilEnd(source *os.File) bool {
-	buffer := buffers.Get().(*[maxInMemory]byte)
-	defer buffers.Put(buffer)
+	buffer := buffers.get()
+	defer buffers.put(buffer)
 	for {
 		n, err := source.Read(buffer[:])
 		j.out.take(buffer[:n])
@@ -221,7 +231,7 @@ func (j *job) copyUntilEnd(source *os.File) bool {
 
 // drain has copyOutput take the rest.
 func (j *job) drain(drained <-chan struct{}) {
-	_ = j.launcher.output.SetReadDeadline(time.Now())
+	_ = j.process.output.SetReadDeadline(time.Now())
 	select {
 	case <-drained:
 	case <-time.After(stallLimit):
@@ -233,27 +243,31 @@ func (j *job) drain(drained <-chan struct{}) {
 // signal sends a signal to every process of the job.
 func (j *job) signal(m marks, number syscall.Signal) {
 	<-j.ready
-	if j.launcher == nil {
+	if j.process == nil {
 		return
 	}
-	for _, pid := range m.belongsTo(j.launcher.mark) {
+	for _, pid := range m.belongsTo(j.process.mark) {
 		_ = syscall.Kill(pid, number)
 	}
 }
 
-// hear reads what a launcher tells in the end. Where it became a shell that is nothing: the descriptor closes.
-func hear(control *os.File) <-chan failure {
-	told := make(chan failure, 1)
-	go func() {
-		defer control.Close()
-		text, _ := io.ReadAll(io.LimitReader(control, maxTold))
-		var news failure
-		if len(text) > 0 && json.Unmarshal(text, &news) != nil {
-			news = failure{}
-		}
-		told <- news
-	}()
-	return told
+// pool keeps a few buffers, which a collector that runs often would take from a sync.Pool.
+type pool chan *[maxInMemory]byte
+
+var buffers = make(pool, 4)
+
+func (p pool) get() *[maxInMemory]byte {
+	select {
+	case buffer := <-p:
+		return buffer
+	default:
+		return new([maxInMemory]byte)
+	}
 }
 
-var buffers = sync.Pool{New: func() any { return new([maxInMemory]byte) }}
+func (p pool) put(buffer *[maxInMemory]byte) {
+	select {
+	case p <- buffer:
+	default:
+	}
+}

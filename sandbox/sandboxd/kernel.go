@@ -73,16 +73,29 @@ func nonblocking(fd int, name string) *os.File {
 }
 
 // memoryFile is a file without a name, on no disk.
-func memoryFile(name string) (*os.File, error) {
+func memoryFile(name string) (int, error) {
 	text, err := syscall.BytePtrFromString(name)
 	if err != nil {
-		return nil, err
+		return -1, err
 	}
 	fd, _, code := syscall.RawSyscall(sysMemfdCreate, uintptr(unsafe.Pointer(text)), 1, 0)
 	if code != 0 {
-		return nil, code
+		return -1, code
 	}
-	return os.NewFile(fd, name), nil
+	return int(fd), nil
+}
+
+// reserveDescriptors keeps those from being used that a child needs for itself.
+func reserveDescriptors() error {
+	for {
+		fd, err := syscall.Open("/dev/null", syscall.O_RDWR|syscall.O_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		if fd > scriptFD {
+			return syscall.Close(fd)
+		}
+	}
 }
 
 // isFirst says whether this is the first process of its namespace, which alone sees every orphan.

@@ -17,21 +17,17 @@ func landlockVersion() int {
 	return int(version)
 }
 
-// refuseTCP has Landlock refuse the calling thread, and what it starts, to bind or connect. It is the second net below
-// sealedRules, and does nothing on kernels that do not have it.
-func refuseTCP() error {
+// noTCP makes a set of rules that lets nobody bind or connect, for a child to put on itself; -1 on kernels that do not
+// have it. It is the second net below sealedRules.
+func noTCP() (int, error) {
 	if landlockVersion() < landlockTCP {
-		return nil
+		return -1, nil
 	}
 	handled := struct{ files, network uint64 }{0, 1<<0 | 1<<1}
-	ruleset, _, code := syscall.RawSyscall(
+	rules, _, code := syscall.RawSyscall(
 		sysLandlockCreate, uintptr(unsafe.Pointer(&handled)), unsafe.Sizeof(handled), 0)
 	if code != 0 {
-		return code
+		return -1, code
 	}
-	defer syscall.Close(int(ruleset))
-	if _, _, code := syscall.RawSyscall(sysLandlockRestrict, ruleset, 0, 0); code != 0 {
-		return code
-	}
-	return nil
+	return int(rules), nil
 }

@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -28,8 +29,8 @@ func main() {
 		case "serve":
 			exitOn(serve(os.Args[2:]))
 			return
-		case launchName:
-			launch(os.Args[2:])
+		case fileCallName:
+			runFileCall(os.Args[2:])
 			return
 		case "rules":
 			exitOn(printRules(os.Args[2:]))
@@ -62,6 +63,7 @@ func serve(arguments []string) error {
 	tcp := flags.String("tcp", "", "address and port to listen on")
 	spill := flags.String("spill", os.TempDir(), "folder for output that does not fit into memory")
 	unclaimed := flags.Duration("unclaimed", 10*time.Minute, "end where nobody has set a key by then")
+	shell := flags.String("shell", "", "shell of commands; empty: bash, or else sh")
 	user := flags.String("user", "", "uid:gid of commands and file calls, where sandboxd runs as the superuser")
 	passOn := flags.Bool("image-variables", false, "commands see the variables of the image, behind their own")
 	_ = flags.Parse(arguments) // ends the process by itself
@@ -70,14 +72,18 @@ func serve(arguments []string) error {
 		return err
 	}
 	frugal()
+	syscall.Umask(0o022)
+	if err := reserveDescriptors(); err != nil {
+		return err
+	}
+	daemon, err := newDaemon(*spill, *shell, task, *unclaimed)
+	if err != nil {
+		return err
+	}
 	if err := closeDoors(); err != nil {
 		return err
 	}
 	listener, err := listen(*unix, *tcp)
-	if err != nil {
-		return err
-	}
-	daemon, err := newDaemon(*spill, task, *unclaimed)
 	if err != nil {
 		return err
 	}
@@ -120,8 +126,8 @@ func parseUser(text string) (*taskUser, error) {
 // frugal bounds threads and memory. A memory limit near the runtime's own floor of about 8 MiB would make the collector
 // run all the time; twice that is harmless.
 func frugal() {
-	runtime.GOMAXPROCS(2)
-	debug.SetGCPercent(50)
+	runtime.GOMAXPROCS(1)
+	debug.SetGCPercent(10)
 	debug.SetMemoryLimit(16 << 20)
 	readyThreads(spareThreads)
 }

@@ -37,14 +37,12 @@ func ownMarks() (marks, error) {
 	return m, nil
 }
 
-// put marks the calling process and all it will start.
-func (m marks) put(mark uint64) error {
-	for kind, value := range map[int]uint64{rlimitResident: m.resident - mark, rlimitLocks: m.locks + mark} {
-		if err := syscall.Setrlimit(kind, &syscall.Rlimit{Cur: value, Max: value}); err != nil {
-			return err
-		}
+// limits mark a process and all it will start.
+func (m marks) limits(mark uint64) []limit {
+	low, high := m.resident-mark, m.locks+mark
+	return []limit{
+		{rlimitResident, syscall.Rlimit{Cur: low, Max: low}}, {rlimitLocks, syscall.Rlimit{Cur: high, Max: high}},
 	}
-	return nil
 }
 
 // read tells the mark of a process from the text of its /proc/PID/limits.

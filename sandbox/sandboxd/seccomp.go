@@ -153,6 +153,14 @@ func sealedRules(m machineKind) rules {
 	return append(r, verdict(seccompAllow))
 }
 
+// filter is the kernel's struct sock_fprog.
+type filter struct {
+	length uint16
+	first  *instruction
+}
+
+func filterOf(r rules) *filter { return &filter{uint16(len(r)), &r[0]} }
+
 // installFilter binds all threads of this process and everything they start.
 func installFilter(r rules) error {
 	runtime.LockOSThread()
@@ -160,12 +168,7 @@ func installFilter(r rules) error {
 	if err := prctl(prSetNoNewPrivs, 1); err != nil {
 		return err
 	}
-	program := struct {
-		length uint16
-		first  *instruction
-	}{uint16(len(r)), &r[0]}
-	bad, _, code := syscall.RawSyscall(sysSeccomp, seccompSetMode, seccompThreads, uintptr(unsafe.Pointer(&program)))
-	runtime.KeepAlive(r)
+	bad, _, code := syscall.RawSyscall(sysSeccomp, seccompSetMode, seccompThreads, uintptr(unsafe.Pointer(filterOf(r))))
 	if code != 0 {
 		return code
 	}
