@@ -11,16 +11,19 @@ import logging
 import secrets
 import time
 from collections.abc import Coroutine, Sequence
+from dataclasses import replace
+from functools import partial
 
 from sandbox import image
-from sandbox.client import Client, tcp
+from sandbox.client import Client, Dial, tcp
 from sandbox.config import SandboxSettings
-from sandbox.errors import ImageMismatch, NoRoom, SandboxError, SandboxLost, SandboxUnavailable, UnknownImage
+from sandbox.errors import NoRoom, SandboxError, SandboxLost, SandboxUnavailable, UnknownImage
 from sandbox.inventory import Found, Handle
 from sandbox.kubernetes import canary, manifest
 from sandbox.kubernetes.cluster import Cluster, Refusal
-from sandbox.kubernetes.pod import Cause, Pod, PodState
-from sandbox.kubernetes.sandbox import KubernetesSandbox, loss
+from sandbox.kubernetes.pod import Pod
+from sandbox.kubernetes.sandbox import KubernetesSandbox
+from sandbox.kubernetes.starting import Unstarted, failure, first_contact
 from sandbox.kubernetes.watch import PodWatch, list_pods
 from sandbox.types import Capability, NetworkMode, SandboxSpec
 
@@ -143,25 +146,33 @@ class KubernetesBackend:
         name = f"mimo-sandbox-{secrets.token_hex(8)}"
         watch.follow(name)
         try:
-            await self._create(name, spec)
-            address = await self._started(name, spec)
-            claiming = Client.claim(
-                tcp(address, self._settings.port),
-                lease_s=self._settings.lease_s,
-                lifetime_s=spec.lifetime_s,
-                memory_bytes=spec.resources.memory_mib * 1024 * 1024,
-                sealed=self._settings.network == "sealed",
-                env=self._variables,
-            )
-            client = await _while_it_lives(claiming, watch, name)
+            async with asyncio.timeout(self._settings.start_timeout_s):
+                await self._create(name, spec)
+                client, address = await first_contact(watch, name, self._settings.port, partial(self._claim, spec))
         except BaseException as error:
+            state = error.state if isinstance(error, Unstarted) else watch.state(name)
+            late = await self._last_event(name) if isinstance(error, TimeoutError) and not state.cause else ""
             await self._discard(name)
+            if isinstance(error, Unstarted | TimeoutError):
+                state = replace(state, detail=late or state.detail)
+                raise failure(name, state, manifest.image(spec, self._settings)) from error
             if isinstance(error, SandboxLost):
                 raise SandboxUnavailable(f"the pod {name} does not serve: {error}") from error
             raise
         host = f"[{address}]" if ":" in address else address
         handle = Handle(name, f"{host}:{self._settings.port}", client.boot_id, client.key)
         return self._keep(client, watch, handle)
+
+    async def _claim(self, spec: SandboxSpec, dial: Dial) -> Client:
+        return await Client.claim(
+            dial,
+            lease_s=self._settings.lease_s,
+            lifetime_s=spec.lifetime_s,
+            memory_bytes=spec.resources.memory_mib * 1024 * 1024,
+            sealed=self._settings.network == "sealed",
+            env=self._variables,
+            ready_s=self._settings.start_timeout_s,
+        )
 
     def _keep(self, client: Client, watch: PodWatch, handle: Handle) -> KubernetesSandbox:
         sandbox = KubernetesSandbox(client, watch, handle, self._discard)
@@ -176,23 +187,6 @@ class KubernetesBackend:
         except Refusal as error:
             if error.reason != "AlreadyExists":  # the first answer did not reach us: nobody else has this name
                 raise self._refused(error) from error
-
-    async def _started(self, name: str, spec: SandboxSpec) -> str:
-        """Wait until the pod runs; its address."""
-        _, watch = await self._open()
-        try:
-            async with asyncio.timeout(self._settings.start_timeout_s):
-                state = await watch.until(name, lambda state: bool(state.address) or state.over or _is_hopeless(state))
-        except TimeoutError:
-            state = watch.state(name)
-            if state.cause is None:
-                detail = await self._last_event(name) or state.detail
-                raise SandboxUnavailable(
-                    f"the pod {name} did not start within {self._settings.start_timeout_s:.0f} seconds: {detail}"
-                ) from None
-        if state.address is None:
-            raise _failure(name, state, manifest.image(spec, self._settings))
-        return state.address
 
     async def _last_event(self, name: str) -> str:
         """What the cluster says of it beside its status; "" where we may not read that."""
@@ -265,47 +259,6 @@ def _found(pod: Pod) -> Found:
     created = pod.metadata.creation_timestamp
     ends = pod.metadata.labels.get(manifest.LABEL, "")
     return Found(pod.name, created.timestamp() if created else 0.0, float(ends) if ends.isdigit() else 0.0)
-
-
-def _is_hopeless(state: PodState) -> bool:
-    """Waiting will not help. Room on a node may come, and so may an image that did not come at once."""
-    return state.cause in (Cause.NO_IMAGE, Cause.REFUSED)
-
-
-def _failure(name: str, state: PodState, reference: str) -> SandboxError:
-    if state.over:
-        return SandboxUnavailable(str(loss(name, state)))
-    match state.cause:
-        case Cause.NO_IMAGE if "@" in reference:
-            return ImageMismatch(
-                f"no image {reference!r} is to be had: nothing of that name has this digest ({state.detail})"
-            )
-        case Cause.NO_IMAGE:
-            return UnknownImage(
-                f"no image {reference!r} is to be had ({state.detail}); push it to where the nodes fetch images from"
-            )
-        case Cause.PULL:
-            return NoRoom(
-                f"the image {reference!r} did not come ({state.detail}); see that the nodes reach its registry and may "
-                "read it (imagePullSecrets of the pods' account), then try again"
-            )
-        case Cause.UNSCHEDULABLE:
-            return NoRoom(f"no node has room for another sandbox ({state.detail}); wait, or add nodes")
-    return SandboxUnavailable(f"the node cannot make such a pod ({state.detail})")
-
-
-async def _while_it_lives(claiming: Coroutine[object, object, Client], watch: PodWatch, name: str) -> Client:
-    """Wait for the sandbox to serve, but not for one that has ended."""
-    claim = asyncio.create_task(claiming)
-    end = asyncio.create_task(watch.until(name, lambda state: state.over))
-    try:
-        await asyncio.wait({claim, end}, return_when=asyncio.FIRST_COMPLETED)
-        if not claim.done():
-            raise loss(name, end.result())
-        return claim.result()
-    finally:
-        claim.cancel()
-        end.cancel()
 
 
 async def _give_up(making: "asyncio.Task[KubernetesSandbox]") -> None:

@@ -19,6 +19,9 @@ POOL_LABEL = "mimo.sandbox.pool"
 TASK = "sandbox"
 FENCE = "fence"
 INSTALL = "install"
+"""Names of first containers, and what sandboxd does in them."""
+FENCE_CAPABILITIES = ("NET_ADMIN", "SETGID", "SETUID")
+"""To close the network, and then to become an ordinary user."""
 PROGRAM = "/sandboxd/sandboxd"
 """Where sandboxd is in the task's container."""
 IN_ITS_IMAGE = "/sandboxd"
@@ -47,7 +50,6 @@ def pod(spec: SandboxSpec, settings: KubernetesSettings, *, name: str, service: 
         service: id of who makes it.
         now: seconds since 1970.
     """
-    fenced = [_fence_container(settings)] if settings.network == "fence" else []
     content: Manifest = {
         "restartPolicy": "Never",
         "activeDeadlineSeconds": math.ceil(spec.lifetime_s + settings.start_timeout_s) + _LATE_S,
@@ -62,7 +64,7 @@ def pod(spec: SandboxSpec, settings: KubernetesSettings, *, name: str, service: 
         "nodeSelector": settings.node_selector,
         "tolerations": [_tolerated(f"node.kubernetes.io/{trouble}") for trouble in ("not-ready", "unreachable")],
         "volumes": [_volume("program", _PROGRAM_MIB, ""), _volume("disk", spec.resources.disk_mib, _medium(settings))],
-        "initContainers": [*fenced, _install_container(spec, settings)],
+        "initContainers": [_first_container(spec, settings)],
         "containers": [_task_container(spec, settings)],
     }
     if settings.profile == "root":
@@ -105,29 +107,24 @@ def _task_container(spec: SandboxSpec, settings: KubernetesSettings) -> Manifest
     }
 
 
-def _install_container(spec: SandboxSpec, settings: KubernetesSettings) -> Manifest:
+def _first_container(spec: SandboxSpec, settings: KubernetesSettings) -> Manifest:
+    """Brings sandboxd and makes the folders; where the network is fenced, does that before."""
+    command = ["--program", "/program", "--disk", "/disk"]
+    security = _security(settings, ())
+    if settings.network == "fence":
+        user = [] if settings.profile == "root" else ["--user", f"{settings.uid}:{settings.uid}"]
+        command = [FENCE, "--port", str(settings.port), *user, *command]
+        security = _security(settings, FENCE_CAPABILITIES) | {"runAsUser": 0, "runAsGroup": 0, "runAsNonRoot": False}
+    else:
+        command = [INSTALL, *command]
     return {
-        "name": INSTALL,
+        "name": command[0],
         "image": settings.agent_image,
         "imagePullPolicy": settings.pull_policy,
-        "command": [IN_ITS_IMAGE, "install", "--program", "/program", "--disk", "/disk"],
-        "securityContext": _security(settings, ()),
+        "command": [IN_ITS_IMAGE, *command],
+        "securityContext": security,
         "resources": _resources(spec, settings),
         "volumeMounts": [{"name": name, "mountPath": f"/{name}"} for name in ("program", "disk")],
-    }
-
-
-def _fence_container(settings: KubernetesSettings) -> Manifest:
-    """The one that may change the pod's network, before anything else runs in it."""
-    security = _security(settings, ("NET_ADMIN",)) | {"runAsNonRoot": False, "runAsUser": 0, "runAsGroup": 0}
-    amounts = {"cpu": "10m", "memory": f"{_OUR_MEMORY_MIB}Mi", "ephemeral-storage": f"{_LOGS_MIB}Mi"}
-    return {
-        "name": FENCE,
-        "image": settings.agent_image,
-        "imagePullPolicy": settings.pull_policy,
-        "command": [IN_ITS_IMAGE, "fence", "--port", str(settings.port)],
-        "securityContext": security,
-        "resources": {"requests": amounts, "limits": amounts},
     }
 
 

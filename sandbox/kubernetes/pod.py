@@ -32,7 +32,7 @@ class PodState:
     """One pod, at one time."""
 
     address: str | None = None
-    """Where it is reached, once it has an address and its container runs."""
+    """Where it is, or will be, reached."""
     over: bool = False
     """It has ended, or is about to."""
     gone: bool = False
@@ -62,7 +62,6 @@ class _Ending(_Object):
 
 
 class _ContainerState(_Object):
-    running: dict[str, object] | None = None
     waiting: _Ending | None = None
     terminated: _Ending | None = None
 
@@ -112,8 +111,7 @@ class Pod(_Object):
         for condition in status.conditions:
             if condition.type == "PodScheduled" and condition.status == "False":
                 return PodState(cause=Cause.UNSCHEDULABLE, detail=condition.message)
-        running = any(container.state.running is not None for container in status.container_statuses)
-        return PodState(status.pod_ip if running else None, detail=status.phase)
+        return PodState(status.pod_ip, detail=status.phase)
 
     def _why_over(self) -> Cause:
         reasons = [self.status.reason]

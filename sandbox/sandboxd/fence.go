@@ -42,9 +42,12 @@ const (
 // neighbours are the kinds of ICMPv6 by which machines on one link find each other.
 var neighbours = []byte{135, 136}
 
+// fence closes the network, and becomes an ordinary user to do what else a first container does: a second one would cost
+// every pod a second, for the cluster looks once a second whether the first has ended.
 func fence(arguments []string) error {
 	flags := flag.NewFlagSet("fence", flag.ExitOnError)
 	port := flags.Uint("port", 0, "TCP port that is left open to others")
+	user := flags.String("user", "", "uid:gid of who makes the folders; empty: the superuser")
 	_ = flags.Parse(arguments) // ends the process by itself
 	if *port == 0 || *port > 65535 {
 		return fmt.Errorf("fence needs a --port between 1 and 65535")
@@ -56,7 +59,26 @@ func fence(arguments []string) error {
 	if err != nil {
 		return fmt.Errorf("closing the network with nftables (needs CAP_NET_ADMIN): %w", err)
 	}
-	return nil
+	task, err := parseUser(*user)
+	if err != nil {
+		return err
+	}
+	if task != nil {
+		if err := stepDown(task); err != nil {
+			return fmt.Errorf("becoming user %s (needs CAP_SETUID and CAP_SETGID): %w", *user, err)
+		}
+	}
+	return install(flags.Args())
+}
+
+func stepDown(task *taskUser) error {
+	if err := syscall.Setgroups(nil); err != nil {
+		return err
+	}
+	if err := syscall.Setgid(task.gid); err != nil {
+		return err
+	}
+	return syscall.Setuid(task.uid)
 }
 
 func applyFence(port uint16, refuse bool) error {
