@@ -101,6 +101,7 @@ def _task_container(spec: SandboxSpec, settings: KubernetesSettings) -> Manifest
         "command": [PROGRAM, *serve],
         "workingDir": "/",
         "terminationMessagePath": CLOSED_LOG,
+        "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": _security(settings, ROOT_CAPABILITIES if settings.profile == "root" else ()),
         "resources": _resources(spec, settings),
         "volumeMounts": [{"name": "program", "mountPath": "/sandboxd", "readOnly": True}, *disk],
@@ -113,7 +114,7 @@ def _first_container(spec: SandboxSpec, settings: KubernetesSettings) -> Manifes
     security = _security(settings, ())
     if settings.network == "fence":
         user = [] if settings.profile == "root" else ["--user", f"{settings.uid}:{settings.uid}"]
-        command = [FENCE, "--port", str(settings.port), *user, *command]
+        command = [FENCE, "--port", str(settings.port), *user, "--", *command]
         security = _security(settings, FENCE_CAPABILITIES) | {"runAsUser": 0, "runAsGroup": 0, "runAsNonRoot": False}
     else:
         command = [INSTALL, *command]
@@ -122,6 +123,7 @@ def _first_container(spec: SandboxSpec, settings: KubernetesSettings) -> Manifes
         "image": settings.agent_image,
         "imagePullPolicy": settings.pull_policy,
         "command": [IN_ITS_IMAGE, *command],
+        "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": security,
         "resources": _resources(spec, settings),
         "volumeMounts": [{"name": name, "mountPath": f"/{name}"} for name in ("program", "disk")],

@@ -67,6 +67,7 @@ class _ContainerState(_Object):
 
 
 class _Container(_Object):
+    name: str = ""
     state: _ContainerState = _ContainerState()
 
 
@@ -120,10 +121,12 @@ class Pod(_Object):
 
     def _last_words(self) -> str:
         status = self.status
-        endings = [each.state.terminated for each in (*status.init_container_statuses, *status.container_statuses)]
         words = [status.reason, status.message]
         words += [each.message for each in status.conditions if each.type == "DisruptionTarget"]
-        words += [f"exit code {each.exit_code} {each.reason}" for each in endings if each and each.exit_code]
+        for container in (*status.init_container_statuses, *status.container_statuses):
+            end = container.state.terminated
+            if end is not None and end.exit_code:
+                words.append(f"{container.name} ended with {end.exit_code}: {end.reason} {end.message}")
         return "; ".join(word.strip() for word in words if word.strip()) or status.phase
 
 

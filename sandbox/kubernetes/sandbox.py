@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 from sandbox.client import Client, Health
-from sandbox.connection import Ended, Result
+from sandbox.ending import Ended, Result
 from sandbox.errors import LifetimeOver, MachineLost, SandboxEvicted, SandboxLost
 from sandbox.inventory import Handle
 from sandbox.kubernetes.pod import Cause, PodState
