@@ -18,7 +18,7 @@ from typing import Any, Self, cast
 
 from sandbox.bucket import TokenBucket
 from sandbox.errors import SandboxError
-from sandbox.inventory import Inventory
+from sandbox.inventory import Handle, Inventory, LastingBackend, LastingSandbox
 from sandbox.pool.backoff import Backoff, Cause, cause_of
 from sandbox.pool.config import PoolSettings
 from sandbox.pool.plan import Key, Known, key_of, plan
@@ -117,6 +117,10 @@ class WarmPool:
             sandbox = await self._create(spec)
         return self._lend(sandbox, spec.lifetime_s)
 
+    async def attach(self, handle: Handle, spec: SandboxSpec) -> LastingSandbox:
+        """Take over a sandbox that was given out before; see :meth:`sandbox.inventory.LastingBackend.attach`."""
+        return cast(LastingSandbox, self._lend(await cast(LastingBackend, self._backend).attach(handle, spec), None))
+
     async def close(self) -> None:
         while self._work:
             await asyncio.wait(self._work)
@@ -139,7 +143,7 @@ class WarmPool:
                 return sandbox
         return None
 
-    def _lend(self, sandbox: Sandbox, lifetime_s: float) -> Sandbox:
+    def _lend(self, sandbox: Sandbox, lifetime_s: float | None) -> Sandbox:
         def returned(lent: _Lent) -> None:
             if lent in self._lent:
                 self._lent.discard(lent)
@@ -147,7 +151,8 @@ class WarmPool:
                 self._changed.set()
 
         lent = _Lent(sandbox, returned)
-        lent.limit(asyncio.get_running_loop().call_later(lifetime_s, lambda: self._start(self._end(lent))))
+        if lifetime_s is not None:
+            lent.limit(asyncio.get_running_loop().call_later(lifetime_s, lambda: self._start(self._end(lent))))
         self._lent.add(lent)
         return cast(Sandbox, lent)
 
