@@ -45,7 +45,8 @@ class Arena:
 
 def _mapped(num_bytes: int) -> Tensor:
     """At least so many bytes, from the beginning of a huge page on."""
-    region = mmap.mmap(-1, num_bytes + 2 * _HUGE_PAGE)
+    # Private, unlike what mmap does by itself: most systems give huge pages to no memory that could be shared.
+    region = mmap.mmap(-1, num_bytes + 2 * _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         region.madvise(mmap.MADV_HUGEPAGE)
     whole = torch.frombuffer(region, dtype=torch.uint8)
