@@ -43,7 +43,16 @@ class DockerBackend:
     """Starts sandboxes as containers."""
 
     name = "docker"
-    capabilities = frozenset({Capability.REATTACH, Capability.IMAGES, Capability.CHECKPOINTS})
+    capabilities = frozenset(
+        {
+            Capability.CHECKPOINTS,
+            Capability.HOST,
+            Capability.IMAGES,
+            Capability.NO_DEVICE,
+            Capability.OWN_GROUPS,
+            Capability.REATTACH,
+        }
+    )
 
     def __init__(self, settings: SandboxSettings) -> None:
         self._settings = settings

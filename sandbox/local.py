@@ -36,7 +36,16 @@ class LocalBackend:
     """Starts sandboxes on this machine."""
 
     name = "local"
-    capabilities = frozenset({Capability.OWN_USERS, Capability.ONE_DISK, Capability.PLAIN_ROOT})
+    capabilities = frozenset(
+        {
+            Capability.HOST,
+            Capability.NO_DEVICE,
+            Capability.ONE_DISK,
+            Capability.OWN_GROUPS,
+            Capability.OWN_USERS,
+            Capability.PLAIN_ROOT,
+        }
+    )
 
     def __init__(self, settings: SandboxSettings) -> None:
         self._settings = settings

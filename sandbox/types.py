@@ -20,6 +20,12 @@ class NetworkMode(StrEnum):
 class Capability(StrEnum):
     """What not every backend has. Whatever is not listed here, all of them do alike."""
 
+    HOST = "host"
+    """The image ``host`` is a view of this machine's own programs, and not some other image that stands for it."""
+    NO_DEVICE = "no_device"
+    """Of the network it sees loopback alone. Elsewhere it may see a device, through which nothing goes."""
+    OWN_GROUPS = "own_groups"
+    """A namespace of control groups: where it is among those of its machine, it does not see."""
     OWN_USERS = "own_users"
     """A user namespace: on the host, the sandbox's user is one that nobody else is."""
     ONE_DISK = "one_disk"

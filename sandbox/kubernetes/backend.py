@@ -42,7 +42,8 @@ class KubernetesBackend:
 
     def __init__(self, settings: SandboxSettings) -> None:
         own = {Capability.OWN_USERS} if settings.kubernetes.profile == "root" else set()
-        self.capabilities = frozenset({Capability.REATTACH, Capability.IMAGES, Capability.ONE_DISK, *own})
+        always = {Capability.REATTACH, Capability.IMAGES, Capability.ONE_DISK, Capability.CHECKPOINTS}
+        self.capabilities = frozenset(always | own)
         self._settings = settings.kubernetes
         self._variables = {name: value for name, value in image.environment(settings).items() if name != "PATH"}
         self._service = self._settings.service or secrets.token_hex(8)
