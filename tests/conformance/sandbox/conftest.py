@@ -1,16 +1,18 @@
 """One suite over every backend: a test here asks only for what `sandbox.types` promises."""
 
+import asyncio
 import itertools
 import os
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
-import anyio
 import pytest
 
+from deploy.cluster.cluster import Cluster
 from sandbox.backends import open_backend
-from sandbox.config import DockerSettings, SandboxSettings
+from sandbox.config import DockerSettings, KubernetesSettings, SandboxSettings
 from sandbox.types import Backend, Capability, Command, Outcome, Resources, Sandbox, SandboxSpec
-from tests.conformance.sandbox import dockerd
+from tests.conformance.sandbox import dockerd, pods
 
 _request_numbers = itertools.count()
 SMALL = SandboxSpec(resources=Resources(memory_mib=192, processes=64, disk_mib=48))
@@ -19,19 +21,29 @@ SMALL = SandboxSpec(resources=Resources(memory_mib=192, processes=64, disk_mib=4
 def _backends() -> list[str]:
     # Only the superuser can make namespaces in both ways.
     local = ["local-root", "local-user"] if os.geteuid() == 0 else ["local-user"]
-    return [*local, "docker"]
+    return [*local, "docker", "kubernetes"]
 
 
 @pytest.fixture(scope="session", params=_backends())
-def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
-    if request.param == "docker":
+async def backend(request: pytest.FixtureRequest) -> AsyncIterator[Backend]:
+    """Asynchronous, so that all its tests have one event loop: a watch of pods lives in it."""
+    name, _, namespaces = request.param.partition("-")
+    if name == "docker":
         settings = SandboxSettings(docker=DockerSettings(address=request.getfixturevalue("docker_address")))
-        backend = open_backend("docker", settings)
+    elif name == "kubernetes":
+        settings = SandboxSettings(kubernetes=request.getfixturevalue("fenced_pods"))
     else:
-        name, namespaces = request.param.split("-")
-        backend = open_backend(name, SandboxSettings(namespaces=namespaces))
+        settings = SandboxSettings(namespaces=namespaces)
+    backend = open_backend(name, settings)
     yield backend
-    anyio.run(backend.close)
+    await backend.close()
+
+
+@pytest.fixture(scope="session")
+def fenced_pods(cluster: Cluster) -> Iterator[KubernetesSettings]:
+    """Fenced, for these commands may have loopback on every backend."""
+    with pods.namespace(cluster, network="fence") as settings:
+        yield settings
 
 
 @pytest.fixture(scope="session")
@@ -54,9 +66,24 @@ def only_with(backend: Backend) -> Callable[[Capability], None]:
     return only_with
 
 
+@pytest.fixture(scope="session")
+async def acquire(backend: Backend) -> AsyncIterator[Callable[[], Awaitable[Sandbox]]]:
+    """Small sandboxes, made ahead of need where that takes longer than a test does."""
+    num_ahead = 3 if backend.name == "kubernetes" else 0
+    ahead: deque[asyncio.Task[Sandbox]] = deque()
+
+    async def acquire() -> Sandbox:
+        while len(ahead) <= num_ahead:
+            ahead.append(asyncio.create_task(backend.acquire(SMALL)))
+        return await ahead.popleft()
+
+    yield acquire
+    await asyncio.gather(*ahead, return_exceptions=True)  # the backend ends them
+
+
 @pytest.fixture
-async def sandbox(backend: Backend) -> AsyncIterator[Sandbox]:
-    sandbox = await backend.acquire(SMALL)
+async def sandbox(acquire: Callable[[], Awaitable[Sandbox]]) -> AsyncIterator[Sandbox]:
+    sandbox = await acquire()
     yield sandbox
     await sandbox.close()
 

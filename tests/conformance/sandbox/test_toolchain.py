@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from sandbox.types import Exited, TimedOut
+from sandbox.types import Capability, Exited, TimedOut
 
 pytestmark = pytest.mark.anyio
 
@@ -34,7 +34,8 @@ async def test_tests_that_never_end_are_ended(sandbox, run):
     assert outcome.output.startswith(b"start\n")
 
 
-async def test_python_is_the_one_of_the_service(say):
+async def test_python_is_the_one_of_the_service(say, only_with):
+    only_with(Capability.HOST)
     assert await say("python -c 'import sys; print(sys.prefix)'") == f"{sys.prefix}\n"
     assert await say("python -c 'import sys; print(sys.version)'") == f"{sys.version}\n"
 

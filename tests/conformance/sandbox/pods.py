@@ -1,0 +1,45 @@
+"""A namespace of sandboxes on the tests' own cluster, with everything that keeps one."""
+
+import json
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from deploy.cluster.cluster import Cluster
+from deploy.cluster.errors import ClusterError
+from deploy.images.build import SANDBOXD, TASK
+from sandbox.config import KubernetesSettings
+from sandbox.kubernetes import manifest
+from sandbox.kubernetes.fences import Bounds, Executors, fences
+from sandbox.types import SandboxSpec
+
+EXECUTORS = Executors(namespace="default", account="executor")
+
+
+@contextmanager
+def namespace(cluster: Cluster, bounds: Bounds | None = None, **settings: object) -> Iterator[KubernetesSettings]:
+    """Set one up with these settings; it goes with all its pods, which is not waited for."""
+    name = f"sandboxes-{secrets.token_hex(4)}"
+    given = {"namespace": name, "kubeconfig": cluster.kubeconfig, "agent_image": SANDBOXD, "host_image": TASK}
+    outside = (f"tcp:{cluster.layout.host}:22", f"udp:{cluster.layout.host}:53")
+    made = KubernetesSettings.model_validate({**given, "outside": outside, "pull_policy": "Never", **settings})
+    objects = fences(made, EXECUTORS, bounds)
+    cluster.kubectl("apply", "--filename=-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))
+    _wait_for_policy(cluster, made)
+    yield made
+    cluster.kubectl("delete", "namespace", name, "--wait=false")
+    policy = f"mimo-sandbox-{name}"
+    cluster.kubectl("delete", "validatingadmissionpolicy,validatingadmissionpolicybinding", policy, "--wait=false")
+
+
+def _wait_for_policy(cluster: Cluster, settings: KubernetesSettings) -> None:
+    """The server takes a moment to mind a new policy."""
+    pod = manifest.pod(SandboxSpec(), settings, name="tried", service="tests", now=0.0)
+    pod["metadata"] = {"name": "tried", "namespace": settings.namespace}  # without the label of a sandbox
+    for _ in range(200):
+        try:
+            cluster.kubectl("create", "--dry-run=server", "--filename=-", stdin=json.dumps(pod))
+        except ClusterError as refusal:
+            if "a sandbox's pod must have" in str(refusal):
+                return
+    raise AssertionError(f"the policy of {settings.namespace} does not come into force")
