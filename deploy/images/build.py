@@ -7,6 +7,7 @@ from pathlib import Path
 
 from deploy.images import archive, debian
 from deploy.images.archive import Tree
+from sandbox import image
 from sandbox.program import sandboxd
 
 PAUSE = "mimo.local/pause:1"
@@ -62,17 +63,23 @@ def _task() -> Tree:
     python = Path("/usr/bin/python3").readlink().name
     return Tree(
         files={**system, **_test_runner(f"usr/local/lib/{python}/dist-packages")},
-        texts={
-            "etc/passwd": "root:x:0:0:root:/root:/bin/bash\nsandbox:x:1000:1000::/home/sandbox:/bin/bash\n",
-            "etc/group": "root:x:0:\nsandbox:x:1000:\n",
-        },
+        texts={path.lstrip("/"): text for path, text in image.files().items()},
         links={
             **{merged: f"usr/{merged}" for merged in ("bin", "sbin", "lib", "lib64")},
             "usr/bin/awk": "mawk",
+            "usr/bin/sh": "bash",
             "usr/bin/which": "which.debianutils",
             "usr/local/bin/python": f"/usr/bin/{python}",
         },
-        folders={"tmp": 0o1777, "var/tmp": 0o1777, "workspace": 0o777, "home/sandbox": 0o777, "root": 0o700},
+        folders={
+            "tmp": 0o1777,
+            "var/tmp": 0o1777,
+            "workspace": 0o777,
+            "home/sandbox": 0o777,
+            "root": 0o700,
+            "run": 0o755,
+            "mnt": 0o755,
+        },
     )
 
 
