@@ -1,6 +1,7 @@
 """What an operator may set about sandboxes on this machine."""
 
 import sys
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Literal
 
@@ -30,6 +31,11 @@ class DockerSettings(BaseModel):
     )
     sealed: bool = Field(
         False, description="Commands may open no network socket at all, not even to servers of their own on 127.0.0.1."
+    )
+    internet: str | None = Field(
+        None,
+        description="The Docker network that sandboxes with network `internet` join, which is the operator's consent "
+        "to that: they reach all that it reaches. Empty: such sandboxes are refused.",
     )
     sockets: Path | None = Field(
         None,
@@ -110,6 +116,33 @@ class KubernetesSettings(BaseModel):
     )
 
 
+class EgressSettings(BaseModel):
+    """How sandboxes with network `proxy` reach the hosts that they may reach."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    egressd: Path | None = Field(
+        None,
+        description="The program that is their proxy. Empty: built from its source with Go 1.24 or newer, once, and "
+        "kept in the user's cache.",
+    )
+    allow_addresses: tuple[IPv4Network | IPv6Network, ...] = Field(
+        (),
+        description="Address ranges that allowed hosts may have beside public ones, such as that of a package mirror "
+        "of one's own. Link-local addresses and clouds' metadata stay out of reach.",
+    )
+    resolver: str | None = Field(
+        None,
+        pattern=r"^(\d+\.\d+\.\d+\.\d+|\[[0-9a-fA-F:]+\]):\d+$",
+        description="Address and port of the DNS server to ask for hosts. Empty: as this machine does.",
+    )
+    log: Path | None = Field(
+        None,
+        description="Folder for one file per run with a line of JSON for each connection. Empty: the service's log "
+        "only.",
+    )
+
+
 class SandboxSettings(BaseModel):
     """How backends build their machines. Read once, at the start."""
 
@@ -151,6 +184,7 @@ class SandboxSettings(BaseModel):
         description="The program that serves a container from inside. Empty: built from its source with Go, once, and "
         "kept in the user's cache.",
     )
+    egress: EgressSettings = EgressSettings()
     docker: DockerSettings = DockerSettings()
     kubernetes: KubernetesSettings = KubernetesSettings()
 

@@ -1,8 +1,9 @@
 """Sandboxes in containers of the Docker daemon.
 
 The daemon makes a container and ends it; everything between goes over a unix socket to sandboxd, which is the
-container's first process (``sandbox/sandboxd``, ``sandbox/client.py``). The container has no network, no capability, a
-read-only root and a bounded file system in memory for each folder that commands may write.
+container's first process (``sandbox/sandboxd``, ``sandbox/client.py``). The container has no network unless its spec
+asks for one, no capability, a read-only root and a bounded file system in memory for each folder that commands may
+write.
 
 A container that nobody wants any more ends in three ways: it is closed; sandboxd ends it with its lease, whatever
 became of the service; and what even that did not reach, the next service finds by its labels.
@@ -22,15 +23,17 @@ from pathlib import Path
 from sandbox import image, program
 from sandbox.client import Client, Health, unix
 from sandbox.config import SandboxSettings
+from sandbox.egress import Door, Egress, variables
 from sandbox.engine import FOLDER_LABEL, LABEL, Engine, Image
 from sandbox.errors import SandboxError, SandboxLost, SandboxUnavailable
 from sandbox.inventory import Found, Handle
 from sandbox.machine import Machine
-from sandbox.types import Capability, SandboxSpec
+from sandbox.types import Capability, NetworkMode, SandboxSpec
 
 WRITABLE = ("/workspace", "/tmp", "/var/tmp", "/home/sandbox")  # noqa: S108  # in the sandbox
 _PROGRAM = "/sandboxd"
 _SOCKETS = "/run/sandboxd"
+_WAY_OUT = "egress"
 _OUR_PROCESSES = 48
 """Threads of sandboxd, and what waits to become commands."""
 _UNCLAIMED_S = 120
@@ -50,6 +53,7 @@ class DockerBackend:
             Capability.IMAGES,
             Capability.NO_DEVICE,
             Capability.OWN_GROUPS,
+            Capability.PROXY,
             Capability.REATTACH,
         }
     )
@@ -63,6 +67,7 @@ class DockerBackend:
         self._making: set[asyncio.Task[DockerSandbox]] = set()
         self._tidying: set[asyncio.Task[None]] = set()
         self._sandboxes: set[DockerSandbox] = set()
+        self._egress = Egress(settings.egress)
 
     async def acquire(self, spec: SandboxSpec) -> "DockerSandbox":
         making = asyncio.create_task(self._make(spec))
@@ -87,7 +92,8 @@ class DockerBackend:
             sealed=settings.sealed,
             env=self._environment(spec, found),
         )
-        return self._have(DockerSandbox(client, engine, handle.id, path.parent))
+        door = await self._open_door(spec, path.parent)
+        return self._have(DockerSandbox(client, engine, handle.id, path.parent, door))
 
     async def found(self) -> Sequence[Found]:
         engine = await self._connected()
@@ -103,6 +109,7 @@ class DockerBackend:
         await asyncio.gather(*self._tidying, return_exceptions=True)
         await asyncio.gather(*(sandbox.close() for sandbox in self._sandboxes))
         self._sandboxes.clear()
+        await self._egress.close()
         if self._engine is not None:
             engine, self._engine = self._engine, None
             await asyncio.to_thread(engine.close)
@@ -113,9 +120,11 @@ class DockerBackend:
         found = await asyncio.to_thread(self._find_image, engine, spec.image)
         name = f"mimo-sandbox-{secrets.token_hex(8)}"
         folder = _make_folder(self._socket_folder(), name)
-        config = self._config(spec, found, served_by, folder)
         settings = self._settings.docker
+        door = None
         try:
+            config = self._config(spec, found, served_by, folder)
+            door = await self._open_door(spec, folder)
             await asyncio.to_thread(engine.start, name, config)
             claiming = Client.claim(
                 unix(folder / "socket"),
@@ -131,10 +140,15 @@ class DockerBackend:
             folder.chmod(0o711)
         except SandboxError as error:
             await asyncio.to_thread(_discard, engine, name, folder)
+            if door is not None:
+                await door.close()
             if isinstance(error, SandboxLost):
                 raise SandboxUnavailable(f"the container {name}: {error}") from error
             raise
-        return self._have(DockerSandbox(client, engine, name, folder))
+        return self._have(DockerSandbox(client, engine, name, folder, door))
+
+    async def _open_door(self, spec: SandboxSpec, folder: Path) -> Door | None:
+        return await self._egress.open(spec, folder / _WAY_OUT) if spec.network is NetworkMode.PROXY else None
 
     def _have(self, sandbox: "DockerSandbox") -> "DockerSandbox":
         self._sandboxes = {each for each in self._sandboxes if not each.closed} | {sandbox}
@@ -175,10 +189,26 @@ class DockerBackend:
         return uid + 1 if uid == os.geteuid() else uid
 
     def _environment(self, spec: SandboxSpec, found: Image) -> dict[str, str]:
-        if spec.image == "host":
-            return image.environment(self._settings)
         usual = image.environment(self._settings)
-        return {**usual, **_DEFAULT_ENV, **found.env, **self._settings.env}
+        if spec.image != "host":
+            usual = {**usual, **_DEFAULT_ENV, **found.env, **self._settings.env}
+        return {**usual, **variables(spec)}
+
+    def _network(self, spec: SandboxSpec) -> str:
+        settings = self._settings.docker
+        if spec.network is not NetworkMode.NONE and settings.sealed:
+            raise SandboxUnavailable(
+                f"sealed commands open no network socket, which network {spec.network.value!r} needs "
+                "(sandbox.docker.sealed)"
+            )
+        if spec.network is not NetworkMode.INTERNET:
+            return "none"
+        if settings.internet is None:
+            raise SandboxUnavailable(
+                "network 'internet' needs the operator's consent: name a Docker network for it "
+                "(sandbox.docker.internet)"
+            )
+        return settings.internet
 
     def _config(self, spec: SandboxSpec, found: Image, served_by: Path, folder: Path) -> dict[str, object]:
         """The container, as the daemon's API wants it."""
@@ -192,7 +222,7 @@ class DockerBackend:
             binds += [_bind(real, place, read_only=True) for place, real in image.view(self._settings)[0].items()]
         host: dict[str, object] = {
             "AutoRemove": True,
-            "NetworkMode": "none",
+            "NetworkMode": self._network(spec),
             "ReadonlyRootfs": True,
             "CapDrop": ["ALL"],
             "SecurityOpt": ["no-new-privileges"],
@@ -210,9 +240,12 @@ class DockerBackend:
             host["NanoCpus"] = int(settings.cpus * 1e9)
         if settings.runtime is not None:
             host["Runtime"] = settings.runtime
+        command = [_PROGRAM, "serve", "--unix", f"{_SOCKETS}/socket", "--unclaimed", f"{_UNCLAIMED_S}s"]
+        if spec.network is NetworkMode.PROXY:
+            command += ["--egress", f"{_SOCKETS}/{_WAY_OUT}"]
         return {
             "Image": found.id,
-            "Entrypoint": [_PROGRAM, "serve", "--unix", f"{_SOCKETS}/socket", "--unclaimed", f"{_UNCLAIMED_S}s"],
+            "Entrypoint": command,
             "Cmd": [],
             "User": f"{uid}:{uid}",
             "Hostname": "sandbox",
@@ -226,13 +259,14 @@ class DockerBackend:
 class DockerSandbox(Machine):
     """One running container."""
 
-    def __init__(self, client: Client, engine: Engine, name: str, folder: Path) -> None:
+    def __init__(self, client: Client, engine: Engine, name: str, folder: Path, door: Door | None = None) -> None:
         super().__init__(client, client.boot_id)
         self.name = name
         """Of the container."""
         self.client = client
         self._engine = engine
         self._folder = folder
+        self._door = door
 
     @property
     def handle(self) -> Handle:
@@ -243,6 +277,8 @@ class DockerSandbox(Machine):
         return await self.client.health()
 
     async def _release(self) -> None:
+        if self._door is not None:
+            await self._door.close()
         await asyncio.to_thread(_discard, self._engine, self.name, self._folder)
 
 

@@ -5,16 +5,22 @@ Nothing here knows of agents, models or a particular backend.
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from sandbox.hosts import AllowedHost
 
 
 class NetworkMode(StrEnum):
     """What a sandbox may reach."""
 
     NONE = "none"
-    """An empty network namespace: not even loopback to the host."""
+    """An empty network namespace: its own loopback, and nothing else."""
+    PROXY = "proxy"
+    """As with ``none``, and a proxy inside that leads to the hosts in ``allow_hosts``, by name."""
+    INTERNET = "internet"
+    """Whatever the network reaches that the operator has set aside for this; refused where there is none."""
 
 
 class Capability(StrEnum):
@@ -38,6 +44,8 @@ class Capability(StrEnum):
     """Images beside ``host``, each with a root file system of its own."""
     CHECKPOINTS = "checkpoints"
     """Its sandboxes are :class:`~sandbox.checkpoints.rewindable.Rewindable`."""
+    PROXY = "proxy"
+    """The network mode of that name."""
 
 
 class Resources(BaseModel):
@@ -58,7 +66,24 @@ class SandboxSpec(BaseModel):
     image: str = Field("host", min_length=1, description="Name of a read-only root file system the backend knows.")
     resources: Resources = Resources()
     network: NetworkMode = NetworkMode.NONE
+    allow_hosts: tuple[AllowedHost, ...] = Field(
+        (), max_length=200, description="With network `proxy`: the hosts that may be reached."
+    )
+    run_id: str = Field(
+        "",
+        pattern=r"^([A-Za-z0-9][\w-]{0,99})?$",
+        description="Whose sandbox it is, as records of its connections name it. One that is for a single run is made "
+        "for it, never taken from those that wait.",
+    )
     lifetime_s: float = Field(3600.0, gt=0, description="The sandbox is ended this long after its start, s.")
+
+    @model_validator(mode="after")
+    def _hosts_need_a_proxy(self) -> Self:
+        if (self.network is NetworkMode.PROXY) != bool(self.allow_hosts):
+            raise ValueError(
+                "allow_hosts names the hosts of network 'proxy', which needs at least one, and of no other"
+            )
+        return self
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,6 +66,7 @@ func serve(arguments []string) error {
 	shell := flags.String("shell", "", "shell of commands; empty: bash, or else sh")
 	user := flags.String("user", "", "uid:gid of commands and file calls, where sandboxd runs as the superuser")
 	passOn := flags.Bool("image-variables", false, "commands see the variables of the image, behind their own")
+	egress := flags.String("egress", "", "socket that leads out of the sandbox; "+egressPlace+" leads there")
 	_ = flags.Parse(arguments) // ends the process by itself
 	task, err := parseUser(*user)
 	if err != nil {
@@ -82,6 +83,11 @@ func serve(arguments []string) error {
 	}
 	if err := closeDoors(); err != nil {
 		return err
+	}
+	if *egress != "" {
+		if err := forwardEgress(*egress); err != nil {
+			return err
+		}
 	}
 	listener, err := listen(*unix, *tcp)
 	if err != nil {

@@ -5,14 +5,17 @@ import itertools
 import os
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from ipaddress import IPv4Network
+from pathlib import Path
 
 import pytest
 
 from deploy.cluster.cluster import Cluster
 from sandbox.backends import open_backend
-from sandbox.config import DockerSettings, KubernetesSettings, SandboxSettings
+from sandbox.config import DockerSettings, EgressSettings, KubernetesSettings, SandboxSettings
 from sandbox.types import Backend, Capability, Command, Outcome, Resources, Sandbox, SandboxSpec
 from tests.conformance.sandbox import dockerd, pods
+from tests.conformance.sandbox.names import PUBLIC, Names, served
 
 _request_numbers = itertools.count()
 SMALL = SandboxSpec(resources=Resources(memory_mib=192, processes=64, disk_mib=48))
@@ -25,15 +28,17 @@ def _backends() -> list[str]:
 
 
 @pytest.fixture(scope="session", params=_backends())
-async def backend(request: pytest.FixtureRequest) -> AsyncIterator[Backend]:
+async def backend(request: pytest.FixtureRequest, egress: EgressSettings) -> AsyncIterator[Backend]:
     """Asynchronous, so that all its tests have one event loop: a watch of pods lives in it."""
     name, _, namespaces = request.param.partition("-")
     if name == "docker":
-        settings = SandboxSettings(docker=DockerSettings(address=request.getfixturevalue("docker_address")))
+        settings = SandboxSettings(
+            docker=DockerSettings(address=request.getfixturevalue("docker_address")), egress=egress
+        )
     elif name == "kubernetes":
         settings = SandboxSettings(kubernetes=request.getfixturevalue("fenced_pods"))
     else:
-        settings = SandboxSettings(namespaces=namespaces)
+        settings = SandboxSettings(namespaces=namespaces, egress=egress)
     backend = open_backend(name, settings)
     yield backend
     await backend.close()
@@ -44,6 +49,24 @@ def fenced_pods(cluster: Cluster) -> Iterator[KubernetesSettings]:
     """Fenced, for these commands may have loopback on every backend."""
     with pods.namespace(cluster, network="fence") as settings:
         yield settings
+
+
+@pytest.fixture(scope="session")
+def names() -> Iterator[Names]:
+    """What the hosts are called that sandboxes may reach."""
+    with served() as names:
+        yield names
+
+
+@pytest.fixture(scope="session")
+def egress_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("egress")
+
+
+@pytest.fixture(scope="session")
+def egress(names: Names, egress_log: Path) -> EgressSettings:
+    """One address of this machine counts as public."""
+    return EgressSettings(allow_addresses=(IPv4Network(PUBLIC),), resolver=names.address, log=egress_log)
 
 
 @pytest.fixture(scope="session")
