@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes this checkout ready: system packages, then .venv with the locked Python packages and our own.
 # Written for Debian 12; elsewhere it says what to install. Does nothing, quickly, when nothing changed.
-# With --for-tests also what only tests need: Go, a Docker daemon, which is not started, and SGLang's parser.
+# With --for-tests also what only tests need: a Docker daemon, which is not started, and SGLang's parser.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -34,6 +34,7 @@ install_system_packages() {
     have git || missing+=(git)
     have make || missing+=(make)
     have c++ || have g++ || have clang++ || missing+=(g++) # for the step of the model server
+    have go || missing+=(golang-go) # for the program that serves sandboxes from inside
     have ps || missing+=(procps) # commands in the sandbox, and its tests, look for processes
     [ -e "$certificates" ] || missing+=(ca-certificates)
     [ -x .venv/bin/python ] || find_python >/dev/null || missing+=(python3 python3-venv)
@@ -47,7 +48,6 @@ install_system_packages() {
 # The tests of containers start a daemon of their own. Where these are missing, those tests say so and are skipped.
 install_test_programs() {
     local missing=()
-    have go || missing+=(golang-go)
     have dockerd || missing+=(docker.io)
     [ ${#missing[@]} -eq 0 ] && return
     if ! have apt-get || [ "$(id -u)" -ne 0 ]; then

@@ -1,39 +1,60 @@
 """All that the processes which build a sandbox need to know: decided outside, carried over as JSON."""
 
+import json
 from dataclasses import asdict, dataclass, fields
+
+MAX_MESSAGE = 150_000
+"""Bytes of either when encoded; the kernel's usual bound on a message is a third higher."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blueprint:
     """One sandbox to build."""
 
-    name: str
-    """Name of its control group; unique on this machine."""
     root_mode: bool
     """Made by the superuser, onto ``host_uid``; otherwise onto the user the service runs as."""
     host_uid: int
+    program: str
+    """sandboxd, on the host."""
     binds: dict[str, str]
     """Place in the sandbox -> real path on the host, seen read-only."""
     links: dict[str, str]
     """Symbolic link in the image -> what it points to."""
     files: dict[str, str]
     """Files of the image -> their text."""
-    env: dict[str, str]
-    """Environment of every command."""
     shell: str
     memory_bytes: int
     disk_bytes: int
     processes: int
     lifetime_s: float
-    cgroup_parents: list[str]
 
-    def as_json(self) -> dict[str, object]:
-        return asdict(self)
+    def encode(self) -> bytes:
+        return json.dumps(asdict(self)).encode()
 
     @classmethod
-    def parse(cls, data: dict[str, object]) -> "Blueprint":
+    def parse(cls, data: bytes) -> "Blueprint":
         """Comes from our own other end, so only a mismatch of versions can make this fail."""
+        known = json.loads(data)
         names = {field.name for field in fields(cls)}
-        if names != data.keys():
-            raise TypeError(f"not a blueprint: {sorted(names ^ data.keys())}")
-        return cls(**data)  # type: ignore[arg-type]  # the JSON of another Blueprint
+        if names != known.keys():
+            raise TypeError(f"not a blueprint: {sorted(names ^ known.keys())}")
+        return cls(**known)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What became of a blueprint: it stands, or ``step`` was refused by the kernel."""
+
+    step: str = ""
+    detail: str = ""
+    namespaces: str = ""
+    """What holds the sandbox, for operators to read: ``root`` or ``user``, and what bounds memory and processes."""
+    memory: str = ""
+    processes: str = ""
+
+    def encode(self) -> bytes:
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def parse(cls, data: bytes) -> "Verdict":
+        return cls(**json.loads(data))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _V1_CONTROLLERS = ("memory", "pids")
+_MOST_MEMORY, _MOST_PROCESSES = 2**50, 2**22
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,15 +25,16 @@ class Group:
         for folder in self.folders:
             (folder / "cgroup.procs").write_text(str(pid))
 
-    @property
-    def kills_file(self) -> Path:
-        """Where the kernel counts the processes it ended for want of memory, as a line ``oom_kill N``."""
-        return self.folders[0] / ("memory.events.local" if self.version == 2 else "memory.oom_control")
-
-    @property
-    def usage_file(self) -> Path:
-        """Where the kernel tells kinds of memory apart; see :func:`process_memory`."""
-        return self.folders[0] / "memory.stat"
+    def bound(self, memory_bytes: int, processes: int) -> None:
+        """Set both bounds; they may only become lower."""
+        if self.version == 2:
+            (self.folders[0] / "memory.max").write_text(str(memory_bytes))
+            (self.folders[0] / "pids.max").write_text(str(processes))
+            _write_if_there(self.folders[0] / "memory.swap.max", "0")
+        else:
+            (self.folders[0] / "memory.limit_in_bytes").write_text(str(memory_bytes))
+            (self.folders[1] / "pids.max").write_text(str(processes))
+            _write_if_there(self.folders[0] / "memory.memsw.limit_in_bytes", str(memory_bytes))
 
     def remove(self) -> None:
         """Remove the folders; their processes have just been ended, which takes the kernel a moment to notice."""
@@ -48,12 +50,14 @@ class Group:
                     break
 
 
-def make(name: str, parents: tuple[Path, ...], memory_bytes: int, processes: int) -> Group | None:
-    """A new group called ``name``, or None where this process may not make one with both limits."""
+def make(name: str, parents: tuple[Path, ...]) -> Group | None:
+    """A new group called ``name``, bounded by nothing yet; None where this process may not make and bound one."""
     for version, places in _candidates(parents):
         group = Group(version, tuple(place / name for place in places))
         try:
-            _create(group, memory_bytes, processes)
+            for folder in group.folders:
+                folder.mkdir()
+            group.bound(_MOST_MEMORY, _MOST_PROCESSES)
         except OSError:
             # Whether a hierarchy is delegated to us shows only when trying.
             for folder in group.folders:
@@ -75,37 +79,6 @@ def remove_abandoned(prefix: str, parents: tuple[Path, ...]) -> None:
                         folder.rmdir()
                     except OSError:
                         continue  # still in use, or removed by somebody else at the same time
-
-
-def count_kills(text: str) -> int:
-    """The ``oom_kill`` line of :attr:`Group.kills_file`."""
-    return _field(text, ("oom_kill",))
-
-
-def process_memory(text: str) -> int:
-    """Bytes of :attr:`Group.usage_file` that belong to processes: neither files in memory nor caches."""
-    return _field(text, ("anon", "total_rss"))
-
-
-def _field(text: str, names: tuple[str, ...]) -> int:
-    for line in text.splitlines():
-        name, _, value = line.partition(" ")
-        if name in names:
-            return int(value)
-    return 0
-
-
-def _create(group: Group, memory_bytes: int, processes: int) -> None:
-    for folder in group.folders:
-        folder.mkdir()
-    if group.version == 2:
-        (group.folders[0] / "memory.max").write_text(str(memory_bytes))
-        (group.folders[0] / "pids.max").write_text(str(processes))
-        _write_if_there(group.folders[0] / "memory.swap.max", "0")
-    else:
-        (group.folders[0] / "memory.limit_in_bytes").write_text(str(memory_bytes))
-        (group.folders[1] / "pids.max").write_text(str(processes))
-        _write_if_there(group.folders[0] / "memory.memsw.limit_in_bytes", str(memory_bytes))
 
 
 def _write_if_there(file: Path, text: str) -> None:

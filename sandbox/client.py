@@ -8,11 +8,14 @@ has the same proved to it, and asks on where it was: every question may be asked
 """
 
 import asyncio
+import errno
 import hashlib
 import hmac
 import itertools
+import os
 import re
 import secrets
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -22,7 +25,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sandbox import frames
-from sandbox.connection import Ended, Result
+from sandbox.ending import Ended, Result
 from sandbox.errors import SandboxError, SandboxLost, SandboxRejected
 
 Dial = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
@@ -31,7 +34,6 @@ Dial = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]
 _VERSION = 1
 _CHUNK = 1024 * 1024
 """Bytes of input in one frame."""
-_MAX_SENT = 4 * 1024 * 1024
 _MAX_POLLED = 256 * 1024
 _WORTH_AN_ANSWER = 64 * 1024
 """While a job runs, its output is handed over in parts of this size, so that a short command is one question."""
@@ -46,6 +48,18 @@ _OPS = {"exec": "start", "upload": "tar_in", "download": "tar_out"}
 def unix(path: Path) -> Dial:
     """Connect through a socket in the file system."""
     return lambda: asyncio.open_unix_connection(path)
+
+
+def connected(link: socket.socket) -> Dial:
+    """The one connection there will ever be. ``link`` is ours from now on; where it breaks, the sandbox ends."""
+    links = [link]
+
+    async def dial() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if not links:
+            raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+        return await asyncio.open_unix_connection(sock=links.pop())
+
+    return dial
 
 
 def tcp(host: str, port: int) -> Dial:
@@ -75,14 +89,6 @@ class Health(_Reply):
     lease_left_s: float
 
 
-class _End(_Reply):
-    how: Literal["exited", "signalled", "timed_out", "oom_killed", "output_limit", "failed", "rejected"]
-    code: int = Field(ge=0, le=4095)
-    total: int = Field(ge=0)
-    run_s: float = Field(ge=0, allow_inf_nan=False)
-    detail: str = Field(max_length=4000)
-
-
 class _Answer(_Reply):
     id: int
     boot: str = Field(min_length=32, max_length=32)
@@ -90,7 +96,7 @@ class _Answer(_Reply):
     detail: str = Field("", max_length=4000)
     nonce: str = Field("", max_length=64)
     proof: str = Field("", max_length=64)
-    end: _End | None = None
+    end: Ended | None = None
     health: Health | None = None
 
 
@@ -213,7 +219,7 @@ class Client:
                 feeding.cancel()
                 await asyncio.wait({feeding})
         self._link.tell({"op": "ack", "job": name})
-        yield Ended(event="ended", job=0, **answer.end.model_dump())
+        yield answer.end
 
     async def signal(self, request_id: str, number: int) -> None:
         """Send a signal to every process of a command."""
@@ -367,13 +373,13 @@ class _Link:
             raise self._broken
         number = next(self._numbers)
         answer = self._asked[number] = asyncio.get_running_loop().create_future()
-        self._writer.write(frames.encode({"id": number, **head}, body, _MAX_SENT))
+        self._writer.write(frames.encode({"id": number, **head}, body))
         return answer
 
     async def _listen(self) -> None:
         try:
             while self._broken is None:
-                head, body = await frames.read_raw(self._reader, _MAX_HEAD, _MAX_POLLED)
+                head, body = await frames.read(self._reader, _MAX_HEAD, _MAX_POLLED)
                 self._take(_Answer.model_validate_json(head), body)
         except (asyncio.IncompleteReadError, ConnectionError, TimeoutError) as error:
             self._break(_LinkLost(f"the connection ended: {error}"))

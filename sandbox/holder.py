@@ -1,151 +1,223 @@
 """The processes outside a sandbox that make it and clean up after it.
 
-    service  ──starts──>  nursery  ──forks──>  holder  ──forks──>  first process of the sandbox (sandbox/init.py)
+    service  ──starts──>  nursery  ──forks──>  holder  ──forks──>  first process of the sandbox, which becomes sandboxd
 
 The nursery is a small Python that has imported everything, so that each further sandbox costs a fork. A holder stays
 on the host's side: it owns the sandbox's control group, ends the sandbox when its lifetime is over or the service is
 gone, and removes the group. All three end by themselves when the service dies, however it dies: the sockets close.
 
+One holder is always ahead of need. Its first process is in a control group and in namespaces already, which takes the
+kernel longest, and waits to be told what to build in them.
+
 Standard library only, single-threaded, and nothing of the service's environment.
 """
 
-import array  # noqa: F401  # socket.send_fds imports it when called, which is too late
-import asyncio
+import array  # noqa: F401  # socket.recv_fds imports it when called, which is too late
 import contextlib
 import errno
 import gc
 import os
 import resource
+import secrets
 import select
 import signal
 import socket
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
-from sandbox import cgroups, frames, linux, namespaces
-from sandbox.blueprint import Blueprint
-from sandbox.init import serve
-from sandbox.keeper import Kit
-from sandbox.memory import GroupWatch, MemoryWatch, ProcessWatch
+from sandbox import cgroups, linux, namespaces
+from sandbox.blueprint import MAX_MESSAGE, Blueprint, Verdict
 from sandbox.process import ends_here
 
 GROUP_PREFIX = "mimo-sandbox-"
 _GROUPED, _ALONE = b"g", b"-"
-_MAX_DESCRIPTORS = 4096
-_OUR_PROCESSES = 16
-"""The first process, and one keeper per running command and per command that left something."""
+_OUR_PROCESSES = 32
+"""Threads of sandboxd and of a file call. All count under the bound on processes."""
 
 
-def main(control_fd: int) -> None:
-    """The nursery: fork a holder for each pair of sockets that comes, until no more can come."""
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """A sandbox that is wanted."""
+
+    plan: Blueprint
+    connection: int
+    """Becomes sandboxd's."""
+    lifeline: socket.socket
+
+
+def main(control_fd: int, root_mode: bool, cgroup_parents: tuple[Path, ...]) -> None:
+    """The nursery: hand each pair of sockets that comes to a holder, until no more can come.
+
+    Args:
+        root_mode: whether sandboxes are made by the superuser, or without privilege.
+        cgroup_parents: where their groups are made; empty: looked for.
+    """
     control = socket.socket(fileno=control_fd)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # holders are not waited for: their lifelines tell
     # All is imported. From here on, no path is searched: in a sandbox, it might be one that commands can write.
     sys.path.clear()
     gc.freeze()  # or the collector would copy every page in every sandbox
+    spare = _fork_holder(control, root_mode, cgroup_parents)
     while True:
         message, fds, _, _ = socket.recv_fds(control, 1, 2)
         if not message:
             return
-        if os.fork() == 0:
-            with ends_here():
-                control.close()
-                _hold(socket.socket(fileno=fds[0]), socket.socket(fileno=fds[1]))
+        while not _hand_over(fds, spare):
+            spare = _fork_holder(control, root_mode, cgroup_parents)  # somebody has ended it
         for fd in fds:
             os.close(fd)
+        spare = _fork_holder(control, root_mode, cgroup_parents)
 
 
-def _hold(connection: socket.socket, lifeline: socket.socket) -> None:
-    """Make one sandbox, stay until it ends, clean up."""
+def _fork_holder(control: socket.socket, root_mode: bool, cgroup_parents: tuple[Path, ...]) -> socket.socket:
+    """A new holder, at the other end of this."""
+    ours, theirs = socket.socketpair()
+    if os.fork() == 0:
+        with ends_here():
+            control.close()
+            ours.close()
+            _hold(theirs, root_mode, cgroup_parents)
+    theirs.close()
+    return ours
+
+
+def _hand_over(fds: list[int], holder: socket.socket) -> bool:
+    with holder:
+        try:
+            socket.send_fds(holder, [b"1"], fds)
+        except ConnectionError:
+            return False
+    return True
+
+
+def _hold(line: socket.socket, root_mode: bool, cgroup_parents: tuple[Path, ...]) -> None:
+    """Prepare a sandbox, build it when it is wanted, stay until it ends, clean up."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    cgroups.remove_abandoned(GROUP_PREFIX, cgroup_parents)
+    group = cgroups.make(f"{GROUP_PREFIX}{os.getpid()}-{secrets.token_hex(4)}", cgroup_parents)
     try:
-        plan = Blueprint.parse(frames.read_blocking(connection))
-    except frames.BadFrame:
-        return  # the service gave up before it had asked
-    group = _make_group(plan)
-    try:
-        _run(plan, group, connection, lifeline)
+        _run(group, line, root_mode)
     finally:
         if group:
             group.remove()
 
 
-def _make_group(plan: Blueprint) -> cgroups.Group | None:
-    parents = tuple(Path(parent) for parent in plan.cgroup_parents)
-    cgroups.remove_abandoned(GROUP_PREFIX, parents)
-    name = f"{GROUP_PREFIX}{os.getpid()}-{plan.name}"
-    # Files in a sandbox are kept in memory, which the kernel counts like any other.
-    memory_bytes = plan.memory_bytes + plan.disk_bytes
-    return cgroups.make(name, parents, memory_bytes, plan.processes + 2 * _OUR_PROCESSES)
-
-
-def _run(plan: Blueprint, group: cgroups.Group | None, connection: socket.socket, lifeline: socket.socket) -> None:
-    ours, theirs = socket.socketpair()
-    watch = _open_watch(plan, group)
+def _run(group: cgroups.Group | None, line: socket.socket, root_mode: bool) -> None:
+    first, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         with namespaces.step("user and PID namespace"):
-            _leave_host(plan)
+            _leave_host(root_mode)
             pid = os.fork()
     except namespaces.SetupFailed as error:
-        connection.sendall(frames.encode(_failure(error)))
+        if order := _receive(line):
+            order.lifeline.send(_failure(error).encode())
         return
     if pid == 0:
         with ends_here():
-            ours.close()
-            lifeline.close()
-            _become_init(plan, group, watch, connection, theirs)
-    connection.close()
+            first.close()
+            line.close()
+            _become_first(group, theirs)
     theirs.close()
-    # Where it ends in the middle of its making, or we cannot do what it needs, it tells the service why.
-    with ours, contextlib.suppress(OSError):
-        ours.sendall(_place(pid, group))
-        if ours.recv(1):  # it has entered its user namespace
-            _map_user(pid, plan.host_uid)
-            ours.sendall(b"m")
-    _wait(pid, lifeline, plan.lifetime_s)
+    try:
+        group = _place(pid, group, first)
+        if order := _receive(line):
+            order.lifeline.send(_build(order, group, pid, first).encode())
+            first.close()
+            os.close(order.connection)
+            _wait(pid, order)
+    except ConnectionError:
+        pass  # the service is gone, and so will the sandbox be
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
 
 
-def _become_init(
-    plan: Blueprint, group: cgroups.Group | None, watch: MemoryWatch, connection: socket.socket, holder: socket.socket
-) -> None:
+def _receive(line: socket.socket) -> _Order | None:
+    """The next order; None where the service is gone, or gave up before it had asked."""
+    message, fds, _, _ = socket.recv_fds(line, 1, 2)
+    if not message:
+        return None
+    connection, lifeline = fds[0], socket.socket(fileno=fds[1])
+    wanted = lifeline.recv(MAX_MESSAGE)
+    return _Order(Blueprint.parse(wanted), connection, lifeline) if wanted else None
+
+
+def _build(order: _Order, group: cgroups.Group | None, pid: int, first: socket.socket) -> Verdict:
+    """Have the first process build, and do for it what it may not do itself, until it is sandboxd or says why not."""
+    plan = order.plan
+    try:
+        with namespaces.step("control group"):
+            if group:
+                # Files in a sandbox are kept in memory, which the kernel counts like any other.
+                group.bound(plan.memory_bytes + plan.disk_bytes, plan.processes + _OUR_PROCESSES)
+    except namespaces.SetupFailed as error:
+        return _failure(error)
+    with contextlib.suppress(ConnectionError):  # it ended before, and said why
+        socket.send_fds(first, [plan.encode()], [order.connection])
+    while told := first.recv(MAX_MESSAGE):
+        if told != b"?":
+            return Verdict.parse(told)
+        _map_user(pid, plan.host_uid)
+        first.send(b"m")
+    return _evidence(plan, group)
+
+
+def _become_first(group: cgroups.Group | None, holder: socket.socket) -> None:
     linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
     placed = holder.recv(1)
     if not placed:
         return
-    if placed == _ALONE:
-        group, watch = None, ProcessWatch(plan.memory_bytes)
+    folders = group.folders if group and placed == _GROUPED else ()
     _clean_process()
     try:
-        badness = namespaces.enter(plan, lambda: _ask(holder))
+        namespaces.leave()
+        wanted, fds, _, _ = socket.recv_fds(holder, MAX_MESSAGE, 1)
+        if not wanted:
+            return
+        plan = Blueprint.parse(wanted)
+        program, *groups = namespaces.enter(plan, lambda: _ask(holder), (plan.program, *map(str, folders)))
+        _bound(plan, grouped=bool(groups))
+        with namespaces.step("program"):
+            _become_sandboxd(plan, program, fds[0], groups)
     except namespaces.SetupFailed as error:
-        connection.sendall(frames.encode(_failure(error)))
-        return
-    holder.close()
-    connection.sendall(frames.encode({"event": "ready", **_evidence(plan, group)}))
-    kit = Kit(shell=plan.shell, env=plan.env, rlimits=_rlimits(plan, group), badness_fd=badness)
-    asyncio.run(serve(connection, kit, watch))
+        holder.send(_failure(error).encode())
+
+
+def _become_sandboxd(plan: Blueprint, program: int, connection: int, groups: list[int]) -> None:
+    for fd in (connection, *groups):
+        os.set_inheritable(fd, True)
+    serve = ["sandboxd", "serve", "--fd", str(connection), "--shell", plan.shell]
+    os.execve(program, [*serve, "--group", ",".join(map(str, groups))], {})  # noqa: S606  # ourselves
 
 
 def _ask(holder: socket.socket) -> None:
-    holder.sendall(b"?")
+    holder.send(b"?")
     if not holder.recv(1):
         raise ConnectionResetError(errno.ECONNRESET, "nobody is there to map the user")
 
 
 def _clean_process() -> None:
-    """Nothing of how the service was started shows. And no signal sent from inside may end the first process: the
-    kernel sees to that for each that has no handler, so Python's own for SIGINT goes.
-    """
+    """Nothing of how the service was started shows."""
     os.setsid()
     os.umask(0o022)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE}:
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         signal.signal(number, signal.SIG_DFL)
 
 
-def _leave_host(plan: Blueprint) -> None:
-    if plan.root_mode:
+def _bound(plan: Blueprint, *, grouped: bool) -> None:
+    """Counted per user and user namespace, so these are this sandbox's own (Linux 5.14)."""
+    limits = [(resource.RLIMIT_CORE, 0), (resource.RLIMIT_NPROC, plan.processes + _OUR_PROCESSES)]
+    for kind, bound in limits if grouped else [*limits, (resource.RLIMIT_DATA, plan.memory_bytes)]:
+        hardest = resource.getrlimit(kind)[1]
+        bound = bound if hardest == resource.RLIM_INFINITY else min(bound, hardest)
+        resource.setrlimit(kind, (bound, bound))
+
+
+def _leave_host(root_mode: bool) -> None:
+    if root_mode:
         os.setgroups([])
         linux.unshare(linux.CLONE_NEWPID)
         return
@@ -161,53 +233,37 @@ def _map_user(pid: int, host_uid: int) -> None:
         Path(f"/proc/{pid}/{name}").write_text(f"{namespaces.UID} {host_uid} 1")
 
 
-def _place(pid: int, group: cgroups.Group | None) -> bytes:
-    """Put the sandbox into its group; says whether the kernel agreed, which shows only when trying."""
+def _place(pid: int, group: cgroups.Group | None, first: socket.socket) -> cgroups.Group | None:
+    """Put the sandbox into its group, or None where the kernel does not agree, which shows only when trying."""
     with contextlib.suppress(PermissionError):
         # Whatever the service's standing when memory is short, nobody in a sandbox may go back to better than this.
         Path(f"/proc/{pid}/oom_score_adj").write_text("0")
-    if group:
-        with contextlib.suppress(OSError):
+    try:
+        if group:
             group.add(pid)
-            return _GROUPED
-    return _ALONE
+    except OSError:
+        group = None
+    first.send(_GROUPED if group else _ALONE)
+    return group
 
 
-def _open_watch(plan: Blueprint, group: cgroups.Group | None) -> MemoryWatch:
-    if group is None:
-        return ProcessWatch(plan.memory_bytes)
-    kills, usage = (os.open(file, os.O_RDONLY | os.O_CLOEXEC) for file in (group.kills_file, group.usage_file))
-    return GroupWatch(kills, usage, plan.memory_bytes)
+def _evidence(plan: Blueprint, group: cgroups.Group | None) -> Verdict:
+    return Verdict(
+        namespaces="root" if plan.root_mode else "user",
+        memory=f"cgroup v{group.version}" if group else "watched, rlimit per process",
+        processes=f"cgroup v{group.version}" if group else "rlimit per user namespace",
+    )
 
 
-def _rlimits(plan: Blueprint, group: cgroups.Group | None) -> tuple[tuple[int, int], ...]:
-    # Counted per user and user namespace, so these are this sandbox's own (Linux 5.14). Beside the control group's
-    # bound, because it spares our own processes: they can start a command however many it may start.
-    limits = [(resource.RLIMIT_CORE, 0), (resource.RLIMIT_NOFILE, _MAX_DESCRIPTORS)]
-    limits += [(resource.RLIMIT_NPROC, plan.processes + _OUR_PROCESSES)]
-    return tuple(limits if group else [*limits, (resource.RLIMIT_DATA, plan.memory_bytes)])
+def _failure(error: namespaces.SetupFailed) -> Verdict:
+    return Verdict(step=error.step, detail=str(error.error))
 
 
-def _evidence(plan: Blueprint, group: cgroups.Group | None) -> dict[str, object]:
-    return {
-        "namespaces": "root" if plan.root_mode else "user",
-        "memory": f"cgroup v{group.version}" if group else "watched, rlimit per process",
-        "processes": f"cgroup v{group.version}" if group else "rlimit per user namespace",
-    }
-
-
-def _failure(error: namespaces.SetupFailed) -> dict[str, object]:
-    return {"event": "failed", "step": error.step, "code": error.error.errno or 0, "detail": str(error.error)}
-
-
-def _wait(pid: int, lifeline: socket.socket, lifetime_s: float) -> None:
-    """Until the sandbox ends, is let go of, or has lived long enough; then see to it that it is gone."""
-    process = os.pidfd_open(pid)
+def _wait(pid: int, order: _Order) -> None:
+    """Until the sandbox ends, is let go of, or has lived long enough."""
     poll = select.poll()
-    poll.register(process, select.POLLIN)
-    poll.register(lifeline, select.POLLIN | select.POLLHUP)
-    deadline = time.monotonic() + lifetime_s
+    poll.register(os.pidfd_open(pid), select.POLLIN)
+    poll.register(order.lifeline, select.POLLIN | select.POLLHUP)
+    deadline = time.monotonic() + order.plan.lifetime_s
     while not poll.poll(max(0.0, min(deadline - time.monotonic(), 3600.0)) * 1000) and time.monotonic() < deadline:
         pass
-    signal.pidfd_send_signal(process, signal.SIGKILL)
-    os.waitpid(pid, 0)

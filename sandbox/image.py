@@ -13,7 +13,9 @@ UID = 1000
 HOME = "/home/sandbox"
 
 
-def blueprint(spec: SandboxSpec, settings: SandboxSettings, *, name: str, root_mode: bool, host_uid: int) -> Blueprint:
+def blueprint(
+    spec: SandboxSpec, settings: SandboxSettings, *, root_mode: bool, host_uid: int, program: Path
+) -> Blueprint:
     """Decide how the machine wanted by ``spec`` is built here.
 
     Raises:
@@ -25,19 +27,17 @@ def blueprint(spec: SandboxSpec, settings: SandboxSettings, *, name: str, root_m
     shell = find_shell(settings)
     binds, links = view(settings)
     return Blueprint(
-        name=name,
         root_mode=root_mode,
         host_uid=host_uid,
+        program=str(program),
         binds=binds,
         links=links,
         files=files(),
-        env=environment(settings),
         shell=shell,
         memory_bytes=spec.resources.memory_mib * 1024 * 1024,
         disk_bytes=spec.resources.disk_mib * 1024 * 1024,
         processes=spec.resources.processes,
         lifetime_s=spec.lifetime_s,
-        cgroup_parents=[str(parent) for parent in settings.cgroup_parents],
     )
 
 

@@ -1,7 +1,8 @@
 """Sandboxes on this machine, made of Linux namespaces without any container engine.
 
-What holds a sandbox is described in ``sandbox/namespaces.py``, who watches over it in ``sandbox/holder.py``. Either
-all of it stands or :class:`SandboxUnavailable` says what is missing; nothing ever runs with less.
+What holds a sandbox is described in ``sandbox/namespaces.py``, who watches over it in ``sandbox/holder.py``; what runs
+in it is asked of sandboxd, over a socket that only the two of them have. Either all of it stands or
+:class:`SandboxUnavailable` says what is missing; nothing ever runs with less.
 """
 
 import asyncio
@@ -13,22 +14,23 @@ import subprocess
 import sys
 from pathlib import Path
 
-from sandbox import image
+from sandbox import image, program
+from sandbox.blueprint import MAX_MESSAGE, Blueprint, Verdict
+from sandbox.client import Client, Health, connected
 from sandbox.config import SandboxSettings
-from sandbox.connection import Connection, Failed, Ready
 from sandbox.errors import SandboxError, SandboxLost, SandboxUnavailable
 from sandbox.machine import Machine
 from sandbox.types import Capability, SandboxSpec
 
+_MAKING_S = 60.0
 _CLOSE_PATIENCE_S = 30.0
 _NUM_HOST_UIDS = 1_000_000
-# asyncio works without TLS, whose libraries every sandbox would carry around.
 _NURSE = """
 import sys
-sys.modules["ssl"] = None
-sys.path.append(sys.argv[2])
+from pathlib import Path
+sys.path.append(sys.argv[1])
 from sandbox.holder import main
-main(int(sys.argv[1]))
+main(int(sys.argv[2]), sys.argv[3] == "root", tuple(map(Path, sys.argv[4:])))
 """
 
 
@@ -49,17 +51,18 @@ class LocalBackend:
 
     def __init__(self, settings: SandboxSettings) -> None:
         self._settings = settings
-        self._nursery: _Nursery | None = None
+        self._program: Path | None = None
+        self._nurseries: dict[bool, _Nursery] = {}
         self._sandboxes: set[LocalSandbox] = set()
 
     async def acquire(self, spec: SandboxSpec) -> "LocalSandbox":
         wanted = self._settings.namespaces
         made = await self._make(spec, root_mode=wanted == "root" or (wanted == "auto" and os.geteuid() == 0))
-        if isinstance(made, Failed) and wanted == "auto" and os.geteuid() == 0:
+        if isinstance(made, Verdict) and wanted == "auto" and os.geteuid() == 0:
             # The superuser of a container often is one in name only.
             first, made = made, await self._make(spec, root_mode=False)
-            made = first if isinstance(made, Failed) else made
-        if isinstance(made, Failed):
+            made = first if isinstance(made, Verdict) else made
+        if isinstance(made, Verdict):
             raise SandboxUnavailable(_remedy(made))
         self._sandboxes = {sandbox for sandbox in self._sandboxes if not sandbox.closed} | {made}
         return made
@@ -67,34 +70,52 @@ class LocalBackend:
     async def close(self) -> None:
         await asyncio.gather(*(sandbox.close() for sandbox in self._sandboxes))
         self._sandboxes.clear()
-        if self._nursery:
-            nursery, self._nursery = self._nursery, None
-            await asyncio.to_thread(nursery.close)
+        while self._nurseries:
+            await asyncio.to_thread(self._nurseries.popitem()[1].close)
 
-    async def _make(self, spec: SandboxSpec, *, root_mode: bool) -> "LocalSandbox | Failed":
-        boot_id = secrets.token_hex(16)
-        host_uid = self._settings.first_host_uid + secrets.randbelow(_NUM_HOST_UIDS)
-        plan = image.blueprint(spec, self._settings, name=boot_id[:12], root_mode=root_mode, host_uid=host_uid)
-        link, lifeline = self._hire()
+    async def _make(self, spec: SandboxSpec, *, root_mode: bool) -> "LocalSandbox | Verdict":
+        """The sandbox, or what kept the kernel from making it."""
+        if self._program is None:
+            self._program = await asyncio.to_thread(program.sandboxd, self._settings.sandboxd)
+        plan = image.blueprint(
+            spec,
+            self._settings,
+            root_mode=root_mode,
+            host_uid=self._settings.first_host_uid + secrets.randbelow(_NUM_HOST_UIDS),
+            program=self._program,
+        )
+        connection, lifeline = self._hire(root_mode)
         with contextlib.ExitStack() as on_failure:
+            on_failure.callback(connection.close)
             on_failure.callback(lifeline.close)  # which ends whatever has been made by then
-            try:
-                connection = await Connection.open(link, plan)
-            except SandboxLost as error:
-                raise SandboxUnavailable(f"{error}; the service's standard error may say why") from error
-            if isinstance(connection, Failed):
-                return connection
+            verdict = await _have_built(plan, lifeline)
+            if verdict.step:
+                return verdict
+            client = await self._claim(spec, connection)
             on_failure.pop_all()
-        return LocalSandbox(connection, lifeline, boot_id)
+        return LocalSandbox(client, lifeline, verdict)
 
-    def _hire(self) -> tuple[socket.socket, socket.socket]:
-        if self._nursery and not self._nursery.alive:
-            self._nursery.close()
-            self._nursery = None
+    async def _claim(self, spec: SandboxSpec, connection: socket.socket) -> Client:
         try:
-            if self._nursery is None:
-                self._nursery = _Nursery()
-            return self._nursery.hire()
+            return await Client.claim(
+                connected(connection),
+                lease_s=spec.lifetime_s,  # a service that is gone is known by its end of the lifeline
+                lifetime_s=spec.lifetime_s,
+                memory_bytes=spec.resources.memory_mib * 1024 * 1024,
+                env=image.environment(self._settings),
+            )
+        except SandboxLost as error:
+            raise SandboxUnavailable(f"{error}; the service's standard error may say why") from error
+
+    def _hire(self, root_mode: bool) -> tuple[socket.socket, socket.socket]:
+        nursery = self._nurseries.get(root_mode)
+        if nursery and not nursery.alive:
+            nursery.close()
+            nursery = None
+        try:
+            if nursery is None:
+                nursery = self._nurseries[root_mode] = _Nursery(root_mode, self._settings.cgroup_parents)
+            return nursery.hire()
         except OSError as error:
             raise SandboxUnavailable(f"this machine has no room for another sandbox: {error}") from error
 
@@ -102,17 +123,21 @@ class LocalBackend:
 class LocalSandbox(Machine):
     """One running sandbox on this machine."""
 
-    def __init__(self, connection: Connection, lifeline: socket.socket, boot_id: str) -> None:
-        super().__init__(connection, boot_id)
+    def __init__(self, client: Client, lifeline: socket.socket, evidence: Verdict) -> None:
+        super().__init__(client, client.boot_id)
+        self.client = client
+        self.evidence = evidence
+        """What holds this sandbox, as was found when it was made."""
         self._lifeline = lifeline
-        self.evidence: Ready = connection.ready
-        """What holds this sandbox, as its own first process reported before anything untrusted ran."""
+
+    async def health(self) -> Health:
+        """What the sandbox's first process says of itself."""
+        return await self.client.health()
 
     async def _release(self) -> None:
         # The holder ends the sandbox when our half closes, and closes its own when everything is gone.
         loop = asyncio.get_running_loop()
         with self._lifeline:
-            self._lifeline.setblocking(False)
             self._lifeline.shutdown(socket.SHUT_WR)
             try:
                 async with asyncio.timeout(_CLOSE_PATIENCE_S):
@@ -123,15 +148,34 @@ class LocalSandbox(Machine):
                 raise SandboxError(f"sandbox {self.boot_id} does not end; look for a stuck process") from None
 
 
+async def _have_built(plan: Blueprint, lifeline: socket.socket) -> Verdict:
+    loop = asyncio.get_running_loop()
+    lifeline.setblocking(False)
+    try:
+        async with asyncio.timeout(_MAKING_S):
+            await loop.sock_sendall(lifeline, plan.encode())
+            told = await loop.sock_recv(lifeline, MAX_MESSAGE)
+    except TimeoutError as error:
+        raise SandboxUnavailable(f"the sandbox was not made within {_MAKING_S:.0f} seconds") from error
+    except OSError as error:
+        raise SandboxUnavailable(f"the sandbox could not be asked for: {error}") from error
+    if not told:
+        raise SandboxUnavailable("the process that makes sandboxes ended; the service's standard error may say why")
+    return Verdict.parse(told)
+
+
 class _Nursery:
     """The process that forks sandboxes; see ``sandbox/holder.py``."""
 
-    def __init__(self) -> None:
+    def __init__(self, root_mode: bool, cgroup_parents: tuple[Path, ...]) -> None:
         self._control, theirs = socket.socketpair()
         with theirs:
             # A terminal's Ctrl-C is for the service, which then closes its sandboxes in order: hence a new session.
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _NURSE, str(theirs.fileno()), str(Path(__file__).parents[1])],
+                [
+                    *(sys.executable, "-I", "-S", "-c", _NURSE, str(Path(__file__).parents[1])),
+                    *(str(theirs.fileno()), "root" if root_mode else "user", *map(str, cgroup_parents)),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 env={"LANG": "C.UTF-8"},
@@ -145,7 +189,8 @@ class _Nursery:
 
     def hire(self) -> tuple[socket.socket, socket.socket]:
         """A new holder, at the other ends of these: the sandbox's connection, and the lifeline."""
-        (connection, theirs), (lifeline, their_line) = socket.socketpair(), socket.socketpair()
+        connection, theirs = socket.socketpair()
+        lifeline, their_line = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs, their_line:
             socket.send_fds(self._control, [b"1"], [theirs.fileno(), their_line.fileno()])
         return connection, lifeline
@@ -155,7 +200,7 @@ class _Nursery:
         self._process.wait(_CLOSE_PATIENCE_S)
 
 
-def _remedy(failed: Failed) -> str:
+def _remedy(failed: Verdict) -> str:
     advice = _REMEDIES.get(failed.step, "run the service where these kernel features are allowed")
     return f"this machine does not let us make a sandbox ({failed.step}: {failed.detail}); {advice}"
 
@@ -166,9 +211,12 @@ _REMEDIES = {
     "unshare through), or run the service as root",
     "namespaces": "allow namespaces (in a container: run it with CAP_SYS_ADMIN and without a seccomp profile that "
     "refuses unshare and mount)",
+    "control group": "see that the control groups of the settings (sandbox.cgroup_parents) may be written",
     "loopback": "allow network namespaces (sysctl user.max_net_namespaces above 0)",
     "root file system": "use Linux 5.14 or newer, and in a container allow mount (AppArmor and seccomp unconfined)",
     "proc": "allow mounting /proc (in a container: --security-opt systempaths=unconfined, or procMount: Unmasked)",
     "user": "allow user namespaces (sysctl user.max_user_namespaces above 0)",
-    "seccomp": "use a kernel with seccomp filters, on an x86_64 or aarch64 processor",
+    "seccomp": "use a kernel with seccomp filters",
+    "program": "see that sandboxd (sandbox.sandboxd in the settings) is a program for this machine that everybody may "
+    "read and run",
 }

@@ -12,7 +12,7 @@ from typing import Protocol, TypedDict
 
 from sandbox.checkpoints import transfer
 from sandbox.checkpoints.store import CheckpointStore
-from sandbox.connection import Ended, Result
+from sandbox.ending import Ended, Result
 from sandbox.errors import NotStarted, SandboxError, SandboxRejected
 from sandbox.types import Command, Exited, OomKilled, Outcome, OutputLimit, Signalled, TimedOut
 
@@ -115,10 +115,7 @@ class Machine(ABC):
         request = {"op": "exec", "line": command.line, "cwd": command.cwd, "env": command.env}
         request["request_id"] = command.request_id
         timeout_s, limit = command.timeout_s, command.output_limit_bytes
-        result = await self._wire.run(request, command.stdin, timeout_s, limit)
-        if result.ended.how == "crowded":  # nothing ran, and now there is room
-            result = await self._wire.run(request, command.stdin, timeout_s, limit)
-        return self._outcome(command, result)
+        return self._outcome(command, await self._wire.run(request, command.stdin, timeout_s, limit))
 
     def _outcome(self, command: Command, result: Result) -> Outcome:
         ended = result.ended
@@ -136,10 +133,8 @@ class Machine(ABC):
                 return OutputLimit(limit_bytes=command.output_limit_bytes, **common)
             case "rejected":
                 raise SandboxRejected(ended.detail)
-            case "failed" | "crowded":
-                raise NotStarted(f"the command did not start ({ended.how})")
-            case "lost":
-                raise SandboxError("the command ended without a word")
+            case "failed":
+                raise NotStarted(f"the command did not start: {ended.detail}")
 
     async def _file(self, op: str, path: str, data: bytes, limit: int) -> bytes:
         _check_path(path)

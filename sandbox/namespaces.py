@@ -1,22 +1,21 @@
-"""Turns the process that calls :func:`enter` into the first process of a new machine.
+"""Turns the process that calls :func:`leave` and :func:`enter` into the first process of a new machine.
 
 Order matters. Mounts are made while the old world is still visible, as copies that are read-only before they are
-attached; then the old root is let go; then the user changes; then every privilege is dropped, and last the filter of
-system calls closes. As the superuser the user namespace comes after the mounts, so nothing inside owns the mount
-namespace; without privilege it must come first, for it is what allows the rest.
+attached; then the old root is let go; then the user changes; then every privilege is dropped. The filter of system
+calls is closed by the program that runs here next. As the superuser the user namespace comes after the mounts, so
+nothing inside owns the mount namespace; without privilege it must come first, for it is what allows the rest.
 """
 
 import fcntl
 import os
-import resource
 import signal
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from sandbox import linux, seccomp
+from sandbox import linux
 from sandbox.blueprint import Blueprint
 
 UID = 1000
@@ -46,12 +45,8 @@ def step(name: str) -> Iterator[None]:
         raise SetupFailed(name, error) from error
 
 
-def enter(plan: Blueprint, map_user: Callable[[], None]) -> int:
-    """Build the machine around this process, which must be the first of its PID namespace.
-
-    ``map_user`` has an outside process write the maps of the user namespace just entered; only the superuser needs it.
-    Returns a descriptor of this process's own ``oom_score_adj``, which it may not open once it has no privilege.
-    """
+def leave() -> None:
+    """Leave the host, whatever the machine will be. This process must be the first of its PID namespace."""
     with step("namespaces"):
         others = linux.CLONE_NEWNET | linux.CLONE_NEWIPC | linux.CLONE_NEWUTS | linux.CLONE_NEWCGROUP
         linux.unshare(linux.CLONE_NEWNS | others)
@@ -59,11 +54,19 @@ def enter(plan: Blueprint, map_user: Callable[[], None]) -> int:
         socket.sethostname("sandbox")
     with step("loopback"):
         _raise_loopback()
+
+
+def enter(plan: Blueprint, map_user: Callable[[], None], kept: Sequence[str]) -> list[int]:
+    """Build the machine around this process.
+
+    ``map_user`` has an outside process write the maps of the user namespace just entered; only the superuser needs it.
+    Returns a descriptor for each of the host's files and folders in ``kept``: read-only, and not leading out of it.
+    """
     with step("root file system"):
+        brought = [linux.clone_tree(path, _SEALED | linux.MOUNT_ATTR_NODEV, recursive=False) for path in kept]
         _build_root(plan)
     with step("proc"):
         _mount_proc(ROOT + "/proc")
-        badness = os.open(ROOT + "/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
     with step("pivot"):
         linux.pivot_to(ROOT)
     with step("user"):
@@ -76,8 +79,8 @@ def enter(plan: Blueprint, map_user: Callable[[], None]) -> int:
     with step("privileges"):
         _drop_privileges()
     with step("seccomp"):
-        seccomp.install()
-    return badness
+        linux.prctl(linux.PR_GET_SECCOMP)  # refused by a kernel that has no filters
+    return brought
 
 
 def _raise_loopback() -> None:
@@ -161,6 +164,3 @@ def _drop_privileges() -> None:
     linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
     # The change of user cleared this: the first process must not outlive its maker.
     linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
-    # Nobody of the same user may look into it, or open its descriptors through /proc.
-    linux.prctl(linux.PR_SET_DUMPABLE, 0)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -51,7 +51,7 @@ type daemon struct {
 	seed    maphash.Seed
 }
 
-func newDaemon(spill, shell string, user *taskUser, unclaimed time.Duration) (*daemon, error) {
+func newDaemon(memory *memoryWatch, spill, shell string, user *taskUser, unclaimed time.Duration) (*daemon, error) {
 	claim, err := newClaim(unclaimed)
 	if err != nil {
 		return nil, err
@@ -60,22 +60,25 @@ func newDaemon(spill, shell string, user *taskUser, unclaimed time.Duration) (*d
 	if err != nil {
 		return nil, err
 	}
-	d := &daemon{
-		claim: claim, memory: newMemoryWatch(), spill: spill,
+	return &daemon{
+		claim: claim, memory: memory, spill: spill,
 		spawner: spawner,
 		greeter: make(chan struct{}, maxGreeters),
 		jobs:    map[string]*job{}, over: map[uint64]struct{}{}, seed: maphash.MakeSeed(),
 		idle: time.AfterFunc(idleWait, debug.FreeOSMemory),
-	}
-	return d, nil
+	}, nil
+}
+
+// serveOnly serves the one connection there will ever be: nobody can come back over another.
+func (d *daemon) serveOnly(link net.Conn) {
+	go d.exitInTime()
+	d.talk(link)
+	d.exit()
 }
 
 // serve returns only where the socket fails; else the process ends with the lease.
 func (d *daemon) serve(listener net.Listener) error {
-	go func() {
-		d.claim.wait()
-		d.exit()
-	}()
+	go d.exitInTime()
 	for {
 		link, err := listener.Accept()
 		if err != nil {
@@ -87,6 +90,11 @@ func (d *daemon) serve(listener net.Listener) error {
 		}
 		go d.talk(link)
 	}
+}
+
+func (d *daemon) exitInTime() {
+	d.claim.wait()
+	d.exit()
 }
 
 // exit ends everything. What ends of it reports no ending: a job that we took along did not come to its own.

@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"runtime"
+	"strconv"
 	"sync"
 	"syscall"
 	"unsafe"
@@ -85,8 +86,17 @@ func memoryFile(name string) (int, error) {
 	return int(fd), nil
 }
 
-// reserveDescriptors keeps those from being used that a child needs for itself.
-func reserveDescriptors() error {
+// ownDescriptors sees to it that no descriptor of ours is passed on to a child, nor has a number that it needs itself.
+func ownDescriptors() error {
+	inherited, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return err
+	}
+	for _, each := range inherited {
+		if fd, err := strconv.Atoi(each.Name()); err == nil && fd > 2 {
+			syscall.CloseOnExec(fd)
+		}
+	}
 	for {
 		fd, err := syscall.Open("/dev/null", syscall.O_RDWR|syscall.O_CLOEXEC, 0)
 		if err != nil {

@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-const usage = `sandboxd serve (--unix PATH | --tcp ADDRESS)   serve one client until its lease ends
+const usage = `sandboxd serve (--unix PATH | --tcp ADDRESS | --fd NUMBER)   serve one client until its lease ends
 sandboxd rules ARCHITECTURE                    print the filter of system calls, in hexadecimal
 sandboxd install --program DIR --disk DIR      prepare the volumes of a pod
 sandboxd fence --port PORT                     close this network namespace but for loopback and answers on a port
@@ -61,12 +61,13 @@ func serve(arguments []string) error {
 	flags := flag.NewFlagSet("serve", flag.ExitOnError)
 	unix := flags.String("unix", "", "path of the unix socket to listen on")
 	tcp := flags.String("tcp", "", "address and port to listen on")
+	fd := flags.Int("fd", -1, "connection that was inherited; when it closes, everything ends")
+	group := flags.String("group", "", "inherited folders of the control group, with commas between: memory, and in version 1 pids")
 	spill := flags.String("spill", os.TempDir(), "folder for output that does not fit into memory")
 	unclaimed := flags.Duration("unclaimed", 10*time.Minute, "end where nobody has set a key by then")
 	shell := flags.String("shell", "", "shell of commands; empty: bash, or else sh")
 	user := flags.String("user", "", "uid:gid of commands and file calls, where sandboxd runs as the superuser")
 	passOn := flags.Bool("image-variables", false, "commands see the variables of the image, behind their own")
-	egress := flags.String("egress", "", "socket that leads out of the sandbox; "+egressPlace+" leads there")
 	_ = flags.Parse(arguments) // ends the process by itself
 	task, err := parseUser(*user)
 	if err != nil {
@@ -74,35 +75,48 @@ func serve(arguments []string) error {
 	}
 	frugal()
 	syscall.Umask(0o022)
-	if err := reserveDescriptors(); err != nil {
+	if err := ownDescriptors(); err != nil {
 		return err
 	}
-	daemon, err := newDaemon(*spill, *shell, task, *unclaimed)
+	memory, err := newMemoryWatch(*group)
+	if err != nil {
+		return err
+	}
+	daemon, err := newDaemon(memory, *spill, *shell, task, *unclaimed)
 	if err != nil {
 		return err
 	}
 	if err := closeDoors(); err != nil {
 		return err
 	}
-	if *egress != "" {
-		if err := forwardEgress(*egress); err != nil {
+	if *passOn {
+		daemon.variables = imageVariables()
+	}
+	if *fd >= 0 {
+		link, err := connection(*fd)
+		if err != nil {
 			return err
 		}
+		daemon.serveOnly(link)
 	}
 	listener, err := listen(*unix, *tcp)
 	if err != nil {
 		return err
 	}
-	if *passOn {
-		daemon.variables = imageVariables()
-	}
 	return daemon.serve(listener)
+}
+
+// connection takes over one that was inherited.
+func connection(fd int) (net.Conn, error) {
+	file := os.NewFile(uintptr(fd), "connection")
+	defer file.Close()
+	return net.FileConn(file)
 }
 
 // listen opens the one socket. Everybody may connect to it: what counts is the key.
 func listen(unix, tcp string) (net.Listener, error) {
 	if (unix == "") == (tcp == "") {
-		return nil, fmt.Errorf("give either --unix or --tcp")
+		return nil, fmt.Errorf("give one of --unix, --tcp and --fd")
 	}
 	if tcp != "" {
 		return net.Listen("tcp", tcp)

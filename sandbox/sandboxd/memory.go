@@ -4,6 +4,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 )
 
 // memoryWatch sees when there is not enough memory. The control group's own bound is higher by the size of the disk,
@@ -13,16 +14,39 @@ type memoryWatch struct {
 	bound         int64
 }
 
-func newMemoryWatch() *memoryWatch {
-	for _, names := range [][2]string{
-		{"/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory.stat"},
-		{"/sys/fs/cgroup/memory/memory.oom_control", "/sys/fs/cgroup/memory/memory.stat"},
-	} {
-		events, err := os.Open(names[0])
+// newMemoryWatch reads the control group whose folders are the descriptors in group, with commas between them, or else
+// the one that is mounted at the usual place.
+func newMemoryWatch(group string) (*memoryWatch, error) {
+	if group != "" {
+		folder, _, _ := strings.Cut(group, ",")
+		fd, err := strconv.Atoi(folder)
+		if err != nil {
+			return nil, err
+		}
+		defer syscall.Close(fd)
+		return firstReadable(func(name string) (*os.File, error) { return openIn(fd, name) },
+			[2]string{"memory.events.local", "memory.stat"}, [2]string{"memory.oom_control", "memory.stat"}), nil
+	}
+	return firstReadable(os.Open,
+		[2]string{"/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory.stat"},
+		[2]string{"/sys/fs/cgroup/memory/memory.oom_control", "/sys/fs/cgroup/memory/memory.stat"}), nil
+}
+
+func openIn(folder int, name string) (*os.File, error) {
+	fd, err := syscall.Openat(folder, name, syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+func firstReadable(open func(string) (*os.File, error), pairs ...[2]string) *memoryWatch {
+	for _, names := range pairs {
+		events, err := open(names[0])
 		if err != nil {
 			continue
 		}
-		usage, err := os.Open(names[1])
+		usage, err := open(names[1])
 		if err != nil {
 			events.Close()
 			continue
@@ -37,7 +61,46 @@ func (w *memoryWatch) numKills() int64 { return field(w.events, "oom_kill") }
 
 // exceeded says whether processes have more than their bound.
 func (w *memoryWatch) exceeded() bool {
-	return w.bound > 0 && w.usage != nil && field(w.usage, "anon", "total_rss") > w.bound
+	if w.bound <= 0 {
+		return false
+	}
+	if w.usage != nil {
+		return field(w.usage, "anon", "total_rss") > w.bound
+	}
+	// Without a control group we add up ourselves. The first sum counts memory that a fork shares with its parent twice,
+	// the second does not but takes longer.
+	return sumOf(privateBytes) > w.bound && sumOf(proportionalBytes) > w.bound
+}
+
+func sumOf(bytes func(folder string) int64) (sum int64) {
+	for _, pid := range descendants() {
+		sum += bytes("/proc/" + strconv.Itoa(pid))
+	}
+	return sum
+}
+
+// privateBytes is the memory of a process that is no file's; 0 where it has ended meanwhile.
+func privateBytes(folder string) int64 {
+	text, _ := os.ReadFile(folder + "/statm")
+	fields := strings.Fields(string(text))
+	if len(fields) < 3 {
+		return 0
+	}
+	resident, _ := strconv.ParseInt(fields[1], 10, 64)
+	shared, _ := strconv.ParseInt(fields[2], 10, 64)
+	return (resident - shared) * int64(os.Getpagesize())
+}
+
+// proportionalBytes is the same, with what is shared shared out.
+func proportionalBytes(folder string) int64 {
+	text, _ := os.ReadFile(folder + "/smaps_rollup")
+	for _, line := range strings.Split(string(text), "\n") {
+		if rest := strings.TrimPrefix(line, "Pss_Anon:"); rest != line {
+			kilobytes, _ := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(rest), " kB"), 10, 64)
+			return kilobytes << 10
+		}
+	}
+	return 0
 }
 
 func field(file *os.File, names ...string) int64 {

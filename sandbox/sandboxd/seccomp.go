@@ -7,8 +7,9 @@ import (
 	"unsafe"
 )
 
-// The same calls are refused as in sandboxes without sandboxd (sandbox/seccomp.py; a test compares the two programs
-// byte by byte). They fail with EPERM instead of ending the process: test suites probe for what they may do.
+// What no process of a sandbox may call, as a classic BPF program for seccomp(2). Refused calls fail with EPERM instead of
+// ending the process: test suites probe for what they may do. Programs of a foreign ABI (32 bit, x32) are refused as a
+// whole, so that no call has a second name.
 
 type machineKind struct {
 	auditArch  uint32

@@ -16,7 +16,7 @@ import pytest
 
 from sandbox import frames, program
 from sandbox.client import Client, Dial, tcp, unix
-from sandbox.connection import Result
+from sandbox.ending import Result
 from sandbox.errors import SandboxLost, SandboxRejected
 
 pytestmark = [
@@ -220,7 +220,7 @@ async def test_a_hundred_megabytes_arrive_whole_and_the_client_stays_small(clien
 import asyncio, hashlib, resource, sys
 from pathlib import Path
 from sandbox.client import Client, unix
-from sandbox.connection import Ended
+from sandbox.ending import Ended
 async def main():
     client = await Client.attach(unix(Path(sys.argv[1])), bytes.fromhex(sys.argv[2]), sys.argv[3], lease_s=60)
     await client.run({command("true", "warm up")!r}, b"", 20, 0)

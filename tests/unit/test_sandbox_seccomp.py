@@ -1,20 +1,31 @@
 """The filter as a program: run here by a small interpreter, for processors this machine does not have too."""
 
+import shutil
 import struct
+import subprocess
+from functools import cache
 
 import pytest
 
-from sandbox import seccomp
+from sandbox import program
+
+pytestmark = pytest.mark.skipif(shutil.which("go") is None, reason="not installed: go (Debian: golang-go)")
 
 ALLOW, ERRNO = 0x7FFF0000, 0x00050000
 EPERM, ENOSYS, EAFNOSUPPORT = 1, 38, 97
 X86, ARM, I386 = 0xC000003E, 0xC00000B7, 0x40000003
 
 
+@cache
+def _filter(machine: str) -> bytes:
+    command = [program.sandboxd(None), "rules", machine]
+    return bytes.fromhex(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
 def _run(machine: str, arch: int, number: int, *arguments: int) -> int:
     """What the kernel would answer: classic BPF over `struct seccomp_data`."""
     data = struct.pack("iIQ6Q", number, arch, 0, *(arguments + (0,) * 6)[:6])
-    code = seccomp.program(machine)
+    code = _filter(machine)
     rules = [struct.unpack_from("HBBI", code, at) for at in range(0, len(code), 8)]
     at = accumulator = 0
     while True:
@@ -38,8 +49,8 @@ def _run(machine: str, arch: int, number: int, *arguments: int) -> int:
 @pytest.mark.parametrize(
     ("machine", "arch", "numbers"),
     [
-        ("x86_64", X86, {"read": 0, "openat": 257, "execve": 59, "wait4": 61, "futex": 202, "close_range": 436}),
-        ("aarch64", ARM, {"read": 63, "openat": 56, "execve": 221, "wait4": 260, "futex": 98, "close_range": 436}),
+        ("amd64", X86, {"read": 0, "openat": 257, "execve": 59, "wait4": 61, "futex": 202, "close_range": 436}),
+        ("arm64", ARM, {"read": 63, "openat": 56, "execve": 221, "wait4": 260, "futex": 98, "close_range": 436}),
     ],
 )
 def test_ordinary_calls_are_allowed(machine: str, arch: int, numbers: dict[str, int]) -> None:
@@ -50,8 +61,8 @@ def test_ordinary_calls_are_allowed(machine: str, arch: int, numbers: dict[str, 
 @pytest.mark.parametrize(
     ("machine", "arch", "numbers"),
     [
-        ("x86_64", X86, {"mount": 165, "ptrace": 101, "bpf": 321, "unshare": 272, "setns": 308, "keyctl": 250}),
-        ("aarch64", ARM, {"mount": 40, "ptrace": 117, "bpf": 280, "unshare": 97, "setns": 268, "keyctl": 219}),
+        ("amd64", X86, {"mount": 165, "ptrace": 101, "bpf": 321, "unshare": 272, "setns": 308, "keyctl": 250}),
+        ("arm64", ARM, {"mount": 40, "ptrace": 117, "bpf": 280, "unshare": 97, "setns": 268, "keyctl": 219}),
     ],
 )
 def test_calls_into_the_kernel_are_refused(machine: str, arch: int, numbers: dict[str, int]) -> None:
@@ -59,7 +70,7 @@ def test_calls_into_the_kernel_are_refused(machine: str, arch: int, numbers: dic
         assert _run(machine, arch, number) == ERRNO | EPERM, name
 
 
-@pytest.mark.parametrize(("machine", "arch", "clone"), [("x86_64", X86, 56), ("aarch64", ARM, 220)])
+@pytest.mark.parametrize(("machine", "arch", "clone"), [("amd64", X86, 56), ("arm64", ARM, 220)])
 def test_clone_may_make_processes_and_threads_but_no_namespace(machine: str, arch: int, clone: int) -> None:
     thread, sigchld = 0x003D0F00, 17
     assert _run(machine, arch, clone, thread) == ALLOW
@@ -69,7 +80,7 @@ def test_clone_may_make_processes_and_threads_but_no_namespace(machine: str, arc
     assert _run(machine, arch, 435) == ERRNO | ENOSYS
 
 
-@pytest.mark.parametrize(("machine", "arch", "socket"), [("x86_64", X86, 41), ("aarch64", ARM, 198)])
+@pytest.mark.parametrize(("machine", "arch", "socket"), [("amd64", X86, 41), ("arm64", ARM, 198)])
 def test_only_sockets_that_stay_in_the_network_namespace_are_allowed(machine: str, arch: int, socket: int) -> None:
     for family in range(64):
         wanted = ALLOW if family in (1, 2, 10, 16) else ERRNO | EAFNOSUPPORT
@@ -78,18 +89,13 @@ def test_only_sockets_that_stay_in_the_network_namespace_are_allowed(machine: st
 
 def test_arguments_are_compared_as_the_kernel_reads_them() -> None:
     tiocsti, ioctl = 0x5412, 16
-    assert _run("x86_64", X86, ioctl, 0, tiocsti) == ERRNO | EPERM
-    assert _run("x86_64", X86, ioctl, 0, 0xFFFFFFFF_00000000 | tiocsti) == ERRNO | EPERM
-    assert _run("x86_64", X86, ioctl, 0, 0x5401) == ALLOW
+    assert _run("amd64", X86, ioctl, 0, tiocsti) == ERRNO | EPERM
+    assert _run("amd64", X86, ioctl, 0, 0xFFFFFFFF_00000000 | tiocsti) == ERRNO | EPERM
+    assert _run("amd64", X86, ioctl, 0, 0x5401) == ALLOW
 
 
 def test_a_foreign_abi_has_no_call_at_all() -> None:
     for number in range(0, 460, 20):
-        assert _run("x86_64", I386, number) == ERRNO | EPERM
-        assert _run("x86_64", X86, 0x40000000 | number) == ERRNO | EPERM
-        assert _run("aarch64", X86, number) == ERRNO | EPERM
-
-
-def test_a_processor_without_a_table_is_refused() -> None:
-    with pytest.raises(OSError, match="riscv64"):
-        seccomp.program("riscv64")
+        assert _run("amd64", I386, number) == ERRNO | EPERM
+        assert _run("amd64", X86, 0x40000000 | number) == ERRNO | EPERM
+        assert _run("arm64", X86, number) == ERRNO | EPERM
