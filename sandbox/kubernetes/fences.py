@@ -147,7 +147,12 @@ def _policy(settings: KubernetesSettings, bounds: Bounds) -> Manifest:
                     "name": "every",
                     "expression": "object.spec.containers + "
                     "(has(object.spec.initContainers) ? object.spec.initContainers : [])",
-                }
+                },
+                {
+                    "name": "held",
+                    "expression": "variables.every.filter(c, has(c.securityContext) && "
+                    "has(c.securityContext.capabilities) && has(c.securityContext.capabilities.drop))",
+                },
             ],
             "validations": [
                 {"expression": expression, "message": f"a sandbox's pod must have {message}"}
@@ -204,7 +209,7 @@ def _user_demands(settings: KubernetesSettings) -> Iterator[tuple[str, str]]:
         "no profile of AppArmor but the runtime's",
         (f"!has({security}.appArmorProfile) || {security}.appArmorProfile.type == 'RuntimeDefault'"),
     )
-    others = f"variables.every.filter(c, c.name != '{FENCE}')"
+    others = f"variables.held.filter(c, c.name != '{FENCE}')"
     if settings.profile == "root":
         yield "a user namespace", "has(object.spec.hostUsers) && !object.spec.hostUsers"
     else:
@@ -215,11 +220,18 @@ def _user_demands(settings: KubernetesSettings) -> Iterator[tuple[str, str]]:
                 f"{others}.all(c, !has(c.securityContext.runAsUser) && !has(c.securityContext.runAsNonRoot))"
             ),
         )
-        yield "a read-only root", "variables.every.all(c, c.securityContext.readOnlyRootFilesystem)"
+        yield (
+            "a read-only root",
+            (
+                "variables.held.all(c, has(c.securityContext.readOnlyRootFilesystem) && "
+                "c.securityContext.readOnlyRootFilesystem)"
+            ),
+        )
 
 
 def _container_demands(settings: KubernetesSettings, bounds: Bounds) -> Iterator[tuple[str, str]]:
-    task, every = "object.spec.containers", "variables.every"
+    task, every, held = "object.spec.containers", "variables.every", "variables.held"
+    yield "a security context in every container", f"size({held}) == size({every})"
     yield (
         "one container, which sandboxd serves",
         (
@@ -230,13 +242,14 @@ def _container_demands(settings: KubernetesSettings, bounds: Bounds) -> Iterator
     yield (
         "no privilege",
         (
-            f"{every}.all(c, has(c.securityContext) && !c.securityContext.allowPrivilegeEscalation && "
+            f"{held}.all(c, has(c.securityContext.allowPrivilegeEscalation) && "
+            "!c.securityContext.allowPrivilegeEscalation && "
             "(!has(c.securityContext.privileged) || !c.securityContext.privileged) && "
             "(!has(c.securityContext.procMount) || c.securityContext.procMount == 'Default') && "
             "!has(c.securityContext.seccompProfile) && !has(c.securityContext.appArmorProfile))"
         ),
     )
-    yield "all capabilities dropped", f"{every}.all(c, c.securityContext.capabilities.drop == ['ALL'])"
+    yield "all capabilities dropped", f"{held}.all(c, c.securityContext.capabilities.drop == ['ALL'])"
     allowed = list(ROOT_CAPABILITIES) if settings.profile == "root" else []
     yield (
         "no capability beside the profile's",
@@ -276,7 +289,7 @@ def _first_container_demands(settings: KubernetesSettings) -> Iterator[tuple[str
     yield (
         "no capability in it but the fence's",
         (
-            f"{first}.all(c, !has(c.securityContext.capabilities.add) || "
+            f"variables.held.filter(c, c.name != '{TASK}').all(c, !has(c.securityContext.capabilities.add) || "
             f"c.securityContext.capabilities.add.all(each, each in {capabilities}))"
         ),
     )
