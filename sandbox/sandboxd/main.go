@@ -19,7 +19,8 @@ import (
 const usage = `sandboxd serve (--unix PATH | --tcp ADDRESS | --fd NUMBER)   serve one client until its lease ends
 sandboxd rules ARCHITECTURE                    print the filter of system calls, in hexadecimal
 sandboxd install --program DIR --disk DIR      prepare the volumes of a pod
-sandboxd fence --port PORT                     close this network namespace but for loopback and answers on a port
+sandboxd fence --port PORT -- --program ...    close this network namespace but for loopback and answers on a port,
+                                               then do as install
 sandboxd reach NETWORK:HOST:PORT...            print the addresses that answer
 `
 
@@ -68,6 +69,7 @@ func serve(arguments []string) error {
 	shell := flags.String("shell", "", "shell of commands; empty: bash, or else sh")
 	user := flags.String("user", "", "uid:gid of commands and file calls, where sandboxd runs as the superuser")
 	passOn := flags.Bool("image-variables", false, "commands see the variables of the image, behind their own")
+	egress := flags.String("egress", "", "socket that leads out of the sandbox; "+egressPlace+" leads there")
 	_ = flags.Parse(arguments) // ends the process by itself
 	task, err := parseUser(*user)
 	if err != nil {
@@ -88,6 +90,11 @@ func serve(arguments []string) error {
 	}
 	if err := closeDoors(); err != nil {
 		return err
+	}
+	if *egress != "" {
+		if err := forwardEgress(*egress); err != nil {
+			return err
+		}
 	}
 	if *passOn {
 		daemon.variables = imageVariables()
