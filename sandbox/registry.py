@@ -45,6 +45,8 @@ class Record(BaseModel):
     key: bytes
     run: str
     """Whom it was given to; "" while it waits in a pool."""
+    tenant: str
+    """Of that run."""
     owner: str
     """The process that cares for it; "" once it has let go."""
     lease_until: float
@@ -65,7 +67,7 @@ class Registry(Protocol):
 
     async def all(self) -> Sequence[Record]: ...
 
-    async def assign(self, id: str, run: str) -> None: ...  # noqa: A002
+    async def assign(self, id: str, run: str, tenant: str) -> None: ...  # noqa: A002
 
     async def hand_over(self, id: str, owner: str, lease_until: float) -> None:  # noqa: A002
         """Somebody else cares for it from now on; "" for nobody."""
@@ -130,6 +132,7 @@ class RecordedBackend:
             boot_id=handle.boot_id,
             key=handle.key,
             run="",
+            tenant="",
             owner=self._owner,
             lease_until=self._now() + self._lease_s,
         )
@@ -204,8 +207,8 @@ class SqlRegistry:
             rows = (await connection.execute(select(_sandboxes))).mappings().all()
         return [_record(dict(row)) for row in rows]
 
-    async def assign(self, id: str, run: str) -> None:  # noqa: A002
-        await self._update(_sandboxes.c.id == id, run=run)
+    async def assign(self, id: str, run: str, tenant: str) -> None:  # noqa: A002
+        await self._update(_sandboxes.c.id == id, run=run, tenant=tenant)
 
     async def hand_over(self, id: str, owner: str, lease_until: float) -> None:  # noqa: A002
         await self._update(_sandboxes.c.id == id, owner=owner, lease_until=lease_until)
@@ -262,6 +265,7 @@ _sandboxes = Table(
     Column("boot_id", Text, nullable=False),
     Column("key", LargeBinary, nullable=False),
     Column("run", Text, nullable=False, index=True),
+    Column("tenant", Text, nullable=False),
     Column("owner", Text, nullable=False, index=True),
     Column("lease_until", Float, nullable=False),
 )

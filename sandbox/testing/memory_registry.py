@@ -20,8 +20,8 @@ class MemoryRegistry:
     async def all(self) -> Sequence[Record]:
         return list(self._records.values())
 
-    async def assign(self, id: str, run: str) -> None:  # noqa: A002
-        self._change(id, run=run)
+    async def assign(self, id: str, run: str, tenant: str) -> None:  # noqa: A002
+        self._change(id, run=run, tenant=tenant)
 
     async def hand_over(self, id: str, owner: str, lease_until: float) -> None:  # noqa: A002
         self._change(id, owner=owner, lease_until=lease_until)

@@ -1,7 +1,7 @@
 """What goes to an executor and comes back: plain values, so that they may travel between processes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 from sandbox.errors import SandboxError
@@ -36,6 +36,9 @@ class Call:
     lane: Lane = "short"
     patience_s: float | None = None
     """How long it may wait before it begins, s; None: as the executor's settings say."""
+
+    def with_arguments(self, arguments: tuple[Any, ...]) -> "Call":
+        return replace(self, arguments=arguments)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +107,9 @@ class Port(Protocol):
 
     async def expect(self, queue: Sequence[SandboxSpec]) -> None:
         """What will be opened, in this order; for a pool, where there is one."""
+
+    async def inherit(self, owner: str, executors: Sequence[str], me: str) -> None:
+        """Take over what is on record as ``owner``'s and, among ``executors``, belongs to ``me``."""
 
     async def drain(self) -> None:
         """Open nothing more, and come back when no call runs."""

@@ -5,6 +5,7 @@ up in the registry and taken over, so that an executor which was started anew go
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast, get_args
@@ -21,6 +22,7 @@ from sandbox.toolbox.config import ToolboxSettings
 from sandbox.toolbox.gate import Gate
 from sandbox.toolbox.hedge import HedgeDelay, hedged
 from sandbox.toolbox.lanes import Lanes
+from sandbox.toolbox.placement import choose
 from sandbox.toolbox.quota import Place, Quota
 from sandbox.types import Backend, Capability, Command, Exited, Outcome, Sandbox, SandboxSpec
 
@@ -36,17 +38,14 @@ class Executor:
         settings: ToolboxSettings,
         *,
         registry: Registry | None = None,
-        on_trace: Callable[[Trace], None] | None = None,
     ) -> None:
         """
         Args:
             registry: where the backend's sandboxes are on record; None where they end with this process.
-            on_trace: hears of every call that ended.
         """
         self._backend = backend
         self._settings = settings
         self._registry = registry
-        self._on_trace = on_trace
         self._held: dict[str, asyncio.Task[_Held]] = {}
         self._quota: Gate[Place] = Gate(Quota(settings))
         self._lanes = Lanes(settings)
@@ -73,6 +72,14 @@ class Executor:
     async def expect(self, queue: Sequence[SandboxSpec]) -> None:
         if isinstance(self._backend, WarmPool):
             self._backend.expect(queue)
+
+    async def inherit(self, owner: str, executors: Sequence[str], me: str) -> None:
+        if self._registry is None:
+            return
+        for record in await self._registry.all():
+            if record.owner == owner and record.run and choose(record.run, executors) == me:
+                with contextlib.suppress(SandboxError):
+                    await self._find(Caller(record.run, record.run, record.tenant), record.id)
 
     async def drain(self) -> None:
         self._draining = True
@@ -108,8 +115,6 @@ class Executor:
             queue_s=progress.queue_s,
             run_s=_now() - begun - progress.queue_s,
         )
-        if self._on_trace is not None:
-            self._on_trace(trace)
         return Reply(trace, value, error)
 
     async def _open(self, caller: Caller, spec: SandboxSpec, progress: "_Progress") -> Opened:
@@ -127,7 +132,7 @@ class Executor:
             raise
         id_ = cast(LastingSandbox, sandbox).handle.id if self._lasts else sandbox.boot_id
         if self._registry is not None:
-            await self._registry.assign(id_, caller.run)
+            await self._registry.assign(id_, caller.run, caller.tenant)
         self._held[id_] = asyncio.create_task(_known(_Held(sandbox, place)))
         return Opened(id_, sandbox.boot_id)
 

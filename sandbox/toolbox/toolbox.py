@@ -12,11 +12,12 @@ from types import TracebackType
 from typing import Any, Protocol, Self, cast
 
 from sandbox.errors import SandboxLost, SandboxUnavailable
-from sandbox.toolbox.calls import Call, Caller, ExecutorLost, Lane, Opened, Port, Reply, Tool
+from sandbox.toolbox.calls import Call, Caller, ExecutorLost, Lane, Opened, Port, Reply, Tool, Trace
 from sandbox.toolbox.config import ToolboxSettings
 from sandbox.types import Capability, Command, Outcome, Sandbox, SandboxSpec
 
-_ATTEMPTS = 6
+_ATTEMPTS = 60
+"""With the pause of :meth:`Executors.recover` between them, longer than an executor takes to be started anew."""
 
 
 class Executors(Protocol):
@@ -59,16 +60,24 @@ class Toolbox:
     """All runs' way to their machines."""
 
     def __init__(
-        self, executors: Executors, settings: ToolboxSettings, *, name: str, capabilities: frozenset[Capability]
+        self,
+        executors: Executors,
+        settings: ToolboxSettings,
+        *,
+        name: str,
+        capabilities: frozenset[Capability],
+        on_trace: Callable[[Trace], None] = lambda trace: None,
     ) -> None:
         """
         Args:
             name, capabilities: of the backend that the executors have.
+            on_trace: hears of every call that ended.
         """
         self.executors = executors
         self.settings = settings
         self.name = name
         self.capabilities = capabilities
+        self.on_trace = on_trace
 
     def of(self, caller: Caller) -> "RunTools":
         """The view of one run."""
@@ -102,7 +111,7 @@ class RunTools:
                 # If a sandbox was made, nobody has it: the reaper's.
                 await self._toolbox.executors.recover(name)
                 continue
-            sandbox = ToolSandbox(self, name, _value(reply))
+            sandbox = ToolSandbox(self, name, self._value(reply))
             self._sandboxes.add(sandbox)
             return cast(Sandbox, sandbox)
         raise SandboxUnavailable(f"no executor answers; asked {_ATTEMPTS} times")
@@ -129,13 +138,19 @@ class RunTools:
         executors = self._toolbox.executors
         for _ in range(_ATTEMPTS):
             try:
-                return executor, _value(await do(executors.port(executor)))
+                return executor, self._value(await do(executors.port(executor)))
             except ExecutorLost as error:
                 if Capability.REATTACH not in self.capabilities:
                     raise SandboxLost(f"the process that held the sandbox is gone: {error}") from error
                 await executors.recover(executor)
                 executor = executors.place(self.caller.run)
         raise SandboxLost(f"no executor answers for the sandbox; asked {_ATTEMPTS} times")
+
+    def _value(self, reply: Reply) -> Any:
+        self._toolbox.on_trace(reply.trace)
+        if reply.error is not None:
+            raise reply.error
+        return reply.value
 
     def lane_of(self, command: Command) -> Lane:
         return "long" if command.timeout_s >= self._toolbox.settings.long_from_s else "short"
@@ -187,9 +202,3 @@ class ToolSandbox:
             self._executor, lambda port: port.call(self._tools.caller, self.id, call)
         )
         return value
-
-
-def _value(reply: Reply) -> Any:
-    if reply.error is not None:
-        raise reply.error
-    return reply.value

@@ -32,6 +32,7 @@ def record(name: str, owner: str = "one") -> Record:
         boot_id="boot",
         key=bytes(range(32)),
         run="",
+        tenant="",
         owner=owner,
         lease_until=100.25,
     )
@@ -53,11 +54,11 @@ async def test_a_lease_is_renewed_for_all_that_one_owner_has(registry: Registry)
 
 async def test_a_sandbox_changes_hands_and_runs_and_is_forgotten(registry: Registry) -> None:
     await registry.put(record("a"))
-    await registry.assign("a", "run-1")
+    await registry.assign("a", "run-1", "tenant-1")
     await registry.hand_over("a", "three", 300)
     changed = await registry.get("a")
     assert changed is not None
-    assert (changed.run, changed.owner, changed.lease_until) == ("run-1", "three", 300)
+    assert (changed.run, changed.tenant, changed.owner, changed.lease_until) == ("run-1", "tenant-1", "three", 300)
     await registry.forget("a")
     await registry.hand_over("a", "four", 400)
     assert await registry.all() == []

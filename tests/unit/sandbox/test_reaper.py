@@ -121,6 +121,7 @@ records = st.lists(
         boot_id=st.just("b"),
         key=st.just(b"k"),
         run=st.just("r"),
+        tenant=st.just("t"),
         owner=st.sampled_from(["", "o"]),
         lease_until=times,
     ),

@@ -36,9 +36,14 @@ class Bench:
         self.traces: list[Trace] = []
         settings = settings or ToolboxSettings()
         backend = SimulatedBackend(self.hosts)
-        self.executor = Executor(backend, settings, on_trace=self.traces.append)
-        capabilities = backend.capabilities
-        self.toolbox = Toolbox(Alone(self.executor), settings, name=backend.name, capabilities=capabilities)
+        self.executor = Executor(backend, settings)
+        self.toolbox = Toolbox(
+            Alone(self.executor),
+            settings,
+            name=backend.name,
+            capabilities=backend.capabilities,
+            on_trace=self.traces.append,
+        )
 
     def of(self, run: str = "run", job: str = "job", tenant: str = "tenant", weight: float = 1.0) -> RunTools:
         return self.toolbox.of(Caller(run, job, tenant, weight))
@@ -261,7 +266,7 @@ async def test_a_slow_read_is_asked_twice_and_a_slow_write_is_not() -> None:
         assert await sandbox.read("/workspace/a") == b"content"
     assert now() - begun < 5
     assert 0 < sum(trace.hedged for trace in bench.traces) < 20
-    for number in range(100):
+    for number in range(300):
         await sandbox.write(f"/workspace/{number}", b"")
     assert now() - begun > 30
     assert not any(trace.hedged for trace in bench.traces if trace.tool != "read")
