@@ -87,6 +87,12 @@ class Egress:
         self._answers: dict[str, asyncio.Future[str]] = {}
         self._runs: dict[str, str] = {}
 
+    @property
+    def pid(self) -> int:
+        """Of the program, which runs."""
+        assert self._process is not None
+        return self._process.pid
+
     async def open(self, spec: SandboxSpec, socket: Path) -> "Door":
         """Let a sandbox out as far as its spec allows, through a socket that is made.
 
