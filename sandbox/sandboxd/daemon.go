@@ -36,6 +36,8 @@ type daemon struct {
 	claim   *claim
 	memory  *memoryWatch
 	spawner *spawner
+	start   func(order) (*process, error)
+	exit    func()
 	spill   string
 	greeter chan struct{}
 	// variables of the image, behind those of each command.
@@ -51,22 +53,20 @@ type daemon struct {
 	seed    maphash.Seed
 }
 
-func newDaemon(memory *memoryWatch, spill, shell string, user *taskUser, unclaimed time.Duration) (*daemon, error) {
+func newDaemon(memory *memoryWatch, spawner *spawner, spill string, unclaimed time.Duration) (*daemon, error) {
 	claim, err := newClaim(unclaimed)
 	if err != nil {
 		return nil, err
 	}
-	spawner, err := newSpawner(user, shell)
-	if err != nil {
-		return nil, err
-	}
-	return &daemon{
+	d := &daemon{
 		claim: claim, memory: memory, spill: spill,
-		spawner: spawner,
+		spawner: spawner, start: spawner.start,
 		greeter: make(chan struct{}, maxGreeters),
 		jobs:    map[string]*job{}, over: map[uint64]struct{}{}, seed: maphash.MakeSeed(),
 		idle: time.AfterFunc(idleWait, debug.FreeOSMemory),
-	}, nil
+	}
+	d.exit = d.endAll
+	return d, nil
 }
 
 // serveOnly serves the one connection there will ever be: nobody can come back over another.
@@ -97,8 +97,8 @@ func (d *daemon) exitInTime() {
 	d.exit()
 }
 
-// exit ends everything. What ends of it reports no ending: a job that we took along did not come to its own.
-func (d *daemon) exit() {
+// endAll ends everything, this process too. What ends of it reports no ending: a job that we took along did not come to its own.
+func (d *daemon) endAll() {
 	d.leaving.Store(true)
 	if !isFirst() { // else the kernel does it
 		d.spawner.endAll()

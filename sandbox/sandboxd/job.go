@@ -62,7 +62,7 @@ func (j *job) run(d *daemon, first []byte, last bool) {
 	defer close(j.ended)
 	s, memory := d.spawner, d.memory
 	kills := memory.numKills()
-	process, err := s.start(j.order)
+	process, err := d.start(j.order)
 	if err != nil {
 		close(j.ready)
 		close(j.fed)

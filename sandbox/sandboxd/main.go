@@ -84,7 +84,11 @@ func serve(arguments []string) error {
 	if err != nil {
 		return err
 	}
-	daemon, err := newDaemon(memory, *spill, *shell, task, *unclaimed)
+	spawner, err := newSpawner(task, *shell)
+	if err != nil {
+		return err
+	}
+	daemon, err := newDaemon(memory, spawner, *spill, *unclaimed)
 	if err != nil {
 		return err
 	}
