@@ -1,29 +1,48 @@
-"""Puts the compiled step into wheels for x86-64, so that who installs one needs no compiler."""
+"""Puts what is compiled into wheels for Linux, so that who installs one needs no compiler."""
 
 import platform
 import sys
+from pathlib import Path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 
-class CompiledStep(BuildHookInterface[Any]):
-    """Without a compiler, or elsewhere than on Linux on x86-64, the wheel carries the sources only and says so."""
+class Compiled(BuildHookInterface[Any]):
+    """Without a compiler, or elsewhere than on Linux, the wheel carries the sources only and says so."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         if version == "editable":  # compiles on first use
             return
-        if (sys.platform, platform.machine()) != ("linux", "x86_64"):
-            self.app.display_warning(f"no compiled step for {sys.platform} on {platform.machine()}")
+        if sys.platform != "linux":
+            self.app.display_warning(f"nothing compiled for {sys.platform}")
             return
         sys.path.insert(0, self.root)
-        from model_server.kernels.cpu.build import NoLibrary, compile_shipped
+        if files := [*self._sandboxd(), *self._step()]:
+            build_data["artifacts"] += [str(file.relative_to(self.root)) for file in files]
+            build_data["pure_python"] = False
+            build_data["tag"] = f"py3-none-linux_{platform.machine()}"
+
+    def _sandboxd(self) -> list[Path]:
+        """The program that serves sandboxes from inside."""
+        from sandbox.errors import SandboxUnavailable
+        from sandbox.program import ship
 
         try:
-            libraries = compile_shipped()
+            return [ship()]
+        except SandboxUnavailable as error:
+            self.app.display_warning(f"no sandboxd: {error}")
+            return []
+
+    def _step(self) -> list[Path]:
+        """The model server's step, for x86-64."""
+        from model_server.kernels.cpu.build import NoLibrary, compile_shipped
+
+        if platform.machine() != "x86_64":
+            self.app.display_warning(f"no compiled step for {platform.machine()}")
+            return []
+        try:
+            return compile_shipped()
         except NoLibrary as error:
             self.app.display_warning(f"no compiled step: {error}")
-            return
-        build_data["artifacts"] += [str(library.relative_to(self.root)) for library in libraries]
-        build_data["pure_python"] = False
-        build_data["tag"] = "py3-none-linux_x86_64"
+            return []

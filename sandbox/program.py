@@ -6,6 +6,7 @@ others are those whose hashes ``go.sum`` names.
 
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import tempfile
@@ -18,6 +19,8 @@ from sandbox.errors import SandboxUnavailable
 SOURCE = Path(__file__).with_name("sandboxd")
 _EGRESS = Path(__file__).with_name("egressd")
 _BUILD_TIMEOUT_S = 300.0
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+"""The kernel's name of a processor -> Go's."""
 _ADVICE = {
     "sandboxd": "install Go 1.19 or newer (Debian: golang-go), or name a built sandboxd in the settings "
     "(sandbox.sandboxd)",
@@ -54,8 +57,20 @@ def build(target: Path, architecture: str = "", *, source: Path = SOURCE, go: st
         raise SandboxUnavailable(f"{source.name} does not build: {done.stderr.strip()[-1000:]}; {advice}")
 
 
+def ship() -> Path:
+    """Build the sandboxd that a wheel for this machine carries.
+
+    Raises:
+        SandboxUnavailable: there is no Go, or it says no.
+    """
+    if shutil.which("go") is None:
+        raise SandboxUnavailable(_ADVICE["sandboxd"])
+    build(_shipped(SOURCE, ""))
+    return _shipped(SOURCE, "")
+
+
 def _found(source: Path, given: Path | None, architecture: str) -> Path:
-    """A program for an architecture as Go names it, empty for this machine's; built once per source and Go.
+    """A program for an architecture as Go names it, empty for this machine's: shipped, or built once per source and Go.
 
     Raises:
         SandboxUnavailable: it is not there and cannot be built; says what to install.
@@ -65,6 +80,8 @@ def _found(source: Path, given: Path | None, architecture: str) -> Path:
         if not os.access(given, os.X_OK):
             raise SandboxUnavailable(f"{given} is not a program that can be run; {_ADVICE[name]}")
         return given.absolute()
+    if _shipped(source, architecture).exists():
+        return _shipped(source, architecture)
     go = shutil.which("go")
     if go is None:
         raise SandboxUnavailable(f"{name} has to be built first; {_ADVICE[name]}")
@@ -73,13 +90,24 @@ def _found(source: Path, given: Path | None, architecture: str) -> Path:
         built.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=built.parent) as folder:
             build(Path(folder, name), architecture, source=source, go=go)
+            Path(folder, name).chmod(0o755)  # whatever the umask is: a sandbox's user runs it
             Path(folder, name).replace(built)  # two that build at once build the same
     return built
 
 
+def _shipped(source: Path, architecture: str) -> Path:
+    """Where a wheel has it. Named after the source too: one left from another is not taken for it."""
+    own = _ARCHITECTURES.get(platform.machine(), platform.machine())
+    return source / f"{source.name}-{architecture or own}-{_digest(source, b'')}"
+
+
 def _fingerprint(source: Path, go: str, architecture: str) -> str:
     version = subprocess.run([go, "env", "GOVERSION", "GOARCH"], capture_output=True, cwd=source, check=False)
-    known = hashlib.sha256(version.stdout + architecture.encode())
+    return _digest(source, version.stdout + architecture.encode())
+
+
+def _digest(source: Path, more: bytes) -> str:
+    known = hashlib.sha256(more)
     for file in sorted(source.glob("*")):
         if file.suffix in (".go", ".mod", ".sum", ".s"):
             known.update(file.name.encode() + b"\0" + file.read_bytes())

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,28 @@ def test_it_is_built_once() -> None:
     before = first.stat().st_mtime_ns
     assert program.sandboxd(None) == first
     assert first.stat().st_mtime_ns == before
+
+
+@needs_go
+def test_one_that_was_shipped_needs_no_go_and_none_is_taken_for_another(tmp_path: Path) -> None:
+    package = tmp_path / "sandbox"
+    shutil.copytree(program.SOURCE.parent, package, ignore=shutil.ignore_patterns("__pycache__", "sandboxd-*"))
+    ship = "from sandbox.program import ship; print(ship())"
+    find = "import os; os.environ['PATH'] = ''; from sandbox.program import sandboxd; print(sandboxd(None))"
+    shipped = _python(ship, tmp_path)
+    assert _python(find, tmp_path) == shipped
+    assert os.access(shipped.strip(), os.X_OK)
+    (package / "sandboxd" / "main.go").write_text("package main // changed since")
+    assert "install Go" in _python(find, tmp_path)
+
+
+def _python(line: str, folder: Path) -> str:
+    """What a program says that finds our packages in ``folder``."""
+    command = [sys.executable, "-P", "-c", line]
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(folder)}, capture_output=True, text=True, check=False
+    )
+    return done.stdout or done.stderr
 
 
 def test_a_machine_without_go_is_told_to_install_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
