@@ -82,6 +82,7 @@ class Opened:
 class Health:
     """How an executor is."""
 
+    pid: int
     num_sandboxes: int
     num_running: int
     num_waiting: int

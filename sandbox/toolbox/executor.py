@@ -6,6 +6,7 @@ up in the registry and taken over, so that an executor which was started anew go
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast, get_args
@@ -87,7 +88,7 @@ class Executor:
 
     async def health(self) -> Health:
         waiting = self._lanes.num_waiting + self._quota.num_waiting
-        return Health(len(self._held), self._lanes.num_running, waiting, self._draining)
+        return Health(os.getpid(), len(self._held), self._lanes.num_running, waiting, self._draining)
 
     async def _reply(
         self, caller: Caller, tool: str, name: str, lane: Lane, work: "Callable[[_Progress], Awaitable[object]]"

@@ -36,7 +36,7 @@ class Desk:
     async def health(self) -> Health:
         if self.silent:
             await asyncio.sleep(1e6)
-        return Health(0, 0, 0, draining=False)
+        return Health(0, 0, 0, 0, draining=False)
 
     async def drain(self) -> None:
         if self.silent:
