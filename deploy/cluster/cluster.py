@@ -13,7 +13,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,9 @@ def missing() -> str:
 
 
 def start(folder: Path, name: str = "mimo", *, with_us: bool = False) -> "Cluster":
-    """Start a cluster that keeps everything in ``folder``, which must not exist; ready for pods on return.
+    """Start a cluster that keeps everything in ``folder``; ready for pods on return.
+
+    The folder must not exist, or be what is left of a cluster that has ended.
 
     Args:
         with_us: it ends when this process does, however that ends.
@@ -72,7 +74,7 @@ def start(folder: Path, name: str = "mimo", *, with_us: bool = False) -> "Cluste
     """
     if reason := missing():
         raise ClusterError(reason)
-    folder.mkdir(parents=True)
+    _make_room(folder)
     folder = folder.resolve()
     built = programs.build()
     layout = _claim_network(folder, name)
@@ -119,6 +121,11 @@ class Cluster:
     def kubeconfig(self) -> Path:
         return self.layout.kubeconfig
 
+    @property
+    def containerd(self) -> Path:
+        """The socket of the container runtime, as the host sees it."""
+        return Path(f"/proc/{self.pid}/root{self.layout.containerd}")
+
     def kubectl(self, *arguments: str, stdin: str = "") -> str:
         """What it says.
 
@@ -127,10 +134,15 @@ class Cluster:
         """
         return _run(str(self.kubectl_program), f"--kubeconfig={self.kubeconfig}", *arguments, stdin=stdin)
 
-    def load(self, archive: Path) -> None:
-        """Give the node an image, under its name and under its digest."""
-        runtime = ["ctr", f"--address={self.layout.containerd}", "--namespace=k8s.io"]
-        _run(*runtime, "images", "import", "--digests", str(archive))
+    def load(self, archive: Path, name: str = "") -> None:
+        """Give the node the images of an archive; one whose name, without a tag, is given also under its digest."""
+        by_digest = ["--digests", f"--base-name={name}"] if name else []
+        self._runtime("images", "import", *by_digest, str(archive))
+
+    def digest(self, image: str) -> str:
+        """``sha256:...`` of an image that the node has."""
+        _, line = self._runtime("images", "list", f"name=={image}").splitlines()
+        return line.split()[2]
 
     def add_fake_nodes(self, count: int) -> None:
         """Nodes on which pods that tolerate the taint ``kwok.x-k8s.io/node`` are said to run; nothing runs there."""
@@ -154,7 +166,11 @@ class Cluster:
         return _birth(self.pid) == self.born
 
     def stop(self, *, keep_folder: bool = False) -> None:
-        """End all its processes; with them go its mounts, its network and its control groups, and last its folder."""
+        """End all its processes; with them go its mounts, its network and its control groups, and last its folder.
+
+        Raises:
+            ClusterError: something stays.
+        """
         if self.lives():
             os.kill(self.pid, signal.SIGTERM)
             give_up = time.monotonic() + _END_PATIENCE_S
@@ -165,11 +181,25 @@ class Cluster:
         if self._outer is not None:
             self._outer.wait()
         cgroups.remove(self.layout.cgroup)
-        while Path("/sys/class/net", self.layout.link).exists():  # goes with the network, a moment after its processes
-            time.sleep(0.05)
+        if Path("/sys/class/net", self.layout.link).exists():  # it goes with the network, but seconds later
+            _is_done("ip", "link", "delete", self.layout.link)
         (self.layout.folder / _RECORD).unlink()
         if not keep_folder:
             shutil.rmtree(self.layout.folder)
+
+    def _runtime(self, *arguments: str) -> str:
+        return _run("ctr", f"--address={self.containerd}", "--namespace=k8s.io", *arguments)
+
+
+def _make_room(folder: Path) -> None:
+    if find(folder) is not None:
+        raise ClusterError(f"a cluster runs already in {folder}")
+    if (folder / COMMANDS).exists():
+        shutil.rmtree(folder)
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError as error:
+        raise ClusterError(f"{folder} holds something else than a cluster") from error
 
 
 def _claim_network(folder: Path, name: str) -> Layout:
@@ -206,16 +236,17 @@ def _join_network(cluster: Cluster) -> None:
     _run("ip", "route", "add", layout.network, "via", layout.node)
 
 
-def _wait_until_ready(cluster: Cluster, archives: list[Path]) -> None:
+def _wait_until_ready(cluster: Cluster, archives: Mapping[str, Path]) -> None:
     layout = cluster.layout
-    _wait_for(cluster, "containerd", layout.containerd.exists)
-    for archive in archives:
-        cluster.load(archive)
+    _wait_for(cluster, "containerd", cluster.containerd.exists)
+    for name, archive in archives.items():
+        cluster.load(archive, name.rpartition(":")[0])
     trusted = ssl.create_default_context(cafile=str(layout.credentials / "authority.pem"))
     _wait_for(cluster, "kube-apiserver", lambda: _says_ready(f"{layout.api_server}/readyz", trusted))
     node = f"node/{layout.name}"
     cluster.kubectl("wait", "--for=create", "--timeout=120s", node)
     cluster.kubectl("wait", "--for=condition=Ready", "--timeout=120s", node)
+    cluster.kubectl("wait", "--for=create", "--timeout=120s", "--namespace=default", "serviceaccount/default")
     _wait_for(cluster, "coredns", lambda: _says_ready(f"http://{layout.node}:8181/ready", trusted))
 
 

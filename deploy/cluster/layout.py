@@ -77,8 +77,8 @@ class Layout:
 
     @property
     def containerd(self) -> Path:
-        """The socket of the container runtime."""
-        return self.folder / "containerd.sock"
+        """The socket of the container runtime, as the node sees it: a name that is never too long for one."""
+        return Path("/run/containerd/containerd.sock")
 
     @property
     def kubeconfig(self) -> Path:

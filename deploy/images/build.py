@@ -2,6 +2,7 @@
 
 import logging
 import tempfile
+from collections.abc import Mapping
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -38,17 +39,18 @@ _TEST_RUNNER = ("pytest", "pluggy", "iniconfig", "packaging", "pygments")
 _log = logging.getLogger(__name__)
 
 
-def build_images(folder: Path, pause: Path) -> list[Path]:
-    """Write all of them as archives into ``folder``; ``pause`` is the program that waits."""
+def build_images(folder: Path, pause: Path) -> dict[str, Path]:
+    """Write all of them as archives into ``folder``; by name. ``pause`` is the program that waits."""
     folder.mkdir(parents=True, exist_ok=True)
-    return [
-        _write(folder, PAUSE, Tree(files={"pause": pause}), {"Entrypoint": ["/pause"]}),
-        _write(folder, SANDBOXD, Tree(files={"sandboxd": sandboxd(None)}), {"Entrypoint": ["/sandboxd"]}),
-        _write(folder, TASK, _task(), {"Env": ["PATH=/usr/local/bin:/usr/bin:/bin"], "Cmd": ["/bin/bash"]}),
-    ]
+    task = {"Env": ["PATH=/usr/local/bin:/usr/bin:/bin"], "Cmd": ["/bin/bash"]}
+    return {
+        PAUSE: _write(folder, PAUSE, Tree(files={"pause": pause}), {"Entrypoint": ["/pause"]}),
+        SANDBOXD: _write(folder, SANDBOXD, Tree(files={"sandboxd": sandboxd(None)}), {"Entrypoint": ["/sandboxd"]}),
+        TASK: _write(folder, TASK, _task(), task),
+    }
 
 
-def _write(folder: Path, name: str, tree: Tree, config: dict[str, object]) -> Path:
+def _write(folder: Path, name: str, tree: Tree, config: Mapping[str, object]) -> Path:
     """Whole or not at all: two may do so at once."""
     target = folder / f"{name.rpartition('/')[2].replace(':', '-')}.tar"
     _log.info("building the image %s", name)
@@ -63,7 +65,10 @@ def _task() -> Tree:
     python = Path("/usr/bin/python3").readlink().name
     return Tree(
         files={**system, **_test_runner(f"usr/local/lib/{python}/dist-packages")},
-        texts={path.lstrip("/"): text for path, text in image.files().items()},
+        texts={
+            **{path.lstrip("/"): text for path, text in image.files().items()},
+            "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",  # a pod may have a name server
+        },
         links={
             **{merged: f"usr/{merged}" for merged in ("bin", "sbin", "lib", "lib64")},
             "usr/bin/awk": "mawk",
