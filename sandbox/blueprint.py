@@ -23,6 +23,8 @@ class Blueprint:
     files: dict[str, str]
     """Files of the image -> their text."""
     shell: str
+    egress: str
+    """Socket in the sandbox that leads out of it; "" where nothing does."""
     memory_bytes: int
     disk_bytes: int
     processes: int

@@ -108,7 +108,7 @@ class Egress:
             error = await self._ask(name, order)
         if error:
             raise SandboxUnavailable(f"the proxy for sandboxes opens no door: {error}")
-        return Door(self, name)
+        return Door(self, name, socket)
 
     async def close_door(self, name: str) -> None:
         with suppress(SandboxUnavailable):  # it has ended, and so has the door
@@ -184,9 +184,10 @@ class Egress:
 class Door:
     """One sandbox's way out."""
 
-    def __init__(self, egress: Egress, name: str) -> None:
-        self._egress = egress
+    def __init__(self, egress: Egress, name: str, socket: Path) -> None:
         self.name = name
+        self.socket = socket
+        self._egress = egress
 
     async def close(self) -> None:
         """End it and every connection through it."""

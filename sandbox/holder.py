@@ -188,7 +188,7 @@ def _become_first(group: cgroups.Group | None, holder: socket.socket) -> None:
 def _become_sandboxd(plan: Blueprint, program: int, connection: int, groups: list[int]) -> None:
     for fd in (connection, *groups):
         os.set_inheritable(fd, True)
-    serve = ["sandboxd", "serve", "--fd", str(connection), "--shell", plan.shell]
+    serve = ["sandboxd", "serve", "--fd", str(connection), "--shell", plan.shell, "--egress", plan.egress]
     os.execve(program, [*serve, "--group", ",".join(map(str, groups))], {})  # noqa: S606  # ourselves
 
 

@@ -11,12 +11,19 @@ from sandbox.types import SandboxSpec
 UID = 1000
 """User and group id of everything that runs in a sandbox, as seen inside."""
 HOME = "/home/sandbox"
+_WAY_OUT = "/run/egress"
 
 
 def blueprint(
-    spec: SandboxSpec, settings: SandboxSettings, *, root_mode: bool, host_uid: int, program: Path
+    spec: SandboxSpec,
+    settings: SandboxSettings,
+    *,
+    root_mode: bool,
+    host_uid: int,
+    program: Path,
+    way_out: Path | None = None,
 ) -> Blueprint:
-    """Decide how the machine wanted by ``spec`` is built here.
+    """Decide how the machine wanted by ``spec`` is built here. ``way_out`` is a socket that leads out of it.
 
     Raises:
         UnknownImage: there is no such image.
@@ -26,6 +33,8 @@ def blueprint(
         raise UnknownImage(f"the local sandbox has no image {spec.image!r}; the only one is 'host'")
     shell = find_shell(settings)
     binds, links = view(settings)
+    if way_out is not None:
+        binds[_WAY_OUT] = str(way_out)
     return Blueprint(
         root_mode=root_mode,
         host_uid=host_uid,
@@ -34,6 +43,7 @@ def blueprint(
         links=links,
         files=files(),
         shell=shell,
+        egress="" if way_out is None else _WAY_OUT,
         memory_bytes=spec.resources.memory_mib * 1024 * 1024,
         disk_bytes=spec.resources.disk_mib * 1024 * 1024,
         processes=spec.resources.processes,

@@ -12,15 +12,17 @@ import secrets
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from sandbox import image, program
 from sandbox.blueprint import MAX_MESSAGE, Blueprint, Verdict
 from sandbox.client import Client, Health, connected
 from sandbox.config import SandboxSettings
+from sandbox.egress import Door, Egress, variables
 from sandbox.errors import SandboxError, SandboxLost, SandboxUnavailable
 from sandbox.machine import Machine
-from sandbox.types import Capability, SandboxSpec
+from sandbox.types import Capability, NetworkMode, SandboxSpec
 
 _MAKING_S = 60.0
 _CLOSE_PATIENCE_S = 30.0
@@ -40,12 +42,14 @@ class LocalBackend:
     name = "local"
     capabilities = frozenset(
         {
+            Capability.CHECKPOINTS,
             Capability.HOST,
             Capability.NO_DEVICE,
             Capability.ONE_DISK,
             Capability.OWN_GROUPS,
             Capability.OWN_USERS,
             Capability.PLAIN_ROOT,
+            Capability.PROXY,
         }
     )
 
@@ -54,8 +58,12 @@ class LocalBackend:
         self._program: Path | None = None
         self._nurseries: dict[bool, _Nursery] = {}
         self._sandboxes: set[LocalSandbox] = set()
+        self._egress = Egress(settings.egress)
+        self._ways_out: tempfile.TemporaryDirectory[str] | None = None
 
     async def acquire(self, spec: SandboxSpec) -> "LocalSandbox":
+        if spec.network is NetworkMode.INTERNET:
+            raise SandboxUnavailable("local sandboxes have no network 'internet'; allow hosts by name with 'proxy'")
         wanted = self._settings.namespaces
         made = await self._make(spec, root_mode=wanted == "root" or (wanted == "auto" and os.geteuid() == 0))
         if isinstance(made, Verdict) and wanted == "auto" and os.geteuid() == 0:
@@ -70,6 +78,10 @@ class LocalBackend:
     async def close(self) -> None:
         await asyncio.gather(*(sandbox.close() for sandbox in self._sandboxes))
         self._sandboxes.clear()
+        await self._egress.close()
+        if self._ways_out is not None:
+            self._ways_out.cleanup()
+            self._ways_out = None
         while self._nurseries:
             await asyncio.to_thread(self._nurseries.popitem()[1].close)
 
@@ -77,15 +89,19 @@ class LocalBackend:
         """The sandbox, or what kept the kernel from making it."""
         if self._program is None:
             self._program = await asyncio.to_thread(program.sandboxd, self._settings.sandboxd)
-        plan = image.blueprint(
-            spec,
-            self._settings,
-            root_mode=root_mode,
-            host_uid=self._settings.first_host_uid + secrets.randbelow(_NUM_HOST_UIDS),
-            program=self._program,
-        )
-        connection, lifeline = self._hire(root_mode)
-        with contextlib.ExitStack() as on_failure:
+        async with contextlib.AsyncExitStack() as on_failure:
+            door = await self._open_door(spec)
+            if door is not None:
+                on_failure.push_async_callback(door.close)
+            plan = image.blueprint(
+                spec,
+                self._settings,
+                root_mode=root_mode,
+                host_uid=self._settings.first_host_uid + secrets.randbelow(_NUM_HOST_UIDS),
+                program=self._program,
+                way_out=None if door is None else door.socket,
+            )
+            connection, lifeline = self._hire(root_mode)
             on_failure.callback(connection.close)
             on_failure.callback(lifeline.close)  # which ends whatever has been made by then
             verdict = await _have_built(plan, lifeline)
@@ -93,7 +109,14 @@ class LocalBackend:
                 return verdict
             client = await self._claim(spec, connection)
             on_failure.pop_all()
-        return LocalSandbox(client, lifeline, verdict)
+        return LocalSandbox(client, lifeline, verdict, door)
+
+    async def _open_door(self, spec: SandboxSpec) -> Door | None:
+        if spec.network is not NetworkMode.PROXY:
+            return None
+        if self._ways_out is None:
+            self._ways_out = tempfile.TemporaryDirectory(prefix="mimo-egress-")
+        return await self._egress.open(spec, Path(self._ways_out.name, secrets.token_hex(8)))
 
     async def _claim(self, spec: SandboxSpec, connection: socket.socket) -> Client:
         try:
@@ -102,7 +125,7 @@ class LocalBackend:
                 lease_s=spec.lifetime_s,  # a service that is gone is known by its end of the lifeline
                 lifetime_s=spec.lifetime_s,
                 memory_bytes=spec.resources.memory_mib * 1024 * 1024,
-                env=image.environment(self._settings),
+                env={**image.environment(self._settings), **variables(spec)},
             )
         except SandboxLost as error:
             raise SandboxUnavailable(f"{error}; the service's standard error may say why") from error
@@ -123,18 +146,21 @@ class LocalBackend:
 class LocalSandbox(Machine):
     """One running sandbox on this machine."""
 
-    def __init__(self, client: Client, lifeline: socket.socket, evidence: Verdict) -> None:
+    def __init__(self, client: Client, lifeline: socket.socket, evidence: Verdict, door: Door | None) -> None:
         super().__init__(client, client.boot_id)
         self.client = client
         self.evidence = evidence
         """What holds this sandbox, as was found when it was made."""
         self._lifeline = lifeline
+        self._door = door
 
     async def health(self) -> Health:
         """What the sandbox's first process says of itself."""
         return await self.client.health()
 
     async def _release(self) -> None:
+        if self._door is not None:
+            await self._door.close()
         # The holder ends the sandbox when our half closes, and closes its own when everything is gone.
         loop = asyncio.get_running_loop()
         with self._lifeline:

@@ -129,6 +129,11 @@ async def let_out(backend, only_with) -> AsyncIterator[Callable[..., Awaitable[t
         await sandbox.close()
 
 
+@pytest.fixture
+def run_id() -> str:
+    return f"run-{os.urandom(8).hex()}"
+
+
 def _records(folder: Path, run_id: str) -> list[EgressRecord]:
     lines = (folder / f"{run_id}.jsonl").read_text().splitlines()
     return [EgressRecord.model_validate_json(line) for line in lines]
@@ -210,15 +215,15 @@ async def test_an_address_is_no_name(target, let_out, host):
     assert host.heard == []
 
 
-async def test_an_allowed_name_leads_to_no_private_address(let_out, forbidden, names, egress_log):
+async def test_an_allowed_name_leads_to_no_private_address(let_out, forbidden, names, egress_log, run_id):
     addresses = ["127.0.0.78", "127.0.0.1", "10.0.0.1", "192.168.1.1", "169.254.169.254", "100.100.100.200", "0.0.0.0"]
     names.known |= {f"n{number}.allowed.test": [address] for number, address in enumerate(addresses)}
-    _, speak = await let_out("*.allowed.test", run_id="private")
+    _, speak = await let_out("*.allowed.test", run_id=run_id)
     for number in range(len(addresses)):
         assert " 403 " in await speak(f"tunnel('n{number}.allowed.test:443', b'')")
         assert " 403 " in await speak(f"raw('GET http://n{number}.allowed.test/ HTTP/1.1\\r\\nHost: a\\r\\n\\r\\n')")
     assert forbidden.heard == []
-    records = await _until_recorded(egress_log, "private", 2 * len(addresses))
+    records = await _until_recorded(egress_log, run_id, 2 * len(addresses))
     assert {(record.verdict, record.address) for record in records} == {("refused", "")}
 
 
@@ -258,14 +263,14 @@ async def test_a_request_with_two_meanings_has_none(request_line, let_out, host,
     assert host.heard == []
 
 
-async def test_every_connection_is_recorded_with_whose_it_was(let_out, host, names, egress_log):
+async def test_every_connection_is_recorded_with_whose_it_was(let_out, host, names, egress_log, run_id):
     names.known["allowed.test"] = [PUBLIC]
-    _, speak = await let_out("allowed.test", run_id="run-7")
+    _, speak = await let_out("allowed.test", run_id=run_id)
     await speak("tunnel('allowed.test:443', hello('allowed.test'))")
     await speak("tunnel('other.test:443', b'')")
     await speak("raw('GET http://allowed.test/ HTTP/1.1\\r\\nHost: a\\r\\n\\r\\n')")
-    tunnel, refused, plain = await _until_recorded(egress_log, "run-7", 3)
-    assert (tunnel.run_id, tunnel.method, tunnel.host, tunnel.port) == ("run-7", "CONNECT", "allowed.test", 443)
+    tunnel, refused, plain = await _until_recorded(egress_log, run_id, 3)
+    assert (tunnel.run_id, tunnel.method, tunnel.host, tunnel.port) == (run_id, "CONNECT", "allowed.test", 443)
     assert (tunnel.address, tunnel.verdict, tunnel.sent) == (f"{PUBLIC}:443", "allowed", len(host.heard[0]))
     assert tunnel.received == tunnel.sent
     assert (refused.host, refused.address, refused.verdict) == ("other.test", "", "refused")
