@@ -26,6 +26,8 @@ from model_server.weights import load_model
 
 _NUM_FAILURES = 6
 _LOG_ROWS = 8
+_LATELY = 10
+"""Last lines of a log that are averaged."""
 
 
 def main() -> None:
@@ -52,6 +54,8 @@ class Run:
     about: str
     log: list[dict[str, Any]]
     dev: list[dict[str, Any]]
+    mtp: list[dict[str, Any]]
+    """The log of ``training.train_mtp``, which goes on from the last leg only."""
 
     @property
     def tokens(self) -> int:
@@ -60,7 +64,9 @@ class Run:
 
 def _read(folder: Path) -> Run:
     about = (folder / "about.txt").read_text("utf-8").strip()
-    return Run(about, _json_lines(folder / "log.jsonl"), _json_lines(folder / "dev.jsonl"))
+    return Run(
+        about, _json_lines(folder / "log.jsonl"), _json_lines(folder / "dev.jsonl"), _json_lines(folder / "mtp.jsonl")
+    )
 
 
 def _json_lines(path: Path) -> list[dict[str, Any]]:
@@ -133,9 +139,10 @@ def _training(legs: list[Run], trials: list[Run]) -> Iterator[str]:
         f"{sum(leg.tokens for leg in legs):,} tokens in {steps:,} steps, {minutes:.0f} minutes of step time on two "
         "threads of a CPU: scripted repairs of generated repositories, imitated (`training/episodes.py`), "
         "loss on what the agent writes. Muon for matrices, AdamW for the rest, rates brought down to zero in the "
-        "first, the fifth and the last leg; weights rounded to FP8 in the last stretch. The prediction layers were "
-        "trained afterwards beside the frozen model."
+        "first, the fifth and the last leg; weights rounded to FP8 in the last stretch."
     )
+    yield ""
+    yield _prediction(legs[-1].mtp)
     yield ""
     yield (
         "Trained in legs, each going on from the one before. Fixed: of fresh tasks with held-out names, not the "
@@ -157,6 +164,16 @@ def _training(legs: list[Run], trials: list[Run]) -> Iterator[str]:
             yield f"| {before + row['tokens']:,} | {row['action_loss']:.3f} |"
         before += leg.tokens
     yield ""
+
+
+def _prediction(log: list[dict[str, Any]]) -> str:
+    lately = [line["guessed"] for line in log[-_LATELY:]]
+    shares = [f"{sum(share) / len(share):.0%}" for share in zip(*lately, strict=True)]
+    return (
+        f"The prediction layers were trained afterwards beside the frozen model, on {log[-1]['tokens']:,} tokens in "
+        f"{log[-1]['step']} steps, to guess what it would say itself. At the end of that they guessed "
+        f"{', '.join(shares)} right, one, two and three tokens after its own next one, each told the tokens before."
+    )
 
 
 def _runs(runs: list[Run]) -> Iterator[str]:

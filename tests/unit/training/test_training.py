@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import torch
@@ -47,7 +48,12 @@ def test_training_lowers_the_loss_resumes_where_it_stood_and_exports(tmp_path: P
     for (name, mine), other in zip(trainer.model.named_parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(mine, other), name
     model = train_mtp.load_main_model(tmp_path, schedule)
-    train_mtp.train(model, tokenizer, Schedule(tokens=1, tokens_per_batch=1024, pool_size=4, warmup_steps=1))
+    for tokens in (1, 6000):  # the second goes on where the first stood
+        few = Schedule(tokens=tokens, tokens_per_batch=1024, pool_size=4, warmup_steps=1)
+        train_mtp.Trainer(model, tokenizer, few, tmp_path).run()
+    steps = [json.loads(line)["step"] for line in (tmp_path / "mtp.jsonl").read_text("utf-8").splitlines()]
+    assert len(steps) > 1
+    assert steps == sorted(set(steps))
     train_mtp.export(model, tmp_path, tmp_path / "checkpoint")
     shipped = load_model(tmp_path / "checkpoint", torch.float32)
     assert shipped.num_mtp_layers == 3
