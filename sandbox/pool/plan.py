@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from sandbox.pool.config import PoolSettings
 from sandbox.types import SandboxSpec
 
-Key = SandboxSpec
-"""What must be alike for one sandbox to serve in another's place; the lifetime is the pool's own (:func:`key_of`)."""
+Key = str
+"""What must be alike for one sandbox to serve in another's place: a spec as JSON, with the pool's own lifetime."""
 
 
 def key_of(spec: SandboxSpec, settings: PoolSettings) -> Key:
     """The kind of sandbox that serves ``spec``. Its lifetime runs while it waits, too."""
-    return spec.model_copy(update={"lifetime_s": settings.max_age_s + settings.longest_lifetime_s})
+    lifetime_s = settings.max_age_s + settings.longest_lifetime_s
+    return spec.model_copy(update={"lifetime_s": lifetime_s}).model_dump_json()
 
 
 @dataclass(frozen=True, slots=True)

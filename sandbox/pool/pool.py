@@ -25,6 +25,8 @@ from sandbox.pool.plan import Key, Known, key_of, plan
 from sandbox.pool.rate import CreateRate
 from sandbox.types import Backend, Command, Sandbox, SandboxSpec
 
+_ROUND_S = 0.1
+"""What changes meanwhile is looked at together."""
 _TICK_S = 0.25
 _PROBE_S = 5.0
 _KEPT_CLAIMS = 50
@@ -165,6 +167,7 @@ class WarmPool:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_TICK_S):
                     await self._changed.wait()
+            await asyncio.sleep(_ROUND_S)
 
     async def _take_census(self) -> None:
         """Ask the machines how many there are: what was made although we were told that it was not, counts too."""
@@ -223,12 +226,13 @@ class WarmPool:
 
     async def _make(self, key: Key) -> None:
         begun = _now()
+        spec = SandboxSpec.model_validate_json(key)
         try:
-            sandbox = await self._create(key)
+            sandbox = await self._create(spec)
         except SandboxError as error:
             self.counts.failed += 1
             self._backoff.failed(key, cause_of(error), _now())
-            _log.warning("action=fail image=%s cause=%s reason=%r", key.image, cause_of(error), str(error))
+            _log.warning("action=fail image=%s cause=%s reason=%r", spec.image, cause_of(error), str(error))
         else:
             self.counts.made += 1
             self.rate.observe(_now() - begun)

@@ -12,7 +12,7 @@ from sandbox.pool.plan import Known, key_of, plan, targets
 from sandbox.pool.rate import CreateRate
 from sandbox.types import Resources, SandboxSpec
 
-KEYS = [SandboxSpec(image=name) for name in "abcdef"]
+KEYS = list("abcdef")
 keys = st.sampled_from(KEYS)
 counts = st.dictionaries(keys, st.integers(1, 8))
 settings = st.builds(
@@ -61,7 +61,7 @@ def test_what_is_ended_is_beyond_its_target_and_needed_later_than_what_is_kept(
     spare = {key: count - wanted[key] for key, count in known.ready.items() if count > wanted[key]}
     assert all(count <= spare.get(key, 0) for key, count in ended.items())
 
-    def next_need(key: SandboxSpec) -> int:
+    def next_need(key: str) -> int:
         return list(known.queue).index(key) if key in known.queue else len(known.queue)
 
     kept = [next_need(key) for key, count in spare.items() if count > ended[key]]
@@ -87,7 +87,7 @@ def test_a_plan_that_was_carried_out_needs_no_other(known: Known, settings: Pool
 
 
 @given(st.lists(keys, max_size=40), st.integers(1, 30))
-def test_targets_are_what_the_queue_asks_for_next(queue: list[SandboxSpec], ahead: int) -> None:
+def test_targets_are_what_the_queue_asks_for_next(queue: list[str], ahead: int) -> None:
     settings = PoolSettings(max_ready=100, max_per_key=100, ahead=ahead)
     assert targets(Known(queue, {}, {}), settings) == Counter(queue[:ahead])
 
