@@ -34,9 +34,9 @@ NAMESPACE = "mimo-toolbox"
 _CONTROLLER = "controller"
 _LARGE = 100_000
 """Arguments above this many bytes are put into the object store, and only a reference travels with the call."""
-_CONCURRENT = 1000
+_CONCURRENT = 100_000
+"""Calls in one actor. What waits has to wait in our own queues, where turns are fair, and not in Ray's."""
 _RESTARTS = 4
-_CONTROL = 16
 _PAUSE_S = 0.5
 
 
@@ -162,19 +162,15 @@ class ExecutorActor:
     async def expect(self, queue: Sequence[SandboxSpec]) -> None:
         await (await self._executor()).expect(queue)
 
-    @ray.method(concurrency_group="control")
     async def inherit(self, owner: str, executors: Sequence[str], me: str) -> None:
         await (await self._executor()).inherit(owner, executors, me)
 
-    @ray.method(concurrency_group="control")
     async def drain(self) -> None:
         await (await self._executor()).drain()
 
-    @ray.method(concurrency_group="control")
     async def health(self) -> Health:
         return await (await self._executor()).health()
 
-    @ray.method(concurrency_group="control")
     async def end(self) -> None:
         """Close everything that is held."""
         if self._building is not None:
@@ -255,15 +251,16 @@ class _Actors:
 def _actor(kind: type, name: str, *, max_restarts: int) -> Any:
     """To be made with ``remote(...)``; where there is one of that name already, that one is found."""
     remote: Any = ray.remote  # whose types do not know all of its options
-    actor = remote(
+    return remote(kind).options(
+        name=name,
+        namespace=NAMESPACE,
+        lifetime="detached",
+        get_if_exists=True,
         num_cpus=0,
         max_restarts=max_restarts,
         max_task_retries=0,
         max_concurrency=_CONCURRENT,
-        concurrency_groups={"control": _CONTROL},
-    )(kind)
-    return actor.options(
-        name=name, namespace=NAMESPACE, lifetime="detached", get_if_exists=True, scheduling_strategy="SPREAD"
+        scheduling_strategy="SPREAD",
     )
 
 
