@@ -201,8 +201,10 @@ class KubernetesBackend:
 
     async def _discard(self, name: str) -> None:
         """Have a pod ended. That it is gone is waited for beside whatever comes next."""
-        await self._delete(name, manifest.GRACE_S)
-        self._tidy(self._confirm(name))
+        if await self._delete(name, manifest.GRACE_S):
+            self._tidy(self._confirm(name))
+        else:
+            (await self._open())[1].forget(name)
 
     async def _confirm(self, name: str) -> None:
         _, watch = await self._open()
@@ -216,13 +218,16 @@ class KubernetesBackend:
         finally:
             watch.forget(name)
 
-    async def _delete(self, name: str, grace_s: int) -> None:
+    async def _delete(self, name: str, grace_s: int) -> bool:
+        """Whether there was such a pod."""
         cluster, _ = await self._open()
         try:
             await cluster.ask("DELETE", f"{self._pods}/{name}", {"gracePeriodSeconds": grace_s})
         except Refusal as error:
-            if error.status != 404:
-                raise SandboxError(f"the cluster does not end the pod {name}: {error}") from error
+            if error.status == 404:
+                return False
+            raise SandboxError(f"the cluster does not end the pod {name}: {error}") from error
+        return True
 
     async def _list(self) -> Sequence[Pod]:
         cluster, _ = await self._open()

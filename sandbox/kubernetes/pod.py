@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from pydantic.alias_generators import to_camel
 
 
@@ -127,7 +127,8 @@ class Pod(_Object):
             end = container.state.terminated
             if end is not None and end.exit_code:
                 words.append(f"{container.name} ended with {end.exit_code}: {end.reason} {end.message}")
-        return "; ".join(word.strip() for word in words if word.strip()) or status.phase
+        deleted = "it was deleted" if self.metadata.deletion_timestamp else f"it has {status.phase.lower()}"
+        return "; ".join(word.strip() for word in words if word.strip()) or deleted
 
 
 class _Page(_Object):
@@ -142,13 +143,22 @@ class PodList(_Object):
     items: tuple[Pod, ...] = ()
 
 
-class PodEvent(_Object):
-    """One line of a watch."""
+class PodChange(_Object):
+    """One line of a watch. Of a bookmark, only the version counts."""
 
-    type: Literal["ADDED", "MODIFIED", "DELETED", "BOOKMARK", "ERROR"]
+    type: Literal["ADDED", "MODIFIED", "DELETED", "BOOKMARK"]
     object: Pod
-    """Of a bookmark, only the version counts. Of an error, nothing: the version is not known any more."""
 
+
+class WatchError(_Object):
+    """The last line of a watch that cannot go on, mostly because its version is too old."""
+
+    type: Literal["ERROR"]
+
+
+WATCH_LINE: TypeAdapter[PodChange | WatchError] = TypeAdapter(
+    Annotated[PodChange | WatchError, Field(discriminator="type")]
+)
 
 _NOT_THERE = ("not found", "NotFound", "no such image", "repository does not exist", "manifest unknown")
 """Of container runtimes: the kubelet passes on their words and says nothing of its own."""

@@ -9,13 +9,13 @@ from pydantic import ValidationError
 
 from sandbox.errors import SandboxError
 from sandbox.kubernetes.cluster import Cluster, Refusal
-from sandbox.kubernetes.pod import Cause, Pod, PodEvent, PodList, PodState
+from sandbox.kubernetes.pod import WATCH_LINE, Cause, Pod, PodChange, PodList, PodState, WatchError
 
 _PAGE = 500
 _PAUSES_S = (0.0, 0.1, 0.3, 1.0, 3.0)
 """Before a watch that broke is begun again; the last, whenever that goes on."""
 _UNKNOWN = PodState()
-_GONE = PodState(over=True, gone=True, cause=Cause.ENDED, detail="the pod was deleted")
+_GONE = PodState(over=True, gone=True, cause=Cause.ENDED, detail="it was deleted")
 _log = logging.getLogger(__name__)
 
 
@@ -87,9 +87,9 @@ class PodWatch:
                     self._path, labelSelector=self._selector, resourceVersion=version
                 ) as lines:
                     async for line in lines:
-                        event = PodEvent.model_validate_json(line)
-                        if event.type == "ERROR":  # too old a version: what came between is not known any more
-                            version = ""
+                        event = WATCH_LINE.validate_json(line)
+                        if isinstance(event, WatchError):
+                            version = ""  # what came in between is not known any more
                             break
                         version = event.object.metadata.resource_version
                         tries = 0
@@ -111,7 +111,7 @@ class PodWatch:
                 self._set(name, _GONE)
         return version
 
-    def _take(self, event: PodEvent) -> None:
+    def _take(self, event: PodChange) -> None:
         if event.type == "DELETED":
             last = event.object.state()
             self._set(event.object.name, replace(last, gone=True) if last.over else _GONE)
