@@ -4,7 +4,7 @@
 PYTHON := .venv/bin/python
 BENCHMARKS := $(filter-out __init__,$(sort $(basename $(notdir $(wildcard benchmarks/*.py)))))
 
-.PHONY: help setup demo serve test check format bench lock
+.PHONY: help setup demo serve test check format bench lock cluster cluster-down
 
 help:
 	@echo "make demo    five held-out repositories, repaired over REST by the model that ships with the project"
@@ -13,6 +13,7 @@ help:
 	@echo "make check   format, lint, types, import contracts, doc examples"
 	@echo "make bench   every benchmark; tables in build/bench/"
 	@echo "make format  format and fix what can be fixed"
+	@echo "make cluster a whole Kubernetes on this machine, as root; prints its kubeconfig; make cluster-down ends it"
 	@echo "make lock    write requirements/*.txt anew from pyproject.toml (ARGS=--upgrade for newest versions)"
 
 setup:
@@ -42,6 +43,13 @@ format: setup
 bench: setup
 	@mkdir -p build/bench
 	@set -e; for name in $(BENCHMARKS); do echo "== $$name"; $(PYTHON) -m benchmarks.$$name; done
+
+cluster: setup
+	@deploy/setup.sh --for-cluster
+	@$(PYTHON) -m deploy.cluster up $(ARGS)
+
+cluster-down: setup
+	@$(PYTHON) -m deploy.cluster down $(ARGS)
 
 lock: setup
 	deploy/lock.sh $(ARGS)

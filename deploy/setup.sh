@@ -18,10 +18,18 @@ main() {
         compile_test_runner
         echo "$wanted" >"$stamp"
     fi
-    if [ "${1:-}" = --for-tests ]; then
-        install_test_programs
-        tests/contract/sglang/setup.sh || echo "setup: without SGLang's packages its contract tests are skipped"
-    fi
+    case "${1:-}" in
+        --for-tests)
+            # shellcheck disable=SC2046
+            install_where_possible $(have dockerd || echo docker.io) $(.venv/bin/python -m deploy.cluster packages)
+            .venv/bin/python -m deploy.cluster build || echo "setup: without a cluster the tests on one are skipped"
+            tests/contract/sglang/setup.sh || echo "setup: without SGLang's packages its contract tests are skipped"
+            ;;
+        --for-cluster)
+            # shellcheck disable=SC2046
+            install_where_possible $(.venv/bin/python -m deploy.cluster packages)
+            ;;
+    esac
 }
 
 # What the installed state depends on. The folder is part of it: a moved .venv no longer works.
@@ -45,20 +53,18 @@ install_system_packages() {
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${missing[@]}" >/dev/null
 }
 
-# The tests of containers start a daemon of their own. Where these are missing, those tests say so and are skipped.
-install_test_programs() {
-    local missing=()
-    have dockerd || missing+=(docker.io)
-    [ ${#missing[@]} -eq 0 ] && return
+# Whoever needs one of these says so where it is missing: its tests are skipped, a cluster does not start.
+install_where_possible() {
+    [ $# -eq 0 ] && return
     if ! have apt-get || [ "$(id -u)" -ne 0 ]; then
-        echo "setup: without ${missing[*]} some tests of sandboxes are skipped"
+        echo "setup: not installed, for want of apt-get or of the superuser: $*"
         return
     fi
-    echo "setup: installing ${missing[*]} for the tests"
+    echo "setup: installing $*"
     # As in single-user mode: packages do not start what they install.
     apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
-        apt-get install -qq -y --no-install-recommends "${missing[@]}" >/dev/null ||
-        echo "setup: they could not be installed; some tests of sandboxes are skipped"
+        apt-get install -qq -y --no-install-recommends "$@" >/dev/null ||
+        echo "setup: they could not be installed: $*"
 }
 
 make_environment() {

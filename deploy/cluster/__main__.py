@@ -17,6 +17,12 @@ Name = Annotated[str, typer.Option(help="Of the cluster; several may run at once
 
 
 @app.command()
+def packages() -> None:
+    """Print the Debian packages that it needs and this machine lacks."""
+    typer.echo(" ".join(programs.packages()))
+
+
+@app.command()
 def build() -> None:
     """Compile the programs; minutes the first time, nothing when they are there."""
     programs.build()
@@ -27,7 +33,6 @@ def up(
     name: Name = "mimo", fake_nodes: Annotated[int, typer.Option(help="Nodes where pods only seem to run.")] = 0
 ) -> None:
     """Start a cluster, if it does not run yet, and print the path of its kubeconfig."""
-    programs.build()
     running = cluster.find(_folder(name)) or cluster.start(_folder(name), name)
     if fake_nodes:
         running.add_fake_nodes(fake_nodes)

@@ -5,8 +5,10 @@ All its processes live in namespaces of their own (processes, mounts, network), 
 and services at their own addresses.
 """
 
+import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import ssl
@@ -34,6 +36,8 @@ _NUMBERS = range(100, 200)
 _START_PATIENCE_S = 180.0
 _END_PATIENCE_S = 60.0
 _LOG_TAIL = 600
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,28}[a-z0-9])?")
+_SUPERUSER = "a cluster needs the superuser"
 
 
 class _Record(BaseModel):
@@ -53,7 +57,7 @@ class _Record(BaseModel):
 def missing() -> str:
     """Why no cluster can be started here, and what to do; "" where one can."""
     if os.geteuid() != 0:
-        return "a cluster needs the superuser"
+        return _SUPERUSER
     if reason := programs.missing():
         return f"not installed: {reason}; as the superuser: deploy/setup.sh --for-tests"
     if not programs.are_built():
@@ -72,11 +76,13 @@ def start(folder: Path, name: str = "mimo", *, with_us: bool = False) -> "Cluste
     Raises:
         ClusterError: it cannot be, or does not get ready.
     """
-    if reason := missing():
-        raise ClusterError(reason)
+    if os.geteuid() != 0:
+        raise ClusterError(_SUPERUSER)
+    if not _NAME.fullmatch(name):
+        raise ClusterError(f"{name!r} is no name for a node: small letters, digits and - within, 30 at most")
+    built = programs.build()
     _make_room(folder)
     folder = folder.resolve()
-    built = programs.build()
     layout = _claim_network(folder, name)
     try:
         credentials.write(layout)
@@ -172,11 +178,11 @@ class Cluster:
             ClusterError: something stays.
         """
         if self.lives():
-            os.kill(self.pid, signal.SIGTERM)
+            self._signal(signal.SIGTERM)
             give_up = time.monotonic() + _END_PATIENCE_S
             while self.lives():
                 if time.monotonic() > give_up:
-                    os.kill(self.pid, signal.SIGKILL)
+                    self._signal(signal.SIGKILL)
                 time.sleep(0.05)
         if self._outer is not None:
             self._outer.wait()
@@ -186,6 +192,10 @@ class Cluster:
         (self.layout.folder / _RECORD).unlink()
         if not keep_folder:
             shutil.rmtree(self.layout.folder)
+
+    def _signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):  # it was about to end anyway
+            os.kill(self.pid, number)
 
     def _runtime(self, *arguments: str) -> str:
         return _run("ctr", f"--address={self.containerd}", "--namespace=k8s.io", *arguments)

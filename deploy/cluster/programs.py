@@ -18,7 +18,7 @@ from platformdirs import user_cache_path
 from deploy.cluster.errors import ClusterError
 
 CACHE_VARIABLE = "MIMO_CLUSTER_CACHE"
-"""Environment variable: where built programs are kept; they take about 500 MB."""
+"""Environment variable: where built programs are kept; they take about 650 MB."""
 NETWORK_PLUGINS = Path("/usr/lib/cni")
 SOURCES = Path(__file__).with_name("sources")
 _MODULES = ("pause", "kubernetes", "coredns", "kwok", "helm")
@@ -42,12 +42,18 @@ def cache() -> Path:
     return Path(os.environ.get(CACHE_VARIABLE) or user_cache_path("mimo-coder") / "cluster")
 
 
-def missing() -> str:
-    """What has to be installed before a cluster can be built and run; "" where nothing is missing."""
+def packages() -> list[str]:
+    """The Debian packages that have to be installed before a cluster can run."""
     absent = {package for program, package in _INSTALLED.items() if shutil.which(program) is None}
     if not (NETWORK_PLUGINS / "bridge").exists():
         absent.add("containernetworking-plugins")
-    wanted = [f"the Debian packages {' '.join(sorted(absent))}"] if absent else []
+    return sorted(absent)
+
+
+def missing() -> str:
+    """What has to be installed before a cluster can be built and run; "" where nothing is missing."""
+    absent = packages()
+    wanted = [f"the Debian packages {' '.join(absent)}"] if absent else []
     if _go_version() < _GO:
         wanted.append(_GO_ADVICE)
     return " and ".join(wanted)

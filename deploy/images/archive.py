@@ -22,8 +22,8 @@ class Tree:
 
     Attributes:
         files: copied from these files of the machine, links as links; owned by root.
-        texts: written as they are.
-        links: symbolic links -> their targets.
+        texts: written as they are, instead of a file of the same path.
+        links: symbolic links -> their targets; instead of a file of the same path.
         folders: empty ones -> their modes.
     """
 
@@ -75,7 +75,8 @@ def _write_layer(layer: Path, tree: Tree) -> None:
         for path, mode in sorted(tree.folders.items()):
             tar.addfile(_member(path, kind=tarfile.DIRTYPE, mode=mode))
         for path, source in sorted(tree.files.items()):
-            _copy(tar, path, source)
+            if path not in tree.texts and path not in tree.links:  # Docker refuses what is there twice
+                _copy(tar, path, source)
         for path, text in sorted(tree.texts.items()):
             _add(tar, path, text.encode())
         for path, target in sorted(tree.links.items()):

@@ -119,7 +119,7 @@ def test_a_fake_node_carries_pods_that_run_nothing(cluster: Cluster, namespace: 
     toleration = {"key": "kwok.x-k8s.io/node", "operator": "Exists"}
     pods = [
         json.loads(pod(f"fake-{number}", "true", nodeSelector={"type": "kwok"}, tolerations=[toleration]))
-        for number in range(50)
+        for number in range(10)
     ]
     everything = json.dumps({"apiVersion": "v1", "kind": "List", "items": pods})
     cluster.kubectl("create", f"--namespace={namespace}", "--filename=-", stdin=everything)
