@@ -33,20 +33,24 @@ struct Arena {
 };
 
 // The intermediate values of a step.
+template <class Stored>
 struct Scratch {
     float *normed, *qkv, *attended, *inner, *gathered, *widened, *router_scores, *shares, *pair_shares;
     uint8_t* ids;
     int32_t *pair_rows, *first_pair;
     Running running;
+    Part<Stored>* parts;
 
     Scratch(const MimoModel& model, int64_t num_rows, Arena& arena) {
-        int64_t qkv_size = 0, attended_size = 0, queries = 0, width = 0, inner_size = 0, inputs = 2 * model.hidden_size;
+        int64_t qkv_size = 0, attended_size = 0, queries = 0, width = 0, groups = 0, inner_size = 0;
+        int64_t inputs = 2 * model.hidden_size;
         for (const MimoHeads& heads : model.heads) {
             const int64_t kv = heads.num_kv_heads * (heads.qk_dim + heads.v_dim);
             qkv_size = larger(qkv_size, heads.num_heads * heads.qk_dim + kv);
             attended_size = larger(attended_size, heads.num_heads * heads.v_dim);
             if (heads.num_kv_heads) queries = larger(queries, heads.num_heads / heads.num_kv_heads * kTile);
             width = larger(width, v_width(heads));
+            groups = larger(groups, heads.num_kv_heads);
         }
         const auto consider = [&](const MimoLayer& layer) {
             const MimoMatrix& down = layer.has_experts ? layer.expert_down[0] : layer.down;
@@ -72,6 +76,7 @@ struct Scratch {
         running.mixed = arena.take<float>(queries * width);
         running.total = arena.take<v16>(queries);
         running.largest = arena.take<float>(queries);
+        parts = arena.take<Part<Stored>>(block * groups);
     }
 };
 
@@ -140,67 +145,79 @@ private:
         }
     }
 
-    // Rows [first, first + count) of the batch, sequence by sequence and tile by tile.
+    // Rows [first, first + count) of the batch, sequence by sequence and group by group.
     void attend_block(const MimoLayer& layer, const MimoHeads& heads, int64_t first, int64_t count, int64_t stride) {
+        const int64_t num_parts = find_parts(layer, heads, first, count);
+        scratch_.running.v_width = (int)v_width(heads);
+        for (int64_t i = 0; i < num_parts; ++i) {
+            const Part<Stored>* part = scratch_.parts + i;
+            attend_part(layer, heads, *part, i + 1 < num_parts ? part + 1 : nullptr, stride);
+        }
+    }
+
+    int64_t find_parts(const MimoLayer& layer, const MimoHeads& heads, int64_t first, int64_t count) {
+        Part<Stored>* part = scratch_.parts;
         int64_t begin = 0;  // row of the batch where the segment begins
         for (int64_t s = 0; s < batch_.num_segments; begin += batch_.segments[s].count, ++s) {
             const MimoSegment& segment = batch_.segments[s];
-            const int64_t end = smaller(begin + segment.count, first + count);
-            for (int64_t row = larger(begin, first); row < end; row += kTile) {
-                const int64_t position = segment.first + row - begin;
-                float* q = scratch_.qkv + (row - first) * stride;
-                float* out = scratch_.attended + (row - first) * heads.num_heads * heads.v_dim;
-                const Tile tile{q, stride, out, heads.num_heads * heads.v_dim, (int)smaller(kTile, end - row), position,
-                                segment.oldest};
-                attend_tile(layer, heads, segment, tile, q);
-            }
+            const int64_t row = larger(begin, first), end = smaller(begin + segment.count, first + count);
+            for (int64_t group = 0; row < end && group < heads.num_kv_heads; ++group)
+                *part++ = Part<Stored>{keys_of(layer, heads, segment, group), group, row - first, end - row,
+                                       segment.first + row - begin, segment.oldest};
+        }
+        return part - scratch_.parts;
+    }
+
+    Keys<Stored> keys_of(const MimoLayer& layer, const MimoHeads& heads, const MimoSegment& segment,
+                         int64_t group) const {
+        const int64_t positions = layer.window
+                                      ? (heads.window_keys - 1 + kTile + kBlock - 1) / kBlock * kBlock
+                                      : (int64_t)kPageBlocks * kBlock;
+        const int64_t k_group = positions * heads.qk_dim, v_group = positions * heads.v_dim;
+        const int64_t num_groups = heads.num_layers * heads.num_kv_heads;
+        const int64_t before = layer.cache_layer * heads.num_kv_heads + group;
+        const int64_t at = before + (layer.window ? segment.ring * num_groups : 0);
+        return Keys<Stored>{(const Stored*)(layer.window ? batch_.ring_k : batch_.page_k) + at * k_group,
+                            (const Stored*)(layer.window ? batch_.ring_v : batch_.page_v) + at * v_group,
+                            num_groups * k_group,
+                            num_groups * v_group,
+                            heads.qk_dim,
+                            heads.v_dim,
+                            layer.window ? nullptr : segment.pages,
+                            positions / kBlock};
+    }
+
+    // Tile by tile, since a later tile's keys may take the place of those that an earlier one sees.
+    void attend_part(const MimoLayer& layer, const MimoHeads& heads, const Part<Stored>& part,
+                     const Part<Stored>* after, int64_t stride) {
+        const int64_t per_group = heads.num_heads / heads.num_kv_heads, out_stride = heads.num_heads * heads.v_dim;
+        const float* sink = layer.sink ? layer.sink + part.group * per_group : nullptr;
+        for (int64_t done = 0; done < part.num_rows; done += kTile) {
+            const int num_rows = (int)smaller(kTile, part.num_rows - done);
+            float* qkv = scratch_.qkv + (part.row + done) * stride;
+            float* out = scratch_.attended + (part.row + done) * out_stride + part.group * per_group * heads.v_dim;
+            for (int row = 0; row < num_rows; ++row) place(heads, part, part.first + done + row, qkv + row * stride);
+            const Tile tile{qkv + part.group * per_group * heads.qk_dim, stride, out, out_stride, num_rows,
+                            part.first + done, part.oldest};
+            attend(heads, tile, part, after, scratch_.running, sink);
         }
     }
 
-    void attend_tile(const MimoLayer& layer, const MimoHeads& heads, const MimoSegment& segment, const Tile& tile,
-                     float* qkv) {
-        const Keys<Stored> keys = keys_of(layer, heads, segment);
-        const float scale = kLog2E / __builtin_sqrtf((float)heads.qk_dim);
-        for (int row = 0; row < tile.num_rows; ++row) {
-            const int64_t position = tile.first + row;
-            const float* cos = heads.cos + position * heads.half_rotary;
-            const float* sin = heads.sin + position * heads.half_rotary;
-            float* head = qkv + row * tile.q_stride;
-            for (int64_t n = 0; n < heads.num_heads; ++n, head += heads.qk_dim)
-                rotate(head, cos, sin, heads.half_rotary, heads.qk_dim, scale);
-            for (int64_t g = 0; g < heads.num_kv_heads; ++g, head += heads.qk_dim) {
-                rotate(head, cos, sin, heads.half_rotary, heads.qk_dim, 1.0f);
-                Stored* to = const_cast<Stored*>(keys.keys(g, position / kBlock)) + position % kBlock;
-                for (int64_t d = 0; d < heads.qk_dim; ++d) put(to + d * kBlock, head[d]);
-            }
-            for (int64_t g = 0; g < heads.num_kv_heads; ++g, head += heads.v_dim) {
-                Stored* to = const_cast<Stored*>(keys.values(g, position / kBlock)) + position % kBlock * heads.v_dim;
-                for (int64_t d = 0; d < heads.v_dim; ++d) put(to + d, head[d] * model_.value_scale);
-            }
-        }
-        scratch_.running.v_width = (int)v_width(heads);
-        attend(heads, tile, keys, scratch_.running, layer.sink);
-    }
-
-    Keys<Stored> keys_of(const MimoLayer& layer, const MimoHeads& heads, const MimoSegment& segment) const {
-        const int64_t positions =
-            layer.window ? (heads.window_keys - 1 + kTile + kBlock - 1) / kBlock * kBlock : (int64_t)kSpan;
-        Keys<Stored> keys;
-        keys.k_group = positions * heads.qk_dim;
-        keys.v_group = positions * heads.v_dim;
-        keys.k_unit = heads.num_layers * heads.num_kv_heads * keys.k_group;
-        keys.v_unit = heads.num_layers * heads.num_kv_heads * keys.v_group;
-        keys.k_block = kBlock * heads.qk_dim;
-        keys.v_block = kBlock * heads.v_dim;
-        keys.pages = layer.window ? nullptr : segment.pages;
-        keys.num_blocks = positions / kBlock;
-        const int64_t slot = layer.window ? segment.ring : 0;
-        const int64_t before = layer.cache_layer * heads.num_kv_heads;
-        const void* k = layer.window ? batch_.ring_k : batch_.page_k;
-        const void* v = layer.window ? batch_.ring_v : batch_.page_v;
-        keys.k = (const Stored*)k + slot * keys.k_unit + before * keys.k_group;
-        keys.v = (const Stored*)v + slot * keys.v_unit + before * keys.v_group;
-        return keys;
+    // Turns the queries of one row and group, and stores its key and value.
+    void place(const MimoHeads& heads, const Part<Stored>& part, int64_t position, float* qkv) const {
+        const int64_t per_group = heads.num_heads / heads.num_kv_heads, half = heads.half_rotary, dim = heads.qk_dim;
+        const float *cos = heads.cos + position * half, *sin = heads.sin + position * half;
+        const float scale = kLog2E / __builtin_sqrtf((float)dim);
+        float* query = qkv + part.group * per_group * dim;
+        float* key = qkv + (heads.num_heads + part.group) * dim;
+        float* value = qkv + (heads.num_heads + heads.num_kv_heads) * dim + part.group * heads.v_dim;
+        for (int64_t n = 0; n < per_group; ++n) rotate(query + n * dim, cos, sin, half, dim, scale);
+        rotate(key, cos, sin, half, dim, 1.0f);
+        const int64_t block = position / kBlock, within = position % kBlock;
+        Stored* to = const_cast<Stored*>(part.keys.keys(block)) + within;
+        for (int64_t d = 0; d < dim; ++d) put(to + d * kBlock, key[d]);
+        to = const_cast<Stored*>(part.keys.values(block)) + within * heads.v_dim;
+        for (int64_t d = 0; d < heads.v_dim; ++d) put(to + d, value[d] * model_.value_scale);
     }
 
     // x += down(silu(gate(norm(x))) * up(norm(x)))
@@ -349,7 +366,7 @@ private:
     const MimoModel& model_;
     const MimoBatch& batch_;
     Arena arena_;
-    Scratch scratch_;
+    Scratch<Stored> scratch_;
 };
 
 }  // namespace
@@ -357,7 +374,7 @@ private:
 
 int64_t mimo_scratch_bytes(const MimoModel* model, int64_t num_rows) {
     mimo::Arena arena{nullptr};
-    mimo::Scratch scratch(*model, num_rows, arena);
+    mimo::Scratch<float> scratch(*model, num_rows, arena);
     if (model->num_predictions == 0) return arena.used;
     arena.take<float>(num_rows * model->hidden_size);  // a prediction's rows and scores
     arena.take<float>(mimo::smaller(num_rows, mimo::kGuesses) * mimo::padded(model->vocab_size));
