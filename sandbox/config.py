@@ -1,11 +1,18 @@
 """What an operator may set about sandboxes on this machine."""
 
 import sys
+import tomllib
+from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sandbox.errors import SandboxUnavailable
+
+FILE_VARIABLE = "MIMO_SANDBOX_SETTINGS"
+"""Names a TOML file with the settings of sandboxes."""
 
 
 class DockerSettings(BaseModel):
@@ -191,3 +198,22 @@ class SandboxSettings(BaseModel):
     def prefixes(self) -> tuple[Path, ...]:
         """The Python installations a sandbox sees, in the order of PATH."""
         return self.python_prefixes or tuple(dict.fromkeys((Path(sys.prefix), Path(sys.base_prefix))))
+
+
+def sandbox_settings(environment: Mapping[str, str]) -> SandboxSettings:
+    """The settings in the TOML file that ``MIMO_SANDBOX_SETTINGS`` names, as ``[kubernetes] network = "fence"``; those
+    that it does not have, and all where the variable is unset or empty, are as they are by themselves.
+
+    Raises:
+        SandboxUnavailable: the file is not there, or says what cannot be.
+    """
+    file = environment.get(FILE_VARIABLE)
+    if not file:
+        return SandboxSettings()
+    try:
+        return SandboxSettings.model_validate(tomllib.loads(Path(file).read_text()))
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, part['loc']))}: {part['msg']}" for part in error.errors())
+        raise SandboxUnavailable(f"the settings of sandboxes in {file} cannot be: {problems}") from error
+    except (OSError, ValueError) as error:
+        raise SandboxUnavailable(f"the settings of sandboxes ({FILE_VARIABLE}) cannot be read: {error}") from error

@@ -94,7 +94,9 @@ ModelName = Annotated[str | None, typer.Option("--model", metavar="NAME", help="
 Temperature = Annotated[float | None, typer.Option(help="0 to 2.")]
 Seed = Annotated[int | None, typer.Option(help="Makes sampling repeatable.")]
 Thinking = Annotated[bool | None, typer.Option("--thinking/--no-thinking", help="Reason before acting.")]
-Sandbox = Annotated[str, typer.Option("--sandbox", metavar="NAME", help="What runs commands: local or docker.")]
+Sandbox = Annotated[
+    str, typer.Option("--sandbox", metavar="NAME", help="What runs commands: local, docker or kubernetes.")
+]
 RequireVerified = Annotated[bool, typer.Option("--require-verified", help="Exit with 3 unless every check passes.")]
 OutputAs = Annotated[Output, typer.Option("--output", "-o", help="Standard output.")]
 FormatAs = Annotated[Format, typer.Option("--output", "-o", help="Standard output.")]
@@ -170,6 +172,7 @@ def run(
         model=settings,
         checkpoint=checkpoint,
         backend=arguments.backend(sandbox),
+        sandbox=arguments.sandbox(os.environ),
         checks=tuple(check or ()),
         limits=arguments.limits(max_steps=max_steps, max_tokens=max_tokens, timeout_s=timeout),
         sampling=arguments.sampling(temperature=temperature, seed=seed, thinking=thinking, model=None),

@@ -11,6 +11,8 @@ from agent.cli.failure import ExitCode, Failure
 from agent.config import ModelSettings, model_settings
 from agent.types import Limits, ModelOptions, Status
 from sandbox.backends import NAMES
+from sandbox.config import FILE_VARIABLE, SandboxSettings, sandbox_settings
+from sandbox.errors import SandboxUnavailable
 
 EMBEDDED_MODEL = "mimo-v2-nano"
 """Checkpoint of the embedded model server; it ships with this project."""
@@ -61,6 +63,14 @@ def backend(name: str) -> str:
     if name not in NAMES:
         raise Failure(ExitCode.USAGE, f"--sandbox: there is no {name!r}", f"use one of {', '.join(NAMES)}")
     return name
+
+
+def sandbox(environment: Mapping[str, str]) -> SandboxSettings:
+    """How sandboxes are made, as the file says that the environment names."""
+    try:
+        return sandbox_settings(environment)
+    except SandboxUnavailable as error:
+        raise Failure(ExitCode.USAGE, str(error), f"mend that file, or unset {FILE_VARIABLE}") from error
 
 
 def labels(given: Sequence[str]) -> dict[str, str]:

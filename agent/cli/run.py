@@ -32,6 +32,7 @@ from agent.repository import check_repository
 from agent.store.base import Store
 from agent.store.open import open_store
 from agent.types import Check, Event, Limits, ModelOptions, TaskRequest
+from sandbox.config import SandboxSettings
 
 _KEEP_RUNS_S = 7 * 24 * 3600.0
 """The logs of earlier runs are kept this long."""
@@ -54,6 +55,8 @@ class RunOptions:
     """Model that an embedded server shall serve; None where ``model`` says who is asked."""
     backend: str
     """What makes sandboxes."""
+    sandbox: SandboxSettings
+    """How it makes them."""
     checks: tuple[str, ...]
     limits: Limits
     sampling: ModelOptions
@@ -170,7 +173,11 @@ async def _settings(options: RunOptions, directory: Path, stack: AsyncExitStack,
         terminal.note(f"Starting the embedded model {options.checkpoint} (give --model-url to use another).")
         model = await stack.enter_async_context(embedded_model(options.checkpoint, directory / "model.log", model))
     return WorkerSettings(
-        store=f"sqlite:///{directory / 'store.db'}", data=directory, model=model, backend=options.backend
+        store=f"sqlite:///{directory / 'store.db'}",
+        data=directory,
+        model=model,
+        backend=options.backend,
+        sandbox=options.sandbox,
     )
 
 

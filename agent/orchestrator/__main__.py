@@ -17,6 +17,7 @@ from agent.errors import StoreError
 from agent.orchestrator.app import open_worker
 from agent.orchestrator.settings import WorkerSettings
 from sandbox.backends import NAMES
+from sandbox.config import sandbox_settings
 from sandbox.errors import SandboxUnavailable
 
 _PARENT_POLL_S = 0.5
@@ -30,6 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         print(f"unusable settings: {problems}", file=sys.stderr)  # noqa: T201 - a command's own error
+        return 2
+    except SandboxUnavailable as error:
+        print(f"unusable settings: {error}", file=sys.stderr)  # noqa: T201
         return 2
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -47,7 +51,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m agent.orchestrator",
         description="Work on the tasks of a store until SIGTERM, which gives unfinished ones back.",
-        epilog="The model's key comes from MIMO_MODEL_API_KEY.",
+        epilog="The model's key comes from MIMO_MODEL_API_KEY, the settings of sandboxes from the TOML file that "
+        "MIMO_SANDBOX_SETTINGS names.",
     )
     parser.add_argument("--store", required=True, metavar="URL", help=fields["store"].description)
     parser.add_argument("--data", required=True, metavar="DIR", type=Path, help=fields["data"].description)
@@ -68,6 +73,7 @@ def _settings(arguments: argparse.Namespace) -> WorkerSettings:
         data=arguments.data.absolute(),
         model=ModelSettings.model_validate(model.model_dump() | {k: v for k, v in given.items() if v is not None}),
         backend=arguments.sandbox,
+        sandbox=sandbox_settings(os.environ),
         concurrency=arguments.concurrency,
         lease_ttl_s=arguments.lease_ttl,
     )

@@ -1,0 +1,44 @@
+"""Settings of sandboxes come from one file, which is right or stops the start."""
+
+from pathlib import Path
+
+import pytest
+
+from agent.orchestrator.__main__ import main
+from sandbox.config import FILE_VARIABLE, SandboxSettings, sandbox_settings
+from sandbox.errors import SandboxUnavailable
+
+
+def test_without_a_file_all_is_as_it_is_by_itself() -> None:
+    assert sandbox_settings({}) == sandbox_settings({FILE_VARIABLE: ""}) == SandboxSettings()
+
+
+def test_a_file_says_only_what_shall_be_otherwise(tmp_path: Path) -> None:
+    file = tmp_path / "sandbox.toml"
+    file.write_text('[kubernetes]\nnamespace = "mine"\nnetwork = "fence"\n[docker]\ncpus = 0.5\n')
+    settings = sandbox_settings({FILE_VARIABLE: str(file)})
+    assert (settings.kubernetes.namespace, settings.kubernetes.network, settings.docker.cpus) == ("mine", "fence", 0.5)
+    assert settings.kubernetes.profile == "restricted"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[kubernetes]\nnetwork = 'open'", r"kubernetes\.network: Input should be 'sealed', 'fence' or 'policy'"),
+        ("[kubernets]\n", r"kubernets: Extra inputs"),
+        ("[kubernetes", r"cannot be read: .*"),
+    ],
+)
+def test_a_file_that_cannot_be_stops_the_start(tmp_path: Path, text: str, problem: str) -> None:
+    file = tmp_path / "sandbox.toml"
+    file.write_text(text)
+    with pytest.raises(SandboxUnavailable, match=problem):
+        sandbox_settings({FILE_VARIABLE: str(file)})
+
+
+def test_a_worker_says_which_file_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(FILE_VARIABLE, str(tmp_path / "none.toml"))
+    assert main(["--store", f"sqlite:///{tmp_path}/store.db", "--data", str(tmp_path)]) == 2
+    assert "none.toml" in capsys.readouterr().err
