@@ -1,10 +1,11 @@
 """What does a sandbox cost, by backend, beside the processes it is made of?
 
-    python -m benchmarks.sandbox_backends [--rounds 50] [--backends local docker]
+    python -m benchmarks.sandbox_backends [--rounds 50] [--backends local docker kubernetes]
 
 Prints a table and writes build/bench/sandbox_backends.json. Times are wall time as the service sees it; the row for a
-plain shell says how fast the machine was meanwhile. For Docker, a daemon of its own is started; where that is not
-possible, the column is left out and the reason said.
+plain shell says how fast the machine was meanwhile. For Docker, a daemon of its own is started, and for Kubernetes a
+cluster of its own, on this machine, with its images present; where that is not possible, the backend is left out and
+the reason said.
 """
 
 import argparse
@@ -15,23 +16,26 @@ import os
 import platform
 import statistics
 import subprocess
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from deploy.cluster.cluster import missing, start
 from sandbox.archive import pack
 from sandbox.backends import NAMES, open_backend
 from sandbox.config import DockerSettings, SandboxSettings
 from sandbox.types import Backend, Command, Sandbox, SandboxSpec
-from tests.conformance.sandbox import dockerd
+from tests.conformance.sandbox import dockerd, pods
 
 OUT = Path("build/bench/sandbox_backends.json")
 FLOOD = 100_000_000
 PARALLEL = 8
+MISSING: dict[str, Callable[[], str]] = {"local": str, "docker": dockerd.missing, "kubernetes": missing}
 _ids = map(str, itertools.count())
 Rows = dict[str, list[float]]
 
@@ -39,8 +43,8 @@ Rows = dict[str, list[float]]
 async def main(names: list[str], rounds: int) -> None:
     measured: dict[str, tuple[Rows, float]] = {}
     for name in names:
-        if name == "docker" and (reason := dockerd.missing()):
-            print(f"docker is left out: {reason}")
+        if reason := MISSING[name]():
+            print(f"{name} is left out: {reason}")
             continue
         with _settings(name) as settings:
             measured[name] = await _measure(open_backend(name, settings), rounds)
@@ -49,16 +53,23 @@ async def main(names: list[str], rounds: int) -> None:
 
 @contextmanager
 def _settings(name: str) -> Iterator[SandboxSettings]:
-    if name != "docker":
-        yield SandboxSettings()
-        return
-    with dockerd.running() as address:
-        yield SandboxSettings(docker=DockerSettings(address=address))
+    with ExitStack() as stack:
+        match name:
+            case "docker":
+                address = stack.enter_context(dockerd.running())
+                yield SandboxSettings(docker=DockerSettings(address=address))
+            case "kubernetes":
+                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mimo-cluster-"))
+                cluster = start(Path(folder, "state"), "bench", with_us=True)
+                stack.callback(cluster.stop)
+                yield SandboxSettings(kubernetes=stack.enter_context(pods.namespace(cluster)))
+            case _:
+                yield SandboxSettings()
 
 
 async def _measure(backend: Backend, rounds: int) -> tuple[Rows, float]:
     warm = await backend.acquire(SandboxSpec())  # the first also makes what all others share
-    lives = max(5, rounds // 5) if backend.name == "docker" else rounds
+    lives = rounds if backend.name == "local" else max(5, rounds // 5)
     try:
         rows = {
             "bash -c true, no sandbox": await _repeat(rounds, _plain_shell),
