@@ -16,6 +16,8 @@ class Blueprint:
     host_uid: int
     program: str
     """sandboxd, on the host."""
+    tree: str
+    """Root of the image, on the host; "" where it is made of ``binds`` alone."""
     binds: dict[str, str]
     """Place in the sandbox -> real path on the host, seen read-only."""
     links: dict[str, str]

@@ -7,6 +7,7 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Literal
 
+from platformdirs import user_data_path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sandbox.errors import SandboxUnavailable
@@ -186,14 +187,22 @@ class SandboxSettings(BaseModel):
         "controller (memory, pids) for version 1. Empty: looked for.",
     )
 
+    images: Path | None = Field(
+        None,
+        description="Folder of the images that were brought in for local sandboxes (python -m sandbox.images). Empty: "
+        "one in the folder for the user's data.",
+    )
     sandboxd: Path | None = Field(
         None,
-        description="The program that serves a container from inside. Empty: built from its source with Go, once, and "
-        "kept in the user's cache.",
+        description="The program that serves a sandbox from inside. Empty: the one that was shipped, or else one built "
+        "from its source with Go, once, and kept in the user's cache.",
     )
     egress: EgressSettings = EgressSettings()
     docker: DockerSettings = DockerSettings()
     kubernetes: KubernetesSettings = KubernetesSettings()
+
+    def image_folder(self) -> Path:
+        return self.images or user_data_path("mimo-coder") / "images"
 
     def prefixes(self) -> tuple[Path, ...]:
         """The Python installations a sandbox sees, in the order of PATH."""

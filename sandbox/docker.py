@@ -39,7 +39,6 @@ _OUR_PROCESSES = 48
 _UNCLAIMED_S = 120
 _SWEEP_S = 60.0
 _LOOK_S = 1.0
-_DEFAULT_ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 
 
 class DockerBackend:
@@ -181,7 +180,6 @@ class DockerBackend:
         folders = [*WRITABLE, "/proc", "/sys", "/dev", "/root", "/mnt", "/run", _SOCKETS]
         folders += [place for place, real in binds.items() if Path(real).is_dir()]
         files = {place: "" for place, real in binds.items() if not Path(real).is_dir()}
-        links = {place: target for place, target in links.items() if not place.startswith("/dev/")}
         return engine.host_image(folders, {**files, **image.files(self._uid()), _PROGRAM: ""}, links)
 
     def _uid(self) -> int:
@@ -189,10 +187,8 @@ class DockerBackend:
         return uid + 1 if uid == os.geteuid() else uid
 
     def _environment(self, spec: SandboxSpec, found: Image) -> dict[str, str]:
-        usual = image.environment(self._settings)
-        if spec.image != "host":
-            usual = {**usual, **_DEFAULT_ENV, **found.env, **self._settings.env}
-        return {**usual, **variables(spec)}
+        own = None if spec.image == "host" else found.env
+        return {**image.environment(self._settings, own), **variables(spec)}
 
     def _network(self, spec: SandboxSpec) -> str:
         settings = self._settings.docker

@@ -1,17 +1,20 @@
-"""The image ``host``, which every backend on one machine knows: a read-only view of that machine's toolchain."""
+"""What a sandbox's root holds: the image ``host``, a read-only view of this machine's toolchain, or another one."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from sandbox.blueprint import Blueprint
 from sandbox.config import SandboxSettings
-from sandbox.errors import SandboxUnavailable, UnknownImage
+from sandbox.errors import SandboxUnavailable
 from sandbox.types import SandboxSpec
 
 UID = 1000
 """User and group id of everything that runs in a sandbox, as seen inside."""
 HOME = "/home/sandbox"
 _WAY_OUT = "/run/egress"
+_OF_EVERY_IMAGE = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf")
+_USUAL_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def blueprint(
@@ -21,27 +24,30 @@ def blueprint(
     root_mode: bool,
     host_uid: int,
     program: Path,
+    tree: Path | None = None,
     way_out: Path | None = None,
 ) -> Blueprint:
-    """Decide how the machine wanted by ``spec`` is built here. ``way_out`` is a socket that leads out of it.
+    """Decide how the machine wanted by ``spec`` is built here.
+
+    Args:
+        tree: the image's root; None for ``host``.
+        way_out: a socket that leads out of the sandbox.
 
     Raises:
-        UnknownImage: there is no such image.
         SandboxUnavailable: the host lacks a program that every sandbox needs.
     """
-    if spec.image != "host":
-        raise UnknownImage(f"the local sandbox has no image {spec.image!r}; the only one is 'host'")
-    shell = find_shell(settings)
-    binds, links = view(settings)
+    shell = "" if tree else find_shell(settings)
+    binds, links = ({}, {}) if tree else view(settings)
     if way_out is not None:
         binds[_WAY_OUT] = str(way_out)
     return Blueprint(
         root_mode=root_mode,
         host_uid=host_uid,
         program=str(program),
+        tree=str(tree or ""),
         binds=binds,
         links=links,
-        files=files(),
+        files={place: text for place, text in files().items() if tree is None or place in _OF_EVERY_IMAGE},
         shell=shell,
         egress="" if way_out is None else _WAY_OUT,
         memory_bytes=spec.resources.memory_mib * 1024 * 1024,
@@ -67,8 +73,7 @@ def find_shell(settings: SandboxSettings) -> str:
 def view(settings: SandboxSettings) -> tuple[dict[str, str], dict[str, str]]:
     """What of the host is seen. Links such as ``/bin -> usr/bin`` stay links."""
     binds: dict[str, str] = {}
-    links = {"/dev/fd": "/proc/self/fd", "/dev/stdin": "/proc/self/fd/0", "/dev/stdout": "/proc/self/fd/1"}
-    links["/dev/stderr"] = "/proc/self/fd/2"
+    links: dict[str, str] = {}
     for path in (*settings.read_only_paths, Path("/etc/ld.so.cache"), Path("/etc/localtime")):
         if path.is_symlink() and path.parent == Path("/"):
             links[str(path)] = str(path.readlink())
@@ -96,8 +101,13 @@ def files(uid: int = UID) -> dict[str, str]:
     }
 
 
-def environment(settings: SandboxSettings) -> dict[str, str]:
-    """What every command sees before its own variables are added."""
+def environment(settings: SandboxSettings, own: Mapping[str, str] | None = None) -> dict[str, str]:
+    """What every command sees before its own variables are added. ``own`` are those of an image; None for ``host``."""
+    usual = _host_environment(settings)
+    return usual if own is None else {**usual, "PATH": _USUAL_PATH, **own, **settings.env}
+
+
+def _host_environment(settings: SandboxSettings) -> dict[str, str]:
     return {
         "PATH": ":".join(_path(settings)),
         "HOME": HOME,

@@ -22,14 +22,16 @@ CLONE_NEWIPC = 0x08000000
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
+# openat2(2)
+RESOLVE_NO_MAGICLINKS, RESOLVE_IN_ROOT = 0x02, 0x10
 # prctl(2)
 PR_SET_PDEATHSIG, PR_GET_SECCOMP, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 1, 21, 24, 38, 47
 PR_CAP_AMBIENT_CLEAR_ALL = 4
 
 _AT_FDCWD, _AT_EMPTY_PATH, _AT_RECURSIVE = -100, 0x1000, 0x8000
-_OPEN_TREE_CLONE, _OPEN_TREE_CLOEXEC, _MOVE_MOUNT_F_EMPTY_PATH = 1, os.O_CLOEXEC, 4
+_OPEN_TREE_CLONE, _OPEN_TREE_CLOEXEC, _MOVE_MOUNT_EMPTY_PATHS = 1, os.O_CLOEXEC, 0x44
 # These numbers are the same on every machine we run on.
-_SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_MOUNT_SETATTR = 428, 429, 442
+_SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_OPENAT2, _SYS_MOUNT_SETATTR = 428, 429, 437, 442
 _SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 _SYS_CAPSET = {"x86_64": 126, "aarch64": 91}
 _CAPABILITY_VERSION_3 = 0x20080522
@@ -59,10 +61,11 @@ def set_mount_attributes(fd: int, attributes: int, path: str, *, recursive: bool
     _syscall(_SYS_MOUNT_SETATTR, fd, b"", flags, ctypes.byref(wanted), ctypes.sizeof(wanted), path=path)
 
 
-def attach_tree(fd: int, target: str) -> None:
-    """Put a detached mount in its place and close its descriptor."""
-    _syscall(_SYS_MOVE_MOUNT, fd, b"", _AT_FDCWD, os.fsencode(target), _MOVE_MOUNT_F_EMPTY_PATH, path=target)
+def attach_tree(fd: int, target: int) -> None:
+    """Put a detached mount onto an open file or folder; both descriptors are closed."""
+    _syscall(_SYS_MOVE_MOUNT, fd, b"", target, b"", _MOVE_MOUNT_EMPTY_PATHS, path="mount point")
     os.close(fd)
+    os.close(target)
 
 
 def pivot_to(root: str) -> None:
@@ -89,6 +92,12 @@ def drop_capabilities() -> None:
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
     header, nothing = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0), (ctypes.c_uint32 * 6)()
     _syscall(_SYS_CAPSET[platform.machine()], ctypes.byref(header), ctypes.byref(nothing), path="capset")
+
+
+def open_in_root(root: int, path: str, flags: int) -> int:
+    """Open ``path`` as if the open folder ``root`` were the root: no link and no ``..`` leads out of it."""
+    how = (ctypes.c_uint64 * 3)(flags | os.O_CLOEXEC, 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+    return _syscall(_SYS_OPENAT2, root, os.fsencode(path), ctypes.byref(how), ctypes.sizeof(how), path=path)
 
 
 @cache

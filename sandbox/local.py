@@ -21,6 +21,7 @@ from sandbox.client import Client, Health, connected
 from sandbox.config import SandboxSettings
 from sandbox.egress import Door, Egress, variables
 from sandbox.errors import SandboxError, SandboxLost, SandboxUnavailable
+from sandbox.images.store import ImageStore, StoredImage
 from sandbox.machine import Machine
 from sandbox.types import Capability, NetworkMode, SandboxSpec
 
@@ -50,11 +51,13 @@ class LocalBackend:
             Capability.OWN_USERS,
             Capability.PLAIN_ROOT,
             Capability.PROXY,
+            Capability.IMAGES,
         }
     )
 
     def __init__(self, settings: SandboxSettings) -> None:
         self._settings = settings
+        self._images = ImageStore(settings.image_folder())
         self._program: Path | None = None
         self._nurseries: dict[bool, _Nursery] = {}
         self._sandboxes: set[LocalSandbox] = set()
@@ -90,6 +93,7 @@ class LocalBackend:
         if self._program is None:
             self._program = await asyncio.to_thread(program.sandboxd, self._settings.sandboxd)
         async with contextlib.AsyncExitStack() as on_failure:
+            found = None if spec.image == "host" else await asyncio.to_thread(self._images.find, spec.image)
             door = await self._open_door(spec)
             if door is not None:
                 on_failure.push_async_callback(door.close)
@@ -99,6 +103,7 @@ class LocalBackend:
                 root_mode=root_mode,
                 host_uid=self._settings.first_host_uid + secrets.randbelow(_NUM_HOST_UIDS),
                 program=self._program,
+                tree=None if found is None else found.tree,
                 way_out=None if door is None else door.socket,
             )
             connection, lifeline = self._hire(root_mode)
@@ -107,7 +112,7 @@ class LocalBackend:
             verdict = await _have_built(plan, lifeline)
             if verdict.step:
                 return verdict
-            client = await self._claim(spec, connection)
+            client = await self._claim(spec, connection, found)
             on_failure.pop_all()
         return LocalSandbox(client, lifeline, verdict, door)
 
@@ -118,14 +123,17 @@ class LocalBackend:
             self._ways_out = tempfile.TemporaryDirectory(prefix="mimo-egress-")
         return await self._egress.open(spec, Path(self._ways_out.name, secrets.token_hex(8)))
 
-    async def _claim(self, spec: SandboxSpec, connection: socket.socket) -> Client:
+    async def _claim(self, spec: SandboxSpec, connection: socket.socket, found: StoredImage | None) -> Client:
         try:
             return await Client.claim(
                 connected(connection),
                 lease_s=spec.lifetime_s,  # a service that is gone is known by its end of the lifeline
                 lifetime_s=spec.lifetime_s,
                 memory_bytes=spec.resources.memory_mib * 1024 * 1024,
-                env={**image.environment(self._settings), **variables(spec)},
+                env={
+                    **image.environment(self._settings, None if found is None else found.variables),
+                    **variables(spec),
+                },
             )
         except SandboxLost as error:
             raise SandboxUnavailable(f"{error}; the service's standard error may say why") from error
@@ -239,6 +247,7 @@ _REMEDIES = {
     "refuses unshare and mount)",
     "control group": "see that the control groups of the settings (sandbox.cgroup_parents) may be written",
     "loopback": "allow network namespaces (sysctl user.max_net_namespaces above 0)",
+    "image": "use Linux 5.11 or newer with overlayfs, and as root in a container allow mount",
     "root file system": "use Linux 5.14 or newer, and in a container allow mount (AppArmor and seccomp unconfined)",
     "proc": "allow mounting /proc (in a container: --security-opt systempaths=unconfined, or procMount: Unmasked)",
     "user": "allow user namespaces (sysctl user.max_user_namespaces above 0)",

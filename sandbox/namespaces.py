@@ -6,6 +6,7 @@ calls is closed by the program that runs here next. As the superuser the user na
 nothing inside owns the mount namespace; without privilege it must come first, for it is what allows the rest.
 """
 
+import contextlib
 import fcntl
 import os
 import signal
@@ -13,15 +14,23 @@ import socket
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from sandbox import linux
+from sandbox import linux, rooted
 from sandbox.blueprint import Blueprint
 
 UID = 1000
-ROOT = "/tmp"  # noqa: S108  # covered by a new file system of our own before anything is made in it
+_GROUND = "/tmp"  # noqa: S108  # covered by a new file system of our own before anything is made in it
+ROOT = _GROUND + "/root"
+"""Where the new root is while it is being built."""
 WRITABLE = {"/workspace": "workspace", "/tmp": "tmp", "/var/tmp": "tmp", "/home/sandbox": "home", "/dev/shm": "shm"}  # noqa: S108
 """Folders that commands may write, and where each is kept on the one file system whose size is bounded."""
+_DEVICE_LINKS = {
+    "fd": "/proc/self/fd",
+    "stdin": "/proc/self/fd/0",
+    "stdout": "/proc/self/fd/1",
+    "stderr": "/proc/self/fd/2",
+}
 DEVICES = ("null", "zero", "full", "random", "urandom")
 HIDDEN_FILES = ("kcore", "keys", "key-users", "sysrq-trigger", "timer_list", "kpagecount", "kpageflags", "kmsg")
 READ_ONLY_FOLDERS = ("sys", "bus", "fs", "irq", "acpi", "scsi")
@@ -64,9 +73,9 @@ def enter(plan: Blueprint, map_user: Callable[[], None], kept: Sequence[str]) ->
     """
     with step("root file system"):
         brought = [linux.clone_tree(path, _SEALED | linux.MOUNT_ATTR_NODEV, recursive=False) for path in kept]
-        _build_root(plan)
+        root = _build_root(plan)
     with step("proc"):
-        _mount_proc(ROOT + "/proc")
+        _mount_proc(root)
     with step("pivot"):
         linux.pivot_to(ROOT)
     with step("user"):
@@ -92,71 +101,117 @@ def _raise_loopback() -> None:
         fcntl.ioctl(probe, set_flags, struct.pack("16sH22x", b"lo", flags | up))
 
 
-def _build_root(plan: Blueprint) -> None:
+def _build_root(plan: Blueprint) -> int:
+    """Gives the new root, open. It is at :data:`ROOT`."""
     # Sources are opened before the new root hides any of them.
     trees = {place: linux.clone_tree(real, _SEALED | linux.MOUNT_ATTR_NODEV) for place, real in plan.binds.items()}
-    devices = {f"/dev/{name}": linux.clone_tree(f"/dev/{name}", _SEALED) for name in DEVICES}
-    flags = linux.MS_NOSUID | linux.MS_NODEV
-    linux.mount("tmpfs", ROOT, "tmpfs", flags, "mode=0755,size=8m")
-    for place, points_to in plan.links.items():
-        _place(place, folder=False).symlink_to(points_to)
-    for place, text in plan.files.items():
-        _place(place, folder=False).write_text(text)
-    # Installations may lie in a folder that is writable here, such as /tmp: so the disk comes first.
-    _mount_disk(plan)
-    for place, tree in sorted((trees | devices).items()):
-        target = _place(place, folder=False)
-        if not target.exists():
-            _make_mount_point(target, tree)
-        linux.attach_tree(tree, str(target))
-    for name in ("proc", "run", "root", "mnt"):
-        _place("/" + name, folder=True)
+    devices = {name: linux.clone_tree(f"/dev/{name}", _SEALED) for name in DEVICES}
+    image = linux.clone_tree(plan.tree, _SEALED | linux.MOUNT_ATTR_NODEV, recursive=False) if plan.tree else None
+    _mount_memory(_GROUND, "mode=0755,size=8m")
+    for name in ("root", "disk", "lower", "upper", "work"):
+        Path(_GROUND, name).mkdir()
+    if image is None:
+        _mount_memory(ROOT, "mode=0755,size=8m")
+    else:
+        with step("image"):
+            _mount_overlay(plan, image)
     root = os.open(ROOT, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    for place, points_to in plan.links.items():
+        _link(root, place, points_to)
+    for place, text in plan.files.items():
+        _write(root, place, text)
+    # Installations may lie in a folder that is writable here, such as /tmp: so these come first.
+    _make_devices(root, devices)
+    _mount_disk(plan, root)
+    for place, tree in sorted(trees.items()):
+        is_folder = os.path.isdir(tree)  # noqa: PTH112  # a descriptor
+        linux.attach_tree(tree, (rooted.folder_in if is_folder else rooted.file_in)(root, place))
+    for name in ("/proc", "/run", "/root", "/mnt"):
+        os.close(rooted.folder_in(root, name))
     linux.set_mount_attributes(root, _SEALED | linux.MOUNT_ATTR_NODEV, ROOT, recursive=False)
-    os.close(root)
+    return root
 
 
-def _mount_disk(plan: Blueprint) -> None:
+def _mount_overlay(plan: Blueprint, image: int) -> None:
+    """The image, and over it what every sandbox has; nothing of it is changed."""
+    linux.attach_tree(image, os.open(f"{_GROUND}/lower", os.O_PATH))
+    options = ",".join(f"{kind}dir={_GROUND}/{kind}" for kind in ("lower", "upper", "work"))
+    options += "" if plan.root_mode else ",userxattr"
+    linux.mount("overlay", ROOT, "overlay", linux.MS_NOSUID | linux.MS_NODEV, options)
+
+
+def _make_devices(root: int, devices: dict[str, int]) -> None:
+    folder = rooted.folder_in(root, "/dev")
+    _mount_memory(_path_of(folder), "mode=0755,size=64k")
+    os.close(folder)
+    for name, points_to in _DEVICE_LINKS.items():
+        _link(root, f"/dev/{name}", points_to)
+    for name, tree in devices.items():
+        linux.attach_tree(tree, rooted.file_in(root, f"/dev/{name}"))
+    os.close(rooted.folder_in(root, "/dev/shm"))  # noqa: S108  # in the sandbox
+    folder = rooted.folder_in(root, "/dev")
+    linux.set_mount_attributes(folder, _SEALED | linux.MOUNT_ATTR_NODEV, "/dev", recursive=False)
+    os.close(folder)
+
+
+def _mount_disk(plan: Blueprint, root: int) -> None:
     """One file system of bounded size for all that commands may write."""
-    disk = _place("/mnt", folder=True)
+    disk = Path(_GROUND, "disk")
     inodes = max(65_536, plan.disk_bytes // 4096)
-    options = f"mode=0755,size={plan.disk_bytes},nr_inodes={inodes}"
-    linux.mount("tmpfs", str(disk), "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, options)
+    _mount_memory(str(disk), f"mode=0755,size={plan.disk_bytes},nr_inodes={inodes}")
     for name in dict.fromkeys(WRITABLE.values()):
-        (disk / name).mkdir(mode=0o1777 if name in ("tmp", "shm") else 0o755)
+        (disk / name).mkdir()
         (disk / name).chmod(0o1777 if name in ("tmp", "shm") else 0o755)
         if plan.root_mode:
             os.chown(disk / name, plan.host_uid, plan.host_uid)
     for place, name in WRITABLE.items():
-        target = _place(place, folder=True)
-        linux.attach_tree(
-            linux.clone_tree(str(disk / name), linux.MOUNT_ATTR_NOSUID | linux.MOUNT_ATTR_NODEV), str(target)
-        )
-    linux.unmount(str(disk))
+        tree = linux.clone_tree(str(disk / name), linux.MOUNT_ATTR_NOSUID | linux.MOUNT_ATTR_NODEV)
+        linux.attach_tree(tree, rooted.folder_in(root, place))
 
 
-def _mount_proc(place: str) -> None:
-    linux.mount("proc", place, "proc", linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC)
+def _mount_proc(root: int) -> None:
+    mount_point = rooted.folder_in(root, "/proc")
+    linux.mount("proc", _path_of(mount_point), "proc", linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC)
+    os.close(mount_point)
+    null = f"{ROOT}/dev/null"
     for name in READ_ONLY_FOLDERS:
-        if Path(place, name).is_dir():
-            linux.attach_tree(linux.clone_tree(f"{place}/{name}", _SEALED, recursive=False), f"{place}/{name}")
+        _cover(root, f"/proc/{name}", f"{ROOT}/proc/{name}")
     for name in HIDDEN_FILES:
-        if Path(place, name).exists():
-            linux.attach_tree(linux.clone_tree(f"{ROOT}/dev/null", _SEALED, recursive=False), f"{place}/{name}")
+        _cover(root, f"/proc/{name}", null)
+    os.close(root)
 
 
-def _place(path: str, *, folder: bool) -> Path:
-    """Where ``path`` of the image is being built, its parent folders made."""
-    place = Path(ROOT + path)
-    (place if folder else place.parent).mkdir(parents=True, exist_ok=True)
-    return place
+def _cover(root: int, place: str, source: str) -> None:
+    """Where this kernel has ``place``, put a read-only view of ``source`` over it."""
+    with contextlib.suppress(FileNotFoundError):
+        target = linux.open_in_root(root, place, os.O_PATH)
+        linux.attach_tree(linux.clone_tree(source, _SEALED, recursive=False), target)
 
 
-def _make_mount_point(target: Path, tree: int) -> None:
-    if os.path.isdir(tree):  # noqa: PTH112  # a descriptor
-        target.mkdir()
-    else:
-        target.touch()
+def _mount_memory(target: str, options: str) -> None:
+    linux.mount("tmpfs", target, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, options)
+
+
+def _link(root: int, place: str, points_to: str) -> None:
+    folder = rooted.folder_in(root, str(PurePosixPath(place).parent))
+    os.symlink(points_to, PurePosixPath(place).name, dir_fd=folder)
+    os.close(folder)
+
+
+def _write(root: int, place: str, text: str) -> None:
+    """Make a file, instead of what the image has there."""
+    folder, name = rooted.folder_in(root, str(PurePosixPath(place).parent)), PurePosixPath(place).name
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=folder)
+    fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=folder)
+    os.close(folder)
+    with os.fdopen(fd, "w") as file:
+        file.write(text)
+
+
+def _path_of(fd: int) -> str:
+    """A path to what is open, for calls that take no descriptor."""
+    return f"/proc/self/fd/{fd}"
 
 
 def _drop_privileges() -> None:
