@@ -71,7 +71,7 @@ def start(folder: Path, name: str = "mimo", *, with_us: bool = False) -> "Cluste
     The folder must not exist, or be what is left of a cluster that has ended.
 
     Args:
-        with_us: it ends when this process does, however that ends.
+        with_us: it ends when this thread does, however that ends.
 
     Raises:
         ClusterError: it cannot be, or does not get ready.
@@ -187,8 +187,8 @@ class Cluster:
         if self._outer is not None:
             self._outer.wait()
         cgroups.remove(self.layout.cgroup)
-        if Path("/sys/class/net", self.layout.link).exists():  # it goes with the network, but seconds later
-            _is_done("ip", "link", "delete", self.layout.link)
+        # It goes with the network, but seconds later, and perhaps just now.
+        subprocess.run(["ip", "link", "delete", self.layout.link], capture_output=True, check=False)
         (self.layout.folder / _RECORD).unlink()
         if not keep_folder:
             shutil.rmtree(self.layout.folder)
@@ -216,9 +216,10 @@ def _claim_network(folder: Path, name: str) -> Layout:
     """Take a free range of addresses: whoever makes the devices of its number has it."""
     for number in _NUMBERS:
         layout = Layout(folder, name, number)
-        routes = _run("ip", "-oneline", "route", "show", "root", layout.network)
-        if not routes and _is_done("ip", "link", "add", layout.link, "type", "veth", "peer", "name", _far_end(layout)):
-            return layout
+        if not _run("ip", "-oneline", "route", "show", "root", layout.network):
+            with contextlib.suppress(_Taken):
+                _run("ip", "link", "add", layout.link, "type", "veth", "peer", "name", _far_end(layout))
+                return layout
     raise ClusterError(f"no range of addresses from 10.{_NUMBERS[0]}.0.0/16 to 10.{_NUMBERS[-1]}.0.0/16 is free")
 
 
@@ -315,12 +316,14 @@ def _fake_node(number: int) -> dict[str, Any]:
     }
 
 
-def _is_done(*command: str) -> bool:
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+class _Taken(ClusterError):
+    """What was to be made exists."""
 
 
 def _run(*command: str, stdin: str = "") -> str:
     done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise ClusterError(f"{Path(command[0]).name} {' '.join(command[1:])[:200]}: {done.stderr.strip()[-1000:]}")
+        said = done.stderr.strip()[-1000:]
+        kind = _Taken if "File exists" in said else ClusterError
+        raise kind(f"{Path(command[0]).name} {' '.join(command[1:])[:200]}: {said}")
     return done.stdout
