@@ -20,9 +20,16 @@ EXECUTORS = Executors(namespace="default", account="executor")
 def namespace(cluster: Cluster, bounds: Bounds | None = None, **settings: object) -> Iterator[KubernetesSettings]:
     """Set one up with these settings; it goes with all its pods, which is not waited for."""
     name = f"sandboxes-{secrets.token_hex(4)}"
-    given = {"namespace": name, "kubeconfig": cluster.kubeconfig, "agent_image": SANDBOXD, "host_image": TASK}
+    given: dict[str, object] = {
+        "namespace": name,
+        "kubeconfig": cluster.kubeconfig,
+        "agent_image": SANDBOXD,
+        "host_image": TASK,
+    }
+    # A small node shall hold many of them.
+    given |= {"pull_policy": "Never", "cpu_request": 0.05}
     outside = (f"tcp:{cluster.layout.host}:22", f"udp:{cluster.layout.host}:53")
-    made = KubernetesSettings.model_validate({**given, "outside": outside, "pull_policy": "Never", **settings})
+    made = KubernetesSettings.model_validate({**given, "outside": outside, **settings})
     objects = fences(made, EXECUTORS, bounds)
     cluster.kubectl("apply", "--filename=-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))
     _wait_for_policy(cluster, made)

@@ -7,8 +7,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
+from typing import Any
 
 import pytest
 
@@ -30,7 +31,7 @@ from sandbox.kubernetes import manifest
 from sandbox.kubernetes.backend import KubernetesBackend
 from sandbox.kubernetes.fences import Bounds
 from sandbox.kubernetes.sandbox import KubernetesSandbox
-from sandbox.types import Command, Exited, Resources, SandboxSpec
+from sandbox.types import Command, Exited, Outcome, Resources, SandboxSpec
 from tests.integration.kubernetes.conftest import MakeNamespace
 
 pytestmark = pytest.mark.anyio
@@ -74,22 +75,19 @@ async def _say(sandbox: KubernetesSandbox, line: str) -> str:
     return outcome.output.decode()
 
 
+Pods = Callable[[], list[dict[str, Any]]]
+
+
 @pytest.fixture
-def pods(cluster: Cluster, sealed: KubernetesSettings) -> Callable[[], list[dict[str, object]]]:
+def pods(cluster: Cluster, sealed: KubernetesSettings) -> Pods:
     """The pods of the namespace, as the API server gives them."""
 
-    def pods() -> list[dict[str, object]]:
+    def pods() -> list[dict[str, Any]]:
         listed = cluster.kubectl("get", "pods", f"--namespace={sealed.namespace}", "--output=json")
-        found: list[dict[str, object]] = json.loads(listed)["items"]
+        found: list[dict[str, Any]] = json.loads(listed)["items"]
         return found
 
     return pods
-
-
-async def _soon(happened: Callable[[], bool], seconds: float = 30) -> None:
-    async with asyncio.timeout(seconds):
-        while not await asyncio.to_thread(happened):  # noqa: ASYNC110  # nobody tells us
-            await asyncio.sleep(0.1)
 
 
 # --- what holds it -------------------------------------------------------------------------------------------------
@@ -125,12 +123,10 @@ async def test_an_image_brings_its_variables_and_a_command_its_own(sandbox: Kube
     assert outcome.output == b"/usr/bin\n"
 
 
-async def test_what_was_asked_for_is_what_the_pod_has(
-    sandbox: KubernetesSandbox, pods: Callable[[], list[dict[str, object]]]
-) -> None:
+async def test_what_was_asked_for_is_what_the_pod_has(sandbox: KubernetesSandbox, pods: Pods) -> None:
     health = await sandbox.health()
     assert (health.first_of_all, health.memory, health.refused) == (True, True, 0)
-    (labels,) = [p["metadata"]["labels"] for p in pods() if p["metadata"]["name"] == sandbox.name]  # type: ignore[index]
+    (labels,) = [pod["metadata"]["labels"] for pod in pods() if pod["metadata"]["name"] == sandbox.name]
     assert set(labels) == {manifest.LABEL, manifest.SERVICE_LABEL, manifest.POOL_LABEL}
     assert float(labels[manifest.LABEL]) == pytest.approx(time.time() + SMALL.lifetime_s, abs=120)
     assert await _say(sandbox, "df -B1 --output=size /workspace | tail -1") == f" {16 * 2**20}\n"
@@ -257,13 +253,13 @@ async def test_a_full_namespace_says_so_and_has_room_again_when_another_ends(
 
 
 async def test_a_sandbox_no_node_has_room_for_is_refused_in_time_and_leaves_nothing(
-    sealed: KubernetesSettings, pods: Callable[[], list[dict[str, object]]], open_pods: Open
+    sealed: KubernetesSettings, pods: Pods, open_pods: Open
 ) -> None:
     backend = open_pods(sealed, node_selector={"no": "such"}, start_timeout_s=2, service="crowded")
     with pytest.raises(NoRoom, match=r"no node has room .*affinity/selector"):
         await backend.acquire(SMALL)
     await backend.close()
-    assert not [pod for pod in pods() if pod["metadata"]["labels"][manifest.SERVICE_LABEL] == "crowded"]  # type: ignore[index]
+    assert not [pod for pod in pods() if pod["metadata"]["labels"][manifest.SERVICE_LABEL] == "crowded"]
 
 
 async def test_a_namespace_that_is_not_there_is_named(sealed: KubernetesSettings, open_pods: Open) -> None:
@@ -282,15 +278,6 @@ async def test_a_pod_that_breaks_the_policy_is_refused_with_what_it_lacks(
     await backend.close()
 
 
-async def test_a_first_container_that_fails_is_told_by_its_last_words(
-    sealed: KubernetesSettings, open_pods: Open
-) -> None:
-    backend = open_pods(sealed, agent_image="mimo.local/task:1")
-    with pytest.raises(SandboxUnavailable, match=r"our program in it|/sandboxd"):
-        await backend.acquire(SMALL)
-    await backend.close()
-
-
 async def test_without_a_way_to_a_cluster_the_settings_to_give_are_named(
     sealed: KubernetesSettings, open_pods: Open
 ) -> None:
@@ -303,57 +290,65 @@ async def test_without_a_way_to_a_cluster_the_settings_to_give_are_named(
 # --- how it is lost ------------------------------------------------------------------------------------------------
 
 
-async def test_a_deleted_pod_is_lost_in_mid_command(
-    cluster: Cluster, sealed: KubernetesSettings, sandbox: KubernetesSandbox
-) -> None:
+@pytest.fixture
+async def running(sandbox: KubernetesSandbox) -> AsyncIterator[asyncio.Task[Outcome]]:
+    """A long command of ``sandbox`` that has begun."""
     running = asyncio.create_task(sandbox.exec(Command("sleep 60", "long", 70)))
     await _say(sandbox, "true")
-    namespace = f"--namespace={sealed.namespace}"
-    await asyncio.to_thread(cluster.kubectl, "delete", "pod", sandbox.name, namespace, "--wait=false")
-    with pytest.raises(SandboxLost, match="is over"):
+    yield running
+    running.cancel()
+
+
+Kubectl = Callable[..., Awaitable[str]]
+
+
+@pytest.fixture
+def kubectl(cluster: Cluster, sealed: KubernetesSettings) -> Kubectl:
+    """Run it in the namespace of ``sandbox``."""
+
+    async def kubectl(*arguments: str, stdin: str = "") -> str:
+        return await asyncio.to_thread(cluster.kubectl, f"--namespace={sealed.namespace}", *arguments, stdin=stdin)
+
+    return kubectl
+
+
+async def test_a_deleted_pod_is_lost_in_mid_command(
+    kubectl: Kubectl, sandbox: KubernetesSandbox, running: "asyncio.Task[Outcome]"
+) -> None:
+    await kubectl("delete", "pod", sandbox.name, "--wait=false")
+    with pytest.raises(SandboxLost, match="is over: it was deleted"):
         await running
 
 
 async def test_an_evicted_pod_is_said_to_be(
-    cluster: Cluster, sealed: KubernetesSettings, sandbox: KubernetesSandbox
+    kubectl: Kubectl, sealed: KubernetesSettings, sandbox: KubernetesSandbox, running: "asyncio.Task[Outcome]"
 ) -> None:
-    running = asyncio.create_task(sandbox.exec(Command("sleep 60", "long", 70)))
-    await _say(sandbox, "true")
-    namespace = sealed.namespace
-    eviction = {
-        "apiVersion": "policy/v1",
-        "kind": "Eviction",
-        "metadata": {"name": sandbox.name, "namespace": namespace},
-    }
-    path = f"/api/v1/namespaces/{namespace}/pods/{sandbox.name}/eviction"
-    await asyncio.to_thread(cluster.kubectl, "create", f"--raw={path}", "--filename=-", stdin=json.dumps(eviction))
+    about = {"name": sandbox.name, "namespace": sealed.namespace}
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": about}
+    path = f"/api/v1/namespaces/{sealed.namespace}/pods/{sandbox.name}/eviction"
+    await kubectl("create", f"--raw={path}", "--filename=-", stdin=json.dumps(eviction))
     with pytest.raises(SandboxEvicted, match="Eviction"):
         await running
 
 
 async def test_a_pod_past_its_nodes_deadline_is_said_to_be(
-    cluster: Cluster, sealed: KubernetesSettings, sandbox: KubernetesSandbox
+    kubectl: Kubectl, sandbox: KubernetesSandbox, running: "asyncio.Task[Outcome]"
 ) -> None:
-    running = asyncio.create_task(sandbox.exec(Command("sleep 60", "long", 70)))
-    await _say(sandbox, "true")
-    patch = json.dumps({"spec": {"activeDeadlineSeconds": 1}})
-    namespace = f"--namespace={sealed.namespace}"
-    await asyncio.to_thread(cluster.kubectl, "patch", "pod", sandbox.name, namespace, f"--patch={patch}")
+    await kubectl("patch", "pod", sandbox.name, '--patch={"spec": {"activeDeadlineSeconds": 1}}')
     with pytest.raises(LifetimeOver, match="ask for a longer"):
         await running
 
 
-async def test_a_pod_whose_node_is_given_up_is_said_to_be(cluster: Cluster, sandbox: KubernetesSandbox) -> None:
+async def test_a_pod_whose_node_is_given_up_is_said_to_be(
+    kubectl: Kubectl, cluster: Cluster, running: "asyncio.Task[Outcome]"
+) -> None:
     """A node that is not heard of gets such a mark, and its pods are deleted for it."""
-    running = asyncio.create_task(sandbox.exec(Command("sleep 60", "long", 70)))
-    await _say(sandbox, "true")
-    node = ("taint", "node", cluster.layout.name)
-    await asyncio.to_thread(cluster.kubectl, *node, "test=gone:NoExecute")
+    await kubectl("taint", "node", cluster.layout.name, "test=gone:NoExecute")
     try:
         with pytest.raises(MachineLost, match="its node is gone"):
             await running
     finally:
-        await asyncio.to_thread(cluster.kubectl, *node, "test-")
+        await kubectl("taint", "node", cluster.layout.name, "test-")
 
 
 # --- a service that dies -------------------------------------------------------------------------------------------
@@ -366,7 +361,7 @@ from sandbox.types import Command, Resources, SandboxSpec
 
 async def main():
     settings = KubernetesSettings.model_validate_json(sys.argv[1])
-    backend = open_pods(settings, trial=True)
+    backend = open_backend("kubernetes", SandboxSettings(kubernetes=settings))
     sandbox = await backend.acquire(SandboxSpec(resources=Resources(memory_mib=64, processes=64, disk_mib=16)))
     handle = sandbox.handle
     print(handle.id, handle.address, handle.boot_id, handle.key.hex(), flush=True)
@@ -403,24 +398,23 @@ async def test_a_command_of_a_killed_service_goes_on_and_is_found_by_the_next(
 
 
 async def test_one_lease_after_a_service_was_killed_its_sandbox_ends_and_the_next_service_removes_it(
-    sealed: KubernetesSettings, backend: KubernetesBackend, open_pods: Open
+    sealed: KubernetesSettings, kubectl: Kubectl, open_pods: Open
 ) -> None:
     name, *_ = await _killed_service(sealed, "(setsid sleep 4711 &); sleep 4711", lease_s=2.0)
-    second = open_pods(sealed)
-    async with asyncio.timeout(40):
-        while name in [each.id for each in await backend.found()]:
-            await (await second.acquire(SMALL)).close()
-            await second.close()  # the next acquire sweeps anew
-            second = open_pods(sealed)
-    await second.close()
+    await kubectl("wait", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=30s", f"pod/{name}")
+    backend = open_pods(sealed)
+    await (await backend.acquire(SMALL)).close()
+    await backend.close()
+    assert name not in [each.id for each in await backend.found()]
+    await backend.close()
 
 
 async def test_a_caller_that_gives_up_while_it_is_made_leaves_no_pod(
-    sealed: KubernetesSettings, pods: Callable[[], list[dict[str, object]]], open_pods: Open
+    sealed: KubernetesSettings, pods: Pods, open_pods: Open
 ) -> None:
     backend = open_pods(sealed, service="hasty")
     for delay in (0.001, 0.05, 0.5):
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(backend.acquire(SMALL), delay)
     await backend.close()
-    assert not [pod for pod in pods() if pod["metadata"]["labels"][manifest.SERVICE_LABEL] == "hasty"]  # type: ignore[index]
+    assert not [pod for pod in pods() if pod["metadata"]["labels"][manifest.SERVICE_LABEL] == "hasty"]
