@@ -103,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
         "--threads",
         type=_positive,
         default=1,
-        help="of PyTorch; one is best for small models, and all that the compiled step uses",
+        help="of PyTorch; and those that share a compiled step where that is faster. One is best for small models",
     )
     parser.add_argument("--no-speculation", action="store_true", help="never guess tokens ahead")
     parser.add_argument(
@@ -177,7 +177,7 @@ def _app(checkpoint: Path, key: str | None, options: argparse.Namespace) -> "Fas
         raise _not_installed(error) from error
     torch.set_num_threads(options.threads)
     try:
-        kernels = choose_kernels(options.kernels)
+        kernels = choose_kernels(options.kernels, options.threads)
     except NoLibrary as error:
         raise StartError(f"--kernels cpu: {error}") from error
     logger.info("kernels name=%s reason=%s", kernels.name, kernels.reason)

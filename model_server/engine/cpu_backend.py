@@ -5,6 +5,7 @@ depend, to the last bit, on which rows share its step, on how a prompt was cut, 
 """
 
 import ctypes
+import weakref
 from array import array
 from collections.abc import Sequence
 from typing import Any
@@ -39,15 +40,24 @@ _ALIGNMENT = 64
 class CpuBackend:
     """A model packed for the C++ step; see :class:`model_server.engine.backend.StepBackend`. One step at a time."""
 
-    def __init__(self, model: MiMoV2Flash, context_length: int, library: Library, take_weights: bool = False) -> None:
+    def __init__(
+        self,
+        model: MiMoV2Flash,
+        context_length: int,
+        library: Library,
+        take_weights: bool = False,
+        num_threads: int = 1,
+    ) -> None:
         """With ``take_weights``, those of all layers leave the model while they are packed, so that memory holds them
-        once; the model keeps embedding and head."""
+        once; the model keeps embedding and head. ``num_threads`` share a step where that is faster, the caller's own
+        among them; they change no bit of what comes out."""
         self.config = model.config
         self._library = library
         self._context_length = context_length
         self._packed = _PackedModel(model, context_length, take_weights)
         self._model = ctypes.addressof(self._packed.record)
-        self._batch = BatchRecord()
+        self._batch = BatchRecord(crew=library.new_crew(num_threads))
+        weakref.finalize(self, library.end_crew, self._batch.crew)
         self._batch_address = ctypes.addressof(self._batch)
         self._scratch = torch.empty(0, dtype=torch.uint8)
         self._scratch_rows = 0
@@ -128,7 +138,7 @@ class CpuBackend:
         return experts.data_ptr()
 
     def _grow(self, num_rows: int) -> None:
-        size = self._library.scratch_bytes(self._model, num_rows)
+        size = self._library.scratch_bytes(self._model, self._batch.crew, num_rows)
         self._scratch = torch.empty(size + _ALIGNMENT, dtype=torch.uint8)
         self._batch.scratch = -(-self._scratch.data_ptr() // _ALIGNMENT) * _ALIGNMENT
         self._scratch_rows = num_rows

@@ -1,5 +1,6 @@
 """The C++ step equals the model's plain forward, and a row's results do not depend on what shares its step."""
 
+import gc
 import random
 from array import array
 from collections.abc import Iterable, Sequence
@@ -22,6 +23,7 @@ from model_server.weights import load_model, save_checkpoint
 from tests.numerics.small_models import full_logits, random_config, random_ids, random_model, small_config
 
 _CONTEXT = 512
+_TASKS = Path("/proc/self/task")
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +37,16 @@ def library() -> Library:
 class Sequences:
     """Sequences over pools of their own, full of what must not be read. Pages are handed out in a random order."""
 
-    def __init__(self, model: MiMoV2Flash, library: Library, num: int, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        model: MiMoV2Flash,
+        library: Library,
+        num: int,
+        dtype: torch.dtype = torch.float32,
+        num_threads: int = 1,
+    ) -> None:
         per_sequence = _CONTEXT // PAGE
-        self.backend = CpuBackend(model, _CONTEXT, library)
+        self.backend = CpuBackend(model, _CONTEXT, library, num_threads=num_threads)
         self.pools = new_pools(model.config, num * per_sequence, num, dtype)
         for pool in (self.pools.page_k, self.pools.page_v, self.pools.ring_k, self.pools.ring_v):
             pool.fill_(float("nan"))
@@ -183,6 +192,28 @@ def test_instruction_sets_give_the_same_bits(seed: int, library: Library) -> Non
     ids = random_ids(config, 90, seed)[0].tolist()
     outputs = [Sequences(model, other, 1).step([(0, ids)]) for other in (library, Library("avx2"))]
     assert torch.equal(outputs[0].logits, outputs[1].logits)
+
+
+@pytest.mark.parametrize("num_rows", [1, 3, 30])
+def test_threads_give_the_bits_of_one(num_rows: int, library: Library, tmp_path: Path) -> None:
+    """Steps of one size: after some alone they are tried together."""
+    save_checkpoint(random_model(small_config(hidden_size=160, intermediate_size=640)), tmp_path)
+    model = load_model(tmp_path, torch.bfloat16, keep_fp8=True)
+    ids = random_ids(model.config, 12 * num_rows)[0].tolist()
+    alone, shared = (Sequences(model, library, 1, num_threads=count) for count in (1, 3))
+    for first in range(0, len(ids), num_rows):
+        part = [(0, ids[first : first + num_rows])]
+        assert torch.equal(shared.step(part).logits, alone.step(part).logits)
+
+
+@pytest.mark.skipif(not _TASKS.exists(), reason="the system does not show its threads")
+def test_threads_end_with_their_backend(library: Library) -> None:
+    before = set(_TASKS.iterdir())
+    backend = CpuBackend(random_model(small_config()), _CONTEXT, library, num_threads=3)
+    assert len(set(_TASKS.iterdir()) - before) == 2
+    del backend
+    gc.collect()
+    assert not set(_TASKS.iterdir()) - before
 
 
 def test_logits_are_given_for_the_rows_that_are_wanted(library: Library) -> None:

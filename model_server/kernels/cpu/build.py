@@ -20,6 +20,7 @@ _FLAGS = (
     "-O3",
     "-fPIC",
     "-shared",
+    "-pthread",
     "-fvisibility=hidden",
     "-fno-exceptions",
     "-fno-rtti",

@@ -82,12 +82,16 @@ struct MimoBatch {
     int64_t* likeliest;       // out, of a prediction: [num_segments], after each one's last row
     int64_t prediction;       // which prediction layer
     void* scratch;            // mimo_scratch_bytes, aligned to 64
+    void* crew;               // mimo_new_crew
 };
 
 #define MIMO_EXPORT __attribute__((visibility("default")))
 
+// The threads of a step: the caller's own and others that wait for work. For one step at a time.
+MIMO_EXPORT void* mimo_new_crew(int64_t num_threads);
+MIMO_EXPORT void mimo_end_crew(void* crew);
 // Bytes of scratch memory that a step of so many rows takes.
-MIMO_EXPORT int64_t mimo_scratch_bytes(const MimoModel* model, int64_t num_rows);
+MIMO_EXPORT int64_t mimo_scratch_bytes(const MimoModel* model, const void* crew, int64_t num_rows);
 // One step of the whole model.
 MIMO_EXPORT void mimo_step(const MimoModel* model, const MimoBatch* batch);
 // One prediction layer over the rows of a batch, the head and the likeliest tokens.

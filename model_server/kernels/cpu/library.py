@@ -1,4 +1,4 @@
-"""The compiled step through ctypes: the records of ``interface.h``, and the three functions that take them."""
+"""The compiled step through ctypes: the records of ``interface.h``, and the functions that take them."""
 
 import ctypes
 import platform
@@ -86,6 +86,7 @@ class BatchRecord(Structure):
         *((name, c_void_p) for name in ("hidden", "logits", "experts", "likeliest")),
         ("prediction", c_int64),
         ("scratch", c_void_p),
+        ("crew", c_void_p),
     ]
 
 
@@ -102,7 +103,13 @@ class Library:
         self.variant = variant
         self.scratch_bytes = loaded.mimo_scratch_bytes
         self.scratch_bytes.restype = c_int64
-        self.scratch_bytes.argtypes = [c_void_p, c_int64]
+        self.scratch_bytes.argtypes = [c_void_p, c_void_p, c_int64]
+        self.new_crew = loaded.mimo_new_crew
+        self.new_crew.restype = c_void_p
+        self.new_crew.argtypes = [c_int64]
+        self.end_crew = loaded.mimo_end_crew
+        self.end_crew.restype = None
+        self.end_crew.argtypes = [c_void_p]
         self.step = loaded.mimo_step
         self.predict = loaded.mimo_predict
         for function in (self.step, self.predict):

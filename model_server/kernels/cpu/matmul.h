@@ -6,6 +6,7 @@
 
 #include <type_traits>
 
+#include "crew.h"
 #include "interface.h"
 #include "vector.h"
 
@@ -240,22 +241,22 @@ void multiply_panel(const MimoMatrix& matrix, int64_t panel, Rows x, int64_t num
     }
 }
 
+// Panels [panel, end).
 template <class Panel, class Result>
-void multiply_as_stored(const MimoMatrix& matrix, Rows x, int64_t num_rows, const Result& result) {
+void multiply_as_stored(const MimoMatrix& matrix, int64_t panel, int64_t end, Rows x, int64_t num_rows,
+                        const Result& result) {
     alignas(64) float sums[4 * kPanel];
-    const int64_t num_panels = (matrix.num_out + kPanel - 1) / kPanel;
-    int64_t panel = 0;
     if (num_rows == 1)
-        for (; panel + kWide <= num_panels; panel += kWide) {
+        for (; panel + kWide <= end; panel += kWide) {
             multiply_tile<1, kWide, Panel>(matrix, panel, x, sums);
             deliver(matrix, panel, kWide, 0, 1, sums, result);
         }
     if (num_rows == 2 && kAccumulators >= 16)
-        for (; panel + 2 <= num_panels; panel += 2) {
+        for (; panel + 2 <= end; panel += 2) {
             multiply_tile<2, 2, Panel>(matrix, panel, x, sums);
             deliver(matrix, panel, 2, 0, 2, sums, result);
         }
-    for (; panel < num_panels; ++panel) multiply_panel<Panel>(matrix, panel, x, num_rows, result);
+    for (; panel < end; ++panel) multiply_panel<Panel>(matrix, panel, x, num_rows, result);
 }
 
 inline void widen(const MimoMatrix& matrix, int64_t number, float* to) {
@@ -274,10 +275,10 @@ inline void widen(const MimoMatrix& matrix, int64_t number, float* to) {
 
 // FP8 is widened once for many rows; bf16 costs less to widen in registers than to load when it is twice as long.
 template <class Result>
-void multiply_fp8(const MimoMatrix& matrix, Rows x, int64_t num_rows, const Result& result, float* widened) {
-    if (num_rows <= 2 * kTileRows) return multiply_as_stored<Fp8Panel>(matrix, x, num_rows, result);
-    const int64_t num_panels = (matrix.num_out + kPanel - 1) / kPanel;
-    for (int64_t panel = 0; panel < num_panels; ++panel) {
+void multiply_fp8(const MimoMatrix& matrix, int64_t panel, int64_t end, Rows x, int64_t num_rows, const Result& result,
+                  float* widened) {
+    if (num_rows <= 2 * kTileRows) return multiply_as_stored<Fp8Panel>(matrix, panel, end, x, num_rows, result);
+    for (; panel < end; ++panel) {
         widen(matrix, panel, widened);
         // Counted back by whole panels, so that `panel` of this matrix is where the widened one lies.
         MimoMatrix one = matrix;
@@ -286,15 +287,29 @@ void multiply_fp8(const MimoMatrix& matrix, Rows x, int64_t num_rows, const Resu
     }
 }
 
-// x [num_rows, num_in] times the matrix, transposed. `widened` has room for num_in * 32 floats.
+// Who multiplies, and where each has room for a widened panel.
+struct Hands {
+    Crew& crew;
+    float* widened;
+    ptrdiff_t stride;
+};
+
+constexpr int64_t kChunkProducts = 1 << 16;  // about a microsecond: what it takes to claim a chunk is little beside it
+
+// x [num_rows, num_in] times the matrix, transposed. A result is delivered by whoever has the panel.
 template <class Result>
-void multiply(const MimoMatrix& matrix, Rows x, int64_t num_rows, const Result& result, float* widened) {
+void multiply(const MimoMatrix& matrix, Rows x, int64_t num_rows, const Result& result, const Hands& hands) {
     if (num_rows == 0) return;
-    switch (matrix.storage) {
-        case kF32: return multiply_as_stored<F32Panel>(matrix, x, num_rows, result);
-        case kBf16: return multiply_as_stored<Bf16Panel>(matrix, x, num_rows, result);
-        case kFp8: return multiply_fp8(matrix, x, num_rows, result, widened);
-    }
+    const int64_t few = kChunkProducts / (num_rows * matrix.num_in * kPanel) / kWide * kWide;
+    const int64_t chunk = few ? few : num_rows <= 2 ? kWide : 1;
+    hands.crew.each((matrix.num_out + kPanel - 1) / kPanel, chunk, [&](int64_t panel, int64_t end, int lane) {
+        switch (matrix.storage) {
+            case kF32: return multiply_as_stored<F32Panel>(matrix, panel, end, x, num_rows, result);
+            case kBf16: return multiply_as_stored<Bf16Panel>(matrix, panel, end, x, num_rows, result);
+            case kFp8:
+                return multiply_fp8(matrix, panel, end, x, num_rows, result, hands.widened + lane * hands.stride);
+        }
+    });
 }
 
 }  // namespace mimo

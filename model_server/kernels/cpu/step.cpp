@@ -4,6 +4,7 @@
 // the cache and then attend. Experts see all rows that chose them together, so weights are read once for many rows.
 // Memory comes from the caller. Nothing here allocates, throws or knows Python.
 #include "attention.h"
+#include "crew.h"
 #include "interface.h"
 #include "layers.h"
 #include "matmul.h"
@@ -14,6 +15,7 @@ namespace {
 constexpr int64_t kBlockRows = 128;    // that share the matrices around attention and a dense block
 constexpr int64_t kGuesses = 16;       // of different sequences that share the head
 constexpr int64_t kExpertRows = 512;   // that are sorted by expert together
+constexpr int kMostThreads = 64;
 
 int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -38,10 +40,11 @@ struct Scratch {
     float *normed, *qkv, *attended, *inner, *gathered, *widened, *router_scores, *shares, *pair_shares;
     uint8_t* ids;
     int32_t *pair_rows, *first_pair;
-    Running running;
+    int64_t widened_stride;
+    Running running[kMostThreads];
     Part<Stored>* parts;
 
-    Scratch(const MimoModel& model, int64_t num_rows, Arena& arena) {
+    Scratch(const MimoModel& model, int64_t num_rows, int num_threads, Arena& arena) {
         int64_t qkv_size = 0, attended_size = 0, queries = 0, width = 0, groups = 0, inner_size = 0;
         int64_t inputs = 2 * model.hidden_size;
         for (const MimoHeads& heads : model.heads) {
@@ -66,16 +69,19 @@ struct Scratch {
         attended = arena.take<float>(block * attended_size);
         inner = arena.take<float>(larger(expert, block) * padded(inner_size));
         gathered = arena.take<float>(expert * model.hidden_size);
-        widened = arena.take<float>(inputs * kPanel);
+        widened_stride = inputs * kPanel;
+        widened = arena.take<float>(num_threads * widened_stride);
         router_scores = arena.take<float>(expert * padded(model.num_experts));
         shares = arena.take<float>(pairs);
         pair_shares = arena.take<float>(pairs);
         ids = arena.take<uint8_t>(pairs);
         pair_rows = arena.take<int32_t>(pairs);
         first_pair = arena.take<int32_t>(model.num_experts + 1);
-        running.mixed = arena.take<float>(queries * width);
-        running.total = arena.take<v16>(queries);
-        running.largest = arena.take<float>(queries);
+        for (int lane = 0; lane < num_threads; ++lane) {
+            running[lane].mixed = arena.take<float>(queries * width);
+            running[lane].total = arena.take<v16>(queries);
+            running[lane].largest = arena.take<float>(queries);
+        }
         parts = arena.take<Part<Stored>>(block * groups);
     }
 };
@@ -84,9 +90,15 @@ template <class Stored>
 class Step {
 public:
     Step(const MimoModel& model, const MimoBatch& batch)
-        : model_(model), batch_(batch), arena_{(char*)batch.scratch}, scratch_(model, batch.num_rows, arena_) {}
+        : model_(model),
+          batch_(batch),
+          crew_(*(Crew*)batch.crew),
+          arena_{(char*)batch.scratch},
+          scratch_(model, batch.num_rows, crew_.num_threads(), arena_),
+          hands_{crew_, scratch_.widened, scratch_.widened_stride} {}
 
     void run() {
+        crew_.begin(batch_.num_rows);
         embed(batch_.hidden);
         int64_t expert_layer = 0;
         for (int64_t i = 0; i < model_.num_layers; ++i) {
@@ -96,6 +108,7 @@ public:
             else dense(layer, batch_.hidden);
         }
         logits();
+        crew_.end();
     }
 
     void predict() {
@@ -138,21 +151,24 @@ private:
         for (int64_t first = 0; first < batch_.num_rows; first += kBlockRows) {
             const int64_t count = smaller(kBlockRows, batch_.num_rows - first);
             norm(x + first * size, count, layer.attention_norm, scratch_.normed, size);
-            multiply(layer.qkv, Rows{scratch_.normed, size}, count, Store{scratch_.qkv, qkv_stride}, scratch_.widened);
+            multiply(layer.qkv, Rows{scratch_.normed, size}, count, Store{scratch_.qkv, qkv_stride}, hands_);
             attend_block(layer, heads, first, count, qkv_stride);
             multiply(layer.output, Rows{scratch_.attended, attended_size}, count, Add{x + first * size, size},
-                     scratch_.widened);
+                     hands_);
         }
     }
 
     // Rows [first, first + count) of the batch, sequence by sequence and group by group.
     void attend_block(const MimoLayer& layer, const MimoHeads& heads, int64_t first, int64_t count, int64_t stride) {
         const int64_t num_parts = find_parts(layer, heads, first, count);
-        scratch_.running.v_width = (int)v_width(heads);
-        for (int64_t i = 0; i < num_parts; ++i) {
-            const Part<Stored>* part = scratch_.parts + i;
-            attend_part(layer, heads, *part, i + 1 < num_parts ? part + 1 : nullptr, stride);
-        }
+        for (Running& running : scratch_.running) running.v_width = (int)v_width(heads);
+        crew_.each(num_parts, 1, [&](int64_t i, int64_t end, int lane) {
+            for (; i < end; ++i) {
+                const Part<Stored>* part = scratch_.parts + i;
+                attend_part(layer, heads, *part, i + 1 < num_parts ? part + 1 : nullptr, stride,
+                            scratch_.running[lane]);
+            }
+        });
     }
 
     int64_t find_parts(const MimoLayer& layer, const MimoHeads& heads, int64_t first, int64_t count) {
@@ -189,7 +205,7 @@ private:
 
     // Tile by tile, since a later tile's keys may take the place of those that an earlier one sees.
     void attend_part(const MimoLayer& layer, const MimoHeads& heads, const Part<Stored>& part,
-                     const Part<Stored>* after, int64_t stride) {
+                     const Part<Stored>* after, int64_t stride, const Running& running) {
         const int64_t per_group = heads.num_heads / heads.num_kv_heads, out_stride = heads.num_heads * heads.v_dim;
         const float* sink = layer.sink ? layer.sink + part.group * per_group : nullptr;
         for (int64_t done = 0; done < part.num_rows; done += kTile) {
@@ -199,7 +215,7 @@ private:
             for (int row = 0; row < num_rows; ++row) place(heads, part, part.first + done + row, qkv + row * stride);
             const Tile tile{qkv + part.group * per_group * heads.qk_dim, stride, out, out_stride, num_rows,
                             part.first + done, part.oldest};
-            attend(heads, tile, part, after, scratch_.running, sink);
+            attend(heads, tile, part, after, running, sink);
         }
     }
 
@@ -227,9 +243,9 @@ private:
             const int64_t count = smaller(kBlockRows, batch_.num_rows - first);
             norm(x + first * size, count, layer.mlp_norm, scratch_.normed, size);
             multiply(layer.gate_up, Rows{scratch_.normed, size}, count, Gated{scratch_.inner, inner_stride},
-                     scratch_.widened);
+                     hands_);
             multiply(layer.down, Rows{scratch_.inner, inner_stride}, count, Add{x + first * size, size},
-                     scratch_.widened);
+                     hands_);
         }
     }
 
@@ -248,7 +264,7 @@ private:
     void route(const MimoLayer& layer, int64_t first, int64_t count, int64_t expert_layer) {
         const int64_t stride = padded(model_.num_experts), top_k = model_.top_k;
         multiply(layer.router, Rows{scratch_.normed, model_.hidden_size}, count, Store{scratch_.router_scores, stride},
-                 scratch_.widened);
+                 hands_);
         int64_t begin = 0;
         for (int64_t s = 0; s < batch_.num_segments; begin += batch_.segments[s].count, ++s) {
             const MimoSegment& segment = batch_.segments[s];
@@ -294,9 +310,9 @@ private:
         const MimoMatrix& down = layer.expert_down[e];
         const int64_t inner_stride = padded(down.num_in);
         multiply(layer.expert_gate_up[e], Rows{from, size}, count, Gated{scratch_.inner, inner_stride},
-                 scratch_.widened);
+                 hands_);
         multiply(down, Rows{scratch_.inner, inner_stride}, count,
-                 AddShare{x, size, rows, scratch_.pair_shares + begin}, scratch_.widened);
+                 AddShare{x, size, rows, scratch_.pair_shares + begin}, hands_);
     }
 
     void logits() {
@@ -304,7 +320,7 @@ private:
         int64_t begin = 0, wanted = 0, written = 0;
         const auto flush = [&] {
             multiply(model_.head, Rows{scratch_.normed, size}, wanted,
-                     Store{batch_.logits + written * model_.vocab_size, model_.vocab_size}, scratch_.widened);
+                     Store{batch_.logits + written * model_.vocab_size, model_.vocab_size}, hands_);
             written += wanted;
             wanted = 0;
         };
@@ -331,7 +347,7 @@ private:
             }
             norm(batch_.hidden + first * size, count, prediction.hidden_norm, scratch_.normed + size, 2 * size);
             multiply(prediction.projection, Rows{scratch_.normed, 2 * size}, count, Store{x + first * size, size},
-                     scratch_.widened);
+                     hands_);
         }
     }
 
@@ -339,7 +355,7 @@ private:
         const int64_t size = model_.hidden_size, stride = padded(model_.vocab_size);
         int64_t segments[kGuesses], wanted = 0, end = 0;
         const auto flush = [&] {
-            multiply(model_.head, Rows{scratch_.normed, size}, wanted, Store{scores, stride}, scratch_.widened);
+            multiply(model_.head, Rows{scratch_.normed, size}, wanted, Store{scores, stride}, hands_);
             for (int64_t i = 0; i < wanted; ++i)
                 batch_.likeliest[segments[i]] = likeliest(scores + i * stride, model_.vocab_size);
             wanted = 0;
@@ -365,16 +381,24 @@ private:
 
     const MimoModel& model_;
     const MimoBatch& batch_;
+    Crew& crew_;
     Arena arena_;
     Scratch<Stored> scratch_;
+    Hands hands_;
 };
 
 }  // namespace
 }  // namespace mimo
 
-int64_t mimo_scratch_bytes(const MimoModel* model, int64_t num_rows) {
+void* mimo_new_crew(int64_t num_threads) {
+    return new mimo::Crew((int)mimo::smaller(num_threads, mimo::kMostThreads));
+}
+
+void mimo_end_crew(void* crew) { delete (mimo::Crew*)crew; }
+
+int64_t mimo_scratch_bytes(const MimoModel* model, const void* crew, int64_t num_rows) {
     mimo::Arena arena{nullptr};
-    mimo::Scratch<float> scratch(*model, num_rows, arena);
+    mimo::Scratch<float> scratch(*model, num_rows, ((const mimo::Crew*)crew)->num_threads(), arena);
     if (model->num_predictions == 0) return arena.used;
     arena.take<float>(num_rows * model->hidden_size);  // a prediction's rows and scores
     arena.take<float>(mimo::smaller(num_rows, mimo::kGuesses) * mimo::padded(model->vocab_size));
