@@ -10,8 +10,10 @@ from sandbox.toolbox.calls import ExecutorLost, Health, Port
 _HEALTH_S = 5.0
 _PATIENCE_S = 10.0
 """How long an executor may take to say how it is."""
-_SILENCE_S = 30.0
-"""One that has not answered for so long is replaced; Ray starts one that ended anew by itself, and sooner."""
+_SILENCE_S = 120.0
+"""One that is there and has not answered for so long is replaced. Not sooner: it may only have much to do, and with it
+go the sandboxes that do not last.
+"""
 _FIRST_WORDS_S = 180.0
 """How long one may take to begin."""
 
@@ -38,7 +40,8 @@ class Controller:
         self._staff = staff
         self._size = size
         self._leaving: set[str] = set()
-        self._heard: dict[str, float] = {}
+        self._heard: dict[str, float] = dict.fromkeys(staff.hired(), _now())
+        """When each last answered."""
         self._checking: asyncio.Task[None] | None = None
         self._number = 1 + max((_number_of(name) for name in staff.hired()), default=-1)
 
@@ -57,6 +60,8 @@ class Controller:
         self._size = size
         leaving = self.members()[size:]
         self._leaving.update(leaving)
+        for name in leaving:
+            self._heard.pop(name, None)
         await self.check()
         await asyncio.gather(*(self._let_go(name) for name in leaving))
 
@@ -67,9 +72,9 @@ class Controller:
         await asyncio.shield(self._checking)
 
     async def _check(self) -> None:
-        members = self.members()
-        await asyncio.gather(*(self._listen_to(name) for name in members))
-        gone = [name for name in members if _now() > self._heard[name] + _SILENCE_S]
+        await asyncio.gather(*(self._listen_to(name) for name in self.members()))
+        members = set(self.members())
+        gone = [name for name, heard in self._heard.items() if name not in members or _now() > heard + _SILENCE_S]
         for name in gone:
             _log.warning("action=replace executor=%s", name)
             self._dismiss(name)
@@ -82,7 +87,6 @@ class Controller:
             await self._bequeath(name)
 
     async def _listen_to(self, name: str) -> None:
-        self._heard.setdefault(name, _now())
         try:
             await self._ask(name)
             self._heard[name] = _now()
