@@ -21,7 +21,7 @@ const (
 	maxWait     = 60 * time.Second
 	maxTimeout  = 7 * 24 * time.Hour
 	maxGreeters = 16
-	idleWait    = time.Second // without any job, after which memory goes back to the kernel
+	idleWait    = 200 * time.Millisecond // without any job, after which memory goes back to the kernel
 )
 
 var (

@@ -14,7 +14,8 @@ import pytest
 from sandbox.backends import open_backend
 from sandbox.config import SandboxSettings
 from sandbox.errors import SandboxUnavailable
-from sandbox.types import Backend, Command, Exited, SandboxSpec
+from sandbox.local import LocalBackend
+from sandbox.types import Backend, Command, Exited, OomKilled, Resources, SandboxSpec, TimedOut
 
 pytestmark = pytest.mark.anyio
 
@@ -23,6 +24,7 @@ import asyncio, sys
 from sandbox.backends import open_backend
 from sandbox.config import SandboxSettings
 from sandbox.errors import SandboxUnavailable
+from sandbox.local import LocalBackend
 from sandbox.types import Command, SandboxSpec
 
 async def main():
@@ -108,6 +110,37 @@ async def test_a_nursery_that_died_is_replaced(backend: Backend) -> None:
     assert not _running(marker)
 
 
+async def test_a_holder_that_died_before_it_was_needed_is_replaced(backend: Backend) -> None:
+    first = await backend.acquire(SandboxSpec())
+    marker = str(8_000_000 + os.getpid())
+    await first.exec(Command(f"nohup sleep {marker} > /dev/null 2>&1 &", "a", 10))
+    [sleeper] = _running(marker)
+    _, holder, nursery, *_ = _ancestors(sleeper)
+    [spare] = {*_children(nursery)} - {holder}
+    os.kill(spare, signal.SIGKILL)
+    assert await asyncio.to_thread(_soon, lambda: spare not in _children(nursery))
+    second = await backend.acquire(SandboxSpec())
+    for sandbox in (first, second):
+        assert isinstance(await sandbox.exec(Command("true", "b", 10)), Exited)
+
+
+async def test_without_a_control_group_memory_and_processes_are_bounded_all_the_same(tmp_path: Path) -> None:
+    backend = LocalBackend(SandboxSettings(cgroup_parents=(tmp_path / "none",)))
+    try:
+        sandbox = await backend.acquire(SandboxSpec(resources=Resources(memory_mib=192, processes=32, disk_mib=16)))
+        assert sandbox.evidence.memory.startswith("watched")
+        alone = await sandbox.exec(Command("python -c 'x = bytearray(2_000_000_000)'", "a", 30))
+        assert b"MemoryError" in alone.output
+        hog = "python -c 'import time; x = bytearray(90_000_000); time.sleep(60)'"
+        together = await sandbox.exec(Command(f"for i in 1 2 3 4; do {hog} & done; wait", "b", 50))
+        assert isinstance(together, OomKilled)
+        bomb = await sandbox.exec(Command("bomb() { bomb | bomb & }; bomb; sleep 60", "c", 1))
+        assert isinstance(bomb, TimedOut)
+        assert (await sandbox.exec(Command("echo alive", "d", 10))).output == b"alive\n"
+    finally:
+        await backend.close()
+
+
 async def test_nothing_is_left_of_a_sandbox_that_is_closed(backend: Backend) -> None:
     before = _groups()
     sandboxes = await asyncio.gather(*(backend.acquire(SandboxSpec()) for _ in range(5)))
@@ -173,6 +206,10 @@ def _ancestors(pid: int) -> list[int]:
             break
         chain.append(pid)
     return chain
+
+
+def _children(pid: int) -> list[int]:
+    return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
 
 
 def _groups() -> set[Path]:
