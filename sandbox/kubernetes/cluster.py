@@ -33,7 +33,7 @@ _WATCH_S = 300
 """The server ends a watch after this, so that a restarted one of several servers gets its share."""
 _MAX_CONNECTIONS = 64
 _REPEATS_PER_S = 50.0
-_FIRST_PAUSE_S = {"away": 0.2, "busy": 1.0, "conflict": 0.02, "broken": 0.5}
+_FIRST_PAUSE_S = {"away": 0.2, "busy": 0.5, "conflict": 0.02, "broken": 0.5}
 _LONGEST_PAUSE_S = {"away": 2.0, "busy": 10.0, "conflict": 0.5, "broken": 5.0}
 _MAX_WORDS = 1000
 
@@ -142,7 +142,7 @@ class Cluster:
         now = asyncio.get_running_loop().time()
         turn = self._repeats.wait_s(now)
         self._repeats.charge(now)
-        longest = min(_LONGEST_PAUSE_S[error.cause], _FIRST_PAUSE_S[error.cause] * 2**state.attempt_number)
+        longest = min(_LONGEST_PAUSE_S[error.cause], _FIRST_PAUSE_S[error.cause] * 2 ** (state.attempt_number - 1))
         return max(turn, error.wanted_s, random.uniform(longest / 4, longest))
 
 
