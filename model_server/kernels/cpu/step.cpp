@@ -105,7 +105,7 @@ public:
             const MimoLayer& layer = model_.layers[i];
             attention(layer, batch_.hidden);
             if (layer.has_experts) experts(layer, batch_.hidden, expert_layer++);
-            else dense(layer, batch_.hidden);
+            else dense(layer, batch_.hidden, batch_.num_rows);
         }
         logits();
         crew_.end();
@@ -116,8 +116,8 @@ public:
         float* x = arena_.take<float>(batch_.num_rows * model_.hidden_size);
         float* scores = arena_.take<float>(smaller(batch_.num_rows, kGuesses) * padded(model_.vocab_size));
         join(prediction, x);
-        attention(prediction.block, x);
-        dense(prediction.block, x);
+        last_attention(prediction.block, x);
+        dense(prediction.block, x, batch_.num_segments);
         guess(prediction, x, scores);
     }
 
@@ -152,21 +152,46 @@ private:
             const int64_t count = smaller(kBlockRows, batch_.num_rows - first);
             norm(x + first * size, count, layer.attention_norm, scratch_.normed, size);
             multiply(layer.qkv, Rows{scratch_.normed, size}, count, Store{scratch_.qkv, qkv_stride}, hands_);
-            attend_block(layer, heads, first, count, qkv_stride);
+            attend_block(layer, heads, first, count, qkv_stride, false);
             multiply(layer.output, Rows{scratch_.attended, attended_size}, count, Add{x + first * size, size},
                      hands_);
         }
     }
 
+    // The same for the last row of each segment, which come to lie at the front of x; of the others only keys and values
+    // are wanted.
+    void last_attention(const MimoLayer& layer, float* x) {
+        const MimoHeads& heads = model_.heads[layer.window];
+        const int64_t size = model_.hidden_size, qkv_stride = padded(layer.qkv.num_out);
+        const int64_t attended_size = heads.num_heads * heads.v_dim;
+        int64_t s = 0, end = 0;  // segments that are done, and the row where they end
+        for (int64_t first = 0; first < batch_.num_rows; first += kBlockRows) {
+            const int64_t count = smaller(kBlockRows, batch_.num_rows - first), done = s;
+            norm(x + first * size, count, layer.attention_norm, scratch_.normed, size);
+            multiply(layer.qkv, Rows{scratch_.normed, size}, count, Store{scratch_.qkv, qkv_stride}, hands_);
+            attend_block(layer, heads, first, count, qkv_stride, true);
+            for (; s < batch_.num_segments && end + batch_.segments[s].count <= first + count; ++s) {
+                end += batch_.segments[s].count;
+                std::memmove(x + s * size, x + (end - 1) * size, sizeof(float) * size);
+                std::memmove(scratch_.attended + (s - done) * attended_size,
+                             scratch_.attended + (end - 1 - first) * attended_size, sizeof(float) * attended_size);
+            }
+            if (s == done) continue;
+            multiply(layer.output, Rows{scratch_.attended, attended_size}, s - done, Add{x + done * size, size},
+                     hands_);
+        }
+    }
+
     // Rows [first, first + count) of the batch, sequence by sequence and group by group.
-    void attend_block(const MimoLayer& layer, const MimoHeads& heads, int64_t first, int64_t count, int64_t stride) {
+    void attend_block(const MimoLayer& layer, const MimoHeads& heads, int64_t first, int64_t count, int64_t stride,
+                      bool only_last) {
         const int64_t num_parts = find_parts(layer, heads, first, count);
         for (Running& running : scratch_.running) running.v_width = (int)v_width(heads);
         crew_.each(num_parts, 1, [&](int64_t i, int64_t end, int lane) {
             for (; i < end; ++i) {
                 const Part<Stored>* part = scratch_.parts + i;
                 attend_part(layer, heads, *part, i + 1 < num_parts ? part + 1 : nullptr, stride,
-                            scratch_.running[lane]);
+                            scratch_.running[lane], only_last);
             }
         });
     }
@@ -205,7 +230,7 @@ private:
 
     // Tile by tile, since a later tile's keys may take the place of those that an earlier one sees.
     void attend_part(const MimoLayer& layer, const MimoHeads& heads, const Part<Stored>& part,
-                     const Part<Stored>* after, int64_t stride, const Running& running) {
+                     const Part<Stored>* after, int64_t stride, const Running& running, bool only_last) {
         const int64_t per_group = heads.num_heads / heads.num_kv_heads, out_stride = heads.num_heads * heads.v_dim;
         const float* sink = layer.sink ? layer.sink + part.group * per_group : nullptr;
         for (int64_t done = 0; done < part.num_rows; done += kTile) {
@@ -213,8 +238,12 @@ private:
             float* qkv = scratch_.qkv + (part.row + done) * stride;
             float* out = scratch_.attended + (part.row + done) * out_stride + part.group * per_group * heads.v_dim;
             for (int row = 0; row < num_rows; ++row) place(heads, part, part.first + done + row, qkv + row * stride);
-            const Tile tile{qkv + part.group * per_group * heads.qk_dim, stride, out, out_stride, num_rows,
-                            part.first + done, part.oldest};
+            if (only_last && done + num_rows < part.num_rows) continue;
+            const int skipped = only_last ? num_rows - 1 : 0;
+            qkv += skipped * stride;
+            out += skipped * out_stride;
+            const Tile tile{qkv + part.group * per_group * heads.qk_dim, stride, out, out_stride, num_rows - skipped,
+                            part.first + done + skipped, part.oldest};
             attend(heads, tile, part, after, running, sink);
         }
     }
@@ -237,10 +266,10 @@ private:
     }
 
     // x += down(silu(gate(norm(x))) * up(norm(x)))
-    void dense(const MimoLayer& layer, float* x) {
+    void dense(const MimoLayer& layer, float* x, int64_t num_rows) {
         const int64_t size = model_.hidden_size, inner_stride = padded(layer.down.num_in);
-        for (int64_t first = 0; first < batch_.num_rows; first += kBlockRows) {
-            const int64_t count = smaller(kBlockRows, batch_.num_rows - first);
+        for (int64_t first = 0; first < num_rows; first += kBlockRows) {
+            const int64_t count = smaller(kBlockRows, num_rows - first);
             norm(x + first * size, count, layer.mlp_norm, scratch_.normed, size);
             multiply(layer.gate_up, Rows{scratch_.normed, size}, count, Gated{scratch_.inner, inner_stride},
                      hands_);
@@ -353,7 +382,7 @@ private:
 
     void guess(const MimoPrediction& prediction, const float* x, float* scores) {
         const int64_t size = model_.hidden_size, stride = padded(model_.vocab_size);
-        int64_t segments[kGuesses], wanted = 0, end = 0;
+        int64_t segments[kGuesses], wanted = 0;
         const auto flush = [&] {
             multiply(model_.head, Rows{scratch_.normed, size}, wanted, Store{scores, stride}, hands_);
             for (int64_t i = 0; i < wanted; ++i)
@@ -362,9 +391,8 @@ private:
         };
         const int64_t room = smaller(batch_.num_rows, kGuesses);
         for (int64_t s = 0; s < batch_.num_segments; ++s) {
-            end += batch_.segments[s].count;
             if (batch_.segments[s].num_logits == 0) continue;
-            norm(x + (end - 1) * size, 1, prediction.final_norm, scratch_.normed + wanted * size, size);
+            norm(x + s * size, 1, prediction.final_norm, scratch_.normed + wanted * size, size);
             segments[wanted++] = s;
             if (wanted == room) flush();
         }
