@@ -13,6 +13,7 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -105,6 +106,9 @@ def _parser() -> argparse.ArgumentParser:
         default=1,
         help="of PyTorch; and those that share a compiled step where that is faster. One is best for small models",
     )
+    parser.add_argument(
+        "--session-idle", type=_positive, help="seconds after which an unused session is forgotten; default: an hour"
+    )
     parser.add_argument("--no-speculation", action="store_true", help="never guess tokens ahead")
     parser.add_argument(
         "--kernels",
@@ -165,10 +169,10 @@ def _app(checkpoint: Path, key: str | None, options: argparse.Namespace) -> "Fas
         import torch
 
         from model_server.chat.tokens import ChatTokenizer, TokenizerError
-        from model_server.engine.backend import choose_kernels
+        from model_server.engine.backend import Loaded, choose_kernels
         from model_server.engine.cache_plan import plan_cache
         from model_server.engine.draft_policy import NO_SPECULATION, Speculation
-        from model_server.engine.engine import EmbeddedEngine
+        from model_server.engine.engine import SESSION_IDLE_S, EmbeddedEngine
         from model_server.kernels.cpu.build import NoLibrary
         from model_server.server.app import create_app
         from model_server.server.settings import ServerSettings
@@ -181,10 +185,11 @@ def _app(checkpoint: Path, key: str | None, options: argparse.Namespace) -> "Fas
     except NoLibrary as error:
         raise StartError(f"--kernels cpu: {error}") from error
     logger.info("kernels name=%s reason=%s", kernels.name, kernels.reason)
+    # The reference dequantises for every use, which only memory is good for.
+    load = partial(load_model, dtype=getattr(torch, options.dtype), keep_fp8=kernels.name == "cpu")
     try:
         tokenizer = ChatTokenizer.load(checkpoint)
-        # The reference dequantises for every use, which only memory is good for.
-        model = load_model(checkpoint, getattr(torch, options.dtype), keep_fp8=kernels.name == "cpu")
+        model = load(checkpoint)
     except (OSError, TokenizerError, CheckpointError) as error:
         raise StartError(f"{checkpoint} cannot be loaded: {error}") from error
     if tokenizer.vocab_size > model.config.vocab_size:
@@ -202,6 +207,11 @@ def _app(checkpoint: Path, key: str | None, options: argparse.Namespace) -> "Fas
         backend, drafter = kernels.build(model, context_length)
     except ValueError as error:
         raise StartError(f"{checkpoint} cannot be loaded: {error}") from error
+
+    def reload(folder: Path) -> Loaded:
+        found = load(folder)
+        return Loaded(found.config, *kernels.build(found, context_length))
+
     engine = EmbeddedEngine(
         model,
         max_running=options.max_running,
@@ -210,6 +220,8 @@ def _app(checkpoint: Path, key: str | None, options: argparse.Namespace) -> "Fas
         speculation=NO_SPECULATION if options.no_speculation else Speculation(),
         backend=backend,
         drafter=drafter,
+        reload=reload,
+        session_idle_s=options.session_idle or SESSION_IDLE_S,
     )
     settings = ServerSettings(model_name=served_name(checkpoint), api_key=key)
     return create_app(engine, tokenizer, settings, model.config)

@@ -109,6 +109,9 @@ class GenerateRequest:
     """A conversation that continues its own cache; named apart in each salt."""
     priority: int = 0
     """Higher ones go first; none waits for ever."""
+    scored_from: int | None = None
+    """Report what the model thinks of the prompt's tokens after this position. What is cached from there on is computed
+    again; not for sessions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +130,10 @@ class TokenEvent:
     segment: int | None = None
     """With the last event of a session: how often, before it, a prompt of the session did not begin with all tokens
     of the one before. Tokens of one segment are one text, each sampled after exactly those before it."""
+    prompt_logprobs: "tuple[Logprobs, ...] | None" = None
+    """With the last event, where asked for: of each token of the prompt after the position that was named."""
+    weights_version: str | None = None
+    """With the last event: the name of the weights that all tokens were sampled under; None if the engine has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +159,8 @@ class EngineStats:
     """Those of them that were sampled too."""
     cache: "CacheStats | None" = None
     """None where the engine cannot say."""
+    weights_version: str | None = None
+    """The name of the weights; None where the engine cannot say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +217,10 @@ class UnfollowableGrammar(EngineError):
     """A sequence cannot go on under its grammar."""
 
 
+class WeightsRefused(EngineError):
+    """New weights cannot be loaded; the message says why. The engine goes on with those it has."""
+
+
 class Engine(Protocol):
     """Continues sequences, many at once."""
 
@@ -220,8 +233,27 @@ class Engine(Protocol):
             EngineError: the engine failed.
         """
 
+    async def drop_session(self, cache_salt: str, session_id: str) -> bool:
+        """Forget a session and what is cached of it; one in use is forgotten when its answer ends. False if there is
+        none. Raises EngineError."""
+
+    async def flush_cache(self) -> None:
+        """Forget what is cached of ended sequences; sessions go on without their caches. Raises EngineError."""
+
+    async def load_weights(self, folder: str, version: str, *, abort: bool = False) -> None:
+        """Go on with the weights of a checkpoint of the same model, known as ``version``. What runs ends under the old
+        ones, or at once with ``abort``; what comes meanwhile waits. Nothing cached outlives its weights.
+
+        Raises:
+            WeightsRefused, EngineUnavailable, UnsupportedRequest: the old weights stay.
+        """
+
     def stats(self) -> EngineStats:
         """What runs and what waits."""
+
+    async def series(self) -> str:
+        """What an engine in another process measures, in Prometheus' text format; empty where there is none, or where
+        it does not answer."""
 
     async def close(self) -> None:
         """End all sequences and the engine's thread."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from model_server.config import ModelConfig
 from model_server.engine.cpu_backend import CpuBackend
 from model_server.engine.cpu_drafter import CpuDrafter
 from model_server.engine.drafter import Drafter
@@ -23,6 +24,15 @@ class StepBackend(Protocol):
 
         A failed step may be run again, whole or in part: it stores the same under the same positions.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A checkpoint, ready to run."""
+
+    config: ModelConfig
+    backend: StepBackend
+    drafter: TokenDrafter
 
 
 Kernels = Literal["auto", "ref", "cpu"]

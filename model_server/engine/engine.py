@@ -13,46 +13,53 @@ import queue
 import secrets
 import threading
 import time
-from array import array
 from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from model_server.config import ModelConfig
-from model_server.engine.backend import StepBackend
+from model_server.engine.backend import Loaded, StepBackend
 from model_server.engine.cache_plan import CachePlan, plan_cache
-from model_server.engine.draft_policy import DraftPolicy, Speculation, StepTimes
+from model_server.engine.draft_policy import DraftPolicy, Speculation
 from model_server.engine.drafter import Drafter
 from model_server.engine.drafting import TokenDrafter
-from model_server.engine.guesser import Guesser
+from model_server.engine.guesser import NOTHING, Guesser
 from model_server.engine.kv_cache import KVCache
 from model_server.engine.routes import Routes
 from model_server.engine.sampler import draw, logprobs
 from model_server.engine.scheduler import ScheduledSequence, Scheduler
 from model_server.engine.sequence import Sequence, cache_of
 from model_server.engine.torch_backend import TorchBackend
-from model_server.kernels.batch import TILE, Segment, new_pools, ring_size
+from model_server.kernels.batch import TILE, new_pools, ring_size
 from model_server.models.mimo_v2_flash import MiMoV2Flash
 from model_server.types import (
     CacheTooSmall,
     ContextLengthExceeded,
     EngineError,
     EngineStats,
+    EngineUnavailable,
     FinishReason,
     GenerateRequest,
     Overloaded,
     TokenEvent,
+    UnsupportedRequest,
+    WeightsRefused,
 )
+from model_server.weights import CheckpointError
 
 _log = logging.getLogger(__name__)
 
 _SPECULATION = Speculation()
 
-_MEASURED_ROWS = (1, 2, 4, 8, 16)
-_MEASUREMENTS = 5
+SESSION_IDLE_S = 3600.0
+"""A person who thinks about an answer comes back within the hour; after that a prompt is read again."""
+
+_NAP_S = 30.0
+"""How long an engine with nothing to do sleeps at most: sessions are to be forgotten then too, s."""
 
 _PROMPT_TOKENS = 512
 """Of all prompts together in a step: enough for efficient matrix products, not so many that who decodes stalls."""
@@ -89,11 +96,21 @@ class _Call:
 
 
 @dataclass(frozen=True, slots=True)
+class _Change:
+    """New weights, to be taken once nothing runs that began under the old ones."""
+
+    loaded: Loaded
+    version: str
+    abort: bool
+    done: "concurrent.futures.Future[None]"
+
+
+@dataclass(frozen=True, slots=True)
 class _Close:
     pass
 
 
-_Message = _Submit | _Cancel | _Call | _Close
+_Message = _Submit | _Cancel | _Call | _Change | _Close
 
 
 class EmbeddedEngine:
@@ -103,7 +120,8 @@ class EmbeddedEngine:
     ``context_length`` bounds prompt plus completion and defaults to the model's own. ``plan`` says how much memory
     there is for keys and values of what runs and of what may be continued. ``speculation`` says how far tokens may be
     guessed ahead while that pays; the tokens are the same with and without. ``backend`` runs
-    the steps, plain PyTorch unless one is given. ``weights_version`` names the weights.
+    the steps, plain PyTorch unless one is given. ``weights_version`` names the weights, and ``reload`` makes what runs
+    others. Sessions are forgotten when they were not used for ``session_idle_s``.
     """
 
     def __init__(
@@ -116,7 +134,9 @@ class EmbeddedEngine:
         speculation: Speculation = _SPECULATION,
         backend: StepBackend | None = None,
         drafter: TokenDrafter | None = None,
-        weights_version: str = "",
+        weights_version: str = "default",
+        reload: Callable[[Path], Loaded] | None = None,
+        session_idle_s: float = SESSION_IDLE_S,
     ) -> None:
         config, dtype = model.config, model.lm_head.weight.dtype
         self._config = config
@@ -125,17 +145,24 @@ class EmbeddedEngine:
         self._max_live = max_running + max_waiting
         plan = plan or plan_cache(config, dtype, max_running, self._context_length)
         self.pools = new_pools(config, plan.num_pages, max_running + plan.num_snapshots + plan.num_sessions, dtype)
+        self._weights_version = weights_version
+        self._reload = reload
+        self._reloading = threading.Lock()
+        self._change: _Change | None = None
+        """New weights that wait for the end of what runs."""
+        self._session_idle_s = session_idle_s
+        self._backend = backend or TorchBackend(model, self._context_length)
+        drafter = drafter or Drafter(model, self._context_length)
+        policy = DraftPolicy(speculation.at_most(TILE - 1, drafter.max_drafts))
+        self._max_drafts = drafter.max_drafts
+        self._guesser = Guesser(drafter, policy)
         self._cache = KVCache(
             self.pools,
             num_undoable=ring_size(config.window_keys) - (config.window_keys - 1),
             max_snapshots=plan.num_snapshots,
             max_sessions=plan.num_sessions,
-            weights_version=weights_version,
+            num_hidden=self._guesser.num_hidden,
         )
-        self._backend = backend or TorchBackend(model, self._context_length)
-        drafter = drafter or Drafter(model, self._context_length)
-        policy = DraftPolicy(speculation.at_most(TILE - 1, drafter.max_drafts), self._step_times())
-        self._guesser = Guesser(drafter, policy)
         self._scheduler = Scheduler(self._cache, max_running, _PROMPT_TOKENS, policy.longest_of_all)
         self._streams: dict[Sequence, _Stream] = {}
         self._news: list[_News] = []
@@ -173,14 +200,47 @@ class EmbeddedEngine:
             drafted=self._guesser.num_guessed,
             accepted=self._guesser.num_held,
             cache=self._cache.stats(),
+            weights_version=self._weights_version,
         )
 
+    async def series(self) -> str:
+        """See :class:`model_server.types.Engine`. All it measures is in :meth:`stats`."""
+        return ""
+
     async def drop_session(self, cache_salt: str, session_id: str) -> bool:
-        """Forget a session, unless a request of it runs. False if there is none."""
-        return await self._call(lambda: self._cache.drop_session(cache_salt, session_id))
+        """See :class:`model_server.types.Engine`."""
+
+        def drop() -> bool:
+            in_use = [
+                sequence
+                for sequence in self._streams
+                if sequence.session_id == session_id and sequence.request.cache_salt == cache_salt
+            ]
+            for sequence in in_use:
+                sequence.session_id = None
+            return self._cache.drop_session(cache_salt, session_id) or bool(in_use)
+
+        return await self._call(drop)
+
+    async def load_weights(self, folder: str, version: str, *, abort: bool = False) -> None:
+        """See :class:`model_server.types.Engine`. Old and new weights are in memory together for a while."""
+        if self._reload is None:
+            raise UnsupportedRequest("this engine was given weights, and cannot load others")
+        if not self._reloading.acquire(blocking=False):
+            raise EngineUnavailable("other weights are being loaded")
+        try:
+            loaded = await asyncio.to_thread(self._reload, Path(folder))
+        except (OSError, CheckpointError, ValueError) as error:
+            raise WeightsRefused(str(error)) from error
+        finally:
+            self._reloading.release()
+        self._check_weights(loaded)
+        done: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._send(_Change(loaded, version, abort, done))
+        await asyncio.shield(asyncio.wrap_future(done))
 
     async def flush_cache(self) -> None:
-        """Forget all keys and values but those of running sequences."""
+        """See :class:`model_server.types.Engine`."""
 
         def flush() -> bool:
             self._cache.flush()
@@ -197,11 +257,22 @@ class EmbeddedEngine:
 
     async def _call(self, work: Callable[[], bool]) -> bool:
         done: concurrent.futures.Future[bool] = concurrent.futures.Future()
+        self._send(_Call(work, done))
+        return await asyncio.wrap_future(done)
+
+    def _send(self, message: "_Call | _Change") -> None:
         with self._lock:
             if self._closed:
                 raise EngineError("the engine is closed")
-            self._inbox.put(_Call(work, done))
-        return await asyncio.wrap_future(done)
+            self._inbox.put(message)
+
+    def _check_weights(self, loaded: Loaded) -> None:
+        if loaded.config != self._config:
+            raise WeightsRefused("its config.json is not that of the model that runs")
+        if loaded.drafter.max_drafts != self._max_drafts:
+            raise WeightsRefused(
+                f"it has {loaded.drafter.max_drafts} prediction layers, the model that runs {self._max_drafts}"
+            )
 
     def _submit(self, request: GenerateRequest) -> _Stream:
         self._check(request)
@@ -221,20 +292,6 @@ class EmbeddedEngine:
         self._inbox.put(_Submit(stream))
         return stream
 
-    def _step_times(self) -> StepTimes:
-        """What steps take, before anything runs and while nothing that is stored counts."""
-        most_first = [self._seconds(num_rows) for num_rows in reversed(_MEASURED_ROWS)]  # the first ones are slow
-        return StepTimes(_MEASURED_ROWS, tuple(reversed(most_first)))
-
-    def _seconds(self, num_rows: int) -> float:
-        segment = Segment([0] * num_rows, first=0, pages=array("i", [0]), ring=0, num_logits=num_rows)
-        seconds = []
-        for _ in range(_MEASUREMENTS):
-            started = time.perf_counter()
-            self._backend.step([segment], self.pools)
-            seconds.append(time.perf_counter() - started)
-        return min(seconds)
-
     def _check(self, request: GenerateRequest) -> None:
         num_prompt, num_asked = len(request.prompt_ids), request.sampling.max_tokens
         wanted = f"the prompt has {num_prompt} tokens and {num_asked} are asked for, together more than"
@@ -251,6 +308,8 @@ class EmbeddedEngine:
             raise EngineError(f"token id {outside} is outside the vocabulary of {vocab_size}")
         if request.forced_experts is not None:
             _check_experts(request.forced_experts, self._config)
+        if request.scored_from is not None and request.session_id is not None:
+            raise UnsupportedRequest("what is cached of a session cannot be scored: leave out the session")
 
     # Everything below runs on the engine's thread.
 
@@ -263,15 +322,20 @@ class EmbeddedEngine:
                 for sequence in list(self._scheduler.running or self._scheduler.waiting):
                     self._fail(sequence, _failure(error))
             self._send_news()
+            self._change_weights()
+            self._cache.drop_idle_sessions(time.monotonic() - self._session_idle_s)
         for sequence in list(self._streams):
             self._fail(sequence, EngineError("the engine was closed"))
+        if self._change is not None:
+            self._change.done.set_exception(EngineError("the engine was closed"))
         self._send_news()
 
     def _receive(self) -> bool:
         """Take in all messages; sleep while there is nothing to do. False when the engine is to end."""
         while True:
             try:
-                message = self._inbox.get(block=not self._streams)
+                is_idle = not self._streams and self._change is None
+                message = self._inbox.get(block=is_idle, timeout=_NAP_S)
             except queue.Empty:
                 return True
             match message:
@@ -282,9 +346,31 @@ class EmbeddedEngine:
                     if stream.sequence in self._streams:
                         self._cancel(stream.sequence)
                 case _Call(work, done):
-                    done.set_result(work())
+                    if done.set_running_or_notify_cancel():
+                        done.set_result(work())
+                case _Change():
+                    self._await_change(message)
                 case _Close():
                     return False
+
+    def _await_change(self, change: _Change) -> None:
+        if self._change is not None:
+            change.done.set_exception(EngineUnavailable("other weights are being loaded"))
+            return
+        self._change, self._scheduler.is_closed = change, True
+        for sequence in list(self._streams) if change.abort else ():
+            self._fail(sequence, EngineUnavailable("other weights are being loaded"))
+
+    def _change_weights(self) -> None:
+        change = self._change
+        if change is None or self._scheduler.has_begun:
+            return
+        self._backend, self._weights_version = change.loaded.backend, change.version
+        self._guesser.replace_drafter(change.loaded.drafter)
+        self._cache.outdate()
+        self._change, self._scheduler.is_closed = None, False
+        _log.info("engine.weights_changed", extra={"version": change.version})
+        change.done.set_result(None)
 
     def _step(self) -> None:
         step = self._scheduler.schedule()
@@ -296,12 +382,15 @@ class EmbeddedEngine:
         self._execute(step)
 
     def _guessed(self, step: list[ScheduledSequence]) -> list[ScheduledSequence]:
-        guesses = self._guesser.guess([(part.sequence, _room(part.sequence)) for part in step])
-        return [dataclasses.replace(part, guess=guess) for part, guess in zip(step, guesses, strict=True)]
+        guesses = self._guesser.guess([part.sequence for part in step])
+        if not guesses:
+            return step
+        return [dataclasses.replace(part, guess=guesses.get(part.sequence, NOTHING)) for part in step]
 
     def _execute(self, step: list[ScheduledSequence]) -> None:
         """Run the model and take what comes of it. If the whole step fails its parts are run one by one, and end only
         their own sequences."""
+        started = time.thread_time()
         try:
             output = self._backend.step([part.segment() for part in step], self.pools)
         except Exception as error:  # noqa: BLE001 (whatever it was, those who are not to blame go on)
@@ -318,6 +407,8 @@ class EmbeddedEngine:
         rows = zip(step, logits, output.hidden.split(lengths), output.experts.split(lengths), strict=True)
         for row in rows:
             self._take_or_fail(*row, is_finite)
+        if all(part.num_tokens == 1 for part in step):
+            self._guesser.observe_step(len(step), sum(lengths), time.thread_time() - started)
 
     def _take_or_fail(
         self, part: ScheduledSequence, logits: Tensor, hidden: Tensor, experts: Tensor, is_finite: bool
@@ -343,16 +434,27 @@ class EmbeddedEngine:
             EngineError: the sequence cannot go on.
         """
         sequence, cache = part.sequence, cache_of(part.sequence)
-        news = list(self._sampled(sequence, part.guess.tokens, logits)) if part.samples else []
+        self._score(part, logits)
+        newest = logits[part.num_known - 1 :]
+        news = list(self._sampled(sequence, part.guess.tokens, newest)) if part.samples else []
         num_held = max(len(news) - 1, 0)
         num_kept, before = part.num_tokens + num_held, cache.num_tokens
         sequence.routes.record(before, experts[:num_kept])
-        self._guesser.absorb(sequence, hidden[:num_kept])
+        cache.hidden.add(hidden[:num_kept])
         self._guesser.judge(sequence, part.guess, num_held)
         cache.commit(len(experts), num_kept)
         self._cache.remember(sequence, before)
         for event in news:
             self._report(sequence, event)
+
+    def _score(self, part: ScheduledSequence, logits: Tensor) -> None:
+        """Note what the model thinks of the prompt's tokens after these rows, where that was asked for."""
+        sequence = part.sequence
+        first_scored, count = sequence.first_scored, sequence.request.sampling.num_logprobs or 0
+        if first_scored is not None:
+            tokens = sequence.request.prompt_ids[first_scored + 1 :]
+            rows = zip(logits[: part.num_known], tokens, strict=False)  # after the prompt's last token is none
+            sequence.prompt_logprobs += [logprobs(row, token, count) for row, token in rows]
 
     def _sampled(self, sequence: Sequence, guess: list[int], logits: Tensor) -> Iterator[TokenEvent]:
         """The tokens after one row of logits or more. A guessed token holds if it is what would have been sampled in
@@ -381,7 +483,13 @@ class EmbeddedEngine:
         if event.finish_reason is not None:  # before the news is out: whoever hears it may ask again at once
             start = sequence.request.experts_from
             experts = None if start is None else sequence.routes.view(start)
-            event = dataclasses.replace(event, experts=experts, segment=sequence.segment)
+            event = dataclasses.replace(
+                event,
+                experts=experts,
+                segment=sequence.segment,
+                prompt_logprobs=None if sequence.request.scored_from is None else tuple(sequence.prompt_logprobs),
+                weights_version=self._weights_version,
+            )
             self._cache.finish(sequence)
             self._retire(sequence)
         self._news.append((stream, event))
@@ -436,12 +544,6 @@ def _check_experts(experts: Tensor, config: ModelConfig) -> None:
     ordered = experts.sort(-1).values
     if bool((ordered[..., -1:] >= config.n_routed_experts).any()) or bool((ordered.diff(dim=-1) == 0).any()):
         raise EngineError(f"forced experts of a token must be different numbers below {config.n_routed_experts}")
-
-
-def _room(sequence: Sequence) -> int:
-    """Tokens that may still follow the one that is due, and have room."""
-    left = sequence.request.sampling.max_tokens - sequence.num_sampled - 1
-    return min(left, cache_of(sequence).room - 1)
 
 
 def _overdue(sequence: Sequence) -> int | None:

@@ -1,14 +1,16 @@
 """Guesses the next tokens of the sequences of a step: from their own past where it says something, else with the
-prediction layers, and in both cases only as far as it pays."""
+prediction layers, and in both cases only as far as it pays.
+
+Times are those of the thread: what other programs take of the machine says nothing about guesses.
+"""
 
 import time
 from collections.abc import Sequence as Several
 from dataclasses import dataclass, field
+from typing import Any
 
-from torch import Tensor
-
-from model_server.engine.draft_policy import DraftPolicy, Ending, Source
-from model_server.engine.drafting import DraftState, TokenDrafter
+from model_server.engine.draft_policy import DraftPolicy, Sign, Source
+from model_server.engine.drafting import Known, TokenDrafter
 from model_server.engine.lookup import Lookup
 from model_server.engine.sequence import Sequence, cache_of
 
@@ -19,7 +21,7 @@ class Guess:
 
     tokens: list[int] = field(default_factory=list)
     source: Source = "lookup"
-    before: Ending = "first"
+    sign: Sign = "short"
 
 
 NOTHING = Guess()
@@ -30,9 +32,10 @@ class _Memory:
     """What is remembered of one sequence."""
 
     lookup: Lookup = field(default_factory=Lookup)
-    endings: dict[Source, Ending] = field(default_factory=dict)
-    state: DraftState | None = None
-    """Of the prediction layers; begins anew with the sequence's cache."""
+    sign: Sign = "first"
+    """For the next guess of the layers."""
+    state: Any = None
+    """The drafter's, once it is asked."""
 
 
 class Guesser:
@@ -44,62 +47,87 @@ class Guesser:
         self._memories: dict[Sequence, _Memory] = {}
         self.num_guessed = self.num_held = 0
 
-    def guess(self, sequences: Several[tuple[Sequence, int]]) -> list[Guess]:
-        """For sequences that decode, and the most tokens each has room for."""
-        num = len(sequences)
-        guesses = [self._from_past(sequence, room, num) for sequence, room in sequences]
-        open_ = [index for index, guess in enumerate(guesses) if not guess.tokens]
-        lengths = {index: self._layers_length(*sequences[index], num) for index in open_}
-        asked = {index: length for index, length in lengths.items() if length}
-        if asked:
-            drafts = self._from_layers([sequences[index][0] for index in asked], max(asked.values()))
-            for (index, length), tokens in zip(asked.items(), drafts, strict=True):
-                guesses[index] = Guess(tokens[:length], "layers", self._ending(sequences[index][0], "layers"))
-        return guesses
+    @property
+    def num_hidden(self) -> int:
+        """Newest hidden states of a sequence that are to be kept for it."""
+        return self._drafter.num_hidden if self._policy.longest("layers") else 0
 
-    def absorb(self, sequence: Sequence, hidden: Tensor) -> None:
-        """Hidden states [T, C] of the next tokens, before they are counted in the sequence's cache."""
-        if self._policy.longest("layers") and self._policy.is_wanted("layers"):
-            self._state(sequence).absorb(hidden)
+    def guess(self, sequences: Several[Sequence]) -> dict[Sequence, Guess]:
+        """For those of the sequences of a step, all of which decode, where a guess pays."""
+        guesses: dict[Sequence, Guess] = {}
+        if self._policy.is_wanted("lookup", len(sequences)):
+            self._ask_past(sequences, guesses)
+        if self._policy.is_wanted("layers", len(sequences)):
+            self._ask_layers(sequences, guesses)
+        return guesses
 
     def judge(self, sequence: Sequence, guess: Guess, num_held: int) -> None:
         """What became of a guess."""
-        if guess.tokens:
-            self.num_guessed += len(guess.tokens)
-            self.num_held += num_held
-            ending = self._policy.observe(guess.source, guess.before, len(guess.tokens), num_held)
-            self._memory(sequence).endings[guess.source] = ending
+        num_guessed = len(guess.tokens)
+        if not num_guessed:
+            return
+        self.num_guessed += num_guessed
+        self.num_held += num_held
+        self._policy.observe(guess.source, guess.sign, num_guessed, num_held)
+        if guess.source == "layers":
+            self._memory(sequence).sign = "held" if num_held == num_guessed else "failed"
+
+    def observe_step(self, num_sequences: int, num_rows: int, seconds: float) -> None:
+        """See :meth:`model_server.engine.draft_policy.DraftPolicy.observe_step`."""
+        self._policy.observe_step(num_sequences, num_rows, seconds)
+
+    def replace_drafter(self, drafter: TokenDrafter) -> None:
+        """Go on with another one, while no sequence runs."""
+        self._drafter = drafter
+        self._memories.clear()
 
     def forget(self, sequence: Sequence) -> None:
         self._memories.pop(sequence, None)
 
-    def _from_past(self, sequence: Sequence, room: int, num_sequences: int) -> Guess:
-        before = self._ending(sequence, "lookup")
-        length = min(room, self._length("lookup", before, num_sequences))
-        found = self._memory(sequence).lookup.guess(sequence.ids, length) if length > 0 else []
-        return Guess(found, "lookup", before) if found else NOTHING
+    def _ask_past(self, sequences: Several[Sequence], guesses: dict[Sequence, Guess]) -> None:
+        for sequence in sequences:
+            found = self._memory(sequence).lookup.find(sequence.ids)
+            if found is None:
+                continue
+            sign: Sign = "long" if found.is_long else "short"
+            length = min(_room(sequence), self._policy.length("lookup", sign, len(sequences)))
+            if length > 0:
+                tokens = sequence.ids[found.next : found.next + length]
+                guesses[sequence] = Guess(tokens.tolist(), "lookup", sign)
 
-    def _layers_length(self, sequence: Sequence, room: int, num_sequences: int) -> int:
-        length = min(room, self._length("layers", self._ending(sequence, "layers"), num_sequences))
-        return length if length > 0 and self._state(sequence).is_ready else 0
+    def _ask_layers(self, sequences: Several[Sequence], guesses: dict[Sequence, Guess]) -> None:
+        lengths: dict[Sequence, int] = {}
+        for sequence in sequences:
+            hidden = cache_of(sequence).hidden
+            if sequence not in guesses and hidden.first < hidden.end:
+                length = self._policy.length("layers", self._memory(sequence).sign, len(sequences))
+                lengths[sequence] = min(_room(sequence), length)
+        asked = [sequence for sequence, length in lengths.items() if length > 0]
+        if asked:
+            drafts = self._draft(asked, max(lengths.values()))
+            for sequence, tokens in zip(asked, drafts, strict=True):
+                guesses[sequence] = Guess(tokens[: lengths[sequence]], "layers", self._memory(sequence).sign)
 
-    def _length(self, source: Source, before: Ending, num_sequences: int) -> int:
-        return self._policy.length(source, before, num_sequences) if self._policy.longest(source) else 0
-
-    def _from_layers(self, sequences: Several[Sequence], length: int) -> list[list[int]]:
-        started = time.monotonic()
-        drafts = self._drafter.draft([(sequence.ids, self._state(sequence)) for sequence in sequences], length)
-        self._policy.observe_guessing("layers", length * len(sequences), time.monotonic() - started)
+    def _draft(self, sequences: Several[Sequence], length: int) -> list[list[int]]:
+        started = time.thread_time()
+        drafts = self._drafter.draft([self._known(sequence) for sequence in sequences], length)
+        self._policy.observe_guessing(length * len(sequences), time.thread_time() - started)
         return drafts
 
-    def _state(self, sequence: Sequence) -> DraftState:
-        memory, num_tokens = self._memory(sequence), cache_of(sequence).num_tokens
-        if memory.state is None or memory.state.num_tokens != num_tokens:
-            memory.state = self._drafter.new_state(num_tokens)
-        return memory.state
-
-    def _ending(self, sequence: Sequence, source: Source) -> Ending:
-        return self._memory(sequence).endings.get(source, "first")
+    def _known(self, sequence: Sequence) -> Known:
+        memory = self._memory(sequence)
+        if memory.state is None:
+            memory.state = self._drafter.new_state()
+        return Known(sequence.ids, cache_of(sequence).hidden, memory.state)
 
     def _memory(self, sequence: Sequence) -> _Memory:
-        return self._memories.setdefault(sequence, _Memory())
+        memory = self._memories.get(sequence)
+        if memory is None:
+            memory = self._memories[sequence] = _Memory()
+        return memory
+
+
+def _room(sequence: Sequence) -> int:
+    """Tokens that may still follow the one that is due, and have room."""
+    left = sequence.request.sampling.max_tokens - sequence.num_sampled - 1
+    return min(left, cache_of(sequence).room - 1)

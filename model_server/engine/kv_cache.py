@@ -5,14 +5,16 @@ prefix tree has of its prompt. When pages run short, what is kept for later leav
 caches of sessions between two requests. Which sequence must stop when that is not enough, the scheduler decides.
 """
 
+import time
 from array import array
 
 from torch import Tensor
 
+from model_server.engine.hidden_tail import HiddenTail
 from model_server.engine.pages import PageAllocator, SlotAllocator
-from model_server.engine.prefix_tree import Match, Namespace, Node, PrefixTree, Snapshot
+from model_server.engine.prefix_tree import Match, Node, PrefixTree, Snapshot
 from model_server.engine.sequence import Sequence, SequenceCache, cache_of
-from model_server.engine.session import Session, SessionKey, Sessions
+from model_server.engine.session import Session, Sessions
 from model_server.kernels.batch import PAGE, CachePools
 from model_server.types import CacheStats
 
@@ -24,14 +26,15 @@ class KVCache:
     """Gives sequences their memory. Pages and slots are counted here; what lies in them only moves, never changes.
 
     There must be a ring slot for each running sequence, each snapshot and each session. A ring can go back
-    ``num_undoable`` positions from the last one written (see ``kernels.batch.ring_size``).
+    ``num_undoable`` positions from the last one written (see ``kernels.batch.ring_size``). So many hidden states as
+    ``num_hidden`` are kept beside each ring.
     """
 
     def __init__(
-        self, pools: CachePools, num_undoable: int, max_snapshots: int, max_sessions: int, weights_version: str
+        self, pools: CachePools, num_undoable: int, max_snapshots: int, max_sessions: int, num_hidden: int
     ) -> None:
         self.pools = pools
-        self._weights_version = weights_version
+        self._num_hidden = num_hidden
         self._pages = PageAllocator(len(pools.page_k))
         self._slots = SlotAllocator(len(pools.ring_k))
         self._tree = PrefixTree(self._pages, self._slots, max_snapshots, num_undoable)
@@ -103,11 +106,11 @@ class KVCache:
         if node.snapshot is None:
             slot = self._tree.take_slot()
             self._copy(cache.ring, slot, self.pools.ring_k, self.pools.ring_v)
-            self._tree.attach(node, Snapshot(slot, cache.written))
+            self._tree.attach(node, Snapshot(slot, cache.written, cache.hidden.until(cache.num_tokens)))
 
     def finish(self, sequence: Sequence) -> None:
         """Keep what an ended sequence has for those that continue it."""
-        if sequence.request.session_id is None:
+        if sequence.session_id is None:
             self._give_to_tree(sequence, cache_of(sequence))
         else:
             self._park(sequence, cache_of(sequence))
@@ -116,7 +119,7 @@ class KVCache:
         """Free what a sequence has that nobody waits for any more; its session keeps all of it."""
         if sequence.cache is None:
             return
-        if sequence.request.session_id is None:
+        if sequence.session_id is None:
             self._free(sequence, sequence.cache)
         else:
             self._park(sequence, sequence.cache)
@@ -125,20 +128,31 @@ class KVCache:
         """Free what a sequence has whose step failed; its session keeps tokens and experts."""
         if sequence.cache is not None:
             self._free(sequence, sequence.cache)
-        if sequence.request.session_id is not None and sequence.segment is not None:
+        if sequence.session_id is not None and sequence.segment is not None:
             self._park(sequence, None)
 
     def drop_session(self, cache_salt: str, session_id: str) -> bool:
         """Forget a session, unless it is in use. False if there is none."""
-        session = self._sessions.take(((self._weights_version, cache_salt), session_id))
+        session = self._sessions.take((cache_salt, session_id))
         self._free_parked(None if session is None else session.cache)
         return session is not None
+
+    def drop_idle_sessions(self, before: float) -> None:
+        """Forget those that were not used since then, on the monotonic clock."""
+        while (session := self._sessions.take_idle(before)) is not None:
+            self._free_parked(session.cache)
 
     def flush(self) -> None:
         """Forget what is kept for later; of sessions, tokens and experts stay."""
         self._tree.clear()
         while self._give_up_session(None):
             pass
+
+    def outdate(self) -> None:
+        """The weights have changed: of sessions only tokens stay."""
+        self.flush()
+        for session in self._sessions:
+            session.routes = session.routes.none()
 
     def _resume(self, sequence: Sequence, session: Session, cache: SequenceCache, headroom: int) -> bool:
         """Let a sequence go on with the cache of its session."""
@@ -176,7 +190,7 @@ class KVCache:
         slot = self._slots.take()
         assert slot is not None
         if match is None:
-            return SequenceCache(array("i"), slot, num_tokens=0, written=0)
+            return SequenceCache(array("i"), slot, num_tokens=0, written=0, hidden=HiddenTail(self._num_hidden))
         pages = array("i", match.pages)
         if match.num_tokens % PAGE:
             (own,) = self._pages.take(1)
@@ -185,7 +199,8 @@ class KVCache:
             pages[-1] = own
         self._copy(match.snapshot.slot, slot, self.pools.ring_k, self.pools.ring_v)
         sequence.routes.record(0, match.experts)
-        return SequenceCache(pages, slot, match.num_tokens, match.snapshot.written, match.node)
+        hidden = match.snapshot.hidden.until(match.num_tokens)
+        return SequenceCache(pages, slot, match.num_tokens, match.snapshot.written, hidden, match.node)
 
     def _start(self, sequence: Sequence, cache: SequenceCache) -> None:
         cache.pages.extend(self._pages.take(max(_num_at_first(sequence) - len(cache.pages), 0)))
@@ -198,7 +213,9 @@ class KVCache:
     def _match(self, sequence: Sequence) -> tuple[int, Match | None]:
         if not self._is_shared(sequence):
             return 0, None
-        return self._tree.match(self._namespace(sequence), sequence.ids)
+        first_scored = sequence.first_scored  # must be run, as the newest token must
+        known = sequence.ids if first_scored is None else sequence.ids[: first_scored + 1]
+        return self._tree.match(sequence.request.cache_salt, known)
 
     def _is_shared(self, sequence: Sequence) -> bool:
         """Whether it reads from the tree and writes to it: its keys and values are those of any other with its
@@ -222,7 +239,7 @@ class KVCache:
     def _insert(self, sequence: Sequence, cache: SequenceCache) -> Node:
         """The tree's node for what the sequence has computed, locked."""
         ids = sequence.ids[: cache.num_tokens]
-        return self._tree.insert(self._namespace(sequence), ids, cache.pages, sequence.routes)
+        return self._tree.insert(sequence.request.cache_salt, ids, cache.pages, sequence.routes)
 
     def _give_to_tree(self, sequence: Sequence, cache: SequenceCache) -> None:
         """Keep what can be continued by others, and take everything from the sequence. Its ring becomes a snapshot."""
@@ -231,7 +248,7 @@ class KVCache:
             return
         node = self._insert(sequence, cache)
         if node.snapshot is None:
-            self._tree.attach(node, Snapshot(cache.ring, cache.written))
+            self._tree.attach(node, Snapshot(cache.ring, cache.written, cache.hidden.until(cache.num_tokens)))
         else:
             self._slots.release(cache.ring)
         self._pages.release(cache.pages, running=True)
@@ -257,18 +274,18 @@ class KVCache:
 
     def _parked_session(self, sequence: Sequence) -> Session | None:
         """The session of a sequence that has not been admitted before."""
-        if sequence.request.session_id is None or sequence.segment is not None:
+        if sequence.session_id is None or sequence.segment is not None:
             return None
-        return self._sessions.find(self._session_key(sequence, sequence.request.session_id))
+        return self._sessions.find((sequence.request.cache_salt, sequence.session_id))
 
     def _enter(self, sequence: Sequence, session: Session | None) -> None:
         """Make a session's text the sequence's own when that is admitted first, or begin a new segment."""
-        if sequence.request.session_id is None or sequence.segment is not None:
+        if sequence.session_id is None or sequence.segment is not None:
             return
         sequence.segment = 0
         if session is None:
             return
-        self._sessions.take(self._session_key(sequence, sequence.request.session_id))
+        self._sessions.take((sequence.request.cache_salt, sequence.session_id))
         sequence.continues_session = _continues(sequence, session)
         sequence.segment = session.segment
         if sequence.continues_session:
@@ -280,22 +297,16 @@ class KVCache:
 
     def _park(self, sequence: Sequence, cache: SequenceCache | None) -> None:
         """Keep a sequence for the next request of its session."""
-        assert sequence.request.session_id is not None
+        assert sequence.session_id is not None
         assert sequence.segment is not None
         if cache is not None:
             self._let_go(cache)
             self._pages.hold(cache.pages, running=False)
             self._pages.release(cache.pages, running=True)
-        session = Session(sequence.ids, sequence.routes, sequence.segment, cache)
-        for leaving in self._sessions.park(self._session_key(sequence, sequence.request.session_id), session):
+        session = Session(sequence.ids, sequence.routes, sequence.segment, cache, parked_at=time.monotonic())
+        for leaving in self._sessions.park((sequence.request.cache_salt, sequence.session_id), session):
             self._free_parked(leaving)
         sequence.cache = None
-
-    def _namespace(self, sequence: Sequence) -> Namespace:
-        return (self._weights_version, sequence.request.cache_salt)
-
-    def _session_key(self, sequence: Sequence, session_id: str) -> SessionKey:
-        return (self._namespace(sequence), session_id)
 
     def _copy(self, source: int, target: int, *pools: Tensor) -> None:
         for pool in pools:

@@ -19,21 +19,21 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, cat
 
+from model_server.engine.hidden_tail import HiddenTail
 from model_server.engine.pages import PageAllocator, SlotAllocator
 from model_server.engine.routes import Routes
 from model_server.kernels.batch import PAGE
 
-Namespace = tuple[str, str]
-"""Version of the weights and salt of the caller: nothing is shared across."""
-
 
 @dataclass(slots=True)
 class Snapshot:
-    """Rings of a sequence as they were at the end of a node's tokens; never written again."""
+    """A sequence's rings and hidden states as they were at the end of a node's tokens; never written again."""
 
     slot: int
     written: int
     """One past the last position written to them; see :attr:`model_server.engine.sequence.SequenceCache.written`."""
+    hidden: HiddenTail
+    """Of the newest tokens."""
 
 
 @dataclass(eq=False, slots=True)
@@ -80,7 +80,8 @@ class PrefixTree:
         self._slots = slots
         self._max_snapshots = max_snapshots
         self._num_undoable = num_undoable
-        self._roots: dict[Namespace, Node] = {}
+        self._roots: dict[str, Node] = {}
+        """By salt: nothing is shared across."""
         self._by_use: OrderedDict[Node, None] = OrderedDict()
         """Nodes with a snapshot, the one used longest ago first."""
 
@@ -93,9 +94,9 @@ class PrefixTree:
         """Whether snapshots are kept at all."""
         return self._max_snapshots > 0
 
-    def match(self, namespace: Namespace, prompt: "array[int]") -> tuple[int, Match | None]:
+    def match(self, salt: str, prompt: "array[int]") -> tuple[int, Match | None]:
         """How many tokens of ``prompt`` but its last the tree has pages of, and how many need not be run."""
-        root = self._roots.get(namespace)
+        root = self._roots.get(salt)
         path, num_common = ([], 0) if root is None else _walk(root, prompt[:-1])
         node = self._best(path, num_common) if num_common else None
         if node is None or node.snapshot is None:
@@ -105,14 +106,14 @@ class PrefixTree:
         held = [step for step in path if step.start < num_tokens]
         return num_common, Match(num_tokens, _pages(held, num_tokens), node, node.snapshot, _experts(held, num_tokens))
 
-    def insert(self, namespace: Namespace, ids: "array[int]", pages: "array[int]", routes: Routes) -> Node:
+    def insert(self, salt: str, ids: "array[int]", pages: "array[int]", routes: Routes) -> Node:
         """Take in a prefix: ``pages`` and ``routes`` are those of ``ids`` at least. The node at its end, locked.
 
         What the tree already has of it keeps the pages it has.
         """
-        root = self._roots.get(namespace)
+        root = self._roots.get(salt)
         if root is None:
-            root = self._roots[namespace] = Node(array("i"), 0, [], routes.view(0, 0).clone(), None)
+            root = self._roots[salt] = Node(array("i"), 0, [], routes.view(0, 0).clone(), None)
         path, num_common = _walk(root, ids)
         node = path[-1]
         if node.end > num_common:

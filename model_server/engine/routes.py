@@ -46,6 +46,10 @@ class Routes:
         free = known.new_full((end - start - len(known), *known.shape[1:]), FREE)
         return torch.cat((known, free))
 
+    def none(self) -> "Routes":
+        """A record of no tokens yet, of the same layers."""
+        return Routes(*self._held.shape[1:])
+
     def _collect(self) -> None:
         """Copy the newest parts to the others."""
         if not self._newest:

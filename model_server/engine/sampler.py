@@ -45,6 +45,8 @@ def draw(logits: Tensor, sampling: SamplingParams, seed: int, position: int) -> 
 def logprobs(logits: Tensor, token: int, count: int) -> Logprobs:
     """What the model thought of ``token``, and its ``count`` likeliest tokens, from f32 logits [vocabulary]."""
     scores = logits.log_softmax(-1)
+    if not count:  # sorting costs more than all the rest
+        return Logprobs(float(scores[token]), ())
     values, ids = scores.sort(descending=True, stable=True)
     return Logprobs(float(scores[token]), tuple(zip(ids[:count].tolist(), values[:count].tolist(), strict=True)))
 

@@ -49,8 +49,16 @@ class ScheduledSequence:
         return self.num_tokens + len(self.guess.tokens)
 
     @property
+    def num_known(self) -> int:
+        """The last of the sequence's own tokens, as many as logits are needed of: the newest, to sample after it, and
+        those of a prompt whose next token is to be scored."""
+        end, first_scored = cache_of(self.sequence).num_tokens + self.num_tokens, self.sequence.first_scored
+        num_scored = 0 if first_scored is None else max(end - first_scored, 0)
+        return max(num_scored, int(self.samples))
+
+    @property
     def num_logits(self) -> int:
-        return 1 + len(self.guess.tokens) if self.samples else 0
+        return self.num_known + len(self.guess.tokens)
 
     def segment(self) -> Segment:
         """What the backend runs."""
@@ -78,6 +86,8 @@ class Scheduler:
         self._prompt_tokens = prompt_tokens
         self._max_guessed = max_guessed
         self._num_arrived = 0
+        self.is_closed = False
+        """Whether those that have not begun wait."""
 
     def add(self, sequence: Sequence) -> None:
         sequence.arrival = self._num_arrived
@@ -91,6 +101,11 @@ class Scheduler:
         elif sequence in self.waiting:
             self.waiting.remove(sequence)
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether any sequence runs, or is to be resumed."""
+        return bool(self.running) or any(sequence.has_begun for sequence in self.waiting)
+
     def schedule(self) -> list[ScheduledSequence]:
         """The next step; empty when nothing runs."""
         self._admit()
@@ -102,7 +117,7 @@ class Scheduler:
         for sequence in sorted(self.waiting, key=_turn):
             if len(self.running) == self._max_running:
                 return
-            if self._is_being_read(sequence):
+            if (self.is_closed and not sequence.has_begun) or self._is_being_read(sequence):
                 continue
             # Each of those that run may soon need a page; without this, whoever was made to stop would be back at once.
             if not self._memory.admit(sequence, headroom=len(self.running)):

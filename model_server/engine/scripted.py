@@ -37,10 +37,16 @@ class ScriptedEngine:
         self._cached_tokens = cached_tokens
         self._interval_s = interval_s
         self._running = 0
+        self._weights_version = "default"
         self.requests: list[GenerateRequest] = []
         """Every request, in order of arrival."""
         self.cancelled: list[str] = []
         """Ids of requests whose generator was closed before its end."""
+        self.dropped: list[tuple[str, str]] = []
+        """Salts and names of sessions that were to be dropped."""
+        self.loaded: list[str] = []
+        """Folders of weights that were to be loaded."""
+        self.num_flushes = 0
         self.closed = False
 
     @classmethod
@@ -59,7 +65,8 @@ class ScriptedEngine:
                 await asyncio.sleep(self._interval_s)
                 reason = _finish_reason(request, token_id, num_tokens)
                 ended = reason is not None
-                yield TokenEvent(token_id, reason, self._cached_tokens)
+                version = None if reason is None else self._weights_version
+                yield TokenEvent(token_id, reason, self._cached_tokens, weights_version=version)
                 if ended:
                     return
             ended = True
@@ -69,8 +76,27 @@ class ScriptedEngine:
             if not ended:
                 self.cancelled.append(request.request_id)
 
+    async def drop_session(self, cache_salt: str, session_id: str) -> bool:
+        self.dropped.append((cache_salt, session_id))
+        return True
+
+    async def flush_cache(self) -> None:
+        self.num_flushes += 1
+
+    async def load_weights(self, folder: str, version: str, *, abort: bool = False) -> None:
+        self.loaded.append(folder)
+        self._weights_version = version
+
     def stats(self) -> EngineStats:
-        return EngineStats(self._running, waiting=0, context_length=self._context_length)
+        return EngineStats(
+            self._running,
+            waiting=0,
+            context_length=self._context_length,
+            weights_version=self._weights_version,
+        )
+
+    async def series(self) -> str:
+        return ""
 
     async def close(self) -> None:
         self.closed = True

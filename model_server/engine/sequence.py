@@ -3,11 +3,12 @@
 from array import array
 from dataclasses import dataclass, field
 
+from model_server.engine.hidden_tail import HiddenTail
 from model_server.engine.penalties import Penalties
 from model_server.engine.prefix_tree import Node
 from model_server.engine.routes import Routes
 from model_server.kernels.batch import PAGE
-from model_server.types import GenerateRequest, GrammarState
+from model_server.types import GenerateRequest, GrammarState, Logprobs
 
 _SNAPSHOT_EVERY = 1024
 """Tokens between two snapshots of a long text. A ring costs about as much as the pages of so many tokens (published
@@ -25,6 +26,8 @@ class SequenceCache:
     """Tokens whose keys and values are complete in every layer."""
     written: int
     """One past the last position ever written to the ring: beyond ``num_tokens`` where tokens were taken back."""
+    hidden: HiddenTail
+    """Of the newest of these tokens."""
     node: Node | None = None
     """What the sequence locks in the prefix tree."""
     branch: int = 0
@@ -73,11 +76,16 @@ class Sequence:
     """Prompt tokens that were not computed, when it was admitted first; None before."""
     num_overtaken: int = 0
     """Sequences that arrived later and were admitted earlier."""
+    session_id: str | None = field(init=False)
+    """The request's, until its session is dropped."""
+    prompt_logprobs: list[Logprobs] = field(default_factory=list)
+    """Of the tokens after ``request.scored_from``, as far as they are known."""
     grammar: GrammarState | None = field(init=False)
     penalties: Penalties | None = field(init=False)
 
     def __post_init__(self) -> None:
         self.ids = array("i", self.request.prompt_ids)
+        self.session_id = self.request.session_id
         grammar = self.request.sampling.grammar
         self.grammar = None if grammar is None else grammar.start()
         penalties = Penalties(self.request.sampling, len(self.ids))
@@ -91,6 +99,20 @@ class Sequence:
     def num_pending(self) -> int:
         """Tokens not yet in the cache: one while decoding."""
         return len(self.ids) - (self.cache.num_tokens if self.cache else 0)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether it was admitted before."""
+        return self.cached_tokens is not None
+
+    @property
+    def first_scored(self) -> int | None:
+        """The position whose logits are needed next for a token of the prompt; None where none are."""
+        start = self.request.scored_from
+        if start is None:
+            return None
+        position = start + len(self.prompt_logprobs)
+        return position if position < len(self.request.prompt_ids) - 1 else None
 
     @property
     def most_cached(self) -> int:

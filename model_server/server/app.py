@@ -25,6 +25,7 @@ from model_server.server.chat_answer import ChatAnswer
 from model_server.server.choices import Choices
 from model_server.server.completion_answer import CompletionAnswer
 from model_server.server.completion_schema import CompletionRequest, Prompt, parse_completion
+from model_server.server.control import Control
 from model_server.server.dialect import dialect_of
 from model_server.server.errors import ApiError, internal
 from model_server.server.forced_experts import forced_experts
@@ -92,6 +93,7 @@ class _Service:
         self._transcripts = Transcripts(tokenizer)
         self._access = Access(settings.api_key)
         self._allowed = Depends(self._access)
+        self._control = Control(engine, self._access, self._transcripts)
         self._created = datetime.now(UTC)
 
     def protocol(self) -> APIRouter:
@@ -111,6 +113,7 @@ class _Service:
         router.add_api_route("/tokenize", self._tokenize, methods=["POST"])
         router.add_api_route("/detokenize", self._detokenize, methods=["POST"])
         router.add_api_route("/server_info", self._server_info, methods=["GET"])
+        self._control.add_routes(router)
         # A token costs: the probes below, which need no key, generate one only now and then.
         router.add_api_route("/health_generate", self._health.now, methods=["GET"], response_model=None)
         return router
@@ -196,13 +199,14 @@ class _Service:
         prompt_ids = check_ids(asked.input_ids, self._tokenizer, "input_ids")
         fields = asked.sampling_params
         stop_ids = frozenset(check_ids(fields.stop_token_ids, self._tokenizer, "sampling_params.stop_token_ids"))
-        sampling = replace(
-            self._sampling(fields, prompt_ids, asked.num_logprobs),
-            stop_ids=stop_ids if fields.ignore_eos else stop_ids | self._tokenizer.end_ids,
-        )
+        ends = stop_ids if fields.ignore_eos else stop_ids | self._tokenizer.end_ids
+        sampling = self._sampling(fields, prompt_ids, asked.num_logprobs)
+        sampling = replace(sampling, stop_ids=frozenset() if asked.only_scores else ends)
         answer = NativeAnswer(_new_id("gen-"), asked, self._tokenizer)
         forced = await anyio.to_thread.run_sync(forced_experts, asked, self._config)
-        generate = GenerateRequest(answer.id, prompt_ids, sampling, asked.experts_from, forced)
+        generate = GenerateRequest(
+            answer.id, prompt_ids, sampling, asked.experts_from, forced, scored_from=asked.scored_from
+        )
         choices = self._choices([self._placed(generate, asked)], 1, fields.stop, PlainText)
         return (StreamedAnswer if asked.stream else WholeAnswer)(choices, answer)
 
@@ -273,7 +277,8 @@ class _Service:
         return {"text": "".join(span.text for span in self._tokenizer.decode(asked.tokens))}
 
     async def _export(self) -> Response:
-        return Response(self._metrics.text(), media_type="text/plain; version=0.0.4")
+        series = self._metrics.text(await self._engine.series())
+        return Response(series, media_type="text/plain; version=0.0.4")
 
     async def _models(self) -> Json:
         """In both protocols at once; neither minds the fields of the other."""
@@ -292,6 +297,7 @@ class _Service:
             "served_model_name": self._settings.model_name,
             "context_length": stats.context_length,
             "vocab_size": self._tokenizer.vocab_size,
+            "weight_version": stats.weights_version,
             "num_running_reqs": stats.running,
             "num_queue_reqs": stats.waiting,
             "num_drafted_tokens": stats.drafted,

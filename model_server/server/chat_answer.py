@@ -10,7 +10,7 @@ from model_server.chat.turn import CallDelta, ContentDelta, Delta, ReasoningDelt
 from model_server.server.choices import Choices
 from model_server.server.dialect import OPENAI, Dialect
 from model_server.server.generation import Generation, SampledToken
-from model_server.server.wire import Json, extension, finite, openai_usage, routes, token_bytes
+from model_server.server.wire import Json, extension, finite, metadata, openai_usage, routes, token_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,7 +41,8 @@ class ChatAnswer:
 
     def closing(self, index: int, choice: Generation) -> list[Json]:
         chunk = self._chunk(index, {}, str(choice.ending), choice.take_sampled())
-        return [chunk | extension(choice.parser.flags, choice.segment) | _experts(choice.experts)]
+        facts = extension(choice.parser.flags, choice.segment) | _experts(choice.experts)
+        return [chunk | facts | metadata(choice.weights_version)]
 
     def end(self, choices: Choices) -> list[Json]:
         """The counts, for those who asked."""
@@ -56,6 +57,7 @@ class ChatAnswer:
             | {"usage": openai_usage(choices.usage)}
             | extension(seen, choices.generations[0].segment)
             | _experts(choices.generations[0].experts)
+            | metadata(choices.generations[0].weights_version)
         )
 
     def _choice(self, index: int, choice: Generation, deltas: Sequence[Delta]) -> Json:

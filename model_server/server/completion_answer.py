@@ -10,7 +10,7 @@ from model_server.chat.turn import Delta, assemble
 from model_server.server.choices import Choices
 from model_server.server.dialect import OPENAI, Dialect
 from model_server.server.generation import Generation, SampledToken
-from model_server.server.wire import Json, finite, openai_usage, token_text
+from model_server.server.wire import Json, finite, metadata, openai_usage, token_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,8 @@ class CompletionAnswer:
         return [self._object([self._choice(index, text, sampled=choice.take_sampled())])] if text else []
 
     def closing(self, index: int, choice: Generation) -> list[Json]:
-        return [self._object([self._choice(index, "", choice.ending, choice.take_sampled())])]
+        chunk = self._object([self._choice(index, "", choice.ending, choice.take_sampled())])
+        return [chunk | metadata(choice.weights_version)]
 
     def end(self, choices: Choices) -> list[Json]:
         """The counts, for those who asked."""
@@ -50,7 +51,8 @@ class CompletionAnswer:
             )
             for index, choice in enumerate(choices.generations)
         ]
-        return self._object(said) | {"usage": openai_usage(choices.usage)}
+        version = choices.generations[0].weights_version
+        return self._object(said) | {"usage": openai_usage(choices.usage)} | metadata(version)
 
     def _choice(self, index: int, text: str, ending: str | None = None, sampled: Sequence[SampledToken] = ()) -> Json:
         return {"index": index, "text": text, "logprobs": self._logprobs(sampled), "finish_reason": ending}

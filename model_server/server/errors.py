@@ -7,6 +7,7 @@ from model_server.types import (
     Overloaded,
     UnfollowableGrammar,
     UnsupportedRequest,
+    WeightsRefused,
 )
 
 _RETRY_AFTER_S = 2
@@ -59,6 +60,9 @@ def from_engine(error: EngineError, request_id: str) -> ApiError:
             )
         case UnsupportedRequest():
             return ApiError(f"This server's engine cannot do that: {error}.", code="unsupported_parameter")
+        case WeightsRefused():
+            message = f"The weights cannot be loaded, and the old ones stay: {error}."
+            return ApiError(message, code="invalid_weights", param="model_path")
         case UnfollowableGrammar():
             message = f"The schema became too complex to follow ({error}). Simplify it."
             return ApiError(message, code="invalid_schema")

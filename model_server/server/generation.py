@@ -53,7 +53,7 @@ def sampling_params(
         ApiError: prompt and completion do not fit the context.
     """
     room = context_length - num_prompt_tokens
-    limit = max(room, 1) if request.completion_limit is None else request.completion_limit
+    limit = max(room if request.completion_limit is None else request.completion_limit, 1)
     if request.clips_limit and room > 0:
         limit = min(limit, room)
     if limit > room:
@@ -130,6 +130,10 @@ class Generation:
     """Tokens with logprobs that nobody has taken yet, where they were asked for."""
     experts: "Tensor | None" = None
     """Experts of the tokens that were run, where they were asked for; at the end."""
+    prompt_logprobs: "Sequence[Logprobs] | None" = None
+    """Of the prompt's tokens, where they were asked for; at the end."""
+    weights_version: str | None = None
+    """Of the weights it was sampled under; at the end."""
     segment: int | None = None
     """Which of its session's texts the answer belongs to; at the end, and only in a session."""
     started_at: float = field(default_factory=time.monotonic)
@@ -202,6 +206,7 @@ class Generation:
         self.usage.cached_tokens = max(self.usage.cached_tokens, event.cached_tokens)
         self.ending = event.finish_reason
         self.experts, self.segment = event.experts, event.segment
+        self.prompt_logprobs, self.weights_version = event.prompt_logprobs, event.weights_version
         sampled = [] if event.logprobs is None else [SampledToken(event.token_id, event.logprobs)]
         if event.finish_reason == "stop":
             self.matched, self.end = event.token_id, next(iter(sampled), None)

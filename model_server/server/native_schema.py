@@ -19,7 +19,6 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "custom_logit_processor": (),
     "image_data": (),
     "input_embeds": (),
-    "logprob_start_len": (-1,),
     "lora_path": (),
     "return_hidden_states": (False,),
     "session_params": (),
@@ -48,8 +47,8 @@ class NativeSampling(SamplingFields):
     limit_field: ClassVar[str] = "sampling_params.max_new_tokens"
 
     seed: int | None = Field(None, ge=0, lt=2**63, alias="sampling_seed")
-    max_tokens: int | None = Field(128, gt=0, alias="max_new_tokens")
-    """SGLang's default; null leaves what the context holds."""
+    max_tokens: int | None = Field(128, ge=0, alias="max_new_tokens")
+    """SGLang's default; null leaves what the context holds. 0 is for those who want the prompt's logarithms only."""
     stop_token_ids: list[TokenId] = Field([], max_length=64)
     """Tokens that end the answer besides those of the tokenizer."""
     ignore_eos: bool = False
@@ -68,6 +67,8 @@ class NativeRequest(PlacementFields):
     stream: bool = False
     return_logprob: bool = False
     top_logprobs_num: int = Field(0, ge=0, le=20)
+    logprob_start_len: int = Field(-1, ge=-1, le=MAX_COUNT)
+    """Report those of the prompt's tokens after this position too; -1 reports none."""
     return_text_in_logprobs: bool = False
     return_routed_experts: bool = False
     routed_experts_start_len: int = Field(0, ge=0, le=MAX_COUNT)
@@ -79,6 +80,16 @@ class NativeRequest(PlacementFields):
     def num_logprobs(self) -> int | None:
         """Likeliest tokens to report beside each sampled one; None reports none at all."""
         return self.top_logprobs_num if self.return_logprob else None
+
+    @property
+    def scored_from(self) -> int | None:
+        """Position after which the prompt's tokens are scored; None scores none."""
+        return None if self.logprob_start_len < 0 else self.logprob_start_len
+
+    @property
+    def only_scores(self) -> bool:
+        """Nothing is to be generated. A token is all the same, and nobody is told."""
+        return self.sampling_params.max_tokens == 0
 
     @property
     def experts_from(self) -> int | None:
@@ -102,6 +113,12 @@ def parse_native(body: bytes) -> NativeRequest:
     if request.top_logprobs_num and not request.return_logprob:
         message = "top_logprobs_num needs return_logprob: true. Set it, or leave top_logprobs_num out."
         raise ApiError(message, param="top_logprobs_num")
+    if request.scored_from is not None and not request.return_logprob:
+        message = "logprob_start_len needs return_logprob: true. Set it, or leave logprob_start_len out."
+        raise ApiError(message, param="logprob_start_len")
+    if request.only_scores and request.scored_from is None:
+        message = "max_new_tokens 0 leaves nothing to answer without logprob_start_len. Set one of them."
+        raise ApiError(message, param="sampling_params.max_new_tokens")
     if request.forced_experts is not None and request.session_id is not None:
         message = "A session keeps its own routes. Leave out session_id or forced_experts."
         raise ApiError(message, param="forced_experts")

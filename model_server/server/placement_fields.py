@@ -7,7 +7,7 @@ from pydantic import Field, StringConstraints
 from model_server.server.body import Fields
 from model_server.server.errors import ApiError
 
-_Label = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+Label = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 MAX_PRIORITY = 1000
 
@@ -15,10 +15,10 @@ MAX_PRIORITY = 1000
 class PlacementFields(Fields):
     """Every endpoint that generates has them; none changes what is generated."""
 
-    session_id: _Label | None = None
+    session_id: Label | None = None
     """The caller's name of a conversation, whose next request goes on from its own cache. Another key's session of
     the same name, or that of another salt, is another session."""
-    cache_salt: _Label | None = None
+    cache_salt: Label | None = None
     """Sets apart whose prefixes may be shared, among the requests of the same key."""
     priority: int = Field(0, ge=-MAX_PRIORITY, le=MAX_PRIORITY)
     """Higher ones go first."""

@@ -46,6 +46,10 @@ class Transcripts:
             return tuple(self._tokenizer.encode(spans))
         return (*known.ids, *self._tokenizer.encode(spans[known.num_spans :]))
 
+    def forget(self, session: SessionKey) -> None:
+        with self._lock:
+            self._kept.pop(session, None)
+
     def keep(self, session: SessionKey, spans: Sequence[Span], ids: Sequence[int]) -> None:
         """A conversation and its tokens, both without the marker that ends the last turn."""
         transcript = _Transcript(len(spans), _digest(spans), array("I", ids))

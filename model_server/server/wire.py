@@ -64,6 +64,11 @@ def extension(flags: set[Flag], segment: int | None) -> Json:
     return {"mimo": facts} if facts else {}
 
 
+def metadata(weights_version: str | None) -> Json:
+    """SGLang's extension: which weights answered."""
+    return {} if weights_version is None else {"metadata": {"weight_version": weights_version}}
+
+
 def finite(logprob: float) -> float:
     """A logarithm that JSON can hold."""
     return max(logprob, _LOWEST_LOGPROB)

@@ -23,12 +23,15 @@ from model_server.types import (
     EngineUnavailable,
     GenerateRequest,
     TokenEvent,
+    WeightsRefused,
 )
 
 logger = logging.getLogger(__name__)
 
 _CONNECT_S = 5.0
 _ABORT_S = 2.0
+_SERIES_S = 3.0
+"""Our own series must come in time too; a scraper waits for 10 s."""
 _KEEP_CONNECTION_S = 2.0
 """Shorter than the 5 s after which SGLang closes an idle connection: a request never meets a closing one."""
 
@@ -70,6 +73,8 @@ class SGLangEngine:
         self._began: dict[str, bool] = {}
         """By request: whether a token has come."""
         self._num_drafted = self._num_accepted = 0
+        self._weights_version: str | None = None
+        """As it was said last."""
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[TokenEvent, None]:
         """See :class:`model_server.types.Engine`."""
@@ -86,6 +91,7 @@ class SGLangEngine:
                     self._began[rid] = True
                     sampled.append(event.token_id)
                     is_over = event.finish_reason is not None
+                    self._weights_version = event.weights_version or self._weights_version
                     yield replace(event, segment=segment) if is_over else event
                     if is_over:
                         return
@@ -96,6 +102,20 @@ class SGLangEngine:
             if not is_over:
                 await self._abort(rid)
 
+    async def drop_session(self, cache_salt: str, session_id: str) -> bool:
+        """See :class:`model_server.types.Engine`. What SGLang has cached of it leaves when its memory is needed."""
+        return self._segments.drop(cache_salt, session_id)
+
+    async def flush_cache(self) -> None:
+        """See :class:`model_server.types.Engine`. SGLang refuses while anything runs."""
+        await self._asked("/flush_cache", {}, refused=EngineUnavailable)
+
+    async def load_weights(self, folder: str, version: str, *, abort: bool = False) -> None:
+        """See :class:`model_server.types.Engine`. The folder is one of SGLang's machine."""
+        body = {"model_path": folder, "weight_version": version, "abort_all_requests": abort}
+        await self._asked("/update_weights_from_disk", body, refused=WeightsRefused)
+        self._weights_version = version
+
     def stats(self) -> EngineStats:
         """See :class:`model_server.types.Engine`. All requests come through here; those without a token wait."""
         running = sum(self._began.values())
@@ -105,7 +125,16 @@ class SGLangEngine:
             self._endpoint.context_length,
             self._num_drafted,
             self._num_accepted,
+            weights_version=self._weights_version,
         )
+
+    async def series(self) -> str:
+        """See :class:`model_server.types.Engine`."""
+        try:
+            answer = await self._http.get("/metrics", timeout=_SERIES_S, follow_redirects=True)
+        except httpx.TransportError:
+            return ""
+        return answer.text if answer.status_code == 200 else ""
 
     async def close(self) -> None:
         """See :class:`model_server.types.Engine`. SGLang itself goes on."""
@@ -154,6 +183,21 @@ class SGLangEngine:
         finally:
             self._num_drafted += reader.drafted
             self._num_accepted += reader.accepted
+
+    async def _asked(self, path: str, body: dict[str, Any], refused: type[EngineError]) -> None:
+        """Have SGLang do something that takes as long as it takes.
+
+        Raises:
+            EngineError: ``refused`` where it would not.
+        """
+        try:
+            answer = await self._http.post(path, json=body)
+        except httpx.TransportError as error:
+            raise EngineUnavailable(f"SGLang is gone ({type(error).__name__})") from error
+        if answer.status_code == 400:
+            raise refused(_message(answer.content).strip().rstrip("."))
+        if answer.status_code != 200:
+            raise refusal(answer.status_code, _message(answer.content))
 
     async def _abort(self, rid: str) -> None:
         """Closing the connection ends a request too, but only once SGLang has something to say."""

@@ -67,6 +67,8 @@ def request_body(request: GenerateRequest, rid: str, vocabulary: Vocabulary, num
         body["max_thinking_tokens"] = sampling.deadline.num_tokens
     if sampling.num_logprobs is not None:
         body |= {"return_logprob": True, "top_logprobs_num": sampling.num_logprobs}
+    if request.scored_from is not None:
+        body |= {"return_logprob": True, "logprob_start_len": request.scored_from}
     if request.experts_from is not None:
         body |= {"return_routed_experts": True, "routed_experts_start_len": _experts_start(request)}
     if request.cache_salt:
@@ -132,7 +134,19 @@ class TokenReader:
                 cached_tokens=facts.cached_tokens,
                 logprobs=scores[index],
                 experts=self._experts(facts) if is_last else None,
+                prompt_logprobs=self._prompt_logprobs(facts) if is_last else None,
+                weights_version=facts.weight_version if is_last else None,
             )
+
+    def _prompt_logprobs(self, facts: "_Facts") -> tuple[Logprobs, ...] | None:
+        """Of the tokens after the first that is named, which has none."""
+        start, scores = self._request.scored_from, facts.input_token_logprobs[1:]
+        if start is None:
+            return None
+        if len(scores) != max(len(self._request.prompt_ids) - 1 - start, 0):
+            raise EngineError(f"SGLang gave {len(scores)} log-probabilities of the prompt from token {start} on")
+        likeliest = facts.input_top_logprobs[1:] or [None] * len(scores)
+        return tuple(_scored(own, row) for own, row in zip(scores, likeliest, strict=True))
 
     def _logprobs(self, facts: "_Facts", num_new: int) -> list[Logprobs] | list[None]:
         if self._request.sampling.num_logprobs is None:
@@ -141,10 +155,8 @@ class TokenReader:
         if len(sampled) < num_new:
             raise EngineError(f"SGLang gave {len(sampled)} log-probabilities for {num_new} tokens")
         rows: list[list[_Score] | None] = [*([None] * (num_new - len(likeliest))), *likeliest]
-        return [
-            Logprobs(_log(own), tuple((token_id, _log(score)) for score, token_id, _ in row or ()))
-            for (own, _, _), row in zip(sampled[len(sampled) - num_new :], rows[len(rows) - num_new :], strict=True)
-        ]
+        newest = zip(sampled[len(sampled) - num_new :], rows[len(rows) - num_new :], strict=True)
+        return [_scored(own, row) for own, row in newest]
 
     def _experts(self, facts: "_Facts") -> Tensor | None:
         """Bytes [S, M, K] of what SGLang gives as int32 [S, L, K], with rows for layers that have no experts."""
@@ -181,6 +193,9 @@ class _Facts(BaseModel):
     finish_reason: Json | None = None
     output_token_logprobs: list[_Score] = []
     output_top_logprobs: list[list[_Score] | None] = []
+    input_token_logprobs: list[_Score] = []
+    input_top_logprobs: list[list[_Score] | None] = []
+    weight_version: str | None = None
     routed_experts: str | None = None
     spec_num_proposed_drafts: int = 0
     spec_num_correct_drafts: int = 0
@@ -251,6 +266,10 @@ def _stream_error(error: object) -> EngineError:
     fields = error if isinstance(error, dict) else {"message": error}
     code = fields.get("code")
     return refusal(code if isinstance(code, int) else 500, str(fields.get("message")))
+
+
+def _scored(own: _Score, likeliest: list[_Score] | None) -> Logprobs:
+    return Logprobs(_log(own[0]), tuple((token_id, _log(score)) for score, token_id, _ in likeliest or ()))
 
 
 def _log(value: float | None) -> float:

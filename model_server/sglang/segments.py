@@ -27,6 +27,10 @@ class Segments:
         begins = _digest(request.prompt_ids[: last.num_tokens]) == last.digest
         return last.segment if begins else last.segment + 1
 
+    def drop(self, cache_salt: str, session_id: str) -> bool:
+        """Forget a session. False if there is none."""
+        return self._last.pop((cache_salt, session_id), None) is not None
+
     def end(self, request: GenerateRequest, segment: int | None, sampled: Sequence[int]) -> None:
         """A turn is over, whole or cut short."""
         if request.session_id is None or segment is None:

@@ -33,6 +33,7 @@ from model_server.types import (
     TokenDeadline,
     TokenEvent,
     UnfollowableGrammar,
+    WeightsRefused,
 )
 
 if TYPE_CHECKING:
@@ -110,6 +111,8 @@ class FakeSGLang:
         app.add_api_route("/health", self._health, methods=["GET"])
         app.add_api_route("/health_generate", self._health, methods=["GET"])
         app.add_api_route("/generate", self._generate, methods=["POST", "PUT"], response_model=None)
+        app.add_api_route("/flush_cache", self._flush, methods=["GET", "POST"])
+        app.add_api_route("/update_weights_from_disk", self._update_weights, methods=["POST"])
         app.add_api_route("/abort_request", self._abort, methods=["POST"])
         app.add_api_route("/server_info", self._server_info, methods=["GET"])
         app.add_api_route("/metrics", self._metrics, methods=["GET"])
@@ -158,6 +161,20 @@ class FakeSGLang:
                 running.is_aborted = True
         return Response(status_code=200)
 
+    async def _flush(self) -> Response:
+        if self._running:
+            return Response("Flush cache failed.\n", 400)
+        await self._engine.flush_cache()
+        return Response("Cache flushed.\n")
+
+    async def _update_weights(self, body: Annotated[Json, Body()]) -> Response:
+        asked = _WeightsBody.model_validate(body)
+        try:
+            await self._engine.load_weights(asked.model_path, asked.weight_version, abort=asked.abort_all_requests)
+        except WeightsRefused as error:
+            return JSONResponse({"success": False, "message": str(error), "num_paused_requests": 0}, 400)
+        return JSONResponse({"success": True, "message": "Succeeded to update weights.", "num_paused_requests": 0})
+
     async def _server_info(self) -> Json:
         stats = self._engine.stats()
         return {
@@ -168,8 +185,9 @@ class FakeSGLang:
 
     async def _metrics(self) -> Response:
         registry, stats = CollectorRegistry(), self._engine.stats()
-        for name, value in (("num_running_reqs", stats.running), ("num_queue_reqs", stats.waiting)):
-            Gauge(f"sglang:{name}", name, registry=registry).set(value)
+        own = (("num_running_reqs", stats.running), ("num_queue_reqs", stats.waiting), ("gen_throughput", 0.0))
+        for name, value in own:
+            Gauge(f"sglang:{name}", name, ["tp_rank"], registry=registry).labels(tp_rank="0").set(value)
         return Response(generate_latest(registry), media_type="text/plain; version=0.0.4")
 
     async def _become(self, body: Annotated[Json, Body()]) -> Response:
@@ -207,6 +225,7 @@ class FakeSGLang:
             experts_from=asked.routed_experts_start_len if asked.return_routed_experts else None,
             cache_salt=asked.cache_salt or "",
             priority=asked.priority or 0,
+            scored_from=asked.logprob_start_len if asked.return_logprob and asked.logprob_start_len >= 0 else None,
         )
 
     async def _frames(self, asked: "_GenerateBody", request: GenerateRequest) -> AsyncGenerator[Json, None]:
@@ -293,10 +312,19 @@ class _GenerateBody(BaseModel):
     max_thinking_tokens: int | None = None
     return_logprob: bool = False
     top_logprobs_num: int = 0
+    logprob_start_len: int = -1
     return_routed_experts: bool = False
     routed_experts_start_len: int = 0
     cache_salt: str | None = None
     routed_dp_rank: int | None = None
+
+
+class _WeightsBody(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    model_path: str
+    weight_version: str
+    abort_all_requests: bool
 
 
 @dataclass(slots=True)
@@ -309,7 +337,10 @@ class _Running:
     started_at: float = field(default_factory=time.monotonic)
     ids: list[int] = field(default_factory=list)
     scores: list[Logprobs] = field(default_factory=list)
+    prompt_scores: tuple[Logprobs, ...] = ()
     cached_tokens: int = 0
+    weights_version: str | None = None
+    """The real one says it from the first token on."""
 
     @property
     def rid(self) -> str:
@@ -324,6 +355,7 @@ class _Running:
         self.cached_tokens = event.cached_tokens
         if event.logprobs is not None:
             self.scores.append(event.logprobs)
+        self.prompt_scores, self.weights_version = event.prompt_logprobs or (), event.weights_version
 
     def frame(self, event: TokenEvent, routes: str | None) -> Json:
         match event.finish_reason:
@@ -348,26 +380,34 @@ class _Running:
             "completion_tokens": self.num_tokens,
             "cached_tokens": self.cached_tokens,
             "reasoning_tokens": 0,
-            "weight_version": "default",
+            "weight_version": self.weights_version or "default",
         }
         if self.asked.return_logprob:
             scores = list(zip(self.ids, self.scores, strict=True))[start:]
-            facts |= _logprobs(scores, with_likeliest=self.asked.top_logprobs_num > 0)
+            facts |= _logprobs("output", scores, with_likeliest=self.asked.top_logprobs_num > 0)
+            if finish_reason is not None and self.asked.logprob_start_len >= 0:
+                facts |= self._prompt_logprobs()
         if routes is not None:
             facts["routed_experts"] = routes
         if finish_reason is not None:
             facts["e2e_latency"] = time.monotonic() - self.started_at
         return {"text": "", "output_ids": self.ids[start:], "meta_info": facts}
 
+    def _prompt_logprobs(self) -> Json:
+        """The first token that is named has none."""
+        named = self.asked.input_ids[self.asked.logprob_start_len :]
+        unscored = Logprobs(-math.inf, ())
+        scores = list(zip(named, (unscored, *self.prompt_scores), strict=True))
+        return _logprobs("input", scores, with_likeliest=self.asked.top_logprobs_num > 0)
 
-def _logprobs(scores: Sequence[tuple[int, Logprobs]], *, with_likeliest: bool) -> Json:
+
+def _logprobs(kind: str, scores: Sequence[tuple[int, Logprobs]], *, with_likeliest: bool) -> Json:
     facts: Json = {
-        "output_token_logprobs": [(_finite(score.sampled), token_id, None) for token_id, score in scores],
-        "output_token_logprobs_length": len(scores),
+        f"{kind}_token_logprobs": [(_finite(score.sampled), token_id, None) for token_id, score in scores],
     }
     if with_likeliest:
         rows = [[(_finite(value), token_id, None) for token_id, value in score.likeliest] for _, score in scores]
-        facts["output_top_logprobs"] = [row or None for row in rows]
+        facts[f"{kind}_top_logprobs"] = [row or None for row in rows]
     return facts
 
 

@@ -60,6 +60,15 @@ def admitted(body: Json) -> Json:
     }
 
 
+def weights_taken(body: Json) -> Json:
+    """A request for new weights as SGLang's server reads it."""
+    from pydantic import TypeAdapter
+    from sglang.srt.managers.io_struct import UpdateWeightFromDiskReqInput
+
+    read = TypeAdapter(UpdateWeightFromDiskReqInput).validate_python(body)
+    return {name: getattr(read, name) for name in (*body, "flush_cache")}
+
+
 def answered(body: Json) -> Json:
     """A response as SGLang's own schema reads it, and its routes as SGLang's own clients read them."""
     from sglang.api.v1.api_types import GenerateResponse
@@ -146,6 +155,7 @@ _ASKED: dict[str, Callable[[Any], Any]] = {
         resolved,
         admitted,
         answered,
+        weights_taken,
         finish_reasons,
         sliced_keys,
         thinking_tokens,

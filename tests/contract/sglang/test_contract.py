@@ -5,15 +5,17 @@ import subprocess
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import httpx
 import pytest
 import torch
+from fastapi import Body, FastAPI
 
 from model_server.chat.template import render
 from model_server.config import ModelConfig
 from model_server.sglang.arguments import PINNED_VERSION, LaunchSettings, launch, load_preset
+from model_server.sglang.client import Endpoint, SGLangEngine
 from model_server.sglang.grammar import constraint
 from model_server.sglang.native import TokenReader, Vocabulary, refusal, request_body
 from model_server.testing.fake_sglang import FakeSGLang
@@ -27,6 +29,7 @@ from model_server.types import (
     TokenEvent,
     TurnForm,
 )
+from tests.integration.model_server.serving import serving
 from tests.unit.model_server.canned_engine import CannedEngine
 
 ROOT = Path(__file__).parents[3]
@@ -165,15 +168,48 @@ FULL = GenerateRequest(
 
 
 PLAIN = GenerateRequest("plain", (1, 2, 3))
+SCORED = GenerateRequest("scored", (1, 2, 3), SamplingParams(max_tokens=1, num_logprobs=1), scored_from=1)
 
 
-@pytest.mark.parametrize("request_", [FULL, PLAIN], ids=lambda request: request.request_id)
+@pytest.mark.parametrize("request_", [FULL, PLAIN, SCORED], ids=lambda request: request.request_id)
 def test_a_request_is_admitted_with_all_of_its_fields(ask: Ask, request_: GenerateRequest) -> None:
     admitted = ask("admitted", request_body(request_, "name", VOCABULARY, num_groups=2))
     assert admitted["unknown"] == []
     assert admitted["rid"] == "name"
     assert admitted["stop_token_ids"] == sorted(request_.sampling.stop_ids)
     assert admitted["top_k"] > 1  # neither greedy nor cut
+
+
+@pytest.mark.anyio
+async def test_new_weights_are_asked_for_with_fields_it_has_and_its_cache_is_flushed(ask: Ask) -> None:
+    bodies = []
+
+    def record(body: Annotated[dict[str, Any], Body()]) -> dict[str, bool]:
+        bodies.append(body)
+        return {"success": True}
+
+    app = FastAPI()
+    app.add_api_route("/update_weights_from_disk", record, methods=["POST"])
+    async with serving(app) as url:
+        client = SGLangEngine(Endpoint(url, context_length=100), VOCABULARY, CONFIG)
+        await client.load_weights("/weights/2", "step 2", abort=True)
+        await client.close()
+    assert ask("weights_taken", bodies[0]) == bodies[0] | {"flush_cache": True}
+
+
+@pytest.mark.anyio
+async def test_what_a_prompt_is_thought_of_is_an_answer_of_the_real_one(ask: Ask) -> None:
+    scores = (Logprobs(-0.25, ((3, -0.25),)),)
+    engine = CannedEngine(TokenEvent(5, "length", 0, Logprobs(-1.0, ((5, -1.0),)), prompt_logprobs=scores))
+    fake = FakeSGLang(engine, config=CONFIG)
+    body = request_body(SCORED, "name", VOCABULARY, num_groups=1) | {"stream": False}
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(fake.app), base_url="http://fake") as http:
+        answer = (await http.post("/generate", json=body)).json()
+    facts = ask("answered", answer)["meta_info"]
+    assert facts["input_token_logprobs"] == [[None, 2, None], [-0.25, 3, None]]
+    assert facts["input_top_logprobs"] == [None, [[-0.25, 3, None]]]
+    (read,) = TokenReader(SCORED, CONFIG).read(answer)
+    assert read.prompt_logprobs == scores
 
 
 def test_a_budget_counts_the_tokens_before_the_end_of_thinking(ask: Ask) -> None:

@@ -36,6 +36,7 @@ async def test_ids_go_in_and_ids_come_out_with_the_one_that_ended_the_answer() -
         "prompt_tokens": len(ids("hi")),
         "completion_tokens": len(answer["output_ids"]),
         "cached_tokens": 1,
+        "weight_version": "default",
     }
     request = engine.requests[0]
     assert (list(request.prompt_ids), request.sampling.seed, request.sampling.max_tokens) == (ids("hi"), 3, 50)
@@ -108,7 +109,8 @@ async def test_a_client_that_leaves_cancels_its_native_sequence() -> None:
         ({"input_ids": [0, 999_999]}, "invalid_request_error", "input_ids[1]"),
         ({"input_ids": [0] * 300}, "context_length_exceeded", "input_ids"),
         ({"text": "hi"}, "unsupported_parameter", "text"),
-        ({"logprob_start_len": 0}, "unsupported_parameter", "logprob_start_len"),
+        ({"logprob_start_len": 0}, "invalid_request_error", "logprob_start_len"),
+        ({"return_hidden_states": True}, "unsupported_parameter", "return_hidden_states"),
         ({"top_logprobs_num": 2}, "invalid_request_error", "top_logprobs_num"),
         ({"sampling_params": []}, "invalid_request_error", "sampling_params"),
         ({"sampling_params": {"max_tokens": 5}}, "unknown_parameter", "sampling_params.max_tokens"),

@@ -346,7 +346,7 @@ async def test_metrics_count_requests_and_tokens_by_what_they_cost() -> None:
         (sample.name, sample.labels.get("mode") or sample.labels.get("outcome")): sample.value
         for family in text_string_to_metric_families(exported)
         for sample in family.samples
-        if sample.labels["model_name"] == MODEL
+        if sample.labels.get("model_name") == MODEL
     }
     assert samples["sglang:num_requests_total", "stop"] == 1
     assert samples["sglang:realtime_tokens_total", "prefill_cache"] == 3

@@ -15,6 +15,18 @@ class CannedEngine:
         for event in self.events:
             yield event
 
+    async def drop_session(self, cache_salt: str, session_id: str) -> bool:
+        raise NotImplementedError
+
+    async def flush_cache(self) -> None:
+        raise NotImplementedError
+
+    async def load_weights(self, folder: str, version: str, *, abort: bool = False) -> None:
+        raise NotImplementedError
+
+    async def series(self) -> str:
+        return ""
+
     def stats(self) -> EngineStats:
         return EngineStats(running=0, waiting=0, context_length=65_536)
 

@@ -281,6 +281,25 @@ async def test_a_dropped_session_begins_anew_and_the_longest_unused_are_dropped(
         assert segments == [0, 2, 2]
 
 
+async def test_a_session_that_is_dropped_while_it_is_in_use_ends_with_its_answer() -> None:
+    async with serving() as (engine, backend):
+        prompt = tokens(70)
+        running = engine.generate(_request(prompt, 40, session_id="x"))
+        seen = [await anext(running)]
+        assert await engine.drop_session("", "x")
+        await _read(running, seen)
+        assert (ids(seen), seen[-1].segment) == (backend.text(prompt, 40), 0)
+        assert cache_stats(engine).sessions == 0
+        assert not await engine.drop_session("", "x")
+
+
+async def test_sessions_that_nobody_uses_are_forgotten() -> None:
+    async with serving(session_idle_s=0.0) as (engine, _):
+        await generate(engine, tokens(20), 1, session_id="x")
+        await generate(engine, tokens(20, seed=1), 2)
+        assert cache_stats(engine).sessions == 0
+
+
 async def test_given_experts_are_used_and_neither_taken_from_the_cache_nor_left_there() -> None:
     prompt = tokens(100)
     async with serving() as (engine, backend):

@@ -8,20 +8,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model_server.engine.hidden_tail import HiddenTail
 from model_server.engine.pages import PageAllocator, SlotAllocator
-from model_server.engine.prefix_tree import Match, Namespace, Node, PrefixTree, Snapshot
+from model_server.engine.prefix_tree import Match, Node, PrefixTree, Snapshot
 from model_server.engine.routes import Routes
 from model_server.kernels.batch import PAGE
 
 UNDOABLE = 32
-NAMESPACES = (("", ""), ("", "other"), ("2", ""))
+SALTS = ("", "other", "2")
 
 _texts = st.builds(
     lambda blocks, cut: [token for block in blocks for token in [block] * 40 + [9]][:cut],
     st.lists(st.integers(0, 2), min_size=1, max_size=6),
     st.integers(1, 300),
 )
-_namespaces = st.sampled_from(NAMESPACES)
+_salts = st.sampled_from(SALTS)
 
 
 @dataclass
@@ -32,32 +33,32 @@ class Workload:
     pages: PageAllocator = field(default_factory=lambda: PageAllocator(2000))
     slots: SlotAllocator = field(default_factory=lambda: SlotAllocator(400))
     in_pages: dict[int, list[int]] = field(default_factory=dict)
-    in_slots: dict[int, tuple[Namespace, list[int]]] = field(default_factory=dict)
-    inserted: list[tuple[Namespace, list[int], int]] = field(default_factory=list)
-    """Namespace, tokens, and how far the ring was written."""
+    in_slots: dict[int, tuple[str, list[int]]] = field(default_factory=dict)
+    inserted: list[tuple[str, list[int], int]] = field(default_factory=list)
+    """Salt, tokens, and how far the ring was written."""
 
     def __post_init__(self) -> None:
         self.tree = PrefixTree(self.pages, self.slots, self.max_snapshots, UNDOABLE)
 
-    def insert(self, namespace: Namespace, text: list[int], num_beyond: int) -> Node:
+    def insert(self, salt: str, text: list[int], num_beyond: int) -> Node:
         """Put in what a sequence has that computed all of it; the node stays locked."""
         pages = self.pages.take(-(-len(text) // PAGE))
         for index, page in enumerate(pages):
             self.in_pages[page] = text[index * PAGE : (index + 1) * PAGE]
         routes = Routes(1, 1)
         routes.record(0, _experts(text))
-        node = self.tree.insert(namespace, array("i", text), array("i", pages), routes)
+        node = self.tree.insert(salt, array("i", text), array("i", pages), routes)
         if node.snapshot is None:
             slot = self.tree.take_slot()
-            self.in_slots[slot] = (namespace, text)
-            self.tree.attach(node, Snapshot(slot, len(text) + num_beyond))
-            self.inserted.append((namespace, text, len(text) + num_beyond))
+            self.in_slots[slot] = (salt, text)
+            self.tree.attach(node, Snapshot(slot, len(text) + num_beyond, HiddenTail(0)))
+            self.inserted.append((salt, text, len(text) + num_beyond))
         self.pages.release(pages, running=True)
         return node
 
-    def match(self, namespace: Namespace, prompt: list[int]) -> tuple[int, Match | None]:
+    def match(self, salt: str, prompt: list[int]) -> tuple[int, Match | None]:
         """What the tree says, checked against what pages and slots hold."""
-        num_common, match = self.tree.match(namespace, array("i", prompt))
+        num_common, match = self.tree.match(salt, array("i", prompt))
         assert num_common < len(prompt)
         if match is not None:
             assert 0 < match.num_tokens <= num_common
@@ -66,7 +67,7 @@ class Workload:
             assert held[: match.num_tokens] == prompt[: match.num_tokens]
             assert torch.equal(match.experts, _experts(prompt[: match.num_tokens]))
             owner, text = self.in_slots[match.snapshot.slot]
-            assert (owner, text[: match.num_tokens]) == (namespace, prompt[: match.num_tokens])
+            assert (owner, text[: match.num_tokens]) == (salt, prompt[: match.num_tokens])
             assert match.num_tokens == len(text) or match.snapshot.written - match.num_tokens <= UNDOABLE
         return num_common, match
 
@@ -84,19 +85,19 @@ class Workload:
 
 @settings(max_examples=120, deadline=None)
 @given(
-    st.lists(st.tuples(_namespaces, _texts, st.integers(0, 5)), max_size=12),
-    st.lists(st.tuples(_namespaces, _texts), max_size=6),
+    st.lists(st.tuples(_salts, _texts, st.integers(0, 5)), max_size=12),
+    st.lists(st.tuples(_salts, _texts), max_size=6),
 )
 def test_a_match_is_as_long_as_any_that_was_put_in_allows(
-    insertions: list[tuple[Namespace, list[int], int]], prompts: list[tuple[Namespace, list[int]]]
+    insertions: list[tuple[str, list[int], int]], prompts: list[tuple[str, list[int]]]
 ) -> None:
     work = Workload()
     for insertion in insertions:
         work.tree.unlock(work.insert(*insertion))
         work.check()
-    for namespace, prompt in prompts:
-        num_common, match = work.match(namespace, prompt)
-        texts = [(text, written) for owner, text, written in work.inserted if owner == namespace]
+    for salt, prompt in prompts:
+        num_common, match = work.match(salt, prompt)
+        texts = [(text, written) for owner, text, written in work.inserted if owner == salt]
         assert num_common == max((_common(text, prompt[:-1]) for text, _ in texts), default=0)
         expected = max((_usable(text, written, prompt[:-1], num_common) for text, written in texts), default=0)
         assert (0 if match is None else match.num_tokens) == expected
@@ -111,10 +112,10 @@ def test_whatever_leaves_and_is_locked_what_is_matched_is_right_and_nothing_leak
         match data.draw(st.sampled_from(("insert", "insert", "match", "evict", "unlock"))):
             case "insert":
                 locked.append(
-                    work.insert(data.draw(_namespaces), data.draw(_texts), num_beyond=data.draw(st.integers(0, 5)))
+                    work.insert(data.draw(_salts), data.draw(_texts), num_beyond=data.draw(st.integers(0, 5)))
                 )
             case "match":
-                _, match = work.match(data.draw(_namespaces), data.draw(_texts))
+                _, match = work.match(data.draw(_salts), data.draw(_texts))
                 if match is not None:
                     work.tree.lock(match.node)
                     locked.append(match.node)
@@ -135,20 +136,20 @@ def test_the_leaf_used_longest_ago_leaves_first() -> None:
     work = Workload()
     texts = [[index] * 100 for index in (1, 2, 3)]
     for text in texts:
-        work.tree.unlock(work.insert(("", ""), text, 0))
-    work.match(("", ""), [*texts[0], 9])
+        work.tree.unlock(work.insert("", text, 0))
+    work.match("", [*texts[0], 9])
     assert work.tree.evict_leaf()
-    assert [work.match(("", ""), [*text, 9])[0] for text in texts] == [100, 0, 100]
+    assert [work.match("", [*text, 9])[0] for text in texts] == [100, 0, 100]
 
 
 def test_a_locked_node_stays_and_so_does_what_leads_to_it() -> None:
     work = Workload()
-    work.tree.unlock(work.insert(("", ""), [1] * 100, 0))
-    node = work.insert(("", ""), [1] * 100 + [2] * 100, 0)
-    work.tree.unlock(work.insert(("", ""), [3] * 100, 0))
+    work.tree.unlock(work.insert("", [1] * 100, 0))
+    node = work.insert("", [1] * 100 + [2] * 100, 0)
+    work.tree.unlock(work.insert("", [3] * 100, 0))
     work.tree.clear()
-    assert work.match(("", ""), [1] * 100 + [2] * 101)[0] == 200
-    assert work.match(("", ""), [3] * 101)[0] == 0
+    assert work.match("", [1] * 100 + [2] * 101)[0] == 200
+    assert work.match("", [3] * 101)[0] == 0
     work.tree.unlock(node)
 
 
