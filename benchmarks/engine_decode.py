@@ -7,6 +7,9 @@ sides run in turn in one run and count processor time of one thread, the best of
 distorts them alike: read the ratios, not the numbers. Each side has its better of f32 and bf16 weights; ours computes
 in f32 with either.
 
+Two threads are compared with one by the clock, in turns, on a quiet machine and beside a process that keeps one of its
+processors busy.
+
 The floor of a decode step is the time to read, once and in order, as many bytes as it needs: the weights it touches,
 counted by the experts it chose, and the keys and values it sees.
 
@@ -22,8 +25,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -51,6 +54,8 @@ _CHUNK_TOKENS = 512
 _NUM_NEW = 16
 _ROUNDS = 8
 _PREFILL_ROUNDS = 2
+_THREADS_STEPS = 64
+_THREADS_TURNS = 16
 _DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -105,6 +110,19 @@ class Result:
         return None if ours is None or theirs is None else ours / theirs
 
 
+@dataclass(frozen=True, slots=True)
+class TwoThreads:
+    """Steps of two threads beside steps of one."""
+
+    batch: int
+    beside_busy: bool
+    speed_up: float
+
+    @property
+    def name(self) -> str:
+        return f"decode, batch {self.batch}, {'beside a busy process' if self.beside_busy else 'quiet'}"
+
+
 class Side(Protocol):
     """One engine with one type of weights."""
 
@@ -134,13 +152,17 @@ def main(arguments: Sequence[str]) -> None:
             peer = stack.enter_context(LlamaCpp(options.llama_python, random_model(config)))
             sides += [LlamaSide(peer, dtype) for dtype in _DTYPES]
         results = [_measure(workload, sides, ours) for workload in _WORKLOADS]
+    threads = [_measure_threads(batch, busy) for busy in (False, True) for batch in (1, 8, 32)]
     peaks = {side: peak_above_start(side) for side in ("engine", "transformers")}
     _print(results, peaks)
+    for result in threads:
+        Console().print(f"{result.name}: two threads {result.speed_up:.2f}x one")
     record = {
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "instructions": best_library().variant,
         "results": [asdict(result) for result in results],
+        "threads": [asdict(result) for result in threads],
         "peak_bytes_of_prefill_4096_above_weights_and_keys": peaks,
     }
     _REPORT.parent.mkdir(parents=True, exist_ok=True)
@@ -325,6 +347,45 @@ def _measure(workload: Workload, sides: Sequence[Side], ours: Sequence[OurSide])
             if floor is not None:
                 result.floors[side.dtype] = workload.batch / floor
     return result
+
+
+def _measure_threads(batch: int, beside_busy: bool) -> TwoThreads:
+    config = reference_config()
+    sides = [
+        PooledSequences(
+            config,
+            CpuBackend(
+                random_model(config).bfloat16(), config.max_position_embeddings, best_library(), num_threads=count
+            ),
+            batch,
+            _THREADS_STEPS * (_THREADS_TURNS + 1),
+            torch.bfloat16,
+        )
+        for count in (1, 2)
+    ]
+    with busy_processor() if beside_busy else nullcontext():
+        seconds = [[_turn(side, batch) for side in sides] for _ in range(_THREADS_TURNS + 1)]
+    alone, together = (sum(column) for column in zip(*seconds[1:], strict=True))
+    return TwoThreads(batch, beside_busy, alone / together)
+
+
+def _turn(sequences: PooledSequences, batch: int) -> float:
+    start = time.perf_counter()
+    for _ in range(_THREADS_STEPS):
+        sequences.step([sequences.segment(index, [0]) for index in range(batch)])
+    return time.perf_counter() - start
+
+
+@contextmanager
+def busy_processor() -> Iterator[None]:
+    """A process that does nothing else than keep the first of our processors busy."""
+    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        os.sched_setaffinity(process.pid, {min(os.sched_getaffinity(0))})
+        yield
+    finally:
+        process.kill()
+        process.wait()
 
 
 def _seconds_to_read(num_bytes: int) -> float | None:
