@@ -235,7 +235,7 @@ class WarmPool:
             _log.warning("action=fail image=%s cause=%s reason=%r", spec.image, cause_of(error), str(error))
         else:
             self.counts.made += 1
-            self.rate.observe(_now() - begun)
+            self.rate.observe(begun, _now())
             self._backoff.succeeded(key)
             self._ready[key].append(_Waiting(sandbox, _now()))
         finally:

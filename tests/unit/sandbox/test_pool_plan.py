@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -113,20 +114,27 @@ def test_a_sandbox_serves_every_task_that_differs_only_in_its_lifetime() -> None
 @given(st.lists(st.floats(0.01, 100), min_size=1, max_size=200))
 def test_the_rate_stays_within_its_bounds(latencies: list[float]) -> None:
     rate = CreateRate(per_s=80, lowest=5, highest=300)
-    for latency in latencies:
-        rate.observe(latency)
+    for number, latency in enumerate(latencies):
+        rate.observe(1000.0 * number, 1000.0 * number + latency)
         assert 5 <= rate.per_s <= 300
 
 
 def test_the_rate_rises_while_latency_holds_and_falls_when_it_grows() -> None:
     rate = CreateRate(per_s=80, lowest=5, highest=300)
-    for _ in range(64):
-        rate.observe(2.0)
+    for number in range(64):
+        rate.observe(10.0 * number, 10.0 * number + 2.0)
     risen = rate.per_s
     assert risen > 80
-    for _ in range(64):
-        rate.observe(9.0)
+    for number in range(64, 128):
+        rate.observe(10.0 * number, 10.0 * number + 9.0)
     assert rate.per_s < risen / 2
+
+
+def test_the_rate_takes_one_step_for_what_was_begun_before_it() -> None:
+    rate = CreateRate(per_s=80, lowest=5, highest=300)
+    for number in range(1000):
+        rate.observe(number / 100, 20.0 + number / 100)
+    assert rate.per_s == pytest.approx(100)
 
 
 def test_a_missing_image_rests_at_once_and_a_machine_after_a_threshold() -> None:
