@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _bound(options.host, options.port) as listener:
             if options.sglang_url or options.sglang_start:
                 return _serve_sglang(checkpoint, key, options, listener)
-            _serve(_app(checkpoint, key, options), listener, checkpoint)
+            _serve(_fitting_app(checkpoint, key, options), listener, checkpoint)
     except StartError as error:
         print(f"model_server: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
         return 2
@@ -161,6 +161,19 @@ def _bound(host: str, port: int) -> socket.socket:
         listener.close()
         raise StartError(f"cannot listen on {host} port {port} ({error}): choose another with --port") from error
     return listener
+
+
+def _fitting_app(checkpoint: Path, key: str | None, options: argparse.Namespace) -> "FastAPI":
+    """Raises StartError where the machine has too little memory for it."""
+    try:
+        return _app(checkpoint, key, options)
+    except (MemoryError, OSError, RuntimeError) as error:
+        from model_server.kernels.memory import is_exhausted
+
+        if not is_exhausted(error):
+            raise
+        remedy = "lower --kv-memory, --max-running or --context-length, or use --dtype bfloat16"
+        raise StartError(f"this machine has too little memory: {remedy}") from error
 
 
 def _app(checkpoint: Path, key: str | None, options: argparse.Namespace) -> "FastAPI":

@@ -35,6 +35,7 @@ from model_server.engine.scheduler import ScheduledSequence, Scheduler
 from model_server.engine.sequence import Sequence, cache_of
 from model_server.engine.torch_backend import TorchBackend
 from model_server.kernels.batch import TILE, new_pools, ring_size
+from model_server.kernels.memory import is_exhausted
 from model_server.models.mimo_v2_flash import MiMoV2Flash
 from model_server.types import (
     CacheTooSmall,
@@ -232,6 +233,10 @@ class EmbeddedEngine:
             loaded = await asyncio.to_thread(self._reload, Path(folder))
         except (OSError, CheckpointError, ValueError) as error:
             raise WeightsRefused(str(error)) from error
+        except (MemoryError, RuntimeError) as error:
+            if not is_exhausted(error):
+                raise
+            raise WeightsRefused("there is not enough memory for them beside the old ones") from error
         finally:
             self._reloading.release()
         self._check_weights(loaded)

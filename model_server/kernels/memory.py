@@ -24,6 +24,11 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     return _mapped(num_bytes)[:num_bytes].view(dtype).view(shape)
 
 
+def is_exhausted(error: Exception) -> bool:
+    """Whether there was no memory to be had. On a CPU, PyTorch has nothing but words for that."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
+
+
 class Arena:
     """Copies of tensors, side by side."""
 

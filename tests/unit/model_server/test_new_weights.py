@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
 from model_server.engine.backend import Loaded
 from model_server.engine.cache_plan import CachePlan
@@ -32,6 +33,8 @@ PROMPT = tuple(random_ids(CONFIG, 70)[0].tolist())
 
 def loaded(folder: Path) -> Loaded:
     """The weights of a seed, which is the folder's name."""
+    if folder.name == "huge":
+        torch.empty(10**15)
     if not folder.name.isdigit():
         raise CheckpointError("no such weights")
     config = CONFIG if folder.name != "99" else small_config(sliding_window=9)
@@ -161,7 +164,12 @@ async def test_what_runs_can_be_ended_at_once(engine: EmbeddedEngine, texts: lis
 
 @pytest.mark.parametrize(
     ("folder", "reason"),
-    [("none", "no such weights"), ("99", "config.json is not that"), ("98", "1 prediction layers")],
+    [
+        ("none", "no such weights"),
+        ("huge", "not enough memory"),
+        ("99", "config.json is not that"),
+        ("98", "1 prediction layers"),
+    ],
 )
 async def test_weights_that_do_not_fit_are_refused_and_the_old_ones_stay(
     engine: EmbeddedEngine, texts: list[list[int]], folder: str, reason: str

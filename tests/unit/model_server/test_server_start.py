@@ -91,6 +91,15 @@ def test_too_little_memory_for_keys_and_values_is_named_and_exits_2(
     assert "--kv-memory: 4096 bytes hold no keys and values for 8 sequences" in capsys.readouterr().err
 
 
+def test_more_memory_than_the_machine_has_is_named_and_exits_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small_tokenizer().save(str(tmp_path / "tokenizer.json"))
+    save_checkpoint(random_model(small_config(vocab_size=2000)), tmp_path)
+    assert start("--checkpoint", tmp_path, "--port", 0, "--kv-memory", "9000000G", "--kernels", "ref") == 2
+    assert "too little memory: lower --kv-memory" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "option",
     [("--threads", "0"), ("--dtype", "int8"), ("--max-running", "x"), ("--kv-memory", "2T"), ("--kv-memory", "")],
