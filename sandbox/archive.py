@@ -2,7 +2,7 @@
 
 Only what a work tree needs: folders, regular files, symbolic links. Python's ``tarfile`` is not used for reading: it
 understands far more (sparse files, devices, hard links, nested extension records) than we would want to from an
-archive whose maker is hostile. Standard library only; the processes inside a sandbox use this file too.
+archive whose maker is hostile.
 """
 
 import errno

@@ -63,33 +63,48 @@ def main(control_fd: int, root_mode: bool, cgroup_parents: tuple[Path, ...]) -> 
     while True:
         message, fds, _, _ = socket.recv_fds(control, 1, 2)
         if not message:
+            spare.dismiss()
             return
-        while not _hand_over(fds, spare):
+        while not spare.take(fds):
             spare = _fork_holder(control, root_mode, cgroup_parents)  # somebody has ended it
         for fd in fds:
             os.close(fd)
         spare = _fork_holder(control, root_mode, cgroup_parents)
 
 
-def _fork_holder(control: socket.socket, root_mode: bool, cgroup_parents: tuple[Path, ...]) -> socket.socket:
-    """A new holder, at the other end of this."""
+@dataclass(frozen=True, slots=True)
+class _Spare:
+    """A holder that waits for its order."""
+
+    pid: int
+    line: socket.socket
+
+    def take(self, fds: list[int]) -> bool:
+        """False where somebody has ended it."""
+        with self.line:
+            try:
+                socket.send_fds(self.line, [b"1"], fds)
+            except ConnectionError:
+                return False
+        return True
+
+    def dismiss(self) -> None:
+        """Wait until it has cleaned up."""
+        self.line.close()
+        with contextlib.suppress(ChildProcessError):  # which comes when it has ended, for its end is not kept
+            os.waitpid(self.pid, 0)
+
+
+def _fork_holder(control: socket.socket, root_mode: bool, cgroup_parents: tuple[Path, ...]) -> _Spare:
     ours, theirs = socket.socketpair()
-    if os.fork() == 0:
+    pid = os.fork()
+    if pid == 0:
         with ends_here():
             control.close()
             ours.close()
             _hold(theirs, root_mode, cgroup_parents)
     theirs.close()
-    return ours
-
-
-def _hand_over(fds: list[int], holder: socket.socket) -> bool:
-    with holder:
-        try:
-            socket.send_fds(holder, [b"1"], fds)
-        except ConnectionError:
-            return False
-    return True
+    return _Spare(pid, ours)
 
 
 def _hold(line: socket.socket, root_mode: bool, cgroup_parents: tuple[Path, ...]) -> None:
@@ -177,19 +192,21 @@ def _become_first(group: cgroups.Group | None, holder: socket.socket) -> None:
         if not wanted:
             return
         plan = Blueprint.parse(wanted)
-        program, *groups = namespaces.enter(plan, lambda: _ask(holder), (plan.program, *map(str, folders)))
-        _bound(plan, grouped=bool(groups))
+        # The first folder is the one that tells of memory.
+        program, *memory = namespaces.enter(plan, lambda: _ask(holder), (plan.program, *map(str, folders[:1])))
+        _bound(plan, grouped=bool(memory))
         with namespaces.step("program"):
-            _become_sandboxd(plan, program, fds[0], groups)
+            _become_sandboxd(plan, program, fds[0], *memory)
     except namespaces.SetupFailed as error:
         holder.send(_failure(error).encode())
 
 
-def _become_sandboxd(plan: Blueprint, program: int, connection: int, groups: list[int]) -> None:
-    for fd in (connection, *groups):
-        os.set_inheritable(fd, True)
+def _become_sandboxd(plan: Blueprint, program: int, connection: int, memory: int = -1) -> None:
+    os.set_inheritable(connection, True)
+    if memory >= 0:
+        os.set_inheritable(memory, True)
     serve = ["sandboxd", "serve", "--fd", str(connection), "--shell", plan.shell, "--egress", plan.egress]
-    os.execve(program, [*serve, "--group", ",".join(map(str, groups))], {})  # noqa: S606  # ourselves
+    os.execve(program, [*serve, "--memory", str(memory)], {})  # noqa: S606  # ourselves
 
 
 def _ask(holder: socket.socket) -> None:

@@ -236,7 +236,10 @@ class _Nursery:
 
 def _remedy(failed: Verdict) -> str:
     advice = _REMEDIES.get(failed.step, "run the service where these kernel features are allowed")
-    return f"this machine does not let us make a sandbox ({failed.step}: {failed.detail}); {advice}"
+    return (
+        f"this machine does not let us make a sandbox ({failed.step}: {failed.detail}); {advice}, or choose containers "
+        "(--sandbox docker)"
+    )
 
 
 _REMEDIES = {

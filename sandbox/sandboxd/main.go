@@ -63,7 +63,7 @@ func serve(arguments []string) error {
 	unix := flags.String("unix", "", "path of the unix socket to listen on")
 	tcp := flags.String("tcp", "", "address and port to listen on")
 	fd := flags.Int("fd", -1, "connection that was inherited; when it closes, everything ends")
-	group := flags.String("group", "", "inherited folders of the control group, with commas between: memory, and in version 1 pids")
+	group := flags.Int("memory", -1, "inherited folder of the control group that bounds memory")
 	spill := flags.String("spill", os.TempDir(), "folder for output that does not fit into memory")
 	unclaimed := flags.Duration("unclaimed", 10*time.Minute, "end where nobody has set a key by then")
 	shell := flags.String("shell", "", "shell of commands; empty: bash, or else sh")
@@ -80,10 +80,7 @@ func serve(arguments []string) error {
 	if err := ownDescriptors(); err != nil {
 		return err
 	}
-	memory, err := newMemoryWatch(*group)
-	if err != nil {
-		return err
-	}
+	memory := newMemoryWatch(*group)
 	spawner, err := newSpawner(task, *shell)
 	if err != nil {
 		return err

@@ -14,22 +14,17 @@ type memoryWatch struct {
 	bound         int64
 }
 
-// newMemoryWatch reads the control group whose folders are the descriptors in group, with commas between them, or else
-// the one that is mounted at the usual place.
-func newMemoryWatch(group string) (*memoryWatch, error) {
-	if group != "" {
-		folder, _, _ := strings.Cut(group, ",")
-		fd, err := strconv.Atoi(folder)
-		if err != nil {
-			return nil, err
-		}
-		defer syscall.Close(fd)
-		return firstReadable(func(name string) (*os.File, error) { return openIn(fd, name) },
-			[2]string{"memory.events.local", "memory.stat"}, [2]string{"memory.oom_control", "memory.stat"}), nil
+// newMemoryWatch reads the control group whose folder is open as group, or else the one that is mounted at the usual
+// place.
+func newMemoryWatch(group int) *memoryWatch {
+	if group >= 0 {
+		defer syscall.Close(group)
+		return firstReadable(func(name string) (*os.File, error) { return openIn(group, name) },
+			[2]string{"memory.events.local", "memory.stat"}, [2]string{"memory.oom_control", "memory.stat"})
 	}
 	return firstReadable(os.Open,
 		[2]string{"/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory.stat"},
-		[2]string{"/sys/fs/cgroup/memory/memory.oom_control", "/sys/fs/cgroup/memory/memory.stat"}), nil
+		[2]string{"/sys/fs/cgroup/memory/memory.oom_control", "/sys/fs/cgroup/memory/memory.stat"})
 }
 
 func openIn(folder int, name string) (*os.File, error) {
