@@ -27,7 +27,7 @@ def namespace(cluster: Cluster, bounds: Bounds | None = None, **settings: object
         "host_image": TASK,
     }
     # A small node shall hold many of them.
-    given |= {"pull_policy": "Never", "cpu_request": 0.05}
+    given |= {"pull_policy": "Never", "cpu_request": 0.2}
     outside = (f"tcp:{cluster.layout.host}:22", f"udp:{cluster.layout.host}:53")
     made = KubernetesSettings.model_validate({**given, "outside": outside, **settings})
     objects = fences(made, EXECUTORS, bounds)
