@@ -208,8 +208,10 @@ def test_threads_give_the_bits_of_one(num_rows: int, library: Library, tmp_path:
 
 @pytest.mark.skipif(not _TASKS.exists(), reason="the system does not show its threads")
 def test_threads_end_with_their_backend(library: Library) -> None:
+    model = random_model(small_config())
+    CpuBackend(model, _CONTEXT, library)  # PyTorch has its own threads from now on
     before = set(_TASKS.iterdir())
-    backend = CpuBackend(random_model(small_config()), _CONTEXT, library, num_threads=3)
+    backend = CpuBackend(model, _CONTEXT, library, num_threads=3)
     assert len(set(_TASKS.iterdir()) - before) == 2
     del backend
     gc.collect()
