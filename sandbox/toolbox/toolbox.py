@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from types import TracebackType
 from typing import Any, Protocol, Self, cast
 
+from sandbox.checkpoints.store import CheckpointStore
 from sandbox.errors import SandboxLost, SandboxUnavailable
 from sandbox.toolbox.calls import Call, Caller, ExecutorLost, Lane, Opened, Port, Reply, Tool, Trace
 from sandbox.toolbox.config import ToolboxSettings
@@ -181,6 +182,13 @@ class ToolSandbox:
 
     async def download(self, path: str = "/workspace", max_bytes: int = 512 * 1024 * 1024) -> bytes:
         return cast(bytes, await self._file("download", path, max_bytes))
+
+    async def checkpoint(self, store: CheckpointStore, path: str = "/workspace", max_bytes: int = 2**30) -> str:
+        """See :class:`sandbox.checkpoints.rewindable.Rewindable`; the store is where the executor sees it."""
+        return cast(str, await self._call(Call("checkpoint", path, (store, path, max_bytes))))
+
+    async def restore(self, store: CheckpointStore, checkpoint: str, path: str = "/workspace") -> None:
+        await self._call(Call("restore", path, (store, checkpoint, path)))
 
     async def close(self) -> None:
         if self._closed:
