@@ -119,7 +119,7 @@ class KubernetesBackend:
             self._swept = time.monotonic()
             self._tidy(self._sweep())
         async with self._turn:
-            if not self._settings.accept_open_network and time.monotonic() > self._proven + _PROVEN_S:
+            if canary.is_needed(self._settings) and time.monotonic() > self._proven + _PROVEN_S:
                 await self._prove(spec)
                 self._proven = time.monotonic()
 

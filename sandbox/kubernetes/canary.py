@@ -28,17 +28,28 @@ def trial(image: str) -> SandboxSpec:
     return SandboxSpec(image=image, resources=Resources(memory_mib=64, disk_mib=16), lifetime_s=_LIFETIME_S)
 
 
+def is_needed(settings: KubernetesSettings) -> bool:
+    return settings.profile == "root" or not settings.accept_open_network
+
+
 async def prove(
     one: KubernetesSandbox, neighbour: KubernetesSandbox, settings: KubernetesSettings, server: str
 ) -> None:
-    """See that the one reaches nothing, and is held as the settings say.
+    """See that the one is held as the settings say, and reaches nothing unless they accept it.
 
     Args:
         server: address of the API server.
 
     Raises:
-        SandboxUnavailable: it reaches something, or is not held so; says which setting decides.
+        SandboxUnavailable: it is not held so, or reaches something; says which setting decides.
     """
+    if settings.profile == "root" and " ".join((await _say(one, "cat /proc/self/uid_map")).split()) == _WHOLE_MAP:
+        raise SandboxUnavailable(
+            "this cluster makes no user namespaces, so the superuser of a sandbox would be the node's own; use nodes "
+            "that do, or set sandbox.kubernetes.profile to 'restricted'"
+        )
+    if settings.accept_open_network:
+        return
     targets = [*_METADATA, *settings.outside, f"tcp:{neighbour.handle.address}", *await _addresses(server)]
     reached = (await _say(one, f"{PROGRAM} reach {shlex.join(targets)}")).split()
     if reached:
@@ -46,11 +57,6 @@ async def prove(
             f"from inside a sandbox, this cluster lets {', '.join(reached)} be reached "
             f"(sandbox.kubernetes.network is {settings.network!r}); set it to 'sealed' or 'fence', or have the cluster "
             "enforce its network policies; sandbox.kubernetes.accept_open_network serves all the same"
-        )
-    if settings.profile == "root" and " ".join((await _say(one, "cat /proc/self/uid_map")).split()) == _WHOLE_MAP:
-        raise SandboxUnavailable(
-            "this cluster makes no user namespaces, so the superuser of a sandbox would be the node's own; use nodes "
-            "that do, or set sandbox.kubernetes.profile to 'restricted'"
         )
 
 
