@@ -61,6 +61,8 @@ class ToolCompleted(_Body):
     observation: Observation
     tree: str | None = None
     """Git tree of the work tree right after the call; None where none was taken."""
+    checkpoint: str | None = None
+    """The whole work tree then, in the run's store of checkpoints; None where it is not there."""
     finished: bool = False
     """The call ended the run."""
 

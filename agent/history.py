@@ -7,10 +7,10 @@ endpoint's prefix cache holds, and a run can be replayed.
 import json
 from collections.abc import Sequence
 
-from agent.trajectory import Step, last_tree, steps
+from agent.trajectory import Step, last_snapshot, last_tree, steps
 from agent.types import AssistantMessage, Event, Message, Observation, ToolCall
 
-__all__ = ["last_tree", "view"]
+__all__ = ["last_snapshot", "last_tree", "view"]
 
 
 def view(system_prompt: str, problem: str, events: Sequence[Event]) -> list[Message]:

@@ -31,7 +31,16 @@ from agent.profiles.base import Profile
 from agent.tools.base import Tool, ToolContext, ToolResult, function_schema
 from agent.tools.check import check
 from agent.trajectory import Step, steps
-from agent.types import AssistantMessage, ModelOptions, Observation, StopReason, TaskRequest, ToolCall, Usage
+from agent.types import (
+    AssistantMessage,
+    ModelOptions,
+    Observation,
+    Snapshot,
+    StopReason,
+    TaskRequest,
+    ToolCall,
+    Usage,
+)
 from sandbox.errors import SandboxRejected
 from sandbox.types import Sandbox
 
@@ -59,18 +68,18 @@ async def run_loop(
     log: Log,
     *,
     base_tree: str,
-    snapshot: Callable[[], Awaitable[str]],
+    snapshot: Callable[[], Awaitable[Snapshot]],
     cancelled: asyncio.Event,
     on_delta: Callable[[int, Delta], None] | None = None,
     guard: GuardSettings | None = None,
 ) -> StopReason:
     """Work on the task until a stop reason, which is also the ``run.stopped`` event.
 
-    Goes on where the events of ``log`` end: ``sandbox`` then holds ``history.last_tree(log.events)``, or
+    Goes on where the events of ``log`` end: ``sandbox`` then holds ``history.last_snapshot(log.events)``, or
     ``base_tree`` where that is None.
 
     Args:
-        snapshot: git tree id of the work tree in ``sandbox`` as it is now; called after every tool call. Raises
+        snapshot: keeps the work tree in ``sandbox`` as it is now; called after every tool call. Raises
             ``SandboxRejected`` where the work tree is too large to be kept; the model is told.
         cancelled: once set, the run ends within a second.
         on_delta: receives the number of the step and each piece of an answer, at once; nothing of it is stored.
@@ -109,7 +118,7 @@ class _Run:
         sandbox: Sandbox,
         log: Log,
         base_tree: str,
-        snapshot: Callable[[], Awaitable[str]],
+        snapshot: Callable[[], Awaitable[Snapshot]],
         cancelled: asyncio.Event,
         on_delta: Callable[[int, Delta], None] | None,
         guard: GuardSettings,
@@ -241,12 +250,12 @@ class _Run:
         await self.record("tool.intent", ToolIntent(step=step.number, intent_id=intent_id, call=call))
         begun = time.monotonic()
         refused = any(result.observation.text == _NOTHING_CHANGED for s in done for result in s.results)
-        result, tree = await self._unless_stopped(self._perform(*checked, intent_id, may_refuse=not refused))
-        await self._observe(step, call.id, intent_id, result, tree, time.monotonic() - begun)
+        result, kept = await self._unless_stopped(self._perform(*checked, intent_id, may_refuse=not refused))
+        await self._observe(step, call.id, intent_id, result, kept, time.monotonic() - begun)
 
     async def _perform(
         self, tool: Tool, arguments: BaseModel, intent_id: str, *, may_refuse: bool
-    ) -> tuple[ToolResult, str | None]:
+    ) -> tuple[ToolResult, Snapshot | None]:
         """Run a tool and keep what it left behind."""
         try:
             result = await tool.run(
@@ -255,13 +264,13 @@ class _Run:
         except SandboxRejected as error:
             result = ToolResult(f"[error] {tool.name}: {error}", error=True)
         try:
-            tree = await self._snapshot()
+            kept = await self._snapshot()
         except SandboxRejected as error:
             note = f"{result.text}\n[warning] the state of /workspace cannot be kept: {error}. Remove large files"
             return ToolResult(note, result.error, result.truncated_bytes, result.finished), None
-        if result.finished and may_refuse and tree == self._base_tree:
-            return ToolResult(_NOTHING_CHANGED, error=True), tree
-        return result, tree
+        if result.finished and may_refuse and kept.tree == self._base_tree:
+            return ToolResult(_NOTHING_CHANGED, error=True), kept
+        return result, kept
 
     async def _observe(
         self,
@@ -269,7 +278,7 @@ class _Run:
         call_id: str,
         intent_id: str | None,
         result: ToolResult,
-        tree: str | None = None,
+        kept: Snapshot | None = None,
         duration_s: float = 0.0,
     ) -> None:
         observation = Observation(
@@ -280,7 +289,12 @@ class _Run:
             truncated_bytes=result.truncated_bytes,
         )
         completed = ToolCompleted(
-            step=step.number, intent_id=intent_id, observation=observation, tree=tree, finished=result.finished
+            step=step.number,
+            intent_id=intent_id,
+            observation=observation,
+            tree=kept.tree if kept else None,
+            checkpoint=kept.checkpoint if kept else None,
+            finished=result.finished,
         )
         await self.record("tool.completed", completed)
 

@@ -12,9 +12,10 @@ import re
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from agent.errors import RepositoryError
@@ -95,10 +96,15 @@ class TaskRepository:
         Raises:
             SandboxRejected: the archive breaks a rule, such as its size.
         """
+        return await self.snapshot_of(partial(unpack_hostile, archive), base_tree)
+
+    async def snapshot_of(self, unpack: Callable[[Path], None], base_tree: str) -> str:
+        """Like :meth:`snapshot`, of what ``unpack`` puts into an empty folder: files, folders and links, for a work
+        tree is hostile."""
         with self._scratch() as scratch:
             root = scratch / "tree"
             root.mkdir()
-            await asyncio.to_thread(_unpack, archive, root)
+            await asyncio.to_thread(_unpack, unpack, root)
             return await self.tree_of(root, base_tree)
 
     async def tree_of(self, root: Path, base_tree: str, excludes: Path | None = None) -> str:
@@ -234,8 +240,8 @@ def read_entry(line: bytes) -> Entry:
     return Entry(mode, blob, path)
 
 
-def _unpack(archive: bytes, root: Path) -> None:
-    unpack_hostile(archive, root)
+def _unpack(unpack: Callable[[Path], None], root: Path) -> None:
+    unpack(root)
     for folder, folders, files in os.walk(root):
         for name in [*folders, *files]:
             entry = Path(folder) / name

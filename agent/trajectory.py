@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from agent.events import GuardTripped, StepCompleted, StepMessage, StepStarted, ToolCompleted, ToolIntent
-from agent.types import AssistantMessage, Event
+from agent.types import AssistantMessage, Event, Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +47,17 @@ def steps(events: Iterable[Event]) -> tuple[Step, ...]:
     return tuple(found.values())
 
 
+def last_snapshot(events: Sequence[Event]) -> Snapshot | None:
+    """The newest state of the work tree, to restore a sandbox from; None where there is none yet."""
+    results = (result for step in steps(events) for result in step.results)
+    kept = [Snapshot(result.tree, result.checkpoint) for result in results if result.tree is not None]
+    return kept[-1] if kept else None
+
+
 def last_tree(events: Sequence[Event]) -> str | None:
-    """The newest snapshot of the work tree, to restore a sandbox from; None where there is none yet."""
-    trees = [result.tree for step in steps(events) for result in step.results if result.tree is not None]
-    return trees[-1] if trees else None
+    """Git tree of the newest state; None where there is none yet."""
+    newest = last_snapshot(events)
+    return newest.tree if newest else None
 
 
 _Part = StepStarted | StepMessage | ToolIntent | ToolCompleted | StepCompleted | GuardTripped

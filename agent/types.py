@@ -4,6 +4,7 @@ Everything here crosses a process or is stored, so everything is a frozen pydant
 fields. Words are those of ``docs/architecture.md``.
 """
 
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
@@ -190,3 +191,13 @@ class Event(_Record):
     type: str
     body: dict[str, Any]
     at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The work tree after a call, as it is kept."""
+
+    tree: str
+    """Git tree, which is what a patch is made of."""
+    checkpoint: str | None = None
+    """All of it, also what git leaves out; None where the sandbox cannot be kept so."""

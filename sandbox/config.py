@@ -11,6 +11,7 @@ from platformdirs import user_data_path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sandbox.errors import SandboxUnavailable
+from sandbox.hosts import AllowedHost
 
 FILE_VARIABLE = "MIMO_SANDBOX_SETTINGS"
 """Names a TOML file with the settings of sandboxes."""
@@ -129,6 +130,12 @@ class EgressSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    allow_hosts: tuple[AllowedHost, ...] = Field(
+        (),
+        max_length=200,
+        description="Hosts that sandboxes in which a model works may reach by name, such as pypi.org, "
+        "*.pythonhosted.org or git.example.org:22. Empty: no network. Those that check its work never have one.",
+    )
     egressd: Path | None = Field(
         None,
         description="The program that is their proxy. Empty: built from its source with Go 1.24 or newer, once, and "

@@ -43,6 +43,7 @@ async def open_worker(
             model,
             settings.data / "repositories",
             resources=settings.resources,
+            allow_hosts=settings.sandbox.egress.allow_hosts,
             uncommitted=uncommitted,
             on_delta=on_delta,
         )

@@ -13,17 +13,17 @@ from typing import TypeVar
 
 from agent.errors import GitError, RepositoryError
 from agent.events import RunStopped
-from agent.history import last_tree
+from agent.history import last_snapshot
 from agent.loop import run_loop
 from agent.model import Delta, Model
 from agent.orchestrator.log import StoreLog
 from agent.orchestrator.workspace import Workspace
 from agent.profiles.native import native
 from agent.store.base import Claim, RunResult, Store, TaskRecord
-from agent.types import Status, StopReason, TaskRequest, Verdict, VerdictKind
+from agent.types import Snapshot, Status, StopReason, TaskRequest, Verdict, VerdictKind
 from agent.verdict import reach_verdict
 from sandbox.errors import SandboxError, SandboxLost
-from sandbox.types import Backend, Resources, Sandbox, SandboxSpec
+from sandbox.types import Backend, NetworkMode, Resources, Sandbox, SandboxSpec
 
 MAX_RESTORES = 2
 """So many lost sandboxes are replaced; the next loss ends the run."""
@@ -56,9 +56,13 @@ class _Work:
     cancelled: asyncio.Event
 
     @property
-    def tree(self) -> str:
+    def kept(self) -> Snapshot:
         """The newest state of the files."""
-        return last_tree(self.log.events) or self.workspace.base.tree
+        return last_snapshot(self.log.events) or Snapshot(self.workspace.base.tree)
+
+    @property
+    def tree(self) -> str:
+        return self.kept.tree
 
     @property
     def reason(self) -> StopReason | None:
@@ -79,6 +83,7 @@ class Runner:
         repositories: Path,
         *,
         resources: Resources | None = None,
+        allow_hosts: tuple[str, ...] = (),
         uncommitted: bool = False,
         on_delta: OnDelta | None = None,
     ) -> None:
@@ -86,6 +91,7 @@ class Runner:
         Args:
             repositories: folder for the git directories of tasks; shared by all workers of the store.
             resources: bounds of every sandbox.
+            allow_hosts: what the agent's commands may reach by name; the checks have no network.
             uncommitted: tasks start from their checkout as it is, not from the commit alone.
             on_delta: hears the model while it writes; nothing of it is stored.
         """
@@ -94,6 +100,7 @@ class Runner:
         self._model = model
         self._repositories = repositories
         self._resources = resources or Resources()
+        self._allow_hosts = allow_hosts
         self._uncommitted = uncommitted
         self._on_delta = on_delta
 
@@ -114,7 +121,11 @@ class Runner:
         git_dir = self._repositories / f"{claim.task.id}.git"
         try:
             workspace = await Workspace.open(
-                Path(request.repository), request.base_commit, git_dir, uncommitted=self._uncommitted
+                Path(request.repository),
+                request.base_commit,
+                git_dir,
+                self._repositories / f"{claim.run_id}.checkpoints",
+                uncommitted=self._uncommitted,
             )
             work = _Work(claim.run_id, request, StoreLog(self._store, claim), workspace, cancelled)
             broken = await self._let_agent_work(work)
@@ -123,6 +134,7 @@ class Runner:
                 broken = f"the patch has {len(patch)} characters, more than {MAX_PATCH_CHARS}"
                 return RunResult(status=Status.FAILED, stop_reason=work.reason, error=broken)
             verdict, unchecked = await self._judge(work)
+            await workspace.forget()
         except (RepositoryError, GitError) as error:
             return RunResult(status=Status.FAILED, error=str(error))
         return _ended(work, patch, verdict, broken or unchecked)
@@ -143,13 +155,19 @@ class Runner:
 
     async def _let_agent_work_once(self, work: _Work) -> None:
         """In one sandbox, from the newest snapshot on."""
-        sandbox = await _unless(work.cancelled, self._provision(work))
-        if sandbox is None:
+        provisioned = await _unless(work.cancelled, self._provision(work))
+        if provisioned is None:
             await work.stop(StopReason.CANCELLED, _CANCELLED)
             return
+        sandbox, is_whole = provisioned
         try:
             base = work.workspace.base
-            body = {"boot_id": sandbox.boot_id, "base": base.model_dump(mode="json"), "tree": work.tree}
+            body = {
+                "boot_id": sandbox.boot_id,
+                "base": base.model_dump(mode="json"),
+                "tree": work.tree,
+                "checkpoint": work.kept.checkpoint if is_whole else None,
+            }
             await work.log.append("run.provisioned", body)
             await run_loop(
                 work.request,
@@ -165,13 +183,14 @@ class Runner:
         finally:
             await sandbox.close()
 
-    async def _provision(self, work: _Work) -> Sandbox:
+    async def _provision(self, work: _Work) -> tuple[Sandbox, bool]:
+        """A sandbox with the newest state of the files, and whether that is all of it."""
         async with AsyncExitStack() as failed:
-            sandbox = await self._backend.acquire(self._spec(work, work.request.limits.wall_clock_s))
+            sandbox = await self._backend.acquire(self._spec(work, work.request.limits.wall_clock_s, self._allow_hosts))
             failed.push_async_callback(sandbox.close)
-            await work.workspace.restore(sandbox, work.tree)
+            is_whole = await work.workspace.restore(sandbox, work.kept)
             failed.pop_all()
-        return sandbox
+        return sandbox, is_whole
 
     async def _judge(self, work: _Work) -> tuple[Verdict | None, str | None]:
         """The verdict, or why there is none. A cancelled task is not checked: the user wants the end."""
@@ -198,9 +217,16 @@ class Runner:
         base = work.workspace.base.tree
         return await reach_verdict(self._backend, spec, work.workspace.repository, base, work.tree, checks)
 
-    def _spec(self, work: _Work, work_s: float) -> SandboxSpec:
+    def _spec(self, work: _Work, work_s: float, allow_hosts: tuple[str, ...] = ()) -> SandboxSpec:
         """A machine for so many seconds of work."""
-        return SandboxSpec(image=work.request.image, resources=self._resources, lifetime_s=work_s + _SPARE_S)
+        return SandboxSpec(
+            image=work.request.image,
+            resources=self._resources,
+            network=NetworkMode.PROXY if allow_hosts else NetworkMode.NONE,
+            allow_hosts=allow_hosts,
+            run_id=work.run_id if allow_hosts else "",
+            lifetime_s=work_s + _SPARE_S,
+        )
 
     def _listener(self, run_id: str) -> Callable[[int, Delta], None] | None:
         on_delta = self._on_delta

@@ -67,8 +67,9 @@ class CheckpointStore:
 
     def keep(self, manifest: Manifest) -> str:
         """Keep a tree whose contents are all here; its id."""
-        assert not self.missing(manifest), manifest.id
-        self._put(manifest.encode(), self._manifests / manifest.id)
+        place = self._manifests / manifest.id
+        if not place.exists():
+            self._put(manifest.encode(), place)
         return manifest.id
 
     def manifest(self, checkpoint: str) -> Manifest:
@@ -84,6 +85,25 @@ class CheckpointStore:
         if hashlib.sha256(data).hexdigest() != checkpoint:
             raise CheckpointDamaged(f"the store's manifest {checkpoint} is damaged")
         return Manifest.parse(data)
+
+    def export(self, checkpoint: str, folder: Path) -> None:
+        """Put a tree into an empty folder of this machine. Links are kept as links, so whoever reads it must not follow
+        them either; modes are reduced to executable or not.
+
+        Raises:
+            UnknownCheckpoint, CheckpointDamaged: it is not here, or not whole.
+        """
+        for entry in self.manifest(checkpoint).entries:
+            # A manifest names folders before what is in them, and nothing twice: no path leads through a link.
+            place = folder / os.fsdecode(entry.path)
+            if entry.kind == "l":
+                place.symlink_to(os.fsdecode(entry.target))
+            elif entry.kind == "d":
+                place.mkdir(exist_ok=True)
+            else:
+                mode = 0o755 if entry.mode & 0o111 else 0o644
+                with os.fdopen(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+                    file.writelines(self.read(entry.sum))
 
     def checkpoints(self) -> set[str]:
         """Ids of all that are kept."""

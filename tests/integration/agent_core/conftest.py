@@ -17,7 +17,7 @@ from agent.profiles.native import native
 from agent.repository import prepare_repository
 from agent.testing import ScriptedModel
 from agent.testing.scripted_model import Script
-from agent.types import Event, Limits, ModelOptions, StopReason, TaskRequest
+from agent.types import Event, Limits, ModelOptions, Snapshot, StopReason, TaskRequest
 from sandbox.backends import open_backend
 from sandbox.config import SandboxSettings
 from sandbox.types import Backend, Sandbox, SandboxSpec
@@ -60,9 +60,9 @@ class Desk:
         )
         async with self.sandbox(last_tree(log.events) or self.base_tree) as sandbox:
 
-            async def snapshot() -> str:
+            async def snapshot() -> Snapshot:
                 archive = await sandbox.download(max_bytes=self.max_kept_bytes)
-                return await self.repository.snapshot(archive, self.base_tree)
+                return Snapshot(await self.repository.snapshot(archive, self.base_tree))
 
             return await run_loop(
                 task,

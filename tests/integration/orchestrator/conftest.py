@@ -115,9 +115,10 @@ def make_worker(store: SqlStore, backend: Backend, tmp_path: Path) -> Callable[.
         worker_id: str = "worker-1",
         concurrency: int = 1,
         lease_ttl_s: float = 15.0,
+        allow_hosts: tuple[str, ...] = (),
     ) -> Worker:
         model = model or ScriptedModel(script or turns(*answers))
-        runner = Runner(store, backend, model, tmp_path / "data")
+        runner = Runner(store, backend, model, tmp_path / "data", allow_hosts=allow_hosts)
         return Worker(store, runner, worker_id=worker_id, concurrency=concurrency, lease_ttl_s=lease_ttl_s)
 
     return make

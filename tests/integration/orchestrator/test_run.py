@@ -10,7 +10,8 @@ from agent.orchestrator.worker import Worker
 from agent.store.base import TaskRecord
 from agent.store.sql import SqlStore
 from agent.testing import ScriptedModel, call, in_order, turns
-from agent.types import Status, StopReason, TaskRequest, VerdictKind
+from agent.types import Check, Status, StopReason, TaskRequest, VerdictKind
+from sandbox.checkpoints.rewindable import Rewindable
 from sandbox.errors import SandboxError, SandboxLost, SandboxUnavailable
 from sandbox.types import Backend, Command, Outcome, Sandbox, SandboxSpec
 from tests.integration.orchestrator.conftest import CHECK, PATCH, REPAIR
@@ -55,6 +56,27 @@ class FailingSandbox:
 
     async def exec(self, command: Command) -> Outcome:
         raise self._failure
+
+
+class MortalBackend(FailingBackend):
+    """Real sandboxes, of which the first is lost after its first command."""
+
+    async def acquire(self, spec: SandboxSpec) -> Sandbox:
+        sandbox = await super().acquire(spec)
+        assert isinstance(sandbox, Rewindable)
+        return MortalSandbox(sandbox) if self.num_acquired == 1 else sandbox
+
+
+class MortalSandbox(FailingSandbox):
+    def __init__(self, sandbox: Rewindable) -> None:
+        super().__init__(sandbox, SandboxLost("evicted"))
+        self.checkpoint, self.restore = sandbox.checkpoint, sandbox.restore
+        self._commands = [sandbox.exec]
+
+    async def exec(self, command: Command) -> Outcome:
+        if self._commands:
+            return await self._commands.pop()(command)
+        return await super().exec(command)
 
 
 async def finished(store: SqlStore, worker: Worker, request: TaskRequest) -> TaskRecord:
@@ -104,6 +126,40 @@ async def test_lost_sandbox_is_replaced_from_the_last_snapshot(
         "run.provisioned",
         "run.resumed",
     ]
+
+
+async def test_replaced_sandbox_has_what_git_leaves_out_too(
+    store: SqlStore, backend: Backend, make_worker: MakeWorker, make_request: MakeRequest, tmp_path: Path
+) -> None:
+    make = "echo hidden > .gitignore; echo built > hidden; mkdir empty; git config demo.key set; chmod 751 calc.py"
+    look = "cat hidden; ls -d empty; git config demo.key; stat -c %a calc.py"
+    script = (call("bash", command=make), call("bash", command="true"), call("bash", command=look), *REPAIR[1:])
+
+    task = await finished(store, make_worker(*script, backend=MortalBackend(backend)), make_request())
+
+    assert task.status is Status.SUCCEEDED
+    log = await store.events(task.id)
+    assert [event.type for event in log].count("sandbox.lost") == 1
+    texts = [event.body["observation"]["text"] for event in log if event.type == "tool.completed"]
+    assert any("built\nempty\nset\n751" in text for text in texts)
+    first, second = (event.body["checkpoint"] for event in log if event.type == "run.provisioned")
+    assert first is None
+    assert second == next(event.body["checkpoint"] for event in log if event.type == "tool.completed")
+    assert _checkpoints(tmp_path) == []
+
+
+async def test_agent_may_reach_the_hosts_that_the_operator_allows_and_the_checks_none(
+    store: SqlStore, make_worker: MakeWorker, make_request: MakeRequest
+) -> None:
+    script = (call("bash", command="echo way out: $HTTPS_PROXY"), *REPAIR)
+    check = Check(command='test -z "$HTTPS_PROXY"')
+
+    task = await finished(store, make_worker(*script, allow_hosts=("pypi.org",)), make_request(checks=(check,)))
+
+    assert task.verdict is not None
+    assert [item.exit_code for item in task.verdict.evidence] == [0]
+    texts = [event.body.get("observation", {}).get("text", "") for event in await store.events(task.id)]
+    assert any("way out: http://127.0.0.1:" in text for text in texts)
 
 
 async def test_sandboxes_lost_again_and_again_end_the_run_with_what_it_had(
@@ -269,3 +325,7 @@ async def _seen(store: SqlStore, task: TaskRecord, kind: str, *, times: int = 1)
         for event in await store.wait_for_events(task.id, after=after, timeout_s=60):
             after = event.seq
             times -= event.type == kind
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return list(folder.rglob("*.checkpoints"))
