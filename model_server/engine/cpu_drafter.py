@@ -6,60 +6,33 @@ from a guess is simply overwritten once the token is known.
 
 import weakref
 from array import array
-from collections import deque
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from model_server.engine.cpu_backend import CpuBackend
+from model_server.engine.drafting import Known
+from model_server.engine.hidden_tail import HiddenTail
 from model_server.kernels.batch import Segment, new_draft_rings
 
 _NO_PAGES = array("i")
 
 
-class RingDraftState:
-    """The main model's newest hidden states, and how far each layer's window has come."""
+class RingWindows:
+    """How far each layer's window of one sequence has come."""
 
-    def __init__(self, num_layers: int, window_keys: int, first: int, ring: int) -> None:
+    def __init__(self, num_layers: int, ring: int) -> None:
         self.ring = ring
-        self.num_tokens = first
-        """Tokens whose hidden states are known, or lie before the first to come."""
-        self.due = [first] * num_layers
+        self.due = [0] * num_layers
         """For each layer the position of the first row that is computed next; keys before it are final."""
-        self.oldest = [first] * num_layers
+        self.oldest = [0] * num_layers
         """For each layer the first position that has keys."""
-        self._kept_rows = window_keys + num_layers
-        self._hidden: deque[Tensor] = deque()
-        self._first = first
 
-    @property
-    def is_ready(self) -> bool:
-        """Whether anything is known to guess from."""
-        return bool(self._hidden)
-
-    def absorb(self, hidden: Tensor) -> None:
-        """Add the main model's hidden states [T, C] of the next tokens, and forget those no window needs."""
-        self.num_tokens += len(hidden)
-        self._hidden.append(hidden)
-        first_kept = max(self.num_tokens - self._kept_rows, min(self.due))
-        while self._first + len(self._hidden[0]) <= first_kept:
-            self._first += len(self._hidden.popleft())
-        for layer, due in enumerate(self.due):  # keys on both sides of a gap do not go together
-            if due < first_kept:
-                self.due[layer] = self.oldest[layer] = first_kept
-
-    def hidden_from(self, position: int) -> list[Tensor]:
-        """Hidden states of the positions from there on, in parts."""
-        parts: list[Tensor] = []
-        end = self.num_tokens
-        for part in reversed(self._hidden):
-            first = end - len(part)
-            parts.append(part[max(position - first, 0) :])
-            end = first
-            if end <= position:
-                break
-        return parts[::-1]
+    def begin(self, layer: int, hidden: HiddenTail) -> int:
+        """The layer's first row now. Keys on both sides of a gap do not go together."""
+        if self.due[layer] < hidden.first:
+            self.due[layer] = self.oldest[layer] = hidden.first
+        return self.due[layer]
 
 
 class CpuDrafter:
@@ -75,29 +48,35 @@ class CpuDrafter:
     def max_drafts(self) -> int:
         return self._backend.num_predictions
 
-    def new_state(self, first: int) -> RingDraftState:
+    @property
+    def num_hidden(self) -> int:
+        return self._config.window_keys + self.max_drafts
+
+    def new_state(self) -> RingWindows:
         """See :meth:`model_server.engine.drafting.TokenDrafter.new_state`. The ring comes back with its last user."""
         if not self._free:
             self._grow()
         ring = self._free.pop()
-        state = RingDraftState(self.max_drafts, self._config.window_keys, first, ring)
+        state = RingWindows(self.max_drafts, ring)
         weakref.finalize(state, self._free.append, ring)
         return state
 
-    def draft(self, sequences: Sequence[tuple[Sequence[int], RingDraftState]], num_drafts: int) -> list[list[int]]:
+    def draft(self, sequences: Sequence[Known], num_drafts: int) -> list[list[int]]:
         """See :meth:`model_server.engine.drafting.TokenDrafter.draft`."""
         drafts: list[list[int]] = [[] for _ in sequences]
-        states = [state for _, state in sequences]
         for layer in range(num_drafts):
-            segments = [
-                _segment(layer, ids, guessed, state) for (ids, state), guessed in zip(sequences, drafts, strict=True)
-            ]
-            hidden = torch.cat([part for state in states for part in state.hidden_from(state.due[layer])])
+            segments, parts = [], []
+            for known, guessed in zip(sequences, drafts, strict=True):
+                first = known.state.begin(layer, known.hidden)
+                segments.append(_segment(layer, first, known, guessed))
+                parts += known.hidden.since(first)
+            hidden = parts[0] if len(parts) == 1 else torch.cat(parts)
             tokens = self._backend.predict(layer, segments, hidden, self._rings)
-            for guessed, state, token in zip(drafts, states, tokens, strict=True):
+            for known, guessed, token in zip(sequences, drafts, tokens, strict=True):
                 guessed.append(token)
                 # The last rows came from guesses, as many as there were.
-                state.due[layer] = max(state.due[layer], state.num_tokens - layer)
+                due = known.state.due
+                due[layer] = max(due[layer], known.hidden.end - layer)
         return drafts
 
     def _grow(self) -> None:
@@ -110,10 +89,8 @@ class CpuDrafter:
         self._free.extend(range(num_before, num_after))
 
 
-def _segment(layer: int, ids: Sequence[int], guessed: list[int], state: RingDraftState) -> Segment:
-    """The rows of a layer that are due. They read the tokens ``layer + 1`` places on, the last of them guessed."""
-    due = state.due[layer]
-    tokens = (
-        [*ids[due + layer + 1 :], *guessed] if due + layer + 1 < len(ids) else guessed[due + layer + 1 - len(ids) :]
-    )
-    return Segment(tokens, due, _NO_PAGES, state.ring, oldest=state.oldest[layer])
+def _segment(layer: int, first: int, known: Known, guessed: list[int]) -> Segment:
+    """The rows of a layer from ``first`` on. They read the tokens ``layer + 1`` places on, the last of them guessed."""
+    start, ids = first + layer + 1, known.ids
+    tokens = [*ids[start:], *guessed] if start < len(ids) else guessed[start - len(ids) :]
+    return Segment(tokens, first, _NO_PAGES, known.state.ring, oldest=known.state.oldest[layer])

@@ -4,12 +4,12 @@ A guess is one more row in the next step. It pays if the chance that it holds is
 
     chance * (time a token takes without guesses) > time of the row  (+ time of guessing)
 
-What steps of so many rows take is measured once, before anything runs. The chance is the share of guesses at that place
-that held lately, after guesses that ended alike. What does not pay is tried again now and then, because chances change
-with what is generated.
+All of it is measured while it happens. What steps take depends on their contexts, on the engine's own work and on what
+else the machine does; the chance is the share of guesses at that place that held lately, after a like sign. Guesses
+begin as if they were good and cost nothing. What does not pay is tried again now and then, because chances change with
+what is generated.
 """
 
-from bisect import bisect_left
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -17,19 +17,31 @@ from typing import Literal
 Source = Literal["lookup", "layers"]
 """The sequence's own past, or the prediction layers."""
 
-Ending = Literal["first", "held", "failed"]
-"""Of a sequence's guess before from the same source: there was none; all of it held; some of it did not."""
+Sign = Literal["short", "long", "first", "held", "failed"]
+"""What is known of a guess beforehand. From the past: how much of the text stood there before. From the layers: whether
+the sequence's guess before held as a whole, or there was none."""
+
+_SIGNS: dict[Source, tuple[Sign, ...]] = {"lookup": ("short", "long"), "layers": ("first", "held", "failed")}
 
 _FORGET = 0.03
 """Weight of the newest measurement in a running mean."""
-_PROBE_EVERY = 128
-"""Times that a source which does not pay is passed over before it is tried again."""
-_PROBE_AT_LEAST_EVERY = 4096
-_PREPARED = 32
-"""Steps before and after a try in which what guessing needs is kept at hand."""
+_FORGET_TIMES = 0.06
+"""The same for what steps take, which changes with what else the machine does."""
+_OLD = 8
+"""Measurements that all those before a try count as, at most: they may be long ago."""
+_REFRESH = 8
+"""Measurements after which the lengths that pay are computed anew."""
+_TRY_EVERY = 256
+"""Steps without a kind of guess that does not pay before it is tried again."""
+_TRY_AT_LEAST_EVERY = 4096
+_REST_EVERY = 64
+"""Steps with guesses after which one goes without, to know what that takes."""
+_SPIKE = 3.0
+"""No time counts as more than so many times what was expected: the system had something else to do."""
 _MARGIN = 1.1
 """A guess must promise so much more than it costs: measurements are noisy, and not to guess is safe."""
-_FIRST_CHANCE = 0.6
+_FIRST_CHANCE = 0.9
+"""High, so that every source is tried at first."""
 
 
 @dataclass(slots=True)
@@ -39,42 +51,72 @@ class _Mean:
     value: float = 0.0
     count: int = 0
 
-    def add(self, value: float) -> None:
+    def add(self, value: float, forget: float = _FORGET) -> None:
         self.count += 1
-        self.value += (value - self.value) * max(_FORGET, 1 / self.count)
+        self.value += (value - self.value) * max(forget, 1 / self.count)
 
 
 @dataclass(slots=True)
-class _Idle:
-    """A source that does not pay is tried again, each time after twice as long."""
+class _Record:
+    """How guesses from one source after one sign fared."""
 
-    num_asked: int = 0
-    """Times that it was passed over since it was last tried."""
-    next: int = _PROBE_EVERY
+    chances: list[_Mean]
+    """By place: share of those that held, among those whose predecessors held."""
+    num_idle: int = 0
+    """Steps since such a guess was last made because it pays, or tried."""
+    patience: int = _TRY_EVERY
+    """Of these, as many as pass before it is tried again; each time twice as many."""
 
-    def pass_over(self) -> int:
-        """1 if it is time to try, else 0."""
-        self.num_asked += 1
-        return int(self.num_asked >= self.next)
+    @property
+    def is_due(self) -> bool:
+        return self.num_idle >= self.patience
 
-    def tried(self) -> None:
-        if self.num_asked >= self.next:
-            self.num_asked, self.next = 0, min(2 * self.next, _PROBE_AT_LEAST_EVERY)
+    def pays(self) -> None:
+        self.num_idle, self.patience = 0, _TRY_EVERY
+
+    def pass_over(self) -> None:
+        self.num_idle += 1
+        if self.num_idle == self.patience:
+            for mean in self.chances:
+                mean.count = min(mean.count, _OLD)
+
+    def add(self, num_guessed: int, num_held: int) -> None:
+        for place in range(min(num_held + 1, num_guessed)):
+            self.chances[place].add(float(place < num_held))
+        if self.is_due:
+            self.num_idle, self.patience = 0, min(2 * self.patience, _TRY_AT_LEAST_EVERY)
+
+    def chance(self, place: int) -> float:
+        """As if it had been tried twice before, so that the first failures decide nothing."""
+        mean = self.chances[place]
+        return (mean.value * mean.count + 2 * _FIRST_CHANCE) / (mean.count + 2)
 
 
-@dataclass(frozen=True, slots=True)
-class StepTimes:
-    """Seconds of a step by its number of rows, at least two numbers of them, ascending."""
+@dataclass(slots=True)
+class _Steps:
+    """What steps of so many sequences take, s."""
 
-    rows: tuple[int, ...]
-    seconds: tuple[float, ...]
+    plain: _Mean = field(default_factory=_Mean)
+    """One without guesses."""
+    row: _Mean = field(default_factory=_Mean)
+    """A guess more in it."""
+    num_guessing: int = 0
+    """Steps with guesses since the last one without."""
 
-    def of(self, num_rows: int) -> float:
-        """Along the line through the two nearest."""
-        after = min(max(bisect_left(self.rows, num_rows), 1), len(self.rows) - 1)
-        left, right = after - 1, after
-        slope = (self.seconds[right] - self.seconds[left]) / (self.rows[right] - self.rows[left])
-        return self.seconds[left] + slope * (num_rows - self.rows[left])
+    def add(self, num_guessed: int, seconds: float) -> None:
+        if self.plain.count:
+            seconds = min(seconds, _SPIKE * (self.plain.value + num_guessed * max(self.row.value, 0.0)))
+        if num_guessed:
+            self.row.add((seconds - self.plain.value) / num_guessed, _FORGET_TIMES)
+            self.num_guessing += 1
+        else:
+            self.plain.add(seconds, _FORGET_TIMES)
+            self.num_guessing = 0
+
+    @property
+    def is_known(self) -> bool:
+        """False where the next step is to be one without guesses; at first that is often."""
+        return self.num_guessing < min(self.plain.count, _REST_EVERY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +140,21 @@ class DraftPolicy:
     """Chooses the length of every guess."""
 
     allowed: Speculation
-    times: StepTimes
-    _guessing: dict[Source, _Mean] = field(default_factory=lambda: defaultdict(_Mean))
-    """Seconds of making one guess."""
-    _chances: dict[tuple[Source, Ending, int], _Mean] = field(default_factory=lambda: defaultdict(_Mean))
-    """Share of guesses that held by place, among those whose predecessors held."""
-    _known: dict[tuple[Source, Ending, int], int] = field(default_factory=dict)
-    """Answers that hold until something is observed."""
-    _idle: dict[Source, _Idle] = field(default_factory=lambda: defaultdict(_Idle))
+    _steps: dict[int, _Steps] = field(default_factory=lambda: defaultdict(_Steps))
+    """By number of sequences."""
+    _guessing: _Mean = field(default_factory=lambda: _Mean(0.0, round(1 / _FORGET)))
+    """Seconds in which the layers make one guess; they count as free until that is known."""
+    _records: dict[tuple[Source, Sign], _Record] = field(init=False)
+    _lengths: dict[tuple[Source, Sign, int], int] = field(default_factory=dict)
+    """That pay, by number of sequences; computed anew now and then."""
+    _num_measured: int = 0
+
+    def __post_init__(self) -> None:
+        self._records = {
+            (source, sign): _Record([_Mean() for _ in range(self.longest(source))])
+            for source, signs in _SIGNS.items()
+            for sign in signs
+        }
 
     @property
     def longest_of_all(self) -> int:
@@ -114,49 +163,67 @@ class DraftPolicy:
     def longest(self, source: Source) -> int:
         return self.allowed.lookup if source == "lookup" else self.allowed.layers
 
-    def length(self, source: Source, before: Ending, num_sequences: int) -> int:
+    def is_wanted(self, source: Source, num_sequences: int) -> bool:
+        """Asked once a step of so many sequences: whether a guess from the source may be made."""
+        if self.allowed.always or not self.longest(source):
+            return self.longest(source) > 0
+        if not self._steps[num_sequences].is_known:
+            return False
+        wanted = False
+        for sign in _SIGNS[source]:
+            wanted |= self._is_wanted(source, sign, num_sequences)
+        return wanted
+
+    def length(self, source: Source, sign: Sign, num_sequences: int) -> int:
         """Tokens to guess for one of the sequences of a step, at most."""
         if self.allowed.always:
             return self.longest(source)
-        key = (source, before, num_sequences)
-        length = self._known.get(key)
+        return self._length(source, sign, num_sequences) or int(self._records[source, sign].is_due)
+
+    def observe(self, source: Source, sign: Sign, num_guessed: int, num_held: int) -> None:
+        """What became of a guess."""
+        self._records[source, sign].add(num_guessed, num_held)
+        self._measured()
+
+    def observe_guessing(self, num_guesses: int, seconds: float) -> None:
+        """The layers have made so many guesses in this time."""
+        self._guessing.add(seconds / num_guesses)
+        self._measured()
+
+    def observe_step(self, num_sequences: int, num_rows: int, seconds: float) -> None:
+        """A step of sequences that decode, guesses among its rows, took so long; without the time of guessing."""
+        self._steps[num_sequences].add(num_rows - num_sequences, seconds)
+        self._measured()
+
+    def _is_wanted(self, source: Source, sign: Sign, num_sequences: int) -> bool:
+        record = self._records[source, sign]
+        if self._length(source, sign, num_sequences):
+            record.pays()
+            return True
+        record.pass_over()
+        return record.is_due
+
+    def _length(self, source: Source, sign: Sign, num_sequences: int) -> int:
+        key = (source, sign, num_sequences)
+        length = self._lengths.get(key)
         if length is None:
-            length = self._known[key] = self._paying(*key)
-        if length:
-            self._idle[source].num_asked = 0
-            return length
-        return min(self._idle[source].pass_over(), self.longest(source))
+            length = self._lengths[key] = self._paying(*key)
+        return length
 
-    def is_wanted(self, source: Source) -> bool:
-        """Whether a guess may be asked for soon, and is worth preparing."""
-        idle = self._idle[source]
-        return self.allowed.always or idle.num_asked < _PREPARED or idle.num_asked + _PREPARED >= idle.next
-
-    def _paying(self, source: Source, before: Ending, num_sequences: int) -> int:
-        plain = self.times.of(num_sequences)
+    def _paying(self, source: Source, sign: Sign, num_sequences: int) -> int:
+        steps = self._steps[num_sequences]
+        worth = steps.plain.value / num_sequences
+        cost = _MARGIN * (steps.row.value + (self._guessing.value if source == "layers" else 0.0))
         best, best_gain, chance, gained = 0, 0.0, 1.0, 0.0
         for length in range(1, self.longest(source) + 1):
-            chance *= self._chance(source, before, length - 1)
+            chance *= self._records[source, sign].chance(length - 1)
             gained += chance
-            cost = self.times.of(num_sequences + length) - plain + length * self._guessing[source].value
-            gain = gained * plain / num_sequences - _MARGIN * cost
+            gain = gained * worth - length * cost
             if gain > best_gain:
                 best, best_gain = length, gain
         return best
 
-    def observe(self, source: Source, before: Ending, num_guessed: int, num_held: int) -> Ending:
-        """What became of a guess; how the next one of the sequence is to be judged."""
-        self._known.clear()
-        self._idle[source].tried()
-        for place in range(min(num_held + 1, num_guessed)):
-            self._chances[source, before, place].add(float(place < num_held))
-        return "held" if num_held == num_guessed else "failed"
-
-    def observe_guessing(self, source: Source, num_guesses: int, seconds: float) -> None:
-        self._known.clear()
-        self._guessing[source].add(seconds / num_guesses)
-
-    def _chance(self, source: Source, before: Ending, place: int) -> float:
-        mean = self._chances[source, before, place]
-        # As if it had been tried twice before, so that the first failures decide nothing.
-        return (mean.value * mean.count + 2 * _FIRST_CHANCE) / (mean.count + 2)
+    def _measured(self) -> None:
+        self._num_measured += 1
+        if self._num_measured % _REFRESH == 0:
+            self._lengths.clear()

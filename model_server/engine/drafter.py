@@ -13,46 +13,18 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from model_server.engine.drafting import Known
 from model_server.engine.torch_backend import BatchRows, KeysValues, PackedLayer, RotaryRows, pack
 from model_server.models.mimo_v2_flash import MiMoV2Flash
 from model_server.models.mtp import PredictionLayer
 
 
-class DraftState:
-    """What drafting remembers of one sequence: the main model's newest hidden states, and each layer's window."""
-
-    def __init__(self, num_layers: int, window_keys: int, first: int) -> None:
-        """``first``: the position of the first hidden state to come; what lies before it is not known here."""
-        self._kept_rows = window_keys + num_layers
-        self.windows = [_Window(window_keys, first) for _ in range(num_layers)]
-        self._hidden: Tensor | None = None
-        self.num_tokens = first
-        """Tokens whose hidden states are known, or lie before ``first``."""
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether anything is known to guess from."""
-        return self._hidden is not None
-
-    def absorb(self, hidden: Tensor) -> None:
-        """Add the main model's hidden states [T, C] of the next tokens."""
-        self.num_tokens += len(hidden)
-        hidden = hidden if self._hidden is None else torch.cat((self._hidden, hidden))
-        self._hidden = hidden[-self._kept_rows :]
-        for window in self.windows:  # positions whose hidden state was dropped can no longer be computed
-            window.skip_to(self.num_tokens - len(self._hidden))
-
-    def hidden_from(self, position: int) -> Tensor:
-        assert self._hidden is not None
-        return self._hidden[len(self._hidden) - (self.num_tokens - position) :]
-
-
 class _Window:
     """Keys and values of one prediction layer: those of the window before :attr:`num_tokens`, in order."""
 
-    def __init__(self, size: int, first: int) -> None:
+    def __init__(self, size: int) -> None:
         self._size = size
-        self.num_tokens = first
+        self.num_tokens = 0
         """Position of the first row that is computed next; keys before it are final."""
         self._final: KeysValues | None = None
         self._seen: KeysValues | None = None
@@ -110,33 +82,37 @@ class Drafter:
     def max_drafts(self) -> int:
         return len(self._layers)
 
-    def new_state(self, first: int) -> DraftState:
-        """For a sequence of which the main model computes the tokens from position ``first`` on."""
-        return DraftState(len(self._layers), self._window_keys, first)
+    @property
+    def num_hidden(self) -> int:
+        return self._window_keys + len(self._layers)
+
+    def new_state(self) -> list[_Window]:
+        """See :meth:`model_server.engine.drafting.TokenDrafter.new_state`."""
+        return [_Window(self._window_keys) for _ in self._layers]
 
     @torch.inference_mode()
-    def draft(self, sequences: Sequence[tuple[Sequence[int], DraftState]], num_drafts: int) -> list[list[int]]:
-        """Likeliest next tokens of each sequence, ``num_drafts`` of them.
-
-        A sequence is its known tokens and its state, which has hidden states of all of them but the last.
-        """
+    def draft(self, sequences: Sequence[Known], num_drafts: int) -> list[list[int]]:
+        """See :meth:`model_server.engine.drafting.TokenDrafter.draft`."""
         drafts: list[list[int]] = [[] for _ in sequences]
         for index in range(num_drafts):
-            layer = self._layers[index]
-            known = [[*ids, *guessed] for (ids, _), guessed in zip(sequences, drafts, strict=True)]
-            states = [state for _, state in sequences]
-            for guessed, token in zip(drafts, self._guess(layer, index, known, states), strict=True):
+            for guessed, token in zip(drafts, self._guess(index, sequences, drafts), strict=True):
                 guessed.append(token)
         return drafts
 
-    def _guess(self, layer: _DraftLayer, index: int, known: list[list[int]], states: list[DraftState]) -> list[int]:
-        windows = [state.windows[index] for state in states]
-        counts = [state.num_tokens - window.num_tokens for state, window in zip(states, windows, strict=True)]
-        tokens = [token for ids, count in zip(known, counts, strict=True) for token in ids[-count:]]
+    def _guess(self, index: int, sequences: Sequence[Known], drafts: list[list[int]]) -> list[int]:
+        layer = self._layers[index]
+        windows: list[_Window] = [known.state[index] for known in sequences]
+        parts: list[Tensor] = []
+        tokens: list[int] = []
+        counts: list[int] = []
+        for known, window, guessed in zip(sequences, windows, drafts, strict=True):
+            window.skip_to(known.hidden.first)
+            count = known.hidden.end - window.num_tokens
+            tokens += [*known.ids[-count:], *guessed][-count:]
+            parts += known.hidden.since(window.num_tokens)
+            counts.append(count)
         embedded = F.embedding(torch.tensor(tokens), self._model.model.embed_tokens.weight)
-        hidden = torch.cat(
-            [state.hidden_from(window.num_tokens) for state, window in zip(states, windows, strict=True)]
-        ).to(embedded.dtype)
+        hidden = torch.cat(parts).to(embedded.dtype)
         size, eps = hidden.shape[1:], layer.eps
         joined = torch.cat(
             (torch.rms_norm(embedded, size, layer.enorm, eps), torch.rms_norm(hidden, size, layer.hnorm, eps)), dim=-1

@@ -1,23 +1,21 @@
 """What the engine asks of whoever guesses tokens ahead with the prediction layers."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from torch import Tensor
+from model_server.engine.hidden_tail import HiddenTail
 
 
-class DraftState(Protocol):
-    """What drafting remembers of one sequence; made by the drafter that takes it back."""
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of a sequence that a drafter is to continue."""
 
-    num_tokens: int
-    """Tokens whose hidden states are known, or lie before the first to come."""
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether anything is known to guess from."""
-
-    def absorb(self, hidden: Tensor) -> None:
-        """Add the main model's hidden states [T, C] of the next tokens."""
+    ids: Sequence[int]
+    hidden: HiddenTail
+    """Of all tokens but the last."""
+    state: Any
+    """What the drafter remembers of the sequence; see :meth:`TokenDrafter.new_state`."""
 
 
 class TokenDrafter(Protocol):
@@ -26,11 +24,12 @@ class TokenDrafter(Protocol):
     @property
     def max_drafts(self) -> int: ...
 
-    def new_state(self, first: int) -> Any:
-        """For a sequence of which the main model computes the tokens from position ``first`` on."""
+    @property
+    def num_hidden(self) -> int:
+        """Newest hidden states that all its layers read, at most."""
 
-    def draft(self, sequences: Sequence[tuple[Sequence[int], Any]], num_drafts: int) -> list[list[int]]:
-        """Likeliest next tokens of each sequence, ``num_drafts`` of them.
+    def new_state(self) -> Any:
+        """For a sequence, until it ends or the drafter is replaced."""
 
-        A sequence is its known tokens and its state, which has hidden states of all of them but the last.
-        """
+    def draft(self, sequences: Sequence[Known], num_drafts: int) -> list[list[int]]:
+        """Likeliest next tokens of each sequence, ``num_drafts`` of them. Some hidden state of each is known."""

@@ -5,9 +5,20 @@ them then is a guess that costs no arithmetic (prompt lookup decoding; SGLang an
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 _MATCHED = 4
 """Tokens that must have stood together before: shorter runs recur by chance."""
+_LONG = 8
+"""After so many, what follows is more often the same again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recurrence:
+    """The newest tokens stood before; ``next`` is the position after that, and ``is_long`` says whether many did."""
+
+    next: int
+    is_long: bool
 
 
 class Lookup:
@@ -18,11 +29,13 @@ class Lookup:
         """Run of tokens -> position after its newest occurrence but the very last."""
         self._num_indexed = 0
 
-    def guess(self, ids: Sequence[int], longest: int) -> list[int]:
-        """At most ``longest`` tokens that may follow ``ids``, which extends what was given last time."""
+    def find(self, ids: Sequence[int]) -> Recurrence | None:
+        """Where the newest tokens of ``ids``, which extends what was given last time, stood before."""
         self._index(ids)
-        start = self._follows.get(tuple(ids[-_MATCHED:]))
-        return [] if start is None else list(ids[start : start + longest])
+        end = self._follows.get(tuple(ids[-_MATCHED:]))
+        if end is None:
+            return None
+        return Recurrence(end, is_long=end >= _LONG and ids[end - _LONG : end] == ids[-_LONG:])
 
     def _index(self, ids: Sequence[int]) -> None:
         """Everything but the newest run, which would find itself."""

@@ -10,7 +10,8 @@ from model_server.engine.backend import StepBackend
 from model_server.engine.cpu_backend import CpuBackend
 from model_server.engine.cpu_drafter import CpuDrafter
 from model_server.engine.drafter import Drafter
-from model_server.engine.drafting import TokenDrafter
+from model_server.engine.drafting import Known, TokenDrafter
+from model_server.engine.hidden_tail import HiddenTail
 from model_server.engine.torch_backend import TorchBackend
 from model_server.kernels.cpu.build import NoLibrary
 from model_server.kernels.cpu.library import best_library
@@ -61,12 +62,14 @@ def test_drafts_equal_a_plain_forward_after_any_history(
     backend, drafter = pair
     sequences = PooledSequences(model.config, backend)
     ids = random_ids(model.config, 150, seed)[0].tolist()
-    state = drafter.new_state(0)
+    state, hidden = drafter.new_state(), HiddenTail(drafter.num_hidden)
     while (start := sequences.lengths[0]) < len(ids) - 30:
         end = start + draw.choice((1, 1, 2, 3, 4, 20))
-        state.absorb(sequences.step([sequences.segment(0, ids[start:end])]).hidden)
+        hidden.add(sequences.step([sequences.segment(0, ids[start:end])]).hidden)
         length = draw.randint(0, 3)  # not every step drafts, and not always as far
-        assert drafter.draft([(ids[: end + 1], state)], length) == [plain_drafts(model, ids[: end + 1], length)]
+        assert drafter.draft([Known(ids[: end + 1], hidden, state)], length) == [
+            plain_drafts(model, ids[: end + 1], length)
+        ]
 
 
 def test_sequences_draft_together_as_alone(model: MiMoV2Flash, pair: tuple[StepBackend, TokenDrafter]) -> None:
@@ -75,33 +78,48 @@ def test_sequences_draft_together_as_alone(model: MiMoV2Flash, pair: tuple[StepB
     sequences = PooledSequences(model.config, backend, len(prompts))
     known = []
     for index, prompt in enumerate(prompts):
-        state = drafter.new_state(0)
-        state.absorb(sequences.step([sequences.segment(index, prompt[:-1])]).hidden)
-        known.append((prompt, state))
+        hidden = HiddenTail(drafter.num_hidden)
+        hidden.add(sequences.step([sequences.segment(index, prompt[:-1])]).hidden)
+        known.append(Known(prompt, hidden, drafter.new_state()))
     assert drafter.draft(known, 3) == [plain_drafts(model, prompt, 3) for prompt in prompts]
 
 
 def test_a_window_that_begins_late_sees_nothing_before(
     model: MiMoV2Flash, pair: tuple[StepBackend, TokenDrafter]
 ) -> None:
-    """After a prefix hit hidden states begin in the middle, and a ring may hold what another sequence left there."""
+    """Where hidden states begin in the middle; a ring may hold what another sequence left there."""
     backend, drafter = pair
     ids = random_ids(model.config, 40)[0].tolist()
     sequences = PooledSequences(model.config, backend)
-    hidden = sequences.step([sequences.segment(0, ids[:-1])]).hidden
-    used = drafter.new_state(0)
-    used.absorb(hidden)
-    drafter.draft([(ids, used)], 3)
+    rows = sequences.step([sequences.segment(0, ids[:-1])]).hidden
+    hidden = HiddenTail(drafter.num_hidden)
+    hidden.add(rows)
+    late = HiddenTail(drafter.num_hidden, 36)
+    late.add(rows[36:])
+    used = drafter.new_state()
+    drafter.draft([Known(ids, hidden, used)], 3)
     del used
-    expected = []
-    for _ in range(2):
-        state = drafter.new_state(36)
-        state.absorb(hidden[36:])
-        expected.append(drafter.draft([(ids, state)], 3))
+    found = [drafter.draft([Known(ids, late, drafter.new_state())], 3) for _ in range(2)]
     reference = Drafter(model, 512)
-    state = reference.new_state(36)
-    state.absorb(hidden[36:])
-    assert expected == [reference.draft([(ids, state)], 3)] * 2
+    assert found == [reference.draft([Known(ids, late, reference.new_state())], 3)] * 2
+
+
+def test_kept_hidden_states_are_all_that_a_sequence_needs_to_guess_on_as_before(
+    model: MiMoV2Flash, pair: tuple[StepBackend, TokenDrafter]
+) -> None:
+    """Behind a cached prefix, and after a pause."""
+    backend, drafter = pair
+    ids = random_ids(model.config, 100)[0].tolist()
+    sequences = PooledSequences(model.config, backend)
+    hidden = HiddenTail(drafter.num_hidden)
+    hidden.add(sequences.step([sequences.segment(0, ids[:50])]).hidden)
+    state = drafter.new_state()
+    drafter.draft([Known(ids[:51], hidden, state)], 3)
+    for end in (70, 99):
+        hidden.add(sequences.step([sequences.segment(0, ids[hidden.end : end])]).hidden)
+        expected = [plain_drafts(model, ids[: end + 1], 3)]
+        assert drafter.draft([Known(ids[: end + 1], hidden.until(end), drafter.new_state())], 3) == expected
+    assert drafter.draft([Known(ids, hidden, state)], 3) == expected
 
 
 def test_each_layer_guesses_by_its_own_weights(model: MiMoV2Flash) -> None:

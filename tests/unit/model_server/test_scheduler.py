@@ -4,6 +4,7 @@ from array import array
 
 import pytest
 
+from model_server.engine.hidden_tail import HiddenTail
 from model_server.engine.routes import Routes
 from model_server.engine.scheduler import Scheduler
 from model_server.engine.sequence import Sequence, SequenceCache, cache_of
@@ -23,7 +24,7 @@ class AmpleMemory:
         self.headrooms.append(headroom)
         if self.full:
             return False
-        sequence.cache = SequenceCache(array("i"), ring=0, num_tokens=0, written=0)
+        sequence.cache = SequenceCache(array("i"), ring=0, num_tokens=0, written=0, hidden=HiddenTail(0))
         return True
 
     def reserve(self, sequence: Sequence, num_new: int) -> bool:
