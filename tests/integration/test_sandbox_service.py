@@ -214,6 +214,7 @@ def _children(pid: int) -> list[int]:
 
 
 def _leftovers() -> set[Path]:
-    """Control groups whose holder is no more. Other services of this machine may have some."""
-    found = Path("/sys/fs/cgroup").glob("**/mimo-sandbox-*")
-    return {group for group in found if not Path("/proc", group.name.split("-")[2]).exists()}
+    """Control groups whose holder is no more. Other services of this machine may have some, which come and go."""
+    found = (Path(folder) for folder, _, _ in os.walk("/sys/fs/cgroup"))
+    ours = (folder for folder in found if folder.name.startswith("mimo-sandbox-"))
+    return {group for group in ours if not Path("/proc", group.name.split("-")[2]).exists() and group.exists()}
