@@ -12,10 +12,10 @@ import asyncio
 import json
 import os
 import platform
-import resource
 import statistics
 import tempfile
 import time
+import tracemalloc
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -79,9 +79,10 @@ async def _through(executors: Executors, callers: int, rounds: int) -> Figures:
 
 
 async def _measure(backend: Callable[[int], Backend], callers: int, rounds: int) -> Figures:
-    before = _resident_kib()
+    tracemalloc.start()
     sandboxes = [await backend(number).acquire(SandboxSpec()) for number in range(callers)]
-    memory = (_resident_kib() - before) / callers
+    memory = tracemalloc.get_traced_memory()[0] / 1024 / callers
+    tracemalloc.stop()
     # The best of several parts: on a machine that does other things too, the others measure those.
     parts = [await _one_after_the_other(sandboxes[0], f"a-{part}", rounds // PARTS) for part in range(PARTS)]
     alone = min(parts, key=statistics.median)
@@ -94,7 +95,7 @@ async def _measure(backend: Callable[[int], Backend], callers: int, rounds: int)
         f"{callers} at once: ms a call": 1000 * crowd_s / (callers * CALLS),
         f"{callers} steadily: p50 ms": _at(steady, 0.5),
         f"{callers} steadily: p99 ms": _at(steady, 0.99),
-        "KiB a sandbox, this process": memory,
+        "KiB an idle sandbox, this process": memory,
     }
 
 
@@ -134,10 +135,6 @@ async def _timed(sandbox: Sandbox, name: str) -> float:
 
 def _at(values: Sequence[float], part: float) -> float:
     return statistics.quantiles(values, n=100)[round(100 * part) - 1]
-
-
-def _resident_kib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _report(figures: dict[str, Figures], callers: int) -> None:
