@@ -19,10 +19,12 @@ const (
 	maxConnections = 128
 	maxHeaders     = 64 << 10
 	headerWait     = 30 * time.Second
+	idleWait       = 60 * time.Second
 	maxTold        = 300
+	// Each request leaves a record, which somebody has to keep: more than so many wait.
+	burst = 500
+	pace  = 20 * time.Millisecond
 )
-
-var errCrowded = errors.New("too many connections at once")
 
 // door is the way out of one sandbox.
 type door struct {
@@ -32,7 +34,7 @@ type door struct {
 	told     *sink
 	listener net.Listener
 	server   *http.Server
-	room     chan struct{}
+	tokens   chan struct{}
 	closing  context.Context
 	end      context.CancelFunc
 }
@@ -55,15 +57,36 @@ func openDoor(name, socket string, hosts []string, dialer *dialer, told *sink) (
 	}
 	d := &door{
 		name: name, rules: rules, dialer: dialer, told: told, listener: listener,
-		room: make(chan struct{}, maxConnections),
+		tokens: make(chan struct{}, burst),
 	}
 	d.closing, d.end = context.WithCancel(context.Background())
 	d.server = &http.Server{
-		Handler: d, MaxHeaderBytes: maxHeaders, ReadHeaderTimeout: headerWait, ErrorLog: log.New(io.Discard, "", 0),
+		Handler: d, MaxHeaderBytes: maxHeaders, ReadHeaderTimeout: headerWait, IdleTimeout: idleWait, ErrorLog: log.New(io.Discard, "", 0),
 		BaseContext: func(net.Listener) context.Context { return d.closing },
 	}
-	go func() { _ = d.server.Serve(listener) }()
+	go d.allot()
+	go func() { _ = d.server.Serve(doorway{listener, make(chan struct{}, maxConnections)}) }()
 	return d, nil
+}
+
+// allot says how often something may be asked for.
+func (d *door) allot() {
+	for range burst {
+		d.tokens <- struct{}{}
+	}
+	tick := time.NewTicker(pace)
+	defer tick.Stop()
+	for {
+		select {
+		case <-d.closing.Done():
+			return
+		case <-tick.C:
+		}
+		select {
+		case d.tokens <- struct{}{}:
+		default:
+		}
+	}
 }
 
 // close ends every connection.
@@ -88,6 +111,11 @@ type record struct {
 }
 
 func (d *door) ServeHTTP(writer http.ResponseWriter, r *http.Request) {
+	select {
+	case <-d.tokens:
+	case <-r.Context().Done():
+		return
+	}
 	begun := time.Now()
 	said := &record{Event: "connection", Door: d.name, Method: r.Method, Host: bounded(r.Host)}
 	err := d.pass(writer, r, said)
@@ -102,12 +130,6 @@ func (d *door) ServeHTTP(writer http.ResponseWriter, r *http.Request) {
 }
 
 func (d *door) pass(writer http.ResponseWriter, r *http.Request, said *record) error {
-	select {
-	case d.room <- struct{}{}:
-		defer func() { <-d.room }()
-	default:
-		return refuse(writer, errCrowded)
-	}
 	target, usual := r.URL.Host, portHTTP
 	if r.Method == http.MethodConnect {
 		target, usual = r.Host, portHTTPS
@@ -142,7 +164,7 @@ func (d *door) tunnel(writer http.ResponseWriter, r *http.Request, said *record)
 	}
 	defer hijacked.Close()
 	defer context.AfterFunc(d.closing, func() { hijacked.Close(); server.Close() })()
-	client := withBuffer{hijacked.(*net.UnixConn), buffered.Reader}
+	client := withBuffer{hijacked.(*held), buffered.Reader}
 	if _, err := io.WriteString(hijacked, "HTTP/1.1 200 Connection established\r\n\r\n"); err != nil {
 		return err
 	}
@@ -199,7 +221,7 @@ func refuse(writer http.ResponseWriter, err error) error {
 }
 
 func isRefusal(err error) bool {
-	for _, each := range []error{errName, errNumeric, errHost, errPort, errAddress, errHello, errHidden, errCrowded} {
+	for _, each := range []error{errName, errNumeric, errHost, errPort, errAddress, errHello, errHidden} {
 		if errors.Is(err, each) {
 			return true
 		}
@@ -235,9 +257,36 @@ type halfCloser interface {
 	CloseWrite() error
 }
 
+// doorway lets in so many at once; the others wait.
+type doorway struct {
+	net.Listener
+	room chan struct{}
+}
+
+func (w doorway) Accept() (net.Conn, error) {
+	w.room <- struct{}{}
+	link, err := w.Listener.Accept()
+	if err != nil {
+		<-w.room
+		return nil, err
+	}
+	return &held{link.(*net.UnixConn), sync.OnceFunc(func() { <-w.room })}, nil
+}
+
+// held is a connection that takes a place in a doorway.
+type held struct {
+	*net.UnixConn
+	leave func()
+}
+
+func (h *held) Close() error {
+	h.leave()
+	return h.UnixConn.Close()
+}
+
 // withBuffer is a connection of which something has been read already.
 type withBuffer struct {
-	*net.UnixConn
+	*held
 	reader *bufio.Reader
 }
 

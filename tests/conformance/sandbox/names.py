@@ -1,7 +1,10 @@
 """A name server of the tests' own: every name has the addresses that a test gives it."""
 
+import re
+import shutil
 import socket
 import struct
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +13,16 @@ PUBLIC = "127.0.0.77"
 """An address of this machine that stands for the public ones."""
 _ADDRESS = 1
 _MISSING = 3
+
+
+def missing() -> str:
+    """Why no sandbox can be let out by name here; "" where one can."""
+    go = shutil.which("go")
+    version = subprocess.run([go, "env", "GOVERSION"], capture_output=True, text=True, check=True).stdout if go else ""
+    number = re.match(r"go(\d+)\.(\d+)", version)
+    if number is None or (int(number[1]), int(number[2])) < (1, 24):
+        return f"not installed: go 1.24 or newer ({version.strip() or 'none'})"
+    return ""
 
 
 class Names:

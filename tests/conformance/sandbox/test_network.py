@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 
 from sandbox.egress import EgressRecord
+from sandbox.errors import SandboxUnavailable
 from sandbox.types import Capability, Command, NetworkMode, Resources, Sandbox, SandboxSpec
-from tests.conformance.sandbox.names import PUBLIC
+from tests.conformance.sandbox.names import PUBLIC, missing
 
 pytestmark = [
     pytest.mark.anyio,
     pytest.mark.skipif(os.geteuid() != 0, reason="needs the superuser, to listen on ports 80 and 443"),
+    pytest.mark.skipif(bool(missing()), reason=missing()),
 ]
 SMALL = Resources(memory_mib=192, processes=64, disk_mib=48)
 
@@ -298,6 +300,11 @@ async def test_nothing_leaves_but_through_the_proxy(let_out, host, forbidden, na
         assert await speak(f"reach({way})") != "reached", way
     assert host.heard == forbidden.heard == []
     assert names.asked == []
+
+
+async def test_the_internet_needs_the_operators_consent(backend):
+    with pytest.raises(SandboxUnavailable, match=r"network .*'internet'"):
+        await backend.acquire(SandboxSpec(resources=SMALL, network=NetworkMode.INTERNET))
 
 
 async def test_a_sandbox_goes_where_it_may_itself_and_not_where_another_may(let_out, host, names):

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import shutil
 import signal
 import subprocess
 from collections.abc import AsyncIterator
@@ -16,6 +15,7 @@ from sandbox.config import EgressSettings
 from sandbox.egress import Egress, EgressRecord
 from sandbox.errors import SandboxUnavailable
 from sandbox.types import NetworkMode, SandboxSpec
+from tests.conformance.sandbox import names
 
 SOURCE = program.SOURCE.with_name("egressd")
 SPEC = SandboxSpec(network=NetworkMode.PROXY, allow_hosts=("allowed.test",), run_id="run")
@@ -26,14 +26,7 @@ def _go(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["go", *arguments], cwd=SOURCE, env=environment, capture_output=True, text=True, check=False)
 
 
-def _missing() -> str:
-    if shutil.which("go") is None:
-        return "not installed: go"
-    done = _go("list", "-m")
-    return f"go does not take the program: {done.stderr.strip()}" if done.returncode else ""
-
-
-pytestmark = [pytest.mark.anyio, pytest.mark.skipif(bool(_missing()), reason=_missing())]
+pytestmark = [pytest.mark.anyio, pytest.mark.skipif(bool(names.missing()), reason=names.missing())]
 
 
 @pytest.fixture
@@ -79,6 +72,13 @@ async def test_a_door_that_was_closed_lets_nobody_out(egress, heard, tmp_path):
     writer.close()
     with pytest.raises((FileNotFoundError, ConnectionRefusedError)):
         await asyncio.open_unix_connection(tmp_path / "door")
+
+
+async def test_more_than_may_come_at_once_are_all_answered_and_recorded(egress, heard, tmp_path):
+    await egress.open(SPEC, tmp_path / "door")
+    asking = [_say(tmp_path / "door", b"GET http://other.test/ HTTP/1.0\r\n\r\n") for _ in range(600)]
+    assert all(b" 403 " in answer for answer in await asyncio.gather(*asking))
+    assert len(heard) == 600
 
 
 async def test_after_its_death_no_door_is_open_and_the_next_one_starts_it_again(egress, tmp_path):
