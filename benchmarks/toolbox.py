@@ -29,7 +29,7 @@ from sandbox.toolbox.config import ToolboxSettings
 from sandbox.toolbox.executor import Executor
 from sandbox.toolbox.toolbox import Alone, Executors, Toolbox
 from sandbox.types import Backend, Command, Sandbox, SandboxSpec
-from tests.integration.sandbox.workload import start_ray
+from tests.integration.sandbox.workload import start_ray, stop_ray
 
 OUT = Path("build/bench/toolbox.json")
 SETTINGS = ToolboxSettings(max_sandboxes=20_000, max_per_tenant=20_000)
@@ -158,3 +158,5 @@ if __name__ == "__main__":
         if not arguments.without_ray:
             start_ray(Path(folder))
         asyncio.run(main(arguments.callers, arguments.rounds, with_ray=not arguments.without_ray))
+        if not arguments.without_ray:
+            stop_ray()

@@ -103,6 +103,13 @@ def start_ray(folder: Path) -> None:
     )
 
 
+def stop_ray() -> None:
+    """End its processes before their folder goes."""
+    import ray
+
+    ray.shutdown()
+
+
 class Docker:
     """Executors over containers of one daemon, on record in one database."""
 
@@ -147,3 +154,4 @@ async def main(folder: Path, docker: str | None) -> None:
 if __name__ == "__main__":
     start_ray(Path(sys.argv[1]))
     asyncio.run(main(Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else None))
+    stop_ray()
