@@ -132,6 +132,8 @@ class Egress:
 
     async def _start(self) -> None:
         built = await asyncio.to_thread(program.egressd, self._settings.egressd)
+        if self._settings.log is not None:
+            self._settings.log.mkdir(parents=True, exist_ok=True)
         arguments = [f"--allow={','.join(map(str, self._settings.allow_addresses))}"]
         if self._settings.resolver is not None:
             arguments.append(f"--resolver={self._settings.resolver}")

@@ -35,6 +35,7 @@ type door struct {
 	listener net.Listener
 	server   *http.Server
 	tokens   chan struct{}
+	active   sync.WaitGroup
 	closing  context.Context
 	end      context.CancelFunc
 }
@@ -89,10 +90,11 @@ func (d *door) allot() {
 	}
 }
 
-// close ends every connection.
+// close ends every connection, and returns when all are recorded.
 func (d *door) close() {
 	d.end()
 	_ = d.server.Close()
+	d.active.Wait()
 }
 
 // record is what is said of one connection, when it has ended.
@@ -111,6 +113,8 @@ type record struct {
 }
 
 func (d *door) ServeHTTP(writer http.ResponseWriter, r *http.Request) {
+	d.active.Add(1)
+	defer d.active.Done()
 	select {
 	case <-d.tokens:
 	case <-r.Context().Done():

@@ -60,7 +60,7 @@ def names() -> Iterator[Names]:
 
 @pytest.fixture(scope="session")
 def egress_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("egress")
+    return tmp_path_factory.mktemp("egress") / "log"
 
 
 @pytest.fixture(scope="session")

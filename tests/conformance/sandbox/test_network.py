@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sandbox.egress import EgressRecord
-from sandbox.errors import SandboxUnavailable
+from sandbox.errors import SandboxLost, SandboxUnavailable
 from sandbox.types import Capability, Command, NetworkMode, Resources, Sandbox, SandboxSpec
 from tests.conformance.sandbox.names import PUBLIC, missing
 
@@ -278,6 +278,29 @@ async def test_every_connection_is_recorded_with_whose_it_was(let_out, host, nam
     assert (refused.host, refused.address, refused.verdict) == ("other.test", "", "refused")
     assert "not allowed" in refused.detail
     assert (plain.method, plain.port, plain.verdict, plain.sent) == ("GET", 80, "allowed", len(host.heard[1]))
+
+
+async def test_a_connection_that_ends_with_its_sandbox_is_recorded_too(let_out, names, egress_log, run_id):
+    names.known["allowed.test"] = [PUBLIC]
+    held = asyncio.Event()
+
+    async def hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        held.set()
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(hold, PUBLIC, 2222):
+        sandbox, _ = await let_out("allowed.test:2222", run_id=run_id)
+        connect = "link = proxy(); link.sendall(b'CONNECT allowed.test:2222 HTTP/1.1\\r\\nHost: a\\r\\n\\r\\n')"
+        await sandbox.write("/tmp/hold.py", f"{SPEAK.partition('print')[0]}\n{connect}\nlink.recv(1)\n".encode())
+        command = Command(line="python3 /tmp/hold.py; sleep 60", request_id="hold", timeout_s=60)
+        holding = asyncio.create_task(sandbox.exec(command))
+        await held.wait()
+        await sandbox.close()
+        with pytest.raises(SandboxLost):
+            await holding
+    (record,) = _records(egress_log, run_id)
+    assert (record.run_id, record.verdict, record.address) == (run_id, "allowed", f"{PUBLIC}:2222")
 
 
 async def test_nothing_leaves_but_through_the_proxy(let_out, host, forbidden, names):
