@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -44,17 +43,18 @@ Open = Callable[..., KubernetesBackend]
 @pytest.fixture(scope="module")
 async def open_pods() -> AsyncIterator[Open]:
     """A backend with these settings; without the trial of the network, which has tests of its own."""
-    async with AsyncExitStack() as stack:
+    opened: list[KubernetesBackend] = []
 
-        def open_pods(settings: KubernetesSettings, *, trial: bool = False, **changes: object) -> KubernetesBackend:
-            changed = settings.model_copy(update={"accept_open_network": not trial, **changes})
-            backend = open_backend("kubernetes", SandboxSettings(kubernetes=changed))
-            assert isinstance(backend, KubernetesBackend)
-            assert isinstance(backend, LastingBackend)
-            stack.push_async_callback(backend.close)
-            return backend
+    def open_pods(settings: KubernetesSettings, *, trial: bool = False, **changes: object) -> KubernetesBackend:
+        changed = settings.model_copy(update={"accept_open_network": not trial, **changes})
+        backend = open_backend("kubernetes", SandboxSettings(kubernetes=changed))
+        assert isinstance(backend, KubernetesBackend)
+        assert isinstance(backend, LastingBackend)
+        opened.append(backend)
+        return backend
 
-        yield open_pods
+    yield open_pods
+    await asyncio.gather(*(backend.close() for backend in opened))
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +160,6 @@ async def test_sandboxes_are_refused_where_one_reaches_something(
     backend = open_pods(settings, trial=True)
     with pytest.raises(SandboxUnavailable, match=r"lets .*:7070.* be reached .*sandbox\.kubernetes\.network"):
         await backend.acquire(SMALL)
-    await backend.close()
 
 
 ENFORCED = """
@@ -189,7 +188,6 @@ async def test_the_trial_passes_where_policies_are_enforced(make_namespace: Make
     backend = open_pods(make_namespace(network="policy"), trial=True)
     sandbox = await backend.acquire(SMALL)
     await sandbox.close()
-    await backend.close()
 
 
 async def test_an_operator_may_accept_an_open_network(
@@ -199,7 +197,6 @@ async def test_an_operator_may_accept_an_open_network(
     sandbox = await backend.acquire(SMALL)
     host, port = re.fullmatch(r"https://(.*):(\d+)", cluster.layout.api_server).groups()  # type: ignore[union-attr]
     assert await _say(sandbox, f"{manifest.PROGRAM} reach tcp:{host}:{port}") == f"tcp:{host}:{port}\n"
-    await backend.close()
 
 
 async def test_the_superuser_of_a_sandbox_is_refused_where_the_node_makes_no_user_namespace(
@@ -209,7 +206,6 @@ async def test_the_superuser_of_a_sandbox_is_refused_where_the_node_makes_no_use
     backend = open_pods(settings, trial=True)
     with pytest.raises(SandboxUnavailable, match="user namespace"):
         await backend.acquire(SMALL)
-    await backend.close()
 
 
 # --- what the cluster refuses --------------------------------------------------------------------------------------
@@ -230,7 +226,6 @@ async def test_an_image_that_does_not_come_may_be_asked_for_again(sealed: Kubern
     backend = open_pods(sealed, pull_policy="Always", start_timeout_s=8)
     with pytest.raises(NoRoom, match=r"did not come .*registry"):
         await backend.acquire(SMALL.model_copy(update={"image": "127.0.0.1:1/task:1"}))
-    await backend.close()
 
 
 async def test_a_full_namespace_says_so_and_has_room_again_when_another_ends(
@@ -249,7 +244,6 @@ async def test_a_full_namespace_says_so_and_has_room_again_when_another_ends(
             await asyncio.sleep(0.1)
     else:
         pytest.fail("the room of an ended sandbox does not come back")
-    await backend.close()
 
 
 async def test_a_sandbox_no_node_has_room_for_is_refused_in_time_and_leaves_nothing(
@@ -266,7 +260,6 @@ async def test_a_namespace_that_is_not_there_is_named(sealed: KubernetesSettings
     backend = open_pods(sealed, namespace="not-there")
     with pytest.raises(SandboxUnavailable, match=r"make the namespace not-there first"):
         await backend.acquire(SMALL)
-    await backend.close()
 
 
 async def test_a_pod_that_breaks_the_policy_is_refused_with_what_it_lacks(
@@ -275,7 +268,6 @@ async def test_a_pod_that_breaks_the_policy_is_refused_with_what_it_lacks(
     backend = open_pods(sealed, service_account="default")
     with pytest.raises(SandboxUnavailable, match="must have the sandboxes' own account"):
         await backend.acquire(SMALL)
-    await backend.close()
 
 
 async def test_without_a_way_to_a_cluster_the_settings_to_give_are_named(
@@ -284,7 +276,6 @@ async def test_without_a_way_to_a_cluster_the_settings_to_give_are_named(
     backend = open_pods(sealed, kubeconfig="/no/such/kubeconfig")
     with pytest.raises(SandboxUnavailable, match=r"sandbox\.kubernetes\.kubeconfig"):
         await backend.acquire(SMALL)
-    await backend.close()
 
 
 # --- how it is lost ------------------------------------------------------------------------------------------------
@@ -394,7 +385,6 @@ async def test_a_command_of_a_killed_service_goes_on_and_is_found_by_the_next(
     assert outcome.output == b"begun\nran\n"
     await backend.close()
     assert name not in [each.id for each in await backend.found()]
-    await backend.close()
 
 
 async def test_one_lease_after_a_service_was_killed_its_sandbox_ends_and_the_next_service_removes_it(
@@ -406,7 +396,6 @@ async def test_one_lease_after_a_service_was_killed_its_sandbox_ends_and_the_nex
     await (await backend.acquire(SMALL)).close()
     await backend.close()
     assert name not in [each.id for each in await backend.found()]
-    await backend.close()
 
 
 async def test_a_caller_that_gives_up_while_it_is_made_leaves_no_pod(

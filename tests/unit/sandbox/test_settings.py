@@ -1,5 +1,7 @@
 """Settings of sandboxes come from one file, which is right or stops the start."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,3 +44,12 @@ def test_a_worker_says_which_file_is_not_there(
     monkeypatch.setenv(FILE_VARIABLE, str(tmp_path / "none.toml"))
     assert main(["--store", f"sqlite:///{tmp_path}/store.db", "--data", str(tmp_path)]) == 2
     assert "none.toml" in capsys.readouterr().err
+
+
+def test_without_its_package_the_kubernetes_backend_says_what_to_install() -> None:
+    program = (
+        "import sys; sys.modules['lightkube'] = None\nfrom sandbox.backends import open_backend\n"
+        "from sandbox.config import SandboxSettings\nopen_backend('kubernetes', SandboxSettings())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert "install mimo-coder[kubernetes]" in done.stderr
