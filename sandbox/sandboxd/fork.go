@@ -5,8 +5,8 @@ import (
 	"unsafe"
 )
 
-// Package syscall can start a process, but not set its resource bounds, its filter of system calls or its control
-// group before its program begins. So that is written here. Until then the child runs in this process's memory while the
+// Package syscall can start a process, but not set its resource bounds or its filter of system calls before its
+// program begins. So that is written here. Until then the child runs in this process's memory while the
 // thread that made it waits (vfork(2)), which spares copying it. Other threads go on, and hold locks: so the child makes
 // system calls and nothing else, and its stack does not grow.
 
@@ -22,9 +22,8 @@ type child struct {
 	news      int    // to become newsFD; -1: none
 	tells     bool   // its program wants one
 	limits    []limit
-	groups    []int // cgroup.procs files to join
-	uid, gid  int   // 0: stay who we are
-	network   int   // set of Landlock rules; -1: none
+	uid, gid  int // 0: stay who we are
+	network   int // set of Landlock rules; -1: none
 	filter    *filter
 
 	failedAt int // where it did not become the program; 0: it did
@@ -39,7 +38,6 @@ type limit struct {
 // What a child was about to do when the kernel refused.
 const (
 	atSession = 1 + iota
-	atGroup
 	atFiles
 	atLimits
 	atUser
@@ -95,12 +93,6 @@ func (c *child) become(signals *uint64) (stage int, code syscall.Errno) {
 	setSignalMask(signals, nil)
 	if _, _, code = syscall.RawSyscall(syscall.SYS_SETSID, 0, 0, 0); code != 0 {
 		return atSession, code
-	}
-	for _, procs := range c.groups {
-		zero := byte('0')
-		if _, _, code = syscall.RawSyscall(syscall.SYS_WRITE, uintptr(procs), pointer(&zero), 1); code != 0 {
-			return atGroup, code
-		}
 	}
 	for number, fd := range c.files {
 		if _, _, code = syscall.RawSyscall(syscall.SYS_DUP3, uintptr(fd), uintptr(number), 0); code != 0 {

@@ -94,6 +94,7 @@ func (s *spawner) fork(c *child) (*process, error) {
 		defer runtime.UnlockOSThread()
 		s.badness.raise()
 		defer s.badness.restore()
+		defer prctl(prSetDumpable, 0) // a change of user in the child may have set it for the memory they shared
 		return c.fork()
 	})
 	if err == nil {
