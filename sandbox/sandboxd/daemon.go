@@ -63,7 +63,7 @@ func newDaemon(memory *memoryWatch, spawner *spawner, spill string, unclaimed ti
 		spawner: spawner, start: spawner.start,
 		greeter: make(chan struct{}, maxGreeters),
 		jobs:    map[string]*job{}, over: map[uint64]struct{}{}, seed: maphash.MakeSeed(),
-		idle: time.AfterFunc(idleWait, debug.FreeOSMemory),
+		idle: time.AfterFunc(idleWait, giveBack),
 	}
 	d.exit = d.endAll
 	return d, nil
@@ -172,7 +172,13 @@ func (d *daemon) acknowledge(id string) error {
 func (d *daemon) noLongerRuns() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.running--; d.running == 0 {
+	d.running--
+	d.rest()
+}
+
+// rest has memory given back if nothing happens for a while.
+func (d *daemon) rest() {
+	if d.running == 0 {
 		d.idle.Reset(idleWait)
 	}
 }
@@ -208,6 +214,7 @@ func (d *daemon) forget(j *job) {
 		}
 	}
 	j.out.close()
+	d.rest()
 }
 
 func (d *daemon) counts() (running, ended int) {
@@ -221,6 +228,12 @@ func (d *daemon) hash(id string) uint64 {
 	h.SetSeed(d.seed)
 	_, _ = h.WriteString(id)
 	return h.Sum64()
+}
+
+// giveBack returns to the kernel what is not in use.
+func giveBack() {
+	buffers.empty()
+	debug.FreeOSMemory()
 }
 
 func seconds(value float64) time.Duration { return time.Duration(value * float64(time.Second)) }

@@ -265,6 +265,16 @@ func (p pool) get() *[maxInMemory]byte {
 	}
 }
 
+func (p pool) empty() {
+	for {
+		select {
+		case <-p:
+		default:
+			return
+		}
+	}
+}
+
 func (p pool) put(buffer *[maxInMemory]byte) {
 	select {
 	case p <- buffer:
