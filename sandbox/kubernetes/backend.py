@@ -153,7 +153,7 @@ class KubernetesBackend:
         except BaseException as error:
             state = error.state if isinstance(error, Unstarted) else watch.state(name)
             late = await self._last_event(name) if isinstance(error, TimeoutError) and not state.cause else ""
-            await self._discard(name)
+            self._tidy(self._abandon(name))
             if isinstance(error, Unstarted | TimeoutError):
                 state = replace(state, detail=late or state.detail)
                 raise failure(name, state, manifest.image(spec, self._settings)) from error
@@ -205,6 +205,10 @@ class KubernetesBackend:
             self._tidy(self._confirm(name))
         else:
             (await self._open())[1].forget(name)
+
+    async def _abandon(self, name: str) -> None:
+        with contextlib.suppress(SandboxError):  # what is left of it ends by itself, and is swept up later
+            await self._discard(name)
 
     async def _confirm(self, name: str) -> None:
         _, watch = await self._open()

@@ -81,8 +81,8 @@ class PodWatch:
         while True:
             try:
                 await asyncio.sleep(_PAUSES_S[min(tries, len(_PAUSES_S) - 1)])
-                version = version or await self._list()
                 tries += 1
+                version = version or await self._list()
                 async with self._cluster.watch(
                     self._path, labelSelector=self._selector, resourceVersion=version
                 ) as lines:

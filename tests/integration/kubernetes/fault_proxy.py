@@ -16,6 +16,7 @@ from lightkube.config.kubeconfig import KubeConfig
 from tests.integration.model_server.serving import serving
 
 REFUSALS = {
+    403: ("Forbidden", "pods is forbidden: nobody may list them", {}),
     429: ("TooManyRequests", "the server is busy", {"Retry-After": "1"}),
     409: ("Conflict", "Operation cannot be fulfilled on resourcequotas: the object has been modified", {}),
     500: ("InternalError", "etcdserver: request timed out", {}),
@@ -66,16 +67,15 @@ class FaultProxy:
     async def _until_cut(self, answer: httpx2.Response) -> AsyncIterator[bytes]:
         cut = asyncio.create_task(self._cut.wait())
         parts = answer.aiter_raw()
+        part = asyncio.create_task(anext(parts, b""))
         try:
-            while True:
+            while (await asyncio.wait({part, cut}, return_when=asyncio.FIRST_COMPLETED))[0] == {part} and part.result():
+                yield part.result()
                 part = asyncio.create_task(anext(parts, b""))
-                await asyncio.wait({part, cut}, return_when=asyncio.FIRST_COMPLETED)
-                if cut.done() or not (got := part.result()):
-                    part.cancel()
-                    return
-                yield got
         finally:
-            cut.cancel()
+            for task in (part, cut):
+                task.cancel()
+            await asyncio.gather(part, cut, return_exceptions=True)
             await answer.aclose()
 
 

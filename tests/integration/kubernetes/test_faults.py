@@ -10,7 +10,7 @@ import pytest
 
 from deploy.cluster.cluster import Cluster
 from sandbox.config import KubernetesSettings, SandboxSettings
-from sandbox.errors import NoRoom
+from sandbox.errors import NoRoom, SandboxUnavailable
 from sandbox.kubernetes.backend import KubernetesBackend
 from sandbox.types import Command, Resources, SandboxSpec
 from tests.integration.kubernetes.fault_proxy import FaultProxy, fault_proxy
@@ -100,6 +100,19 @@ async def test_when_patience_is_over_it_is_said_what_to_see_to(sealed: Kubernete
         proxy.refusals.extend([503] * 1000)
         with pytest.raises(NoRoom, match=r"API server at http://127\.0\.0\.1:\d+ does not answer .*see that it runs"):
             await backend.acquire(SMALL)
+        proxy.refusals.clear()
+        await backend.close()
+
+
+async def test_a_server_that_says_no_is_not_asked_without_end(sealed: KubernetesSettings, tmp_path: Path) -> None:
+    assert sealed.kubeconfig is not None
+    async with fault_proxy(sealed.kubeconfig, tmp_path) as (proxy, kubeconfig):
+        backend = _open(sealed, kubeconfig)
+        proxy.refusals.extend([403] * 1000)
+        with pytest.raises(SandboxUnavailable, match="pods is forbidden"):
+            await backend.acquire(SMALL)
+        await asyncio.sleep(1.0)
+        assert proxy.calls["GET"] < 10
         proxy.refusals.clear()
         await backend.close()
 
