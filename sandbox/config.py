@@ -106,6 +106,9 @@ class KubernetesSettings(BaseModel):
     service_account: str = Field("mimo-sandbox", description="Account of the pods; it has no right and no token.")
     runtime_class: str | None = Field(None, description="Runtime class, such as gvisor. Empty: the cluster's default.")
     node_selector: dict[str, str] = Field({}, description="Labels of the nodes that pods may run on.")
+    tolerations: tuple[str, ...] = Field(
+        (), description="Keys of the taints that pods do not mind, such as that of nodes kept for sandboxes alone."
+    )
     disk: Literal["memory", "node"] = Field(
         "memory",
         description="Where a sandbox's files are. `memory`: bounded exactly, and reserved beside its memory. `node`: "

@@ -62,7 +62,10 @@ def pod(spec: SandboxSpec, settings: KubernetesSettings, *, name: str, service: 
         "dnsConfig": {"nameservers": ["127.0.0.1"]},  # one must be named; nobody listens there
         "securityContext": _pod_security(settings),
         "nodeSelector": settings.node_selector,
-        "tolerations": [_tolerated(f"node.kubernetes.io/{trouble}") for trouble in ("not-ready", "unreachable")],
+        "tolerations": [
+            *({"key": taint, "operator": "Exists"} for taint in settings.tolerations),
+            *(_tolerated(f"node.kubernetes.io/{trouble}") for trouble in ("not-ready", "unreachable")),
+        ],
         "volumes": [_volume("program", _PROGRAM_MIB, ""), _volume("disk", spec.resources.disk_mib, _medium(settings))],
         "initContainers": [_first_container(spec, settings)],
         "containers": [_task_container(spec, settings)],
