@@ -18,7 +18,7 @@ X86, ARM, I386 = 0xC000003E, 0xC00000B7, 0x40000003
 
 @cache
 def _filter(machine: str) -> bytes:
-    command = [program.sandboxd(None), "rules", machine]
+    command = [str(program.sandboxd(None)), "rules", machine]
     return bytes.fromhex(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
