@@ -1,0 +1,68 @@
+"""Whoever takes all there is of something takes what is his own: neighbours and the service do not notice."""
+
+import asyncio
+
+import pytest
+
+from sandbox.types import Exited, OomKilled, OutputLimit, Sandbox, TimedOut
+from tests.security.conftest import Acquire, line, run, tried
+
+pytestmark = pytest.mark.anyio
+
+ENDS = {
+    "fork": (TimedOut,),
+    "threads": (TimedOut, OomKilled),
+    "memory": (OomKilled,),
+    "files_in_memory": (OomKilled, Exited),
+    "shared_memory": (OomKilled, Exited),
+    "pipes": (OomKilled, Exited, TimedOut),
+    "output": (OutputLimit,),
+    "many_outputs": (OutputLimit,),
+}
+"""Bomb -> how it may end. ``Exited``: with an error, where the kernel refuses more before the bound is reached."""
+
+
+@pytest.fixture(scope="module")
+async def neighbour(acquire: Acquire) -> Sandbox:
+    return await acquire()
+
+
+@pytest.fixture
+async def victim(acquire: Acquire) -> Sandbox:
+    return await acquire()
+
+
+@pytest.mark.parametrize("bomb", ENDS)
+async def test_a_bomb_ends_and_its_neighbour_is_well(bomb: str, victim: Sandbox, neighbour: Sandbox) -> None:
+    exploding = asyncio.create_task(run(victim, line(f"bombs.{bomb}"), timeout_s=1.5))
+    while not exploding.done():
+        assert await _is_well(neighbour)
+        await asyncio.sleep(0.2)
+    outcome = exploding.result()
+    assert isinstance(outcome, ENDS[bomb]), outcome
+    assert getattr(outcome, "code", 1) != 0, outcome
+    assert await _is_well(victim)
+    assert await _is_well(neighbour)
+
+
+@pytest.mark.parametrize(
+    ("bomb", "refused_by"),
+    [
+        ("disk", {"ENOSPC"}),
+        ("hole", {"ENOSPC"}),
+        ("inodes", {"ENOSPC"}),
+        ("descriptors", {"EMFILE", "ENFILE"}),
+        ("logs", {"EACCES", "ENOENT", "ENXIO"}),
+    ],
+)
+async def test_there_is_no_more_than_the_bound(
+    bomb: str, refused_by: set[str], victim: Sandbox, neighbour: Sandbox
+) -> None:
+    said = await tried(victim, f"bombs.{bomb}")
+    assert set(said.values()) <= refused_by, said
+    assert await _is_well(neighbour)
+
+
+async def _is_well(sandbox: Sandbox) -> bool:
+    outcome = await run(sandbox, "echo well > /workspace/well && cat /workspace/well", timeout_s=30)
+    return outcome.output == b"well\n"
