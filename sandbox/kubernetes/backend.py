@@ -16,7 +16,7 @@ from functools import partial
 
 from sandbox import image
 from sandbox.client import Client, Dial, tcp
-from sandbox.config import SandboxSettings
+from sandbox.config import KubernetesSettings, SandboxSettings
 from sandbox.errors import NoRoom, SandboxError, SandboxLost, SandboxUnavailable, UnknownImage
 from sandbox.inventory import Found, Handle
 from sandbox.kubernetes import canary, manifest
@@ -41,9 +41,7 @@ class KubernetesBackend:
     name = "kubernetes"
 
     def __init__(self, settings: SandboxSettings) -> None:
-        own = {Capability.OWN_USERS} if settings.kubernetes.profile == "root" else set()
-        always = {Capability.REATTACH, Capability.IMAGES, Capability.ONE_DISK, Capability.CHECKPOINTS}
-        self.capabilities = frozenset(always | own)
+        self.capabilities = _capabilities(settings.kubernetes)
         self._settings = settings.kubernetes
         self._variables = {name: value for name, value in image.environment(settings).items() if name != "PATH"}
         self._service = self._settings.service or secrets.token_hex(8)
@@ -54,7 +52,7 @@ class KubernetesBackend:
         self._proven = -_PROVEN_S
         self._making: set[asyncio.Task[KubernetesSandbox]] = set()
         self._tidying: set[asyncio.Task[None]] = set()
-        self._sandboxes: set[KubernetesSandbox] = set()
+        self._sandboxes: dict[str, KubernetesSandbox] = {}
 
     async def acquire(self, spec: SandboxSpec) -> KubernetesSandbox:
         if spec.network is not NetworkMode.NONE:
@@ -95,14 +93,15 @@ class KubernetesBackend:
 
     async def close(self) -> None:
         await asyncio.gather(*self._making, return_exceptions=True)
-        await asyncio.gather(*(sandbox.close() for sandbox in self._sandboxes))
-        self._sandboxes.clear()
-        while self._tidying:
-            await asyncio.gather(*self._tidying, return_exceptions=True)
-        if self._opened is not None:
-            (cluster, watch), self._opened = self._opened, None
-            await watch.close()
-            await cluster.close()
+        try:
+            await asyncio.gather(*(sandbox.close() for sandbox in list(self._sandboxes.values())))
+        finally:
+            while self._tidying:
+                await asyncio.gather(*self._tidying, return_exceptions=True)
+            if self._opened is not None:
+                (cluster, watch), self._opened = self._opened, None
+                await watch.close()
+                await cluster.close()
 
     async def _acquire(self, spec: SandboxSpec) -> KubernetesSandbox:
         if not manifest.image(spec, self._settings):
@@ -176,8 +175,7 @@ class KubernetesBackend:
         )
 
     def _keep(self, client: Client, watch: PodWatch, handle: Handle) -> KubernetesSandbox:
-        sandbox = KubernetesSandbox(client, watch, handle, self._discard)
-        self._sandboxes = {each for each in self._sandboxes if not each.closed} | {sandbox}
+        sandbox = self._sandboxes[handle.id] = KubernetesSandbox(client, watch, handle, self._discard)
         return sandbox
 
     async def _create(self, name: str, spec: SandboxSpec) -> None:
@@ -201,6 +199,7 @@ class KubernetesBackend:
 
     async def _discard(self, name: str) -> None:
         """Have a pod ended. That it is gone is waited for beside whatever comes next."""
+        self._sandboxes.pop(name, None)
         if await self._delete(name, manifest.GRACE_S):
             self._tidy(self._confirm(name))
         else:
@@ -263,6 +262,12 @@ class KubernetesBackend:
         task = asyncio.create_task(work)
         self._tidying.add(task)
         task.add_done_callback(self._tidying.discard)
+
+
+def _capabilities(settings: KubernetesSettings) -> frozenset[Capability]:
+    own = {Capability.OWN_USERS} if settings.profile == "root" else set()
+    own |= {Capability.ONE_DISK} if settings.disk == "memory" else set()
+    return frozenset({Capability.REATTACH, Capability.IMAGES, Capability.CHECKPOINTS, *own})
 
 
 def _found(pod: Pod) -> Found:
