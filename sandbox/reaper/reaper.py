@@ -13,6 +13,7 @@ from sandbox.registry import Record, Registry
 
 _AT_ONCE = 64
 _STUCK_AFTER = 5
+_NUM_NAMED = 10
 
 _log = logging.getLogger(__name__)
 
@@ -88,8 +89,8 @@ class Reaper:
         await self._forget_gone(records, {each.id for each in found})
         self._asked = Counter({id_: self._asked[id_] + 1 for id_ in reasons})
         stuck = [id_ for id_, times in self._asked.items() if times >= _STUCK_AFTER]
-        for id_ in stuck:
-            _log.error("action=stuck sandbox=%s times=%d", id_, self._asked[id_])
+        if stuck:  # one line, though it may be thousands
+            _log.error("action=stuck num=%d first=%s", len(stuck), ",".join(stuck[:_NUM_NAMED]))
         return Swept(len(found), reasons, await end(self._inventory, reasons), stuck)
 
     async def _forget_gone(self, records: Mapping[str, Record], there: set[str]) -> None:
