@@ -101,6 +101,10 @@ async def test_an_uploaded_file_has_nobodys_rights(prison: Sandbox) -> None:
     assert (await run(prison, "stat -c '%U %a' rights")).output == b"sandbox 755\n"
 
 
+def _outside_of(folder: Path) -> list[Path]:
+    return [path for path in folder.parent.iterdir() if path != folder]
+
+
 async def test_what_comes_out_of_a_sandbox_stays_where_it_is_put(sandbox: Sandbox, tmp_path: Path) -> None:
     """Names that lead out, links that point at the host, and names that are no text."""
     await run(
@@ -111,7 +115,7 @@ async def test_what_comes_out_of_a_sandbox_stays_where_it_is_put(sandbox: Sandbo
     inside = tmp_path / "inside"
     inside.mkdir()
     unpack_hostile(await sandbox.download(), inside)
-    assert [path.name for path in sorted(tmp_path.rglob("*")) if path.parent != inside] == ["inside"]
+    assert _outside_of(inside) == []
     assert (inside / "passwd").is_symlink()
     assert (inside / "*").stat().st_mode & 0o7000 == 0
 
