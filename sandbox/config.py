@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sandbox.errors import SandboxUnavailable
 from sandbox.hosts import AllowedHost
+from sandbox.pool.config import PoolSettings
+from sandbox.toolbox.config import ToolboxSettings
 
 FILE_VARIABLE = "MIMO_SANDBOX_SETTINGS"
 """Names a TOML file with the settings of sandboxes."""
@@ -210,6 +212,11 @@ class SandboxSettings(BaseModel):
     egress: EgressSettings = EgressSettings()
     docker: DockerSettings = DockerSettings()
     kubernetes: KubernetesSettings = KubernetesSettings()
+    toolbox: ToolboxSettings = Field(ToolboxSettings(), description="How much a worker does at once, and for whom.")
+    pool: PoolSettings | None = Field(
+        None,
+        description="Sandboxes that a worker keeps ready. Empty: none; an empty table `[pool]`: as it says itself.",
+    )
 
     def image_folder(self) -> Path:
         return self.images or user_data_path("mimo-coder") / "images"

@@ -72,8 +72,8 @@ class SandboxSpec(BaseModel):
     run_id: str = Field(
         "",
         pattern=r"^([A-Za-z0-9][\w-]{0,99})?$",
-        description="Whose sandbox it is, as records of its connections name it. One that is for a single run is made "
-        "for it, never taken from those that wait.",
+        description="Whose sandbox it is, as records of its connections name it. One with network `proxy` that is for "
+        "a single run is made for it, never taken from those that wait.",
     )
     lifetime_s: float = Field(3600.0, gt=0, description="The sandbox is ended this long after its start, s.")
 

@@ -10,6 +10,7 @@ from agent.orchestrator.worker import Worker
 from agent.store.base import Store
 from agent.store.open import open_store
 from sandbox.backends import open_backend
+from sandbox.toolbox.open import open_toolbox
 
 
 @asynccontextmanager
@@ -20,7 +21,7 @@ async def open_worker(
     uncommitted: bool = False,
     on_delta: OnDelta | None = None,
 ) -> AsyncIterator[Worker]:
-    """A worker with a model, a sandbox backend and a store of its own, all closed at the end.
+    """A worker with a model, a toolbox over a sandbox backend and a store of its own, all closed at the end.
 
     Args:
         store: the caller's, which stays open, instead of the one the settings name.
@@ -36,10 +37,12 @@ async def open_worker(
             store = await stack.enter_async_context(open_store(settings.store))
         model = await stack.enter_async_context(open_model(settings.model))
         backend = open_backend(settings.backend, settings.sandbox)
-        stack.push_async_callback(backend.close)
+        toolbox = await stack.enter_async_context(
+            open_toolbox(backend, settings.sandbox.toolbox, settings.sandbox.pool)
+        )
         runner = Runner(
             store,
-            backend,
+            toolbox,
             model,
             settings.data / "repositories",
             resources=settings.resources,

@@ -16,6 +16,7 @@ from agent.events import RunStopped
 from agent.history import last_snapshot
 from agent.loop import run_loop
 from agent.model import Delta, Model
+from agent.orchestrator.forecast import Forecast
 from agent.orchestrator.log import StoreLog
 from agent.orchestrator.workspace import Workspace
 from agent.profiles.native import native
@@ -23,7 +24,9 @@ from agent.store.base import Claim, RunResult, Store, TaskRecord
 from agent.types import Snapshot, Status, StopReason, TaskRequest, Verdict, VerdictKind
 from agent.verdict import reach_verdict
 from sandbox.errors import SandboxError, SandboxLost
-from sandbox.types import Backend, NetworkMode, Resources, Sandbox, SandboxSpec
+from sandbox.toolbox.calls import Caller
+from sandbox.toolbox.toolbox import RunTools, Toolbox
+from sandbox.types import NetworkMode, Resources, Sandbox, SandboxSpec
 
 MAX_RESTORES = 2
 """So many lost sandboxes are replaced; the next loss ends the run."""
@@ -53,6 +56,8 @@ class _Work:
     request: TaskRequest
     log: StoreLog
     workspace: Workspace
+    tools: RunTools
+    """Makes its sandboxes."""
     cancelled: asyncio.Event
 
     @property
@@ -78,7 +83,7 @@ class Runner:
     def __init__(
         self,
         store: Store,
-        backend: Backend,
+        toolbox: Toolbox,
         model: Model,
         repositories: Path,
         *,
@@ -89,6 +94,7 @@ class Runner:
     ) -> None:
         """
         Args:
+            toolbox: decides whose sandbox and call is next; its quotas are by repository, its turns by task.
             repositories: folder for the git directories of tasks; shared by all workers of the store.
             resources: bounds of every sandbox.
             allow_hosts: what the agent's commands may reach by name; the checks have no network.
@@ -96,7 +102,8 @@ class Runner:
             on_delta: hears the model while it writes; nothing of it is stored.
         """
         self._store = store
-        self._backend = backend
+        self._toolbox = toolbox
+        self._forecast = Forecast(toolbox)
         self._model = model
         self._repositories = repositories
         self._resources = resources or Resources()
@@ -113,11 +120,17 @@ class Runner:
         Raises:
             LeaseLost: another worker owns the run; its sandbox here is closed.
         """
-        result = await self._result(claim, cancelled)
+        caller = Caller(run=claim.run_id, job=claim.task.id, tenant=claim.task.request.repository)
+        async with self._toolbox.of(caller) as tools:
+            try:
+                result = await self._result(claim, tools, cancelled)
+            finally:
+                await self._forecast.forget(claim.run_id)
         return await self._store.finish(claim.run_id, claim.generation, result)
 
-    async def _result(self, claim: Claim, cancelled: asyncio.Event) -> RunResult:
+    async def _result(self, claim: Claim, tools: RunTools, cancelled: asyncio.Event) -> RunResult:
         request = _as_attempt(claim)
+        await self._forecast.say(claim.run_id, self._agent_spec(claim.run_id, request), *self._check_specs(request))
         git_dir = self._repositories / f"{claim.task.id}.git"
         try:
             workspace = await Workspace.open(
@@ -127,7 +140,7 @@ class Runner:
                 self._repositories / f"{claim.run_id}.checkpoints",
                 uncommitted=self._uncommitted,
             )
-            work = _Work(claim.run_id, request, StoreLog(self._store, claim), workspace, cancelled)
+            work = _Work(claim.run_id, request, StoreLog(self._store, claim), workspace, tools, cancelled)
             broken = await self._let_agent_work(work)
             patch = await workspace.patch(work.tree)
             if len(patch) > MAX_PATCH_CHARS:
@@ -186,8 +199,9 @@ class Runner:
     async def _provision(self, work: _Work) -> tuple[Sandbox, bool]:
         """A sandbox with the newest state of the files, and whether that is all of it."""
         async with AsyncExitStack() as failed:
-            sandbox = await self._backend.acquire(self._spec(work, work.request.limits.wall_clock_s, self._allow_hosts))
+            sandbox = await work.tools.acquire(self._agent_spec(work.run_id, work.request))
             failed.push_async_callback(sandbox.close)
+            await self._forecast.say(work.run_id, *self._check_specs(work.request))
             is_whole = await work.workspace.restore(sandbox, work.kept)
             failed.pop_all()
         return sandbox, is_whole
@@ -212,19 +226,31 @@ class Runner:
         return work.log.verdict, None
 
     async def _check(self, work: _Work) -> Verdict:
+        await self._forecast.say(work.run_id)
+        base, repository = work.workspace.base.tree, work.workspace.repository
         checks = work.request.checks
-        spec = self._spec(work, sum(check.timeout_s for check in checks))
-        base = work.workspace.base.tree
-        return await reach_verdict(self._backend, spec, work.workspace.repository, base, work.tree, checks)
+        return await reach_verdict(work.tools, self._check_spec(work.request), repository, base, work.tree, checks)
 
-    def _spec(self, work: _Work, work_s: float, allow_hosts: tuple[str, ...] = ()) -> SandboxSpec:
+    def _agent_spec(self, run_id: str, request: TaskRequest) -> SandboxSpec:
+        return self._spec(request, request.limits.wall_clock_s, run_id if self._allow_hosts else "", self._allow_hosts)
+
+    def _check_spec(self, request: TaskRequest) -> SandboxSpec:
+        return self._spec(request, sum(check.timeout_s for check in request.checks))
+
+    def _check_specs(self, request: TaskRequest) -> tuple[SandboxSpec, ...]:
+        """What the verdict will need, as far as known now."""
+        return (self._check_spec(request),) if request.checks else ()
+
+    def _spec(
+        self, request: TaskRequest, work_s: float, run_id: str = "", allow_hosts: tuple[str, ...] = ()
+    ) -> SandboxSpec:
         """A machine for so many seconds of work."""
         return SandboxSpec(
-            image=work.request.image,
+            image=request.image,
             resources=self._resources,
             network=NetworkMode.PROXY if allow_hosts else NetworkMode.NONE,
             allow_hosts=allow_hosts,
-            run_id=work.run_id if allow_hosts else "",
+            run_id=run_id,
             lifetime_s=work_s + _SPARE_S,
         )
 

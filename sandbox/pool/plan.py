@@ -6,16 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sandbox.pool.config import PoolSettings
-from sandbox.types import SandboxSpec
+from sandbox.types import NetworkMode, SandboxSpec
 
 Key = str
-"""What must be alike for one sandbox to serve in another's place: a spec as JSON, with the pool's own lifetime."""
+"""What must be alike for one sandbox to serve in another's place: a spec as JSON, its lifetime being the pool's own."""
 
 
 def key_of(spec: SandboxSpec, settings: PoolSettings) -> Key:
-    """The kind of sandbox that serves ``spec``. Its lifetime runs while it waits, too."""
+    """The kind of sandbox that serves ``spec``. Its lifetime runs while it waits, too, and whose it is only its proxy
+    asks.
+    """
     lifetime_s = settings.max_age_s + settings.longest_lifetime_s
-    return spec.model_copy(update={"lifetime_s": lifetime_s}).model_dump_json()
+    run_id = spec.run_id if spec.network is NetworkMode.PROXY else ""
+    return spec.model_copy(update={"lifetime_s": lifetime_s, "run_id": run_id}).model_dump_json()
 
 
 @dataclass(frozen=True, slots=True)

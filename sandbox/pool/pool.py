@@ -23,7 +23,7 @@ from sandbox.pool.backoff import Backoff, Cause, cause_of
 from sandbox.pool.config import PoolSettings
 from sandbox.pool.plan import Key, Known, key_of, plan
 from sandbox.pool.rate import CreateRate
-from sandbox.types import Backend, Command, Sandbox, SandboxSpec
+from sandbox.types import Backend, Command, NetworkMode, Sandbox, SandboxSpec
 
 _ROUND_S = 0.1
 """What changes meanwhile is looked at together."""
@@ -95,8 +95,12 @@ class WarmPool:
                 loop.result()
 
     def expect(self, queue: Sequence[SandboxSpec]) -> None:
-        """What will be asked for, in this order, as far as known; replaces what was expected before."""
-        self._queue = [key_of(spec, self._settings) for spec in queue]
+        """What will be asked for, in this order, as far as known; replaces what was expected before.
+
+        What is for a single run with a proxy of its own is not prepared: who it is for is said when it is made.
+        """
+        shared = (spec for spec in queue if not (spec.run_id and spec.network is NetworkMode.PROXY))
+        self._queue = [key_of(spec, self._settings) for spec in shared]
         self._changed.set()
 
     @property
@@ -141,6 +145,9 @@ class WarmPool:
                 self.counts.dead += 1
                 _log.warning("action=discard sandbox=%s reason=%r", sandbox.boot_id, str(error))
                 self._start(self._end(sandbox))
+            except asyncio.CancelledError:
+                self._start(self._end(sandbox))  # nobody else knows it any more
+                raise
             else:
                 return sandbox
         return None

@@ -35,7 +35,7 @@ class ToolboxSettings(BaseModel):
         (), description="Bounds by size, smallest first. Sandboxes that fit in none are refused; empty: no such bounds."
     )
     short_slots: int = Field(256, ge=1, description="Short calls at once.")
-    long_slots: int = Field(128, ge=1, description="Calls that begin as long ones, at once.")
+    long_slots: int = Field(256, ge=1, description="Calls that begin as long ones, at once.")
     short_s: float = Field(2.0, gt=0, description="A call that runs for longer makes room for other short ones, s.")
     long_from_s: float = Field(
         900.0, gt=0, description="A command allowed to take this long is a long one from its beginning, s."
@@ -43,7 +43,10 @@ class ToolboxSettings(BaseModel):
     rates: dict[str, RateLimit] = Field(
         {}, description="By tool (exec, read, write, ...): how many calls a tenant may make. Not named: no limit."
     )
-    patience_s: float = Field(600.0, gt=0, description="A call or sandbox that has waited for so long is dropped, s.")
+    patience_s: float = Field(600.0, gt=0, description="A call that has waited for so long is dropped, s.")
+    room_patience_s: float | None = Field(
+        None, gt=0, description="The same for a sandbox, s. Empty: it waits until there is room."
+    )
     attempts: int = Field(4, ge=1, description="How often something of which nothing ran is tried.")
     hedge_floor_s: float = Field(0.05, gt=0, description="A read is never asked for a second time before this, s.")
 

@@ -121,7 +121,7 @@ class Executor:
     async def _open(self, caller: Caller, spec: SandboxSpec, progress: "_Progress") -> Opened:
         begun = _now()
         place = self._place(caller, spec)
-        await self._quota.enter(caller, place, self._settings.patience_s)
+        await self._quota.enter(caller, place, self._settings.room_patience_s)
         progress.queue_s = _now() - begun
         try:
             async for attempt in self._attempts(NoRoom):

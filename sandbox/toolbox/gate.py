@@ -43,11 +43,11 @@ class Gate(Generic[T]):
     def num_waiting(self) -> int:
         return len(self._queue)
 
-    async def enter(self, caller: Caller, what: T, patience_s: float) -> None:
+    async def enter(self, caller: Caller, what: T, patience_s: float | None) -> None:
         """Take room for ``what``; :meth:`leave` gives it back.
 
         Raises:
-            Overdue: there was none within ``patience_s``.
+            Overdue: there was none within ``patience_s``; None is for ever.
         """
         waiting = _Waiting(what, asyncio.get_running_loop().create_future())
         self._queue.push(caller.job, caller.weight, waiting)
@@ -57,7 +57,7 @@ class Gate(Generic[T]):
                 await waiting.admitted
         except TimeoutError:
             self._return(waiting)
-            raise Overdue(f"no room within {patience_s:g} s, with {len(self._queue)} others waiting") from None
+            raise Overdue(f"no room within {patience_s} s, with {len(self._queue)} others waiting") from None
         except asyncio.CancelledError:
             self._return(waiting)
             raise

@@ -112,7 +112,8 @@ class RunTools:
                 # If a sandbox was made, nobody has it: the reaper's.
                 await self._toolbox.executors.recover(name)
                 continue
-            sandbox = ToolSandbox(self, name, self._value(reply))
+            kind = RewindableToolSandbox if Capability.CHECKPOINTS in self.capabilities else ToolSandbox
+            sandbox = kind(self, name, self._value(reply))
             self._sandboxes.add(sandbox)
             return cast(Sandbox, sandbox)
         raise SandboxUnavailable(f"no executor answers; asked {_ATTEMPTS} times")
@@ -183,13 +184,6 @@ class ToolSandbox:
     async def download(self, path: str = "/workspace", max_bytes: int = 512 * 1024 * 1024) -> bytes:
         return cast(bytes, await self._file("download", path, max_bytes))
 
-    async def checkpoint(self, store: CheckpointStore, path: str = "/workspace", max_bytes: int = 2**30) -> str:
-        """See :class:`sandbox.checkpoints.rewindable.Rewindable`; the store is where the executor sees it."""
-        return cast(str, await self._call(Call("checkpoint", path, (store, path, max_bytes))))
-
-    async def restore(self, store: CheckpointStore, checkpoint: str, path: str = "/workspace") -> None:
-        await self._call(Call("restore", path, (store, checkpoint, path)))
-
     async def close(self) -> None:
         if self._closed:
             return
@@ -210,3 +204,14 @@ class ToolSandbox:
             self._executor, lambda port: port.call(self._tools.caller, self.id, call)
         )
         return value
+
+
+class RewindableToolSandbox(ToolSandbox):
+    """One of a backend with checkpoints; see :class:`sandbox.checkpoints.rewindable.Rewindable`."""
+
+    async def checkpoint(self, store: CheckpointStore, path: str = "/workspace", max_bytes: int = 2**30) -> str:
+        """The store is where the executor sees it."""
+        return cast(str, await self._call(Call("checkpoint", path, (store, path, max_bytes))))
+
+    async def restore(self, store: CheckpointStore, checkpoint: str, path: str = "/workspace") -> None:
+        await self._call(Call("restore", path, (store, checkpoint, path)))

@@ -17,6 +17,9 @@ from agent.testing import Script, ScriptedModel, call, turns
 from agent.types import AssistantMessage, Check, Message, TaskRequest
 from sandbox.backends import open_backend
 from sandbox.config import SandboxSettings
+from sandbox.toolbox.config import ToolboxSettings
+from sandbox.toolbox.open import over
+from sandbox.toolbox.toolbox import Toolbox
 from sandbox.types import Backend
 
 ASKED_AGAIN = "the worker was restarted"
@@ -105,20 +108,22 @@ def make_request(repository: Path) -> Callable[..., TaskRequest]:
 
 @pytest.fixture
 def make_worker(store: SqlStore, backend: Backend, tmp_path: Path) -> Callable[..., Worker]:
-    """A worker whose model follows a script; ``backend`` and ``model`` may be given instead."""
+    """A worker whose model follows a script; ``backend`` or ``toolbox``, and ``model``, may be given instead."""
 
     def make(
         *answers: AssistantMessage,
         script: Script | None = None,
         model: Model | None = None,
         backend: Backend = backend,
+        toolbox: Toolbox | None = None,
         worker_id: str = "worker-1",
         concurrency: int = 1,
         lease_ttl_s: float = 15.0,
         allow_hosts: tuple[str, ...] = (),
     ) -> Worker:
         model = model or ScriptedModel(script or turns(*answers))
-        runner = Runner(store, backend, model, tmp_path / "data", allow_hosts=allow_hosts)
+        toolbox = toolbox or over(backend, ToolboxSettings())
+        runner = Runner(store, toolbox, model, tmp_path / "data", allow_hosts=allow_hosts)
         return Worker(store, runner, worker_id=worker_id, concurrency=concurrency, lease_ttl_s=lease_ttl_s)
 
     return make

@@ -13,6 +13,8 @@ from agent.store.base import Store
 from agent.store.sql import SqlStore
 from agent.testing import ScriptedModel
 from agent.types import TaskRequest
+from sandbox.toolbox.config import ToolboxSettings
+from sandbox.toolbox.open import over
 from sandbox.types import Backend
 from tests.integration.orchestrator.conftest import ASKED_AGAIN, PATCH, REPAIR, Clock, persistent
 
@@ -65,8 +67,10 @@ async def test_death_at_an_event_changes_neither_patch_nor_what_was_executed(
     assert claim is not None
 
     mortal: Store = MortalStore(store, number)
+    toolbox = over(backend, ToolboxSettings())
+    runner = Runner(mortal, toolbox, ScriptedModel(persistent(*REPAIR)), tmp_path / "data")
     with pytest.raises(_Death):
-        await Runner(mortal, backend, ScriptedModel(persistent(*REPAIR)), tmp_path / "data").run(claim, asyncio.Event())
+        await runner.run(claim, asyncio.Event())
     clock.advance(16)
     await make_worker(script=persistent(*REPAIR), worker_id="heir").drain()
 

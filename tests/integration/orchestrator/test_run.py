@@ -13,7 +13,7 @@ from agent.testing import ScriptedModel, call, in_order, turns
 from agent.types import Check, Status, StopReason, TaskRequest, VerdictKind
 from sandbox.checkpoints.rewindable import Rewindable
 from sandbox.errors import SandboxError, SandboxLost, SandboxUnavailable
-from sandbox.types import Backend, Command, Outcome, Sandbox, SandboxSpec
+from sandbox.types import Backend, Capability, Command, Outcome, Sandbox, SandboxSpec
 from tests.integration.orchestrator.conftest import CHECK, PATCH, REPAIR
 
 pytestmark = pytest.mark.anyio
@@ -29,7 +29,7 @@ class FailingBackend:
 
     def __init__(self, backend: Backend, *failures: SandboxError | None) -> None:
         self._backend = backend
-        self.capabilities = backend.capabilities
+        self.capabilities = backend.capabilities - {Capability.CHECKPOINTS}
         self._failures = list(failures)
         self.num_acquired = 0
 
@@ -60,6 +60,10 @@ class FailingSandbox:
 
 class MortalBackend(FailingBackend):
     """Real sandboxes, of which the first is lost after its first command."""
+
+    def __init__(self, backend: Backend) -> None:
+        super().__init__(backend)
+        self.capabilities = backend.capabilities
 
     async def acquire(self, spec: SandboxSpec) -> Sandbox:
         sandbox = await super().acquire(spec)

@@ -220,7 +220,7 @@ async def test_a_tenant_over_its_quota_waits_for_its_own_and_nobody_else_does() 
 async def test_large_sandboxes_are_bounded_apart_and_too_large_ones_are_refused() -> None:
     small = ResourceClass(name="small", up_to=Resources(memory_mib=512), max_sandboxes=10)
     large = ResourceClass(name="large", up_to=Resources(memory_mib=4096), max_sandboxes=1)
-    tools = Bench(ToolboxSettings(classes=(small, large), patience_s=1)).of()
+    tools = Bench(ToolboxSettings(classes=(small, large), room_patience_s=1)).of()
 
     def spec(memory_mib: int) -> SandboxSpec:
         return SandboxSpec(resources=Resources(memory_mib=memory_mib))
