@@ -1,6 +1,6 @@
 """What every backend's sandbox has in common, whoever answers at the other end of its wire.
 
-A request id runs once, file calls take turns, and what a caller may ask is checked before it is sent.
+A request id runs once, changes of files take turns, and what a caller may ask is checked before it is sent.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ from sandbox.checkpoints import transfer
 from sandbox.checkpoints.store import CheckpointStore
 from sandbox.ending import Ended, Result
 from sandbox.errors import NotStarted, SandboxError, SandboxRejected
+from sandbox.file_turns import FileTurns
 from sandbox.types import Command, Exited, OomKilled, Outcome, OutputLimit, Signalled, TimedOut
 
 _FILE_TIMEOUT_S = 300.0
@@ -64,7 +65,7 @@ class Machine(ABC):
         self._closing: asyncio.Task[None] | None = None
         self._commands: dict[str, asyncio.Task[Outcome]] = {}
         self._forgotten: set[str] = set()
-        self._file_turn = asyncio.Lock()
+        self._file_turns = FileTurns()
         self._file_calls: set[asyncio.Task[bytes]] = set()
         self._half_restored = False
 
@@ -96,13 +97,13 @@ class Machine(ABC):
 
     async def checkpoint(self, store: CheckpointStore, path: str = "/workspace", max_bytes: int = 2**30) -> str:
         _check_path(path)
-        async with self._file_turn:
+        async with self._file_turns.changing():
             self._check_whole()
             return await transfer.save(partial(self._tree_call, path), store, max_bytes)
 
     async def restore(self, store: CheckpointStore, checkpoint: str, path: str = "/workspace") -> None:
         _check_path(path)
-        async with self._file_turn:
+        async with self._file_turns.changing():
             await transfer.restore(partial(self._tree_call, path), store, checkpoint)
             self._half_restored = False
 
@@ -138,8 +139,7 @@ class Machine(ABC):
 
     async def _file(self, op: str, path: str, data: bytes, limit: int) -> bytes:
         _check_path(path)
-        # To its end even where the caller gives up, and one after the other: an abandoned write must not land on a
-        # newer one.
+        # To its end even where the caller gives up, and in its turn: an abandoned write must not land on a newer one.
         call = asyncio.create_task(self._file_in_turn(op, path, data, limit))
         self._file_calls.add(call)
         call.add_done_callback(self._forget_file_call)
@@ -151,7 +151,7 @@ class Machine(ABC):
             call.exception()  # seen, even where the caller has given up
 
     async def _file_in_turn(self, op: str, path: str, data: bytes, limit: int) -> bytes:
-        async with self._file_turn:
+        async with self._file_turns.reading() if op == "read" else self._file_turns.changing():
             return await self._file_now(op, path, data, limit)
 
     async def _file_now(self, op: str, path: str, data: bytes, limit: int) -> bytes:
