@@ -8,7 +8,7 @@ from sandbox.errors import SandboxLost, UnknownImage
 from sandbox.pool.config import PoolSettings
 from sandbox.pool.pool import WarmPool
 from sandbox.testing.simulated import Conditions, SimulatedBackend, SimulatedHosts
-from sandbox.types import Command, SandboxSpec
+from sandbox.types import Command, NetworkMode, SandboxSpec
 
 pytestmark = pytest.mark.anyio
 
@@ -44,6 +44,38 @@ async def test_a_miss_is_made_at_once_and_counted() -> None:
         await pool.acquire(SandboxSpec(image="unexpected"))
         assert now() - begun == pytest.approx(START_S)
         assert (pool.counts.warm, pool.counts.cold) == (0, 1)
+
+
+async def test_without_a_proxy_it_does_not_matter_whose_sandbox_it_is() -> None:
+    _, backend = simulated()
+    async with WarmPool.open(backend, PoolSettings()) as pool:
+        pool.expect([SandboxSpec(run_id="one")])
+        await asyncio.sleep(2 * START_S)
+        await pool.acquire(SandboxSpec(run_id="another"))
+        assert (pool.counts.warm, pool.counts.cold) == (1, 0)
+
+
+async def test_a_sandbox_with_the_proxy_of_one_run_is_made_when_it_is_asked_for_and_counted() -> None:
+    hosts, backend = simulated()
+    spec = SandboxSpec(network=NetworkMode.PROXY, allow_hosts=("pypi.org",), run_id="one")
+    async with WarmPool.open(backend, PoolSettings()) as pool:
+        pool.expect([spec])
+        await asyncio.sleep(2 * START_S)
+        assert hosts.alive == 0
+        await pool.acquire(spec)
+        assert (pool.counts.warm, pool.counts.cold) == (0, 1)
+
+
+async def test_a_sandbox_whose_claim_is_given_up_in_the_middle_is_ended() -> None:
+    hosts, backend = simulated(call_s=1.0)
+    async with WarmPool.open(backend, PoolSettings()) as pool:
+        pool.expect([SandboxSpec()])
+        await asyncio.sleep(2 * START_S)
+        claim = asyncio.create_task(pool.acquire(SandboxSpec()))
+        await asyncio.sleep(0.5)
+        claim.cancel()
+        await asyncio.sleep(5)
+        assert hosts.alive == 0
 
 
 async def test_a_used_sandbox_is_ended_and_never_given_out_again() -> None:

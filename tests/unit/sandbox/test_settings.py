@@ -9,6 +9,7 @@ import pytest
 from agent.orchestrator.__main__ import main
 from sandbox.config import FILE_VARIABLE, SandboxSettings, sandbox_settings
 from sandbox.errors import SandboxUnavailable
+from sandbox.pool.config import PoolSettings
 
 
 def test_without_a_file_all_is_as_it_is_by_itself() -> None:
@@ -21,6 +22,15 @@ def test_a_file_says_only_what_shall_be_otherwise(tmp_path: Path) -> None:
     settings = sandbox_settings({FILE_VARIABLE: str(file)})
     assert (settings.kubernetes.namespace, settings.kubernetes.network, settings.docker.cpus) == ("mine", "fence", 0.5)
     assert settings.kubernetes.profile == "restricted"
+
+
+def test_a_pool_is_kept_only_where_the_file_says_so(tmp_path: Path) -> None:
+    file = tmp_path / "sandbox.toml"
+    file.write_text("[toolbox]\nmax_per_tenant = 2\n[toolbox.rates.exec]\nper_s = 5\n[pool]\n")
+    settings = sandbox_settings({FILE_VARIABLE: str(file)})
+    assert (settings.toolbox.max_per_tenant, settings.toolbox.rates["exec"].per_s) == (2, 5)
+    assert settings.pool == PoolSettings()
+    assert SandboxSettings().pool is None
 
 
 @pytest.mark.parametrize(

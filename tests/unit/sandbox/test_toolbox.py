@@ -217,6 +217,16 @@ async def test_a_tenant_over_its_quota_waits_for_its_own_and_nobody_else_does() 
     await third
 
 
+async def test_a_sandbox_waits_for_room_as_long_as_it_takes() -> None:
+    tools = Bench(ToolboxSettings(max_sandboxes=1, patience_s=1)).of()
+    first = await tools.acquire(SandboxSpec())
+    second = asyncio.create_task(tools.acquire(SandboxSpec()))
+    await asyncio.sleep(200)
+    assert not second.done()
+    await first.close()
+    await second
+
+
 async def test_large_sandboxes_are_bounded_apart_and_too_large_ones_are_refused() -> None:
     small = ResourceClass(name="small", up_to=Resources(memory_mib=512), max_sandboxes=10)
     large = ResourceClass(name="large", up_to=Resources(memory_mib=4096), max_sandboxes=1)
