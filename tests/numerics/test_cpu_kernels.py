@@ -1,5 +1,6 @@
 """The C++ step equals the model's plain forward, and a row's results do not depend on what shares its step."""
 
+import copy
 import gc
 import random
 from array import array
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from model_server.config import ModelConfig
 from model_server.engine.cpu_backend import CpuBackend
 from model_server.kernels.batch import FREE, PAGE, Segment, StepOutput, new_pools
 from model_server.kernels.cpu.build import NoLibrary
@@ -263,11 +265,18 @@ def test_of_experts_that_score_the_same_the_lowest_ids_are_chosen(library: Libra
 
 
 def test_weights_in_bf16_give_the_bits_of_the_same_numbers_in_f32(library: Library) -> None:
-    config = small_config(hidden_size=160, intermediate_size=136, moe_intermediate_size=72)
-    model = random_model(config).bfloat16()
+    model = _set_corners(random_model(_odd_config()).bfloat16(), 0.0)
     narrow = _steps_of_many_sizes(model, library)
-    wide = _steps_of_many_sizes(model.float(), library)
+    # Not a number of bf16, so the matrices stay f32; and too small for any sum to change by it.
+    wide = _steps_of_many_sizes(_set_corners(model.float(), 1e-40), library)
     assert torch.equal(narrow, wide)
+
+
+def test_weights_in_f32_that_are_numbers_of_bf16_take_its_memory(library: Library) -> None:
+    model = random_model(_odd_config()).bfloat16()
+    narrow, wide = (CpuBackend(each, _CONTEXT, library).num_bytes for each in (model, copy.deepcopy(model).float()))
+    others = random_model(_odd_config())
+    assert narrow <= wide < 0.8 * CpuBackend(others, _CONTEXT, library).num_bytes
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -307,6 +316,18 @@ def test_keys_in_bf16_stay_near_f32_and_keep_bits_of_their_own(library: Library)
     single = torch.cat([cut.step([(0, [token])]).logits for token in ids[0].tolist()])
     assert torch.equal(whole, single)
     assert 1e-4 < _distance(whole, full_logits(model, ids)[0]) < 0.2
+
+
+def _odd_config() -> ModelConfig:
+    return small_config(hidden_size=160, intermediate_size=136, moe_intermediate_size=72)
+
+
+def _set_corners(model: MiMoV2Flash, value: float) -> MiMoV2Flash:
+    """The first number of every matrix."""
+    for weight in model.parameters():
+        if weight.dim() > 1:
+            weight.data[..., 0, 0] = value
+    return model
 
 
 def _steps_of_many_sizes(model: MiMoV2Flash, library: Library) -> Tensor:

@@ -47,7 +47,7 @@ class PackedMatrix:
 
 
 def pack(weight: Weight, arena: Arena) -> PackedMatrix:
-    """A copy in panels, in the type it has.
+    """A copy in panels, in the type it has; f32 numbers that are all bf16 numbers take half the memory.
 
     Raises:
         ValueError: an e4m3 value is not a number, which the step has no way to say.
@@ -57,6 +57,7 @@ def pack(weight: Weight, arena: Arena) -> PackedMatrix:
             raise ValueError("an FP8 weight is not a number")
         if float(weight.scales.abs().max()) >= _LARGEST_SCALE:
             weight = Weight(dense(weight))
+    weight = Weight(_narrowed(weight.values), weight.scales)
     num_out, num_in = weight.values.shape
     panels, scales = arena.hold(_panels(weight.values)), None
     if weight.scales is not None:
@@ -117,6 +118,14 @@ def _panels(values: Tensor) -> Tensor:
             return pairs.permute(0, 3, 2, 4, 1)
         case other:
             raise ValueError(f"weights of type {other} cannot be packed")
+
+
+def _narrowed(values: Tensor) -> Tensor:
+    """Checkpoints mostly hold bf16, which the step widens without loss: the same results from fewer bytes to read."""
+    if values.dtype != torch.float32:
+        return values
+    narrow = values.to(torch.bfloat16)
+    return narrow if torch.equal(narrow.float(), values) else values
 
 
 def _padded(tensor: Tensor, rows: int) -> Tensor:
