@@ -9,16 +9,19 @@ import asyncio
 import concurrent.futures
 import dataclasses
 import logging
+import math
 import queue
 import secrets
 import threading
 import time
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from model_server.config import ModelConfig
@@ -30,11 +33,11 @@ from model_server.engine.drafting import TokenDrafter
 from model_server.engine.guesser import NOTHING, Guesser
 from model_server.engine.kv_cache import KVCache
 from model_server.engine.routes import Routes
-from model_server.engine.sampler import draw, logprobs
+from model_server.engine.sampler import Drawing, Place, draw, logprobs
 from model_server.engine.scheduler import ScheduledSequence, Scheduler
 from model_server.engine.sequence import Sequence, cache_of
 from model_server.engine.torch_backend import TorchBackend
-from model_server.kernels.batch import TILE, new_pools, ring_size
+from model_server.kernels.batch import TILE, StepOutput, new_pools, ring_size
 from model_server.kernels.memory import is_exhausted
 from model_server.models.mimo_v2_flash import MiMoV2Flash
 from model_server.types import (
@@ -111,6 +114,16 @@ class _Close:
     pass
 
 
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """What a step has computed: rows of all its parts, one after another."""
+
+    output: StepOutput
+    experts: "NDArray[np.uint8]"
+    drawn: list[int]
+    """A token for each row of logits whose sequence draws freely."""
+
+
 _Message = _Submit | _Cancel | _Call | _Change | _Close
 
 
@@ -166,7 +179,7 @@ class EmbeddedEngine:
         )
         self._scheduler = Scheduler(self._cache, max_running, _PROMPT_TOKENS, policy.longest_of_all)
         self._streams: dict[Sequence, _Stream] = {}
-        self._news: list[_News] = []
+        self._news: defaultdict[asyncio.AbstractEventLoop, list[_News]] = defaultdict(list)
         """What the step has for those who asked; sent at its end, since waking an event loop costs."""
         self._live: set[_Stream] = set()
         self._lock = threading.Lock()
@@ -285,7 +298,7 @@ class EmbeddedEngine:
         num_layers = sum(config.moe_layer_freq)
         routes = Routes(num_layers, config.num_experts_per_tok if num_layers else 0)
         if request.forced_experts is not None:
-            routes.record(0, request.forced_experts[: len(request.prompt_ids)])
+            routes.record(0, request.forced_experts[: len(request.prompt_ids)].numpy())
         seed = secrets.randbits(64) if request.sampling.seed is None else request.sampling.seed
         stream = _Stream(Sequence(request, seed, routes), asyncio.get_running_loop(), asyncio.Queue())
         with self._lock:
@@ -397,7 +410,7 @@ class EmbeddedEngine:
         their own sequences."""
         started = time.thread_time()
         try:
-            output = self._backend.step([part.segment() for part in step], self.pools)
+            result = self._result(step)
         except Exception as error:  # noqa: BLE001 (whatever it was, those who are not to blame go on)
             _log.exception("engine.step_failed", extra={"num_sequences": len(step)})
             if len(step) == 1:
@@ -406,75 +419,79 @@ class EmbeddedEngine:
                 for part in step:
                     self._execute([part])
             return
-        is_finite = bool(output.logits.sum().isfinite())  # one number that is not makes the sum so too
-        lengths = [part.num_rows for part in step]
-        logits = output.logits.split([part.num_logits for part in step])
-        rows = zip(step, logits, output.hidden.split(lengths), output.experts.split(lengths), strict=True)
-        for row in rows:
-            self._take_or_fail(*row, is_finite)
+        num_rows = num_logits = 0
+        for part in step:
+            self._take_or_fail(part, result, num_rows, num_logits)
+            num_rows += part.num_rows
+            num_logits += part.num_logits
         if all(part.num_tokens == 1 for part in step):
-            self._guesser.observe_step(len(step), sum(lengths), time.thread_time() - started)
+            self._guesser.observe_step(len(step), num_rows, time.thread_time() - started)
 
-    def _take_or_fail(
-        self, part: ScheduledSequence, logits: Tensor, hidden: Tensor, experts: Tensor, is_finite: bool
-    ) -> None:
-        """``is_finite``: the logits of all parts are, so those of one need no look."""
-        sequence = part.sequence
+    def _result(self, step: list[ScheduledSequence]) -> _Result:
+        """Raises:
+        EngineError: the model's logits are not finite.
+        """
+        output = self._backend.step([part.segment() for part in step], self.pools)
+        if not math.isfinite(output.logits.sum().item()) and not bool(output.logits.isfinite().all()):
+            raise EngineError("the model's logits are not finite")  # one number that is not makes the sum so too
+        return _Result(output, output.experts.numpy(), _draw_together(step, output.logits))
+
+    def _take_or_fail(self, part: ScheduledSequence, result: _Result, first_row: int, first_logit: int) -> None:
         try:
-            if not is_finite and not bool(logits.isfinite().all()):
-                raise EngineError("the model's logits are not finite")
-            self._take(part, logits, hidden, experts)
+            self._take(part, result, first_row, first_logit)
         except EngineError as error:
-            _log.error("engine.sequence_failed", extra={"request_id": sequence.request.request_id})
-            self._fail(sequence, error)
+            _log.error("engine.sequence_failed", extra={"request_id": part.sequence.request.request_id})
+            self._fail(part.sequence, error)
         except Exception as error:  # noqa: BLE001 (the other sequences of the step go on)
-            _log.exception("engine.sequence_failed", extra={"request_id": sequence.request.request_id})
-            self._fail(sequence, _failure(error))
+            _log.exception("engine.sequence_failed", extra={"request_id": part.sequence.request.request_id})
+            self._fail(part.sequence, _failure(error))
 
-    def _take(self, part: ScheduledSequence, logits: Tensor, hidden: Tensor, experts: Tensor) -> None:
+    def _take(self, part: ScheduledSequence, result: _Result, first_row: int, first_logit: int) -> None:
         """Sample after the pending tokens, and after each guess as long as it is what was sampled; commit what holds
-        and report it.
+        and report it. The part's results begin at these rows.
 
         Raises:
             EngineError: the sequence cannot go on.
         """
-        sequence, cache = part.sequence, cache_of(part.sequence)
-        self._score(part, logits)
-        newest = logits[part.num_known - 1 :]
-        news = list(self._sampled(sequence, part.guess.tokens, newest)) if part.samples else []
+        sequence, cache, guess = part.sequence, cache_of(part.sequence), part.guess
+        self._score(part, result.output.logits, first_logit)
+        newest = first_logit + part.num_known - 1
+        news = list(self._sampled(sequence, guess.tokens, result, newest)) if part.samples else []
         num_held = max(len(news) - 1, 0)
         num_kept, before = part.num_tokens + num_held, cache.num_tokens
-        sequence.routes.record(before, experts[:num_kept])
-        cache.hidden.add(hidden[:num_kept])
-        self._guesser.judge(sequence, part.guess, num_held)
-        cache.commit(len(experts), num_kept)
+        sequence.routes.record(before, result.experts[first_row : first_row + num_kept])
+        cache.hidden.add(result.output.hidden, first_row, first_row + num_kept)
+        self._guesser.judge(sequence, guess, num_held)
+        cache.commit(part.num_rows, num_kept)
         self._cache.remember(sequence, before)
         for event in news:
             self._report(sequence, event)
 
-    def _score(self, part: ScheduledSequence, logits: Tensor) -> None:
-        """Note what the model thinks of the prompt's tokens after these rows, where that was asked for."""
+    def _score(self, part: ScheduledSequence, logits: Tensor, first: int) -> None:
+        """Note what the model thinks of the prompt's tokens after the rows from ``first`` on, where that was asked
+        for."""
         sequence = part.sequence
         first_scored, count = sequence.first_scored, sequence.request.sampling.num_logprobs or 0
         if first_scored is not None:
             tokens = sequence.request.prompt_ids[first_scored + 1 :]
-            rows = zip(logits[: part.num_known], tokens, strict=False)  # after the prompt's last token is none
+            rows = zip(
+                logits[first : first + part.num_known], tokens, strict=False
+            )  # after the prompt's last token is none
             sequence.prompt_logprobs += [logprobs(row, token, count) for row, token in rows]
 
-    def _sampled(self, sequence: Sequence, guess: list[int], logits: Tensor) -> Iterator[TokenEvent]:
-        """The tokens after one row of logits or more. A guessed token holds if it is what would have been sampled in
-        its place anyway, so guesses change how fast tokens come and never which, under a grammar too."""
-        sampling, grammar, penalties = sequence.request.sampling, sequence.grammar, sequence.penalties
-        for row, guessed in zip_longest(logits, guess):
+    def _sampled(self, sequence: Sequence, guess: list[int], result: _Result, newest: int) -> Iterator[TokenEvent]:
+        """The tokens after row ``newest`` of the logits and those of the guess. A guessed token holds if it is what
+        would have been sampled in its place anyway, so guesses change how fast tokens come and never which, under a
+        grammar too."""
+        grammar, num_logprobs = sequence.grammar, sequence.request.sampling.num_logprobs
+        for row, guessed in enumerate((*guess, None), start=newest):
             token = _overdue(sequence)
             if token is None:
-                possible = row if penalties is None else penalties.apply(row, sequence.ids)
-                possible = possible if grammar is None else grammar.mask(possible)
-                token = draw(possible, sampling, sequence.seed, len(sequence.ids))
+                free = sequence.draws_freely
+                token = result.drawn[row] if free else _draw_alone(sequence, result.output.logits[row])
             if grammar is not None:
                 grammar.accept(token)
-            asked = sampling.num_logprobs
-            scores = None if asked is None else logprobs(row, token, asked)
+            scores = None if num_logprobs is None else logprobs(result.output.logits[row], token, num_logprobs)
             sequence.ids.append(token)
             reason = _finish_reason(sequence, token)
             yield TokenEvent(token, reason, sequence.cached_tokens or 0, scores)
@@ -497,13 +514,10 @@ class EmbeddedEngine:
             )
             self._cache.finish(sequence)
             self._retire(sequence)
-        self._news.append((stream, event))
+        self._news[stream.loop].append((stream, event))
 
     def _send_news(self) -> None:
-        by_loop: dict[asyncio.AbstractEventLoop, list[_News]] = {}
-        for stream, event in self._news:
-            by_loop.setdefault(stream.loop, []).append((stream, event))
-        self._news = []
+        by_loop, self._news = self._news, defaultdict(list)
         for loop, news in by_loop.items():
             try:
                 loop.call_soon_threadsafe(_hand_over, news)
@@ -518,7 +532,8 @@ class EmbeddedEngine:
 
     def _fail(self, sequence: Sequence, error: EngineError) -> None:
         self._cache.fail(sequence)
-        self._news.append((self._retire(sequence), error))
+        stream = self._retire(sequence)
+        self._news[stream.loop].append((stream, error))
 
     def _retire(self, sequence: Sequence) -> _Stream:
         self._scheduler.remove(sequence)
@@ -536,7 +551,38 @@ def _hand_over(news: list[_News]) -> None:
 
 
 def _failure(error: Exception) -> EngineError:
-    return EngineError(f"the step failed: {error!r}")
+    return error if isinstance(error, EngineError) else EngineError(f"the step failed: {error!r}")
+
+
+def _draw_together(step: list[ScheduledSequence], logits: Tensor) -> list[int]:
+    """A token for each row of logits whose sequence draws freely, as if all guesses before the row held."""
+    drawn = [0] * len(logits)
+    alike: defaultdict[Drawing, dict[int, Place]] = defaultdict(dict)
+    """Rows and their places."""
+    row = 0
+    for part in step:
+        sequence = part.sequence
+        row += part.num_known
+        if part.samples and sequence.draws_freely:
+            places, position = alike[sequence.drawing], len(sequence.ids)
+            for ahead in range(len(part.guess.tokens) + 1):
+                places[row - 1 + ahead] = (sequence.seed, position + ahead)
+        row += len(part.guess.tokens)
+    for drawing, places in alike.items():
+        rows = logits if len(places) == len(logits) else logits[list(places)]
+        for row, token in zip(places, draw(rows, drawing, places.values()), strict=True):
+            drawn[row] = token
+    return drawn
+
+
+def _draw_alone(sequence: Sequence, logits: Tensor) -> int:
+    """The token after a sequence's newest, under its penalties and its grammar."""
+    if sequence.penalties is not None:
+        logits = sequence.penalties.apply(logits, sequence.ids)
+    if sequence.grammar is not None:
+        logits = sequence.grammar.mask(logits)
+    (token,) = draw(logits[None], sequence.drawing, [(sequence.seed, len(sequence.ids))])
+    return token
 
 
 def _check_experts(experts: Tensor, config: ModelConfig) -> None:

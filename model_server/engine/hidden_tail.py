@@ -28,11 +28,12 @@ class HiddenTail:
         """The oldest position known; :attr:`end` if none is."""
         return self.end - min(self._num_rows, self._most)
 
-    def add(self, hidden: Tensor) -> None:
-        """Take in the hidden states [T, C] of the next tokens."""
-        self.end += len(hidden)
+    def add(self, hidden: Tensor, first: int, end: int) -> None:
+        """Take in the hidden states of the next tokens, rows ``first`` to ``end`` - 1 of ``hidden`` [R, C]."""
+        self.end += end - first
         if not self._most:
             return
+        hidden = hidden[first:end]
         if len(hidden) > _SMALL:
             hidden = hidden[-self._most :].clone()
         self._parts.append(hidden)

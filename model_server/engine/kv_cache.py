@@ -198,7 +198,7 @@ class KVCache:
             self._pages.release(pages[-1:], running=True)
             pages[-1] = own
         self._copy(match.snapshot.slot, slot, self.pools.ring_k, self.pools.ring_v)
-        sequence.routes.record(0, match.experts)
+        sequence.routes.record(0, match.experts.numpy())
         hidden = match.snapshot.hidden.until(match.num_tokens)
         return SequenceCache(pages, slot, match.num_tokens, match.snapshot.written, hidden, match.node)
 
@@ -289,7 +289,7 @@ class KVCache:
         sequence.continues_session = _continues(sequence, session)
         sequence.segment = session.segment
         if sequence.continues_session:
-            session.routes.record(0, sequence.routes.view(0))
+            session.routes.record(0, sequence.routes.view(0).numpy())
             sequence.routes = session.routes
         else:
             sequence.segment += 1

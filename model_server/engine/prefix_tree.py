@@ -113,7 +113,7 @@ class PrefixTree:
         """
         root = self._roots.get(salt)
         if root is None:
-            root = self._roots[salt] = Node(array("i"), 0, [], routes.view(0, 0).clone(), None)
+            root = self._roots[salt] = Node(array("i"), 0, [], routes.view(0, 0), None)
         path, num_common = _walk(root, ids)
         node = path[-1]
         if node.end > num_common:
@@ -121,7 +121,7 @@ class PrefixTree:
         if num_common < len(ids):
             news = list(pages[num_common // PAGE : -(-len(ids) // PAGE)])
             self._pages.hold(news, running=False)
-            experts = routes.view(num_common, len(ids)).clone()
+            experts = routes.view(num_common, len(ids))
             child = Node(ids[num_common:], num_common, news, experts, node)
             node.children[child.ids[0]] = child
             node = child

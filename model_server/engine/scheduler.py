@@ -9,6 +9,7 @@ Higher priorities first, then in order of arrival. Pure bookkeeping: no tensors 
   one waits and is resumed: what was dropped of its keys and values is computed again.
 """
 
+from bisect import insort
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -41,20 +42,15 @@ class ScheduledSequence:
     sequence: Sequence
     num_tokens: int
     samples: bool
+    num_known: int
+    """The last of the sequence's own tokens, as many as logits are needed of: the newest, to sample after it, and those
+    of a prompt whose next token is to be scored."""
     guess: Guess = NOTHING
     """Tokens that may follow the sequence's own."""
 
     @property
     def num_rows(self) -> int:
         return self.num_tokens + len(self.guess.tokens)
-
-    @property
-    def num_known(self) -> int:
-        """The last of the sequence's own tokens, as many as logits are needed of: the newest, to sample after it, and
-        those of a prompt whose next token is to be scored."""
-        end, first_scored = cache_of(self.sequence).num_tokens + self.num_tokens, self.sequence.first_scored
-        num_scored = 0 if first_scored is None else max(end - first_scored, 0)
-        return max(num_scored, int(self.samples))
 
     @property
     def num_logits(self) -> int:
@@ -80,6 +76,7 @@ class Scheduler:
     def __init__(self, memory: Memory, max_running: int, prompt_tokens: int, max_guessed: int) -> None:
         """``prompt_tokens``: of all prompts together in a step; ``max_guessed``: that may follow a decoding row."""
         self.running: list[Sequence] = []
+        """Higher priorities first, then in order of arrival."""
         self.waiting: list[Sequence] = []
         self._memory = memory
         self._max_running = max_running
@@ -109,7 +106,8 @@ class Scheduler:
     def schedule(self) -> list[ScheduledSequence]:
         """The next step; empty when nothing runs."""
         self._admit()
-        return [*self._decoding(), *self._reading()]
+        decoding = self._decoding()
+        return decoding if len(decoding) == len(self.running) else [*decoding, *self._reading()]
 
     def _admit(self) -> None:
         if len(self.running) == self._max_running:
@@ -123,7 +121,7 @@ class Scheduler:
             if not self._memory.admit(sequence, headroom=len(self.running)):
                 return
             self.waiting.remove(sequence)
-            self.running.append(sequence)
+            insort(self.running, sequence, key=_rank)
             for other in self.waiting:
                 other.num_overtaken += other.arrival < sequence.arrival
 
@@ -141,10 +139,10 @@ class Scheduler:
 
     def _decoding(self) -> list[ScheduledSequence]:
         parts = []
-        for sequence in sorted(self.running, key=_rank):
+        for sequence in self.running.copy():
             was_preempted = sequence.cache is None
             if not was_preempted and sequence.num_pending == 1 and self._make_room(sequence):
-                parts.append(ScheduledSequence(sequence, num_tokens=1, samples=True))
+                parts.append(ScheduledSequence(sequence, num_tokens=1, samples=True, num_known=1))
         return parts
 
     def _make_room(self, sequence: Sequence) -> bool:
@@ -154,9 +152,8 @@ class Scheduler:
         if self._memory.reserve(sequence, min(1 + self._max_guessed, longest)):
             return True
         while not self._memory.reserve(sequence, 1):
-            last = max(self.running, key=_rank)
+            last = self.running.pop()
             self._memory.preempt(last)
-            self.running.remove(last)
             self.waiting.append(last)
             if last is sequence:
                 return False
@@ -164,7 +161,7 @@ class Scheduler:
 
     def _reading(self) -> Iterator[ScheduledSequence]:
         """Parts of prompts. Their pages were reserved when they were admitted."""
-        reading = sorted((sequence for sequence in self.running if sequence.num_pending > 1), key=_rank)
+        reading = [sequence for sequence in self.running if sequence.num_pending > 1]
         shares = dict.fromkeys(reading, 0)
         budget = self._prompt_tokens
         if reading:
@@ -176,7 +173,8 @@ class Scheduler:
             budget -= more
         for sequence, num_tokens in shares.items():
             if num_tokens:
-                yield ScheduledSequence(sequence, num_tokens, samples=num_tokens == sequence.num_pending)
+                samples = num_tokens == sequence.num_pending
+                yield ScheduledSequence(sequence, num_tokens, samples, max(_num_scored(sequence, num_tokens), samples))
 
 
 def _rank(sequence: Sequence) -> tuple[int, int]:
@@ -191,3 +189,9 @@ def _next_part(sequence: Sequence) -> int:
     """Tokens of a prompt that may be run at once."""
     cache = cache_of(sequence)
     return min(sequence.num_pending, cache.next_stop - cache.num_tokens)
+
+
+def _num_scored(sequence: Sequence, num_tokens: int) -> int:
+    """Of the next tokens of a prompt, those whose logits are needed to score the token after them."""
+    end, first_scored = cache_of(sequence).num_tokens + num_tokens, sequence.first_scored
+    return 0 if first_scored is None else max(end - first_scored, 0)

@@ -7,6 +7,7 @@ from model_server.engine.hidden_tail import HiddenTail
 from model_server.engine.penalties import Penalties
 from model_server.engine.prefix_tree import Node
 from model_server.engine.routes import Routes
+from model_server.engine.sampler import Drawing
 from model_server.kernels.batch import PAGE
 from model_server.types import GenerateRequest, GrammarState, Logprobs
 
@@ -82,14 +83,24 @@ class Sequence:
     """Of the tokens after ``request.scored_from``, as far as they are known."""
     grammar: GrammarState | None = field(init=False)
     penalties: Penalties | None = field(init=False)
+    drawing: Drawing = field(init=False)
+    most_cached: int = field(init=False)
+    """Tokens in the cache at the end, at most: the last one sampled is not run."""
 
     def __post_init__(self) -> None:
+        sampling = self.request.sampling
         self.ids = array("i", self.request.prompt_ids)
         self.session_id = self.request.session_id
-        grammar = self.request.sampling.grammar
-        self.grammar = None if grammar is None else grammar.start()
-        penalties = Penalties(self.request.sampling, len(self.ids))
+        self.grammar = None if sampling.grammar is None else sampling.grammar.start()
+        penalties = Penalties(sampling, len(self.ids))
         self.penalties = penalties if penalties.any else None
+        self.drawing = Drawing.of(sampling)
+        self.most_cached = len(self.ids) + sampling.max_tokens - 1
+
+    @property
+    def draws_freely(self) -> bool:
+        """Whether logits alone say what may come, not the tokens before."""
+        return self.grammar is None and self.penalties is None
 
     @property
     def num_sampled(self) -> int:
@@ -113,11 +124,6 @@ class Sequence:
             return None
         position = start + len(self.prompt_logprobs)
         return position if position < len(self.request.prompt_ids) - 1 else None
-
-    @property
-    def most_cached(self) -> int:
-        """Tokens in the cache at the end, at most: the last one sampled is not run."""
-        return len(self.request.prompt_ids) + self.request.sampling.max_tokens - 1
 
 
 def cache_of(sequence: Sequence) -> SequenceCache:

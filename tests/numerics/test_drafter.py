@@ -65,7 +65,7 @@ def test_drafts_equal_a_plain_forward_after_any_history(
     state, hidden = drafter.new_state(), HiddenTail(drafter.num_hidden)
     while (start := sequences.lengths[0]) < len(ids) - 30:
         end = start + draw.choice((1, 1, 2, 3, 4, 20))
-        hidden.add(sequences.step([sequences.segment(0, ids[start:end])]).hidden)
+        _add(hidden, sequences.step([sequences.segment(0, ids[start:end])]).hidden)
         length = draw.randint(0, 3)  # not every step drafts, and not always as far
         assert drafter.draft([Known(ids[: end + 1], hidden, state)], length) == [
             plain_drafts(model, ids[: end + 1], length)
@@ -79,7 +79,7 @@ def test_sequences_draft_together_as_alone(model: MiMoV2Flash, pair: tuple[StepB
     known = []
     for index, prompt in enumerate(prompts):
         hidden = HiddenTail(drafter.num_hidden)
-        hidden.add(sequences.step([sequences.segment(index, prompt[:-1])]).hidden)
+        _add(hidden, sequences.step([sequences.segment(index, prompt[:-1])]).hidden)
         known.append(Known(prompt, hidden, drafter.new_state()))
     assert drafter.draft(known, 3) == [plain_drafts(model, prompt, 3) for prompt in prompts]
 
@@ -93,9 +93,9 @@ def test_a_window_that_begins_late_sees_nothing_before(
     sequences = PooledSequences(model.config, backend)
     rows = sequences.step([sequences.segment(0, ids[:-1])]).hidden
     hidden = HiddenTail(drafter.num_hidden)
-    hidden.add(rows)
+    _add(hidden, rows)
     late = HiddenTail(drafter.num_hidden, 36)
-    late.add(rows[36:])
+    _add(late, rows[36:])
     used = drafter.new_state()
     drafter.draft([Known(ids, hidden, used)], 3)
     del used
@@ -112,11 +112,11 @@ def test_kept_hidden_states_are_all_that_a_sequence_needs_to_guess_on_as_before(
     ids = random_ids(model.config, 100)[0].tolist()
     sequences = PooledSequences(model.config, backend)
     hidden = HiddenTail(drafter.num_hidden)
-    hidden.add(sequences.step([sequences.segment(0, ids[:50])]).hidden)
+    _add(hidden, sequences.step([sequences.segment(0, ids[:50])]).hidden)
     state = drafter.new_state()
     drafter.draft([Known(ids[:51], hidden, state)], 3)
     for end in (70, 99):
-        hidden.add(sequences.step([sequences.segment(0, ids[hidden.end : end])]).hidden)
+        _add(hidden, sequences.step([sequences.segment(0, ids[hidden.end : end])]).hidden)
         expected = [plain_drafts(model, ids[: end + 1], 3)]
         assert drafter.draft([Known(ids[: end + 1], hidden.until(end), drafter.new_state())], 3) == expected
     assert drafter.draft([Known(ids, hidden, state)], 3) == expected
@@ -132,3 +132,7 @@ def test_each_layer_guesses_by_its_own_weights(model: MiMoV2Flash) -> None:
     wrong = [plain_drafts(shuffled, prompt, 3) for prompt in prompts]
     for place in range(3):
         assert [drafts[place] for drafts in right] != [drafts[place] for drafts in wrong]
+
+
+def _add(tail: HiddenTail, hidden: torch.Tensor) -> None:
+    tail.add(hidden, 0, len(hidden))

@@ -79,9 +79,15 @@ async def test_a_bias_on_a_token_outside_the_vocabulary_is_refused(engine: Embed
 
 
 async def test_neighbours_change_neither_greedy_nor_sampled_text(engine: EmbeddedEngine) -> None:
-    requests = [
-        (_prompt(5 + 40 * index, seed=index), {"temperature": 0.9 * (index % 2), "seed": index}) for index in range(6)
+    ways: list[dict[str, object]] = [
+        {"temperature": 0.0},
+        {"temperature": 0.9},
+        {"temperature": 0.9, "top_p": 0.8},
+        {"temperature": 0.9, "frequency_penalty": 1.0},
+        {"temperature": 0.0, "logit_bias": ((3, 2.0),)},
+        {"temperature": 0.0, "num_logprobs": 0},
     ]
+    requests = [(_prompt(5 + 20 * index, seed=index), ways[index % 6] | {"seed": index}) for index in range(8)]
     alone = [await _generate(engine, prompt, max_tokens=25, **settings) for prompt, settings in requests]
     together = await asyncio.gather(
         *(_generate(engine, prompt, max_tokens=25, **settings) for prompt, settings in requests)

@@ -15,7 +15,7 @@ from model_server.chat.turn import AssistantTurn, parse_turn
 from model_server.engine.draft_policy import NO_SPECULATION, Speculation
 from model_server.engine.engine import EmbeddedEngine
 from model_server.engine.grammar import GrammarCompiler, GrammarError
-from model_server.engine.sampler import draw
+from model_server.engine.sampler import Drawing, draw
 from model_server.types import EngineError, GenerateRequest, Grammar, SamplingParams, TokenEvent, UnfollowableGrammar
 from tests.numerics.small_models import random_model, small_config
 from tests.unit.model_server.small_tokenizer import small_tokenizer
@@ -62,7 +62,7 @@ def sampled(grammar: Grammar, seed: int, most: int = 600) -> list[int]:
     """What a model says to which all tokens are equally likely."""
     state, ids = grammar.start(), list[int]()
     for position in range(most):
-        ids.append(draw(state.mask(EVEN), SamplingParams(), seed, position))
+        ids += draw(state.mask(EVEN)[None], Drawing.of(SamplingParams()), [(seed, position)])
         state.accept(ids[-1])
         if ids[-1] == END:
             return ids
@@ -168,10 +168,12 @@ def test_a_mask_leaves_the_shares_of_what_is_possible_as_they_are() -> None:
     ids = sorted(possible(masked))
     assert torch.equal(masked[ids], logits[ids])
     shares = logits[ids].softmax(-1)
-    drawn = Counter(draw(masked, SamplingParams(), seed=1, position=position) for position in range(3000))
+    rows = masked.expand(3000, -1)
+    drawn = Counter(draw(rows, Drawing.of(SamplingParams()), [(1, position) for position in range(3000)]))
     for token, share in zip(ids, shares.tolist(), strict=True):
         assert abs(drawn[token] / 3000 - share) < 0.04
-    assert draw(masked, SamplingParams(temperature=0), seed=1, position=1) == ids[int(shares.argmax())]
+    likeliest = draw(masked[None], Drawing.of(SamplingParams(temperature=0)), [(1, 1)])
+    assert likeliest == [ids[int(shares.argmax())]]
 
 
 def test_a_vocabulary_with_whole_prompts_as_tokens_and_calls_in_few_tokens_is_served() -> None:

@@ -46,7 +46,7 @@ class Workload:
         for index, page in enumerate(pages):
             self.in_pages[page] = text[index * PAGE : (index + 1) * PAGE]
         routes = Routes(1, 1)
-        routes.record(0, _experts(text))
+        routes.record(0, _experts(text).numpy())
         node = self.tree.insert(salt, array("i", text), array("i", pages), routes)
         if node.snapshot is None:
             slot = self.tree.take_slot()

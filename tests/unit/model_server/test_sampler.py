@@ -1,18 +1,19 @@
 """Drawing follows the distribution that temperature, top_k and top_p leave, and nothing but seed and position."""
 
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
 
-from model_server.engine.sampler import draw, logprobs, uniform
+from model_server.engine.sampler import Drawing, draw, logprobs, uniform
 from model_server.types import SamplingParams
 
 _LOGITS = torch.tensor([0.0, 3.0, 1.0, 3.0, -2.0])
 
 
 def test_greedy_takes_the_lowest_id_of_equals() -> None:
-    assert draw(_LOGITS, SamplingParams(temperature=0), seed=1, position=1) == 1
+    assert _draw(_LOGITS, SamplingParams(temperature=0)) == 1
 
 
 @pytest.mark.parametrize(
@@ -34,7 +35,8 @@ def test_greedy_takes_the_lowest_id_of_equals() -> None:
 )
 def test_draws_stay_in_the_set_and_follow_its_shares(settings: dict[str, float], possible: set[int]) -> None:
     sampling = SamplingParams(**settings)  # type: ignore[arg-type]
-    counts = Counter(draw(_LOGITS, sampling, seed=3, position=position) for position in range(3000))
+    places = [(3, position) for position in range(3000)]
+    counts = Counter(draw(_LOGITS.expand(3000, -1), Drawing.of(sampling), places))
     assert set(counts) == possible
     kept = torch.full_like(_LOGITS, -torch.inf)
     kept[list(possible)] = _LOGITS[list(possible)] / sampling.temperature
@@ -43,10 +45,29 @@ def test_draws_stay_in_the_set_and_follow_its_shares(settings: dict[str, float],
         assert abs(counts[token] / 3000 - float(shares[token])) < 0.04
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"temperature": 0.0},
+        {},
+        {"temperature": 0.6, "top_p": 0.95},
+        {"top_k": 40, "min_p": 0.02},
+        {"temperature": 3.0, "logit_bias": ((7, 2.5), (3, -1.0))},
+    ],
+)
+def test_rows_that_are_drawn_together_are_drawn_as_if_alone(settings: dict[str, Any]) -> None:
+    logits = 3 * torch.randn(50, 4096, generator=torch.Generator().manual_seed(0))  # more than are kept in a cache
+    drawing = Drawing.of(SamplingParams(**settings))
+    places = [(row % 3, row) for row in range(50)]
+    together = draw(logits, drawing, places)
+    assert together == [draw(logits[row : row + 1], drawing, [place])[0] for row, place in enumerate(places)]
+    assert len(set(together)) > 25
+
+
 def test_biases_come_before_everything_else() -> None:
     for settings in ({"temperature": 0.0}, {"temperature": 1.0, "top_k": 1}):
         sampling = SamplingParams(**settings, logit_bias=((1, -100.0), (4, 7.0)))  # type: ignore[arg-type]
-        assert draw(_LOGITS, sampling, seed=1, position=1) == 4
+        assert _draw(_LOGITS, sampling) == 4
     assert _LOGITS.tolist() == [0.0, 3.0, 1.0, 3.0, -2.0]
 
 
@@ -67,4 +88,9 @@ def test_a_draw_is_a_function_of_seed_and_position() -> None:
 def test_a_vocabulary_of_one_far_likelier_token_and_infinite_others_is_drawn_safely() -> None:
     logits = torch.full((100,), -torch.inf)
     logits[42] = 5.0
-    assert draw(logits, SamplingParams(temperature=0.01, top_p=0.5), seed=0, position=0) == 42
+    assert _draw(logits, SamplingParams(temperature=0.01, top_p=0.5)) == 42
+
+
+def _draw(logits: torch.Tensor, sampling: SamplingParams) -> int:
+    (token,) = draw(logits[None], Drawing.of(sampling), [(1, 1)])
+    return token
