@@ -45,7 +45,7 @@ func copyProgram(target string) error {
 		return err
 	}
 	defer source.Close()
-	copied, err := os.OpenFile(target, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o755)
+	copied, err := os.OpenFile(target, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o555)
 	if err != nil {
 		return err
 	}
