@@ -27,7 +27,7 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from sandbox.inventory import Found, Handle, LastingBackend, LastingSandbox
 from sandbox.types import SandboxSpec
@@ -190,10 +190,11 @@ class SqlRegistry:
     def __init__(self, engine: AsyncEngine) -> None:
         """Use :func:`open_registry`."""
         self._engine = engine
+        self._turn = asyncio.Lock()
 
     async def put(self, record: Record) -> None:
         values = record.model_dump() | {"spec": record.spec.model_dump_json()}
-        async with self._engine.begin() as connection:
+        async with self._writing() as connection:
             await connection.execute(delete(_sandboxes).where(_sandboxes.c.id == record.id))
             await connection.execute(insert(_sandboxes).values(**values))
 
@@ -217,12 +218,18 @@ class SqlRegistry:
         await self._update(_sandboxes.c.owner == owner, lease_until=lease_until)
 
     async def forget(self, id: str) -> None:  # noqa: A002
-        async with self._engine.begin() as connection:
+        async with self._writing() as connection:
             await connection.execute(delete(_sandboxes).where(_sandboxes.c.id == id))
 
     async def _update(self, which: Any, **values: object) -> None:
-        async with self._engine.begin() as connection:
+        async with self._writing() as connection:
             await connection.execute(update(_sandboxes).where(which).values(**values))
+
+    @asynccontextmanager
+    async def _writing(self) -> AsyncIterator[AsyncConnection]:
+        """One transaction at a time: SQLite lets only one write, and has the others ask again until they give up."""
+        async with self._turn, self._engine.begin() as connection:
+            yield connection
 
 
 @asynccontextmanager
