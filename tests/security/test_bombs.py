@@ -1,12 +1,14 @@
 """Whoever takes all there is of something takes what is his own: neighbours and the service do not notice."""
 
 import asyncio
+import json
+from collections.abc import AsyncIterator
 
 import pytest
 
 from sandbox.errors import SandboxLost
 from sandbox.types import Exited, OomKilled, OutputLimit, Sandbox, TimedOut
-from tests.security.conftest import Acquire, line, run, tried
+from tests.security.conftest import Acquire, line, run
 
 pytestmark = pytest.mark.anyio
 
@@ -21,7 +23,9 @@ ENDS = {
     "many_outputs": (OutputLimit,),
 }
 """Bomb -> how it may end. ``Exited``: with an error, where the kernel refuses more before the bound is reached.
-``SandboxLost``: memory that is no process's own makes the kernel end one after the other, and sandboxd as the last."""
+``SandboxLost``: memory that is no process's own makes the kernel end one after the other, and sandboxd as the last.
+In pods also after ``fork``: the bound on processes is the kubelet's, and sandboxd is not heard among so many. And what
+the kernel notes of each file counts as a pod's memory, so that ``inodes`` may end as ``memory`` does."""
 
 
 @pytest.fixture(scope="module")
@@ -30,18 +34,22 @@ async def neighbour(acquire: Acquire) -> Sandbox:
 
 
 @pytest.fixture
-async def victim(acquire: Acquire) -> Sandbox:
-    return await acquire()
+async def victim(acquire: Acquire) -> AsyncIterator[Sandbox]:
+    """Closed at once: a small cluster has no room for them all."""
+    sandbox = await acquire()
+    yield sandbox
+    await sandbox.close()
 
 
 @pytest.mark.parametrize("bomb", ENDS)
-async def test_a_bomb_ends_and_its_neighbour_is_well(bomb: str, victim: Sandbox, neighbour: Sandbox) -> None:
+async def test_a_bomb_ends_and_its_neighbour_is_well(bomb: str, victim: Sandbox, neighbour: Sandbox, kind: str) -> None:
     exploding = asyncio.create_task(run(victim, line(f"bombs.{bomb}"), timeout_s=1.5))
     while not exploding.done():
         assert await _is_well(neighbour)
         await asyncio.sleep(0.2)
     outcome = exploding.exception() or exploding.result()
-    assert isinstance(outcome, ENDS[bomb]), outcome
+    ends = ENDS | ({"fork": (TimedOut, SandboxLost)} if kind == "kubernetes" else {})
+    assert isinstance(outcome, ends[bomb]), outcome
     assert getattr(outcome, "code", 1) != 0, outcome
     if not isinstance(outcome, SandboxLost):
         assert await _is_well(victim)
@@ -59,10 +67,14 @@ async def test_a_bomb_ends_and_its_neighbour_is_well(bomb: str, victim: Sandbox,
     ],
 )
 async def test_there_is_no_more_than_the_bound(
-    bomb: str, refused_by: set[str], victim: Sandbox, neighbour: Sandbox
+    bomb: str, refused_by: set[str], victim: Sandbox, neighbour: Sandbox, kind: str
 ) -> None:
-    said = await tried(victim, f"bombs.{bomb}")
-    assert set(said.values()) <= refused_by, said
+    outcome = await run(victim, line(f"bombs.{bomb}"))
+    if not (kind == "kubernetes" and bomb == "inodes" and isinstance(outcome, OomKilled)):
+        assert getattr(outcome, "code", None) == 0, outcome
+        said = json.loads(outcome.output)
+        assert said
+        assert set(said.values()) <= refused_by, said
     assert await _is_well(neighbour)
 
 

@@ -42,7 +42,7 @@ async def test_one_sandbox_does_not_find_another(prison: Sandbox, acquire: Acqui
     await other.close()
     with pytest.raises(SandboxLost):
         await sleeping
-    assert running(marker) == []
+    await _until_gone(marker)
 
 
 async def test_processes_deaf_to_signals_are_gone_at_the_deadline(prison: Sandbox, marker: str) -> None:
@@ -56,7 +56,7 @@ async def test_a_detached_process_is_gone_with_its_sandbox(acquire: Acquire, mar
     assert isinstance(await run(sandbox, line("processes.linger", marker)), Exited)
     await _until_running(marker, 8)
     await sandbox.close()
-    assert running(marker) == []
+    await _until_gone(marker)
 
 
 async def test_sandboxd_is_not_replaced_while_it_runs(prison: Sandbox, host: Host) -> None:
@@ -72,4 +72,11 @@ async def test_sandboxd_is_not_replaced_while_it_runs(prison: Sandbox, host: Hos
 async def _until_running(marker: str, number: int) -> None:
     async with asyncio.timeout(20):
         while len(running(marker)) < number:  # noqa: ASYNC110  # nobody tells us
+            await asyncio.sleep(0.02)
+
+
+async def _until_gone(marker: str) -> None:
+    """A pod may take the moment that its cluster takes; others are gone at once."""
+    async with asyncio.timeout(20):
+        while running(marker):  # noqa: ASYNC110  # nobody tells us
             await asyncio.sleep(0.02)
