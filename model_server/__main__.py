@@ -286,6 +286,7 @@ def _serve(
     import uvicorn
 
     host, port = listener.getsockname()[:2]
+    listener.listen()  # before it is said: whoever reads the line may connect, and waits until we answer
     logger.info("serving model=%s url=http://%s:%d/v1", served_name(checkpoint), host, port)
     # The server drains on these signals and then raises them again; by then there is nothing left to stop.
     for name in (signal.SIGTERM, signal.SIGINT):
