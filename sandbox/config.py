@@ -138,8 +138,8 @@ class EgressSettings(BaseModel):
     allow_hosts: tuple[AllowedHost, ...] = Field(
         (),
         max_length=200,
-        description="Hosts that sandboxes in which a model works may reach by name, such as pypi.org, "
-        "*.pythonhosted.org or git.example.org:22. Empty: no network. Those that check its work never have one.",
+        description="Hosts that sandboxes in which a model works may reach by name, such as packages.example.org, "
+        "*.files.example.org or git.example.org:22. Empty: no network. Those that check its work never have one.",
     )
     egressd: Path | None = Field(
         None,

@@ -25,7 +25,7 @@ def _check(text: str) -> str:
 
 
 AllowedHost = Annotated[str, AfterValidator(_check)]
-"""``pypi.org``, ``*.pythonhosted.org`` (all hosts below, not the name itself), ``git.example.org:22``.
+"""``packages.example.org``, ``*.files.example.org`` (all hosts below, not the name itself), ``git.example.org:22``.
 
 Without a port it is allowed for HTTP on port 80 and for TLS on port 443. With one it is allowed on that port alone, and
 on any but 443 for whatever is said there.

@@ -8,7 +8,15 @@ from sandbox.types import NetworkMode, SandboxSpec
 
 @pytest.mark.parametrize(
     "host",
-    ["pypi.org", "a", "localhost", "*.pythonhosted.org", "git.example.org:22", "*.a.b:8443", "xn--bcher-kva.example"],
+    [
+        "packages.example.org",
+        "a",
+        "localhost",
+        "*.files.example.org",
+        "git.example.org:22",
+        "*.a.b:8443",
+        "xn--bcher-kva.example",
+    ],
 )
 def test_a_host_is_a_name_perhaps_with_all_below_it_or_a_port(host):
     spec = SandboxSpec(network=NetworkMode.PROXY, allow_hosts=(host,))
@@ -59,7 +67,7 @@ def test_hosts_go_with_a_proxy_and_a_proxy_with_hosts():
         SandboxSpec(network=NetworkMode.PROXY)
     for network in (NetworkMode.NONE, NetworkMode.INTERNET):
         with pytest.raises(ValidationError, match="of no other"):
-            SandboxSpec(network=network, allow_hosts=("pypi.org",))
+            SandboxSpec(network=network, allow_hosts=("packages.example.org",))
 
 
 @pytest.mark.parametrize("run_id", ["../up", "a/b", ".", "-a", "a" * 101, "a\n"])

@@ -57,7 +57,7 @@ async def test_without_a_proxy_it_does_not_matter_whose_sandbox_it_is() -> None:
 
 async def test_a_sandbox_with_the_proxy_of_one_run_is_made_when_it_is_asked_for_and_counted() -> None:
     hosts, backend = simulated()
-    spec = SandboxSpec(network=NetworkMode.PROXY, allow_hosts=("pypi.org",), run_id="one")
+    spec = SandboxSpec(network=NetworkMode.PROXY, allow_hosts=("packages.example.org",), run_id="one")
     async with WarmPool.open(backend, PoolSettings()) as pool:
         pool.expect([spec])
         await asyncio.sleep(2 * START_S)
