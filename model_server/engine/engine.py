@@ -30,10 +30,11 @@ from model_server.engine.cache_plan import CachePlan, plan_cache
 from model_server.engine.draft_policy import DraftPolicy, Speculation
 from model_server.engine.drafter import Drafter
 from model_server.engine.drafting import TokenDrafter
+from model_server.engine.draws import draw_alone, draw_together
 from model_server.engine.guesser import NOTHING, Guesser
 from model_server.engine.kv_cache import KVCache
 from model_server.engine.routes import Routes
-from model_server.engine.sampler import Drawing, Place, draw, logprobs
+from model_server.engine.sampler import logprobs
 from model_server.engine.scheduler import ScheduledSequence, Scheduler
 from model_server.engine.sequence import Sequence, cache_of
 from model_server.engine.torch_backend import TorchBackend
@@ -434,7 +435,7 @@ class EmbeddedEngine:
         output = self._backend.step([part.segment() for part in step], self.pools)
         if not math.isfinite(output.logits.sum().item()) and not bool(output.logits.isfinite().all()):
             raise EngineError("the model's logits are not finite")  # one number that is not makes the sum so too
-        return _Result(output, output.experts.numpy(), _draw_together(step, output.logits))
+        return _Result(output, output.experts.numpy(), draw_together(step, output.logits))
 
     def _take_or_fail(self, part: ScheduledSequence, result: _Result, first_row: int, first_logit: int) -> None:
         try:
@@ -488,7 +489,7 @@ class EmbeddedEngine:
             token = _overdue(sequence)
             if token is None:
                 free = sequence.draws_freely
-                token = result.drawn[row] if free else _draw_alone(sequence, result.output.logits[row])
+                token = result.drawn[row] if free else draw_alone(sequence, result.output.logits[row])
             if grammar is not None:
                 grammar.accept(token)
             scores = None if num_logprobs is None else logprobs(result.output.logits[row], token, num_logprobs)
@@ -552,37 +553,6 @@ def _hand_over(news: list[_News]) -> None:
 
 def _failure(error: Exception) -> EngineError:
     return error if isinstance(error, EngineError) else EngineError(f"the step failed: {error!r}")
-
-
-def _draw_together(step: list[ScheduledSequence], logits: Tensor) -> list[int]:
-    """A token for each row of logits whose sequence draws freely, as if all guesses before the row held."""
-    drawn = [0] * len(logits)
-    alike: defaultdict[Drawing, dict[int, Place]] = defaultdict(dict)
-    """Rows and their places."""
-    row = 0
-    for part in step:
-        sequence = part.sequence
-        row += part.num_known
-        if part.samples and sequence.draws_freely:
-            places, position = alike[sequence.drawing], len(sequence.ids)
-            for ahead in range(len(part.guess.tokens) + 1):
-                places[row - 1 + ahead] = (sequence.seed, position + ahead)
-        row += len(part.guess.tokens)
-    for drawing, places in alike.items():
-        rows = logits if len(places) == len(logits) else logits[list(places)]
-        for row, token in zip(places, draw(rows, drawing, places.values()), strict=True):
-            drawn[row] = token
-    return drawn
-
-
-def _draw_alone(sequence: Sequence, logits: Tensor) -> int:
-    """The token after a sequence's newest, under its penalties and its grammar."""
-    if sequence.penalties is not None:
-        logits = sequence.penalties.apply(logits, sequence.ids)
-    if sequence.grammar is not None:
-        logits = sequence.grammar.mask(logits)
-    (token,) = draw(logits[None], sequence.drawing, [(sequence.seed, len(sequence.ids))])
-    return token
 
 
 def _check_experts(experts: Tensor, config: ModelConfig) -> None:
