@@ -87,7 +87,7 @@ def test_a_command_runs_in_a_pod_that_is_there(cluster: Cluster, namespace: str,
 
 
 def test_the_host_reaches_a_pod_at_its_own_address(server: str) -> None:
-    assert fetch(server) == "hello\n"
+    eventually(lambda: fetch(server) == "hello\n")
 
 
 def test_the_host_reaches_a_service(cluster: Cluster, namespace: str, server: str) -> None:

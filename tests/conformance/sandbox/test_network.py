@@ -285,6 +285,7 @@ async def test_a_connection_that_ends_with_its_sandbox_is_recorded_too(let_out, 
     held = asyncio.Event()
 
     async def hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(1)
         held.set()
         await reader.read()
         writer.close()
@@ -292,7 +293,8 @@ async def test_a_connection_that_ends_with_its_sandbox_is_recorded_too(let_out, 
     async with await asyncio.start_server(hold, PUBLIC, 2222):
         sandbox, _ = await let_out("allowed.test:2222", run_id=run_id)
         connect = "link = proxy(); link.sendall(b'CONNECT allowed.test:2222 HTTP/1.1\\r\\nHost: a\\r\\n\\r\\n')"
-        await sandbox.write("/tmp/hold.py", f"{SPEAK.partition('print')[0]}\n{connect}\nlink.recv(1)\n".encode())
+        talk = f"{connect}\nlink.recv(99); link.sendall(b'x')\nlink.recv(1)\n"
+        await sandbox.write("/tmp/hold.py", f"{SPEAK.partition('print')[0]}\n{talk}".encode())
         command = Command(line="python3 /tmp/hold.py; sleep 60", request_id="hold", timeout_s=60)
         holding = asyncio.create_task(sandbox.exec(command))
         await held.wait()

@@ -52,14 +52,14 @@ async def test_sequences_that_are_made_to_stop_and_prefixes_that_are_reused_coun
     plan = CachePlan(num_pages=5, num_snapshots=4, num_sessions=0)
     engine = EmbeddedEngine(model, max_running=3, context_length=256, plan=plan)
     try:
-        told = await asyncio.gather(*(ask(engine, prompt, **PENALTIES[-1]) for prompt in prompts))
+        told = await asyncio.gather(*(ask(engine, prompt, 180, **PENALTIES[-1]) for prompt in prompts))
         cache = engine.stats().cache
     finally:
         await engine.close()
     assert cache is not None
     assert cache.preemptions
     assert cache.hit_tokens
-    assert told == [expected(model, prompt, **PENALTIES[-1]) for prompt in prompts]
+    assert told == [expected(model, prompt, 180, **PENALTIES[-1]) for prompt in prompts]
 
 
 async def test_logprobs_are_the_models_own(model: MiMoV2Flash) -> None:
@@ -77,14 +77,15 @@ async def test_logprobs_are_the_models_own(model: MiMoV2Flash) -> None:
         assert event.logprobs.sampled == pytest.approx(float(row[event.token_id]), abs=1e-4)
 
 
-async def ask(engine: EmbeddedEngine, prompt: Sequence[int], **penalties: float) -> list[int]:
-    sampling = SamplingParams(temperature=0.0, max_tokens=100, **penalties)  # type: ignore[arg-type]
+async def ask(engine: EmbeddedEngine, prompt: Sequence[int], count: int = 100, **penalties: float) -> list[int]:
+    sampling = SamplingParams(temperature=0.0, max_tokens=count, **penalties)  # type: ignore[arg-type]
     return [event.token_id async for event in engine.generate(GenerateRequest("x", tuple(prompt), sampling))]
 
 
 def expected(
     model: MiMoV2Flash,
     prompt: Sequence[int],
+    count: int = 100,
     frequency_penalty: float = 0.0,
     presence_penalty: float = 0.0,
     repetition_penalty: float = 1.0,
@@ -92,7 +93,7 @@ def expected(
     """OpenAI's formula, then transformers' own repetition penalty."""
     repetition = RepetitionPenaltyLogitsProcessor(repetition_penalty)
     ids, said = list(prompt), list[int]()
-    for _ in range(100):
+    for _ in range(count):
         logits = full_logits(model, torch.tensor([ids]))[0, -1].clone()
         for token in set(said):
             logits[token] -= said.count(token) * frequency_penalty + presence_penalty
