@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Makes this checkout ready: system packages, then .venv with the locked Python packages and our own.
 # Written for Debian 12; elsewhere it says what to install. Does nothing, quickly, when nothing changed.
-# With --for-tests also what only tests need: a Docker daemon, which is not started, and SGLang's parser.
+# With --for-tests also what only tests need: Docker, Postgres, Prometheus and Chromium, none of which is started, the
+# programs of a Kubernetes cluster, and SGLang's parser.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -21,7 +22,9 @@ main() {
     case "${1:-}" in
         --for-tests)
             # shellcheck disable=SC2046
-            install_where_possible $(have dockerd || echo docker.io) $(.venv/bin/python -m deploy.cluster packages)
+            install_where_possible $(have dockerd || echo docker.io) $(have chromium || echo chromium) \
+                $(have promtool || echo prometheus) $(have_postgres || echo postgresql) \
+                $(.venv/bin/python -m deploy.cluster packages)
             .venv/bin/python -m deploy.cluster build || echo "setup: without a cluster the tests on one are skipped"
             tests/contract/sglang/setup.sh || echo "setup: without SGLang's packages its contract tests are skipped"
             ;;
@@ -120,6 +123,8 @@ as_root() {
 }
 
 have() { command -v "$1" >/dev/null; }
+
+have_postgres() { have postgres || compgen -G "/usr/lib/postgresql/*/bin/postgres" >/dev/null; }
 
 fail() {
     echo "setup: $*" >&2
