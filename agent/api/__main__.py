@@ -1,0 +1,78 @@
+"""The API as a process of its own: ``python -m agent.api --store URL --host 0.0.0.0 --port 8080``."""
+
+import argparse
+import asyncio
+import ipaddress
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+
+import uvicorn
+
+from agent.api.app import create_app
+from agent.api.gate import LOOPBACK_HOSTS
+from agent.errors import StoreError
+from agent.repository import check_repository
+from agent.store.open import open_store
+
+API_KEY_VARIABLE = "MIMO_API_KEY"
+_STOP_S = 10
+"""After SIGTERM, requests have so long to end; event streams are cut then, and their readers come back."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 1 where the store cannot be opened, 2 for settings that cannot be; signals end it."""
+    arguments = _parser().parse_args(argv)
+    api_key = os.environ.get(API_KEY_VARIABLE) or None
+    if api_key is None and not _is_loopback(arguments.host):
+        print(f"{arguments.host} can be reached by others: set {API_KEY_VARIABLE}", file=sys.stderr)  # noqa: T201
+        return 2
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    try:
+        asyncio.run(_serve(arguments, api_key))
+    except StoreError as error:
+        print(f"cannot start: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m agent.api",
+        description="Serve the REST API over a store until SIGTERM. Workers are processes of their own.",
+        epilog=f"The key that callers must show comes from {API_KEY_VARIABLE}.",
+    )
+    parser.add_argument("--store", required=True, metavar="URL", help="Address of the store that workers have too.")
+    parser.add_argument("--host", default="127.0.0.1", help="Address to listen on; beyond loopback a key is needed.")
+    parser.add_argument("--port", type=int, default=8080, help="TCP port.")
+    return parser
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return False
+
+
+async def _serve(arguments: argparse.Namespace, api_key: str | None) -> None:
+    hosts = None if api_key else LOOPBACK_HOSTS | {arguments.host}
+    async with open_store(arguments.store) as store:
+        app = create_app(store, check_repository, api_key=api_key, hosts=hosts)
+        config = uvicorn.Config(
+            app,
+            host=arguments.host,
+            port=arguments.port,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=_STOP_S,
+        )
+        await uvicorn.Server(config).serve()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
