@@ -27,7 +27,7 @@ serve: setup
 
 test: setup
 	@deploy/setup.sh --for-tests
-	$(PYTHON) -m pytest $(ARGS)
+	$(PYTHON) -m pytest --numprocesses=2 --dist=loadgroup $(ARGS)
 
 check: setup
 	.venv/bin/ruff format --check .

@@ -1,4 +1,4 @@
-"""What every test shares: one event loop, a bound in time, and property tests that give the same answer twice."""
+"""What every test shares: one event loop, a bound in time, a lane, and property tests that say the same twice."""
 
 import asyncio
 import functools
@@ -29,8 +29,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """
     limit_s = float(config.getini("timeout")) - 10
     for item in items:
+        item.add_marker(pytest.mark.xdist_group(_lane(item)))
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
             item.obj = _bounded(item.obj, limit_s)
+
+
+def _lane(item: pytest.Item) -> str:
+    """Tests of one lane follow one another when several processes share the tests (``make test``).
+
+    One cluster is enough for a machine, and the tests of sandboxes beside it bind the same addresses.
+    """
+    backend = item.callspec.params.get("backend") if hasattr(item, "callspec") else None
+    if backend == "kubernetes" or "cluster" in getattr(item, "fixturenames", ()):
+        return "cluster"
+    return "sandbox" if backend else str(item.path)
 
 
 def _bounded(test: Callable[..., Awaitable[None]], limit_s: float) -> Callable[..., Awaitable[None]]:
