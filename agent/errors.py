@@ -7,6 +7,7 @@ AgentError
 ├── LeaseLost                another worker owns the run now; everything this one writes is refused
 ├── UnknownTask              no such task
 ├── InvalidCursor            a page was asked for with a cursor that no page gave
+├── SettingsError            a file of settings cannot be read, or says what cannot be
 └── StoreError               the store cannot be opened; the message says why
 """
 
@@ -49,3 +50,7 @@ class InvalidCursor(AgentError):
 
 class StoreError(AgentError):
     """The store cannot be opened; the message says why."""
+
+
+class SettingsError(AgentError):
+    """A file of settings cannot be read, or says what cannot be; the message says which and why."""
