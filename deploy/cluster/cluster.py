@@ -28,6 +28,7 @@ from deploy.cluster.commands import commands, write_config
 from deploy.cluster.errors import ClusterError
 from deploy.cluster.layout import Layout
 from deploy.cluster.node import COMMANDS, DEVICE
+from deploy.cluster.storage import storage
 from deploy.images.build import build_images
 
 _ROOT = Path(__file__).parents[2]
@@ -140,6 +141,14 @@ class Cluster:
         """
         return _run(str(self.kubectl_program), f"--kubeconfig={self.kubeconfig}", *arguments, stdin=stdin)
 
+    def apply(self, *objects: Mapping[str, Any]) -> None:
+        """Make these objects, or make them so.
+
+        Raises:
+            ClusterError: with what the server complains about.
+        """
+        self.kubectl("apply", "--filename=-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))
+
     def load(self, archive: Path, name: str = "") -> None:
         """Give the node the images of an archive; one whose name, without a tag, is given also under its digest."""
         by_digest = ["--digests", f"--base-name={name}"] if name else []
@@ -153,7 +162,7 @@ class Cluster:
     def add_fake_nodes(self, count: int) -> None:
         """Nodes on which pods that tolerate the taint ``kwok.x-k8s.io/node`` are said to run; nothing runs there."""
         nodes = [_fake_node(number) for number in range(count)]
-        self.kubectl("apply", "--filename=-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": nodes}))
+        self.apply(*nodes)
         names = [f"node/{node['metadata']['name']}" for node in nodes]
         self.kubectl("wait", "--for=condition=Ready", "--timeout=60s", *names)
 
@@ -257,6 +266,7 @@ def _wait_until_ready(cluster: Cluster, archives: Mapping[str, Path]) -> None:
     node = f"node/{layout.name}"
     cluster.kubectl("wait", "--for=create", "--timeout=120s", node)
     cluster.kubectl("wait", "--for=condition=Ready", "--timeout=120s", node)
+    cluster.apply(*storage(layout))
     cluster.kubectl("wait", "--for=create", "--timeout=120s", "--namespace=default", "serviceaccount/default")
     _wait_for(cluster, "coredns", lambda: _says_ready(f"http://{layout.node}:8181/ready", trusted))
 
