@@ -9,6 +9,7 @@ from agent.api import events, tasks
 from agent.api.context import Context, ResolveCommit
 from agent.api.gate import Gate
 from agent.api.problems import ProblemDocument, install
+from agent.api.watching import Watching
 from agent.store.base import Store
 from agent.types import TaskRequest
 
@@ -27,6 +28,7 @@ def create_app(
     api_key: str | None = None,
     hosts: frozenset[str] | None = None,
     heartbeat_s: float = 15.0,
+    num_kept: int = 256,
 ) -> FastAPI:
     """The application. The caller keeps the store and closes it.
 
@@ -34,6 +36,7 @@ def create_app(
         api_key: what a caller must show as bearer token; None asks for none.
         hosts: names this service answers to; None accepts any, as behind a proxy.
         heartbeat_s: longest silence of an event stream, s.
+        num_kept: so many events of a watched log are kept for slow readers; one who falls further behind is dropped.
     """
     app = FastAPI(
         title="mimo-coder",
@@ -44,7 +47,7 @@ def create_app(
         responses=_ERRORS,
         redirect_slashes=False,
     )
-    app.state.context = Context(store, resolve_commit, heartbeat_s)
+    app.state.context = Context(store, resolve_commit, heartbeat_s, Watching(num_kept))
     install(app, [*tasks.router.routes, *events.router.routes])
     app.add_middleware(Gate, api_key=api_key, hosts=hosts)
     app.include_router(tasks.router)

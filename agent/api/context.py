@@ -7,6 +7,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from agent.api.watching import Watching
 from agent.store.base import Store
 
 ResolveCommit = Callable[[Path, str], Awaitable[str]]
@@ -22,6 +23,7 @@ class Context:
     resolve_commit: ResolveCommit
     heartbeat_s: float
     """Longest silence of an event stream, s."""
+    watching: Watching
 
 
 def _context(request: Request) -> Context:

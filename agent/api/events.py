@@ -1,19 +1,33 @@
 """A task's log, as pages or as a stream that a lost connection takes up again without a hole."""
 
-from collections.abc import AsyncIterator
+import json
+import logging
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from http import HTTPStatus
 from typing import Annotated, Any
 
+import anyio
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
+from starlette.types import Message, Receive, Scope, Send
 
 from agent.api.context import Context, Shared
-from agent.api.schemas import LAST_EVENT, EventPage, EventView, show_event
-from agent.types import Event
+from agent.api.schemas import LAST_EVENT, EventPage, show_event
+from agent.api.watching import Frame, Tail, frame
+
+logger = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/v1/tasks", tags=["events"])
 
 _RETRY_MS = 2000
+_STUCK_S = 60.0
+"""A reader who takes nothing for so long is gone; what it had buffered is all it cost."""
+_CHUNK = 64
+"""Most events written at once."""
+_WARN = 0.75
+"""How far a reader falls behind before it is warned, as a share of what is kept for it."""
+
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
     204: {"description": "Stream only: the task ended, and the caller has seen its last event."},
@@ -25,9 +39,9 @@ async def read_events(
     task_id: str,
     request: Request,
     shared: Shared,
-    after: Annotated[int, Query(ge=0, description="Only events with a greater sequence number.")] = 0,
+    after: Annotated[int, Query(ge=0, le=2**53, description="Only events with a greater sequence number.")] = 0,
     limit: Annotated[int, Query(ge=1, le=1000, description="Most events of a page; a stream has no limit.")] = 100,
-    last_event_id: Annotated[int | None, Header(ge=0, description="Stream only: wins over after.")] = None,
+    last_event_id: Annotated[int | None, Header(ge=0, le=2**53, description="Stream only: wins over after.")] = None,
 ) -> EventPage | Response:
     """A page of the log, or with ``Accept: text/event-stream`` the log from there on as it grows."""
     if "text/event-stream" in request.headers.get("accept", ""):
@@ -41,34 +55,93 @@ async def read_events(
 
 
 async def _stream(shared: Context, task_id: str, after: int) -> Response:
-    if await _has_seen_all(shared, task_id, after):
+    record = await shared.store.get(task_id)
+    if record.status.terminal and after >= record.last_seq:
         # The one answer after which a browser's EventSource does not come back.
         return Response(status_code=HTTPStatus.NO_CONTENT)
-    return StreamingResponse(
-        _frames(shared, task_id, after),
-        media_type="text/event-stream",
+    return _EventStream(_chunks(shared, task_id, after, record.last_seq))
+
+
+class _EventStream(StreamingResponse):
+    """Ends its generator when the reader goes, and goes itself when the reader takes nothing more."""
+
+    def __init__(self, chunks: AsyncGenerator[bytes, None]) -> None:
         # Neither caches nor a proxy's buffer may hold events back.
-        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
-    )
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        super().__init__(chunks, media_type="text/event-stream", headers=headers)
+        self._chunks = chunks
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def bounded(message: Message) -> None:
+            with anyio.fail_after(_STUCK_S):
+                await send(message)
+
+        async with aclosing(self._chunks):
+            try:
+                await super().__call__(scope, receive, bounded)
+            except TimeoutError:
+                logger.info("action=drop_reader path=%s reason=stuck", scope["path"])
 
 
-async def _frames(shared: Context, task_id: str, after: int) -> AsyncIterator[str]:
-    """Everything comes out of the store, what was there before and what is new, so nothing falls between the two."""
-    yield f"retry: {_RETRY_MS}\n\n"
-    while True:
-        events = await shared.store.wait_for_events(task_id, after=after, timeout_s=shared.heartbeat_s)
-        if not events:
-            yield ": heartbeat\n\n"
-        for event in events:
-            yield _frame(event)
-            after = event.seq
-            if event.type == LAST_EVENT:
+async def _chunks(shared: Context, task_id: str, after: int, head: int) -> AsyncGenerator[bytes, None]:
+    """What was comes out of the store, what is new out of the log's tail, which reaches back to where that ended."""
+    yield f"retry: {_RETRY_MS}\n\n".encode()
+    reader = _Reader(after)
+    async with shared.watching.tail(shared.store, task_id, head) as tail:
+        while not reader.ended:
+            frames = tail.since(reader.after)
+            if frames is None and reader.live:
+                yield reader.drop(tail)
                 return
+            if frames is None:
+                frames = tuple(map(frame, await shared.store.events(task_id, after=reader.after, limit=_CHUNK)))
+            else:
+                reader.live = True
+            if frames:
+                yield reader.take(frames[:_CHUNK], tail)
+            else:
+                await tail.wait(shared.heartbeat_s)
+                if not tail.since(reader.after):
+                    yield b": heartbeat\n\n"
 
 
-def _frame(event: Event) -> str:
-    view: EventView = show_event(event)
-    return f"id: {event.seq}\nevent: {event.type}\ndata: {view.model_dump_json()}\n\n"
+class _Reader:
+    """How far one reader is."""
+
+    def __init__(self, after: int) -> None:
+        self.after = after
+        self.live = False
+        """Has caught up once: from then on it must keep up."""
+        self.ended = False
+        self._warned = False
+
+    def take(self, frames: Sequence[Frame], tail: Tail) -> bytes:
+        """The next events as they are sent, with a word about those that are missing."""
+        chunk = [] if frames[0].seq == self.after + 1 else [_gap(self.after + 1, frames[0].seq - 1)]
+        chunk += [event.text for event in frames]
+        self.after, self.ended = frames[-1].seq, frames[-1].last
+        return b"".join(chunk) + self._warning(tail)
+
+    def drop(self, tail: Tail) -> bytes:
+        logger.info("action=drop_reader reason=slow lag=%d", tail.lag(self.after))
+        return _note("stream.dropped", lag=tail.lag(self.after), after=self.after)
+
+    def _warning(self, tail: Tail) -> bytes:
+        """Once each time the reader falls far behind."""
+        lag = tail.lag(self.after)
+        slow = self.live and lag >= _WARN * tail.size
+        warn, self._warned = slow and not self._warned, slow
+        return _note("stream.slow", lag=lag, dropped_at=tail.size) if warn else b""
+
+
+def _gap(first: int, last: int) -> bytes:
+    """Events that were deleted before the reader came."""
+    return _note("gap", first=first, last=last)
+
+
+def _note(kind: str, **body: int) -> bytes:
+    """A word about the stream itself. It has no id: a reader who comes back names the last event of the log."""
+    return f"event: {kind}\ndata: {json.dumps({'type': kind} | body)}\n\n".encode()
 
 
 async def _has_seen_all(shared: Context, task_id: str, after: int) -> bool:

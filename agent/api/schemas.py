@@ -15,6 +15,9 @@ from agent.types import Check, Event, Limits, ModelOptions, Status, StopReason, 
 LAST_EVENT = "task.finished"
 """No event of a task comes after this one."""
 
+STREAM_NOTES = frozenset({"gap", "stream.slow", "stream.dropped"})
+"""What a stream says about itself, between the events; it has no ``seq``."""
+
 
 class _View(BaseModel):
     """Clients must accept members they do not know; only this side refuses them."""

@@ -13,7 +13,7 @@ import httpx
 import httpx_sse
 from pydantic import BaseModel, ValidationError
 
-from agent.api.schemas import LAST_EVENT, DiffView, EventView, TaskList, TaskView
+from agent.api.schemas import LAST_EVENT, STREAM_NOTES, DiffView, EventView, TaskList, TaskView
 from agent.types import Status, TaskRequest
 
 _GIVE_UP_AFTER = 30
@@ -132,7 +132,7 @@ class Client:
             if not response.headers.get("content-type", "").startswith("text/event-stream"):
                 raise self._foreign()
             async for message in source.aiter_sse():
-                if message.data:
+                if message.data and message.event not in STREAM_NOTES:
                     yield self._read(EventView, message.data.encode())
 
     async def _send(self, method: str, url: str, **arguments: Any) -> bytes:

@@ -11,6 +11,7 @@ import pytest
 from fastapi import FastAPI
 
 from agent.api.app import create_app
+from agent.api.schemas import STREAM_NOTES
 from agent.cli.client import Client, ServiceUnreachable
 from agent.store.base import Claim, RunResult, Store
 from agent.types import Status, StopReason, TaskRequest
@@ -23,11 +24,11 @@ TASK = TaskRequest(repository="/repo", problem_statement="add() subtracts")
 STREAM = {"Accept": "text/event-stream"}
 
 
-def _app(store: Store, heartbeat_s: float = 15.0) -> FastAPI:
+def _app(store: Store, heartbeat_s: float = 15.0, num_kept: int = 256) -> FastAPI:
     async def resolve(path: Path, commit: str) -> str:
         return "c" * 40
 
-    return create_app(store, resolve, heartbeat_s=heartbeat_s)
+    return create_app(store, resolve, heartbeat_s=heartbeat_s, num_kept=num_kept)
 
 
 async def _claim(store: Store) -> Claim:
@@ -117,6 +118,46 @@ async def test_reader_who_saw_the_end_is_told_not_to_come_back(store: Store, ser
         answer = await http.get(f"{url}/v1/tasks/{task.id}/events", headers={**STREAM, "Last-Event-ID": str(last)})
 
     assert answer.status_code == 204
+
+
+async def test_every_watcher_of_a_task_gets_every_event(store: Store, serve: Serve) -> None:
+    task = await store.submit(TASK)
+    claim = await _claim(store)
+    async with serve(_app(store)) as url:
+        address = f"{url}/v1/tasks/{task.id}/events"
+        reading = [asyncio.ensure_future(_read(address, STREAM)) for _ in range(20)]
+        for number in range(10):
+            await _note(store, claim, str(number))
+        late = asyncio.ensure_future(_read(f"{address}?after=4", STREAM))
+        await _finish(store, claim)
+        streams = await asyncio.gather(*reading, late)
+
+    seqs = [event.seq for event in await store.events(task.id)]
+    assert [[int(event.id) for event in stream] for stream in streams] == [seqs] * 20 + [seqs[4:]]
+
+
+async def test_slow_reader_is_told_and_dropped_and_loses_nothing(store: Store, serve: Serve) -> None:
+    task = await store.submit(TASK)
+    claim = await _claim(store)
+    seen: list[httpx_sse.ServerSentEvent] = []
+    async with serve(_app(store, num_kept=8)) as url:
+        address = f"{url}/v1/tasks/{task.id}/events"
+        async with (
+            httpx.AsyncClient(trust_env=False, timeout=60) as http,
+            httpx_sse.aconnect_sse(http, "GET", address, headers=STREAM) as source,
+        ):
+            async for event in source.aiter_sse():
+                seen.append(event)
+                if event.event == "run.claimed":  # It has caught up; now it reads nothing for a while.
+                    for number in range(120):
+                        await _note(store, claim, f"{number}{'x' * 200_000}")
+        last = seen[-2].id
+        await _finish(store, claim)
+        rest = await _read(address, {**STREAM, "Last-Event-ID": last})
+
+    assert (seen[-1].event, json.loads(seen[-1].data)["after"]) == ("stream.dropped", int(last))
+    told = [event for event in [*seen, *rest] if event.data and event.event not in STREAM_NOTES]
+    assert [int(event.id) for event in told] == [event.seq for event in await store.events(task.id)]
 
 
 async def test_silence_is_filled_with_heartbeats(store: Store, serve: Serve) -> None:

@@ -1,0 +1,134 @@
+"""Follows the logs that somebody watches: each is read once, however many watch it."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from itertools import dropwhile
+from typing import Protocol
+
+import anyio
+
+from agent.api.schemas import LAST_EVENT, show_event
+from agent.types import Event
+
+_READ_S = 30.0
+"""Longest single wait for events; longer silence is waited for again."""
+
+
+class EventLog(Protocol):
+    """What is asked of a store here."""
+
+    async def wait_for_events(self, task_id: str, *, after: int, timeout_s: float) -> tuple[Event, ...]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """An event as it is sent, made once for all who get it."""
+
+    seq: int
+    text: bytes
+    last: bool
+    """No event comes after this one."""
+
+
+def frame(event: Event) -> Frame:
+    """A server-sent event whose id is the event's place in the log."""
+    data = show_event(event).model_dump_json()
+    text = f"id: {event.seq}\nevent: {event.type}\ndata: {data}\n\n"
+    return Frame(event.seq, text.encode(), event.type == LAST_EVENT)
+
+
+class Tail:
+    """The newest events of one log while it grows, for those who read as fast as it does."""
+
+    def __init__(self, head: int, size: int) -> None:
+        """
+        Args:
+            head: sequence number of the newest event there is; the tail holds what comes later.
+            size: so many events are kept for readers who are not quite as fast.
+        """
+        self.size = size
+        self.num_watchers = 0
+        self._base = self._head = head
+        self._frames: deque[Frame] = deque()
+        self._changed = anyio.Event()
+        self._failure: Exception | None = None
+
+    def lag(self, after: int) -> int:
+        """How many events a reader who has had ``after`` is behind."""
+        return max(0, self._head - after)
+
+    def since(self, after: int) -> Sequence[Frame] | None:
+        """What follows ``after``; None where the tail does not reach back so far."""
+        if self._failure is not None:
+            raise self._failure
+        if after < self._base:
+            return None
+        if after >= self._head:
+            return ()
+        return tuple(dropwhile(lambda kept: kept.seq <= after, self._frames))
+
+    async def wait(self, timeout_s: float) -> None:
+        """Return when there is something new, at the latest after ``timeout_s``."""
+        with anyio.move_on_after(timeout_s):
+            await self._changed.wait()
+
+    async def follow(self, log: EventLog, task_id: str) -> None:
+        """Read until the log ends. What goes wrong is told to every reader."""
+        try:
+            while not (self._frames and self._frames[-1].last):
+                self._extend(await log.wait_for_events(task_id, after=self._head, timeout_s=_READ_S))
+        except Exception as error:  # noqa: BLE001 - raised again by each reader
+            self._failure = error
+            self._wake()
+
+    def _extend(self, events: Iterable[Event]) -> None:
+        for event in events:
+            self._frames.append(frame(event))
+            self._head = event.seq
+        while len(self._frames) > self.size:
+            self._base = self._frames.popleft().seq
+        self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()
+
+
+class Watching:
+    """The tails of all logs that are watched now."""
+
+    def __init__(self, size: int = 256) -> None:
+        """
+        Args:
+            size: events that are kept of each log.
+        """
+        self._size = size
+        self._tails: dict[str, Tail] = {}
+        self._readers: dict[str, asyncio.Future[None]] = {}
+
+    @property
+    def num_watchers(self) -> int:
+        return sum(tail.num_watchers for tail in self._tails.values())
+
+    @asynccontextmanager
+    async def tail(self, log: EventLog, task_id: str, head: int) -> AsyncIterator[Tail]:
+        """The tail of a task's log, which is followed as long as anybody has it.
+
+        Args:
+            head: sequence number of the newest event, as far as the caller knows.
+        """
+        tail = self._tails.get(task_id)
+        if tail is None:
+            tail = self._tails[task_id] = Tail(head, self._size)
+            self._readers[task_id] = asyncio.ensure_future(tail.follow(log, task_id))
+        tail.num_watchers += 1
+        try:
+            yield tail
+        finally:
+            tail.num_watchers -= 1
+            if not tail.num_watchers:
+                del self._tails[task_id]
+                self._readers.pop(task_id).cancel()
