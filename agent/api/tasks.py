@@ -29,7 +29,7 @@ _DIFF_ANSWERS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/x-diff
 async def submit(request: Request, response: Response, shared: Shared) -> TaskView:
     """Queue a task. The commit is resolved now, so that what is repaired does not move while the task waits."""
     task = await _read_submission(request)
-    commit = await _resolve(shared, task)
+    commit = await resolve_repository(shared, task)
     record = await shared.store.submit(task.model_copy(update={"base_commit": commit}))
     response.headers["Location"] = f"/v1/tasks/{record.id}"
     return show(record)
@@ -112,7 +112,12 @@ async def _read_submission(request: Request) -> TaskRequest:
     return task
 
 
-async def _resolve(shared: Context, task: TaskRequest) -> str:
+async def resolve_repository(shared: Context, task: TaskRequest) -> str:
+    """The full id of the commit a task starts from.
+
+    Raises:
+        Problem: the repository or the commit cannot be used.
+    """
     if not task.repository.startswith("/") or "\0" in task.repository:
         raise _rejected(
             "/repository",
