@@ -64,6 +64,30 @@ def test_rows_that_are_drawn_together_are_drawn_as_if_alone(settings: dict[str, 
     assert len(set(together)) > 25
 
 
+@pytest.mark.parametrize("spread", [0.0, 0.01, 1.0, 4.0])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"top_p": 0.90037},
+        {"top_p": 0.99983},
+        {"min_p": 0.001},
+        {"top_k": 300},
+        {"top_k": 200, "top_p": 0.97, "min_p": 0.01},
+    ],
+)
+def test_flat_and_steep_rows_keep_what_sorting_all_of_them_keeps(settings: dict[str, Any], spread: float) -> None:
+    logits = (spread * torch.randn(20, 2000, generator=torch.Generator().manual_seed(1))).round(decimals=1)
+    sampling = SamplingParams(**settings)
+    places = [(row, 5) for row in range(20)]
+    drawn = draw(logits, Drawing.of(sampling), places)
+    for row, place, token in zip(logits.double(), places, drawn, strict=True):
+        ordered, ids = row.sort(descending=True, stable=True)
+        shares = ordered[: sampling.top_k or None].softmax(-1)
+        kept = int(min((shares.cumsum(-1) < sampling.top_p).sum() + 1, (shares >= sampling.min_p * shares[0]).sum()))
+        reached = shares[:kept].cumsum(-1)
+        assert token == ids[int((reached <= uniform(*place) * reached[-1]).sum())]
+
+
 def test_biases_come_before_everything_else() -> None:
     for settings in ({"temperature": 0.0}, {"temperature": 1.0, "top_k": 1}):
         sampling = SamplingParams(**settings, logit_bias=((1, -100.0), (4, 7.0)))  # type: ignore[arg-type]
