@@ -213,13 +213,14 @@ def _app(checkpoint: Path, key: str | None, options: argparse.Namespace) -> "Fas
     context_length = options.context_length or model.config.max_position_embeddings
     dtype = model.lm_head.weight.dtype
     try:
-        plan = plan_cache(model.config, dtype, options.max_running, context_length, options.kv_memory)
-    except ValueError as error:
-        raise StartError(f"--kv-memory: {error}") from error
-    try:
         backend, drafter = kernels.build(model, context_length)
     except ValueError as error:
         raise StartError(f"{checkpoint} cannot be loaded: {error}") from error
+    num_hidden = 0 if options.no_speculation else drafter.num_hidden
+    try:
+        plan = plan_cache(model.config, dtype, options.max_running, context_length, options.kv_memory, num_hidden)
+    except ValueError as error:
+        raise StartError(f"--kv-memory: {error}") from error
 
     def reload(folder: Path) -> Loaded:
         found = load(folder)

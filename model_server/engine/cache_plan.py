@@ -23,16 +23,23 @@ class CachePlan:
 
 
 def plan_cache(
-    config: ModelConfig, dtype: torch.dtype, max_running: int, context_length: int, num_bytes: int | None = None
+    config: ModelConfig,
+    dtype: torch.dtype,
+    max_running: int,
+    context_length: int,
+    num_bytes: int | None = None,
+    num_hidden: int = 0,
 ) -> CachePlan:
     """Divide ``num_bytes``: every running sequence has its ring, rings that are kept for later take at most a quarter
     of the rest, and pages get what is left. None takes what running sequences and as many others need, within bounds.
+    ``num_hidden`` hidden states are kept beside each ring.
 
     Raises:
         ValueError: not one page is left.
     """
     page = PAGE * _bytes(config, dtype, window=False)
     ring = ring_size(config.window_keys) * _bytes(config, dtype, window=True)
+    ring += num_hidden * config.hidden_size * dtype.itemsize
     context = -(-context_length // PAGE)
     num_pages, num_kept = 2 * max_running * context, (_SNAPSHOTS_PER_SEQUENCE + _SESSIONS_PER_SEQUENCE) * max_running
     if num_bytes is None and (max_running + num_kept) * ring + num_pages * page > _MOST_BYTES:

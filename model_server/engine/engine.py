@@ -158,7 +158,11 @@ class EmbeddedEngine:
         self._context_length = context_length or config.max_position_embeddings
         self._max_running = max_running
         self._max_live = max_running + max_waiting
-        plan = plan or plan_cache(config, dtype, max_running, self._context_length)
+        drafter = drafter or Drafter(model, self._context_length)
+        policy = DraftPolicy(speculation.at_most(TILE - 1, drafter.max_drafts))
+        self._max_drafts = drafter.max_drafts
+        self._guesser = Guesser(drafter, policy)
+        plan = plan or plan_cache(config, dtype, max_running, self._context_length, num_hidden=self._guesser.num_hidden)
         self.pools = new_pools(config, plan.num_pages, max_running + plan.num_snapshots + plan.num_sessions, dtype)
         self._weights_version = weights_version
         self._reload = reload
@@ -167,10 +171,6 @@ class EmbeddedEngine:
         """New weights that wait for the end of what runs."""
         self._session_idle_s = session_idle_s
         self._backend = backend or TorchBackend(model, self._context_length)
-        drafter = drafter or Drafter(model, self._context_length)
-        policy = DraftPolicy(speculation.at_most(TILE - 1, drafter.max_drafts))
-        self._max_drafts = drafter.max_drafts
-        self._guesser = Guesser(drafter, policy)
         self._cache = KVCache(
             self.pools,
             num_undoable=ring_size(config.window_keys) - (config.window_keys - 1),

@@ -12,10 +12,13 @@ CONFIG = small_config(num_hidden_layers=5, hybrid_layer_pattern=(0, 1, 1, 0, 1),
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("num_bytes", [400_000, 1_000_000, 50_000_000])
-def test_the_pools_fill_the_memory_but_do_not_exceed_it(num_bytes: int, dtype: torch.dtype) -> None:
-    plan = plan_cache(CONFIG, dtype, 4, 1024, num_bytes)
-    pools = new_pools(CONFIG, plan.num_pages, 4 + plan.num_snapshots + plan.num_sessions, dtype)
+@pytest.mark.parametrize("num_hidden", [0, 20])
+def test_the_pools_fill_the_memory_but_do_not_exceed_it(num_bytes: int, dtype: torch.dtype, num_hidden: int) -> None:
+    plan = plan_cache(CONFIG, dtype, 4, 1024, num_bytes, num_hidden)
+    num_rings = 4 + plan.num_snapshots + plan.num_sessions
+    pools = new_pools(CONFIG, plan.num_pages, num_rings, dtype)
     used = sum(pool.nbytes for pool in (pools.page_k, pools.page_v, pools.ring_k, pools.ring_v))
+    used += num_rings * num_hidden * CONFIG.hidden_size * dtype.itemsize
     assert 0.9 * num_bytes < used <= num_bytes
 
 
