@@ -23,7 +23,7 @@ from model_server.server.access import Access
 from model_server.server.body import read_body
 from model_server.server.chat_answer import ChatAnswer
 from model_server.server.choices import Choices
-from model_server.server.completion_answer import CompletionAnswer
+from model_server.server.completion_answer import CompletionAnswer, Echo
 from model_server.server.completion_schema import CompletionRequest, Prompt, parse_completion
 from model_server.server.control import Control
 from model_server.server.dialect import dialect_of
@@ -180,13 +180,28 @@ class _Service:
         asked = parse_completion(await self._body(request))
         self._check_model(asked.model)
         prompts = await anyio.to_thread.run_sync(self._encoded, asked)
-        echoes = [self._text(prompt) if asked.echo else "" for prompt in asked.prompts for _ in range(asked.n)]
+        echoes = [
+            Echo(self._text(prompt), prompt_ids if asked.scores_prompt else ()) if asked.echo else Echo()
+            for prompt, prompt_ids in zip(asked.prompts, prompts, strict=True)
+            for _ in range(asked.n)
+        ]
         answer = CompletionAnswer(
-            _new_id("cmpl-"), self._settings.model_name, self._tokenizer, asked.include_usage, echoes
+            _new_id("cmpl-"),
+            self._settings.model_name,
+            self._tokenizer,
+            asked.include_usage,
+            echoes,
+            only_scores=asked.only_scores,
         )
         requests = [
             self._placed(
-                GenerateRequest(answer.id, prompt_ids, self._sampling(asked, prompt_ids, asked.logprobs)), asked
+                GenerateRequest(
+                    answer.id,
+                    prompt_ids,
+                    self._sampling(asked, prompt_ids, asked.logprobs),
+                    scored_from=0 if asked.scores_prompt else None,
+                ),
+                asked,
             )
             for prompt_ids in prompts
         ]

@@ -11,11 +11,21 @@ from model_server.server.choices import Choices
 from model_server.server.dialect import OPENAI, Dialect
 from model_server.server.generation import Generation, SampledToken
 from model_server.server.wire import Json, finite, metadata, openai_usage, token_text
+from model_server.types import Logprobs
+
+
+@dataclass(frozen=True, slots=True)
+class Echo:
+    """What stands before a choice's own text."""
+
+    text: str = ""
+    ids: Sequence[int] = ()
+    """Its tokens, where their logarithms are asked for."""
 
 
 @dataclass(frozen=True, slots=True)
 class CompletionAnswer:
-    """``echoes``: what stands before the text of each choice, in their order."""
+    """``echoes``: of each choice, in their order. ``only_scores``: a choice is its echo and nothing else."""
 
     dialect: ClassVar[Dialect] = OPENAI
 
@@ -23,11 +33,12 @@ class CompletionAnswer:
     model: str
     tokenizer: ChatTokenizer
     include_usage: bool
-    echoes: Sequence[str]
+    echoes: Sequence[Echo]
+    only_scores: bool = False
     created: int = field(default_factory=lambda: int(time.time()))
 
     def opening(self, choices: Choices) -> list[Json]:
-        return [self._object([self._choice(index, text)]) for index, text in enumerate(self.echoes) if text]
+        return [self._object([self._choice(index, echo.text)]) for index, echo in enumerate(self.echoes) if echo.text]
 
     def step(self, index: int, choice: Generation, deltas: Sequence[Delta]) -> list[Json]:
         text = assemble(deltas, choice.parser).content
@@ -42,17 +53,28 @@ class CompletionAnswer:
         return [self._object([]) | {"usage": openai_usage(choices.usage)}] if self.include_usage else []
 
     def whole(self, choices: Choices, deltas: Sequence[Sequence[Delta]]) -> Json:
-        said = [
-            self._choice(
-                index,
-                self.echoes[index] + assemble(deltas[index], choice.parser).content,
-                choice.ending,
-                choice.take_sampled(),
-            )
-            for index, choice in enumerate(choices.generations)
-        ]
+        said = [self._whole(index, choice, deltas[index]) for index, choice in enumerate(choices.generations)]
+        usage = choices.usage
+        if self.only_scores:
+            usage.completion_tokens = 0
         version = choices.generations[0].weights_version
-        return self._object(said) | {"usage": openai_usage(choices.usage)} | metadata(version)
+        return self._object(said) | {"usage": openai_usage(usage)} | metadata(version)
+
+    def _whole(self, index: int, choice: Generation, deltas: Sequence[Delta]) -> Json:
+        echo, text, sampled = self.echoes[index], assemble(deltas, choice.parser).content, choice.take_sampled()
+        if self.only_scores:
+            text, sampled = "", []
+        said = self._choice(index, echo.text + text, "length" if self.only_scores else choice.ending, sampled)
+        if echo.ids:
+            said["logprobs"] = self._with_prompt(echo.ids, choice.prompt_logprobs or (), sampled)
+        return said
+
+    def _with_prompt(self, ids: Sequence[int], scores: Sequence[Logprobs], sampled: Sequence[SampledToken]) -> Json:
+        """The prompt's first token comes after nothing, so it has no logarithm."""
+        known = [*(SampledToken(*pair) for pair in zip(ids[1:], scores, strict=True)), *sampled]
+        first = {"tokens": [token_text(ids[0], self.tokenizer)], "token_logprobs": [None], "top_logprobs": [None]}
+        rest = self._logprobs(known) or {}
+        return {name: values + rest.get(name, []) for name, values in first.items()}
 
     def _choice(self, index: int, text: str, ending: str | None = None, sampled: Sequence[SampledToken] = ()) -> Json:
         return {"index": index, "text": text, "logprobs": self._logprobs(sampled), "finish_reason": ending}

@@ -24,11 +24,20 @@ class CompletionRequest(ChoiceFields):
 
     prompt: Any
     """A text, a list of token ids, or a list of either."""
-    max_tokens: int | None = Field(16, gt=0)
-    """The protocol's own default, which is short."""
+    max_tokens: int | None = Field(16, ge=0)
+    """The protocol's own default, which is short. 0 is for those who want the prompt's logarithms only."""
     echo: bool = False
-    """Put the prompt in front of each answer."""
+    """Put the prompt in front of each answer, with ``logprobs`` those of its tokens too."""
     logprobs: int | None = Field(None, ge=0, le=20)
+
+    @property
+    def scores_prompt(self) -> bool:
+        return self.echo and self.logprobs is not None
+
+    @property
+    def only_scores(self) -> bool:
+        """Nothing is to be generated. A token is all the same, and nobody is told."""
+        return self.max_tokens == 0
 
     @property
     def prompts(self) -> Sequence[Prompt]:
@@ -45,8 +54,7 @@ def parse_completion(body: bytes) -> CompletionRequest:
     """
     request = checked(CompletionRequest, without_neutral(asked(body), _UNSUPPORTED))
     request.check_stream()
-    if request.echo and request.logprobs is not None:
-        raise ApiError("Prompts have no logprobs here. Leave out echo or logprobs.", param="logprobs")
+    _check_scores(request)
     if not isinstance(request.prompt, str | list) or not all(map(_is_prompt, request.prompts)):
         message = (
             "A prompt is a text, or a list of token ids from 0, and is not empty. prompt is one, or a list of them."
@@ -60,6 +68,20 @@ def parse_completion(body: bytes) -> CompletionRequest:
         )
         raise ApiError(message, param="n" if request.n > 1 else "prompt")
     return request
+
+
+def _check_scores(request: CompletionRequest) -> None:
+    if request.only_scores and not request.scores_prompt:
+        message = "max_tokens 0 leaves nothing to answer without echo and logprobs. Set both, or ask for tokens."
+        raise ApiError(message, param="max_tokens")
+    if not request.scores_prompt:
+        return
+    unfit = [name for name in ("stream", "session_id", "stop") if getattr(request, name)]
+    if unfit:
+        message = (
+            f"A prompt's logprobs come with a whole answer that ends by itself. Leave out {unfit[0]}, echo or logprobs."
+        )
+        raise ApiError(message, param=unfit[0])
 
 
 def _is_prompt(value: object) -> bool:

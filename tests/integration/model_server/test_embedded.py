@@ -126,6 +126,25 @@ async def test_logprobs_cover_the_answer_streamed_and_whole(client: AsyncOpenAI)
     assert [token for part in streamed if part for token in part.content or ()] == logprobs.content
 
 
+async def test_an_echoed_prompt_has_the_logprobs_of_the_native_endpoint(client: AsyncOpenAI) -> None:
+    ask: dict[str, Any] = {"model": MODEL, "prompt": "a prompt of its own", "echo": True, "logprobs": 2}
+    scored = (await client.completions.create(**ask, max_tokens=0)).choices[0]
+    answered = (await client.completions.create(**ask, max_tokens=3, temperature=0)).choices[0]
+    ids = small_tokenizer().encode(ask["prompt"]).ids
+    async with httpx.AsyncClient(base_url=str(client.base_url).removesuffix("/v1/")) as http:
+        body = {"input_ids": ids, "return_logprob": True, "logprob_start_len": 0}
+        native = (await http.post("/generate", json=body | {"sampling_params": {"max_new_tokens": 0}})).json()
+    expected = [logprob for logprob, *_ in native["meta_info"]["input_token_logprobs"]]
+    assert scored.text == ask["prompt"]
+    assert scored.logprobs is not None
+    assert scored.logprobs.token_logprobs == [None, *expected[1:]]
+    assert [bool(likely) for likely in scored.logprobs.top_logprobs or ()] == [False, *[True] * (len(ids) - 1)]
+    assert answered.logprobs is not None
+    assert answered.logprobs.token_logprobs is not None
+    assert answered.logprobs.token_logprobs[1 : len(ids)] == pytest.approx(expected[1:], abs=1e-4)
+    assert len(answered.logprobs.token_logprobs) == len(ids) + 3
+
+
 async def test_a_bias_makes_a_token_certain(client: AsyncOpenAI) -> None:
     answer = await client.chat.completions.create(
         model=MODEL,
