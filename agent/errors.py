@@ -5,9 +5,13 @@ AgentError
 ├── RepositoryError          the repository cannot be used; the message says what to do
 ├── GitError                 git failed on a directory of ours (not installed, disk full)
 ├── LeaseLost                another worker owns the run now; everything this one writes is refused
-├── UnknownTask              no such task
+├── UnknownProject           no such project
+├── UnknownTask              no such task, or it is another project's
+├── TaskOver                 a word for a task that has ended
+├── IdempotencyConflict      an idempotency key came again with another request
 ├── InvalidCursor            a page was asked for with a cursor that no page gave
 ├── SettingsError            a file of settings cannot be read, or says what cannot be
+├── StoreUnavailable         the store cannot be used now: its server is away, its disk is full
 └── StoreError               the store cannot be opened; the message says why
 """
 
@@ -40,12 +44,28 @@ class LeaseLost(AgentError):
     """Another worker owns the run now; everything this worker still writes is refused."""
 
 
+class UnknownProject(AgentError):
+    """No project has this id."""
+
+
 class UnknownTask(AgentError):
-    """No task has this id."""
+    """No task of the project has this id."""
+
+
+class TaskOver(AgentError):
+    """The task has ended; nothing can be said to it any more."""
+
+
+class IdempotencyConflict(AgentError):
+    """An idempotency key of the project came again with another request."""
 
 
 class InvalidCursor(AgentError):
     """A page was asked for with a cursor that no page gave."""
+
+
+class StoreUnavailable(AgentError):
+    """The store cannot be used now: its server is away, or its disk is full. A later try may succeed."""
 
 
 class StoreError(AgentError):

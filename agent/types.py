@@ -21,14 +21,47 @@ class Status(StrEnum):
     QUEUED = "queued"
     PROVISIONING = "provisioning"
     RUNNING = "running"
+    WAITING = "waiting"
+    """For what ``waiting_on`` says; no worker has the run."""
+    PAUSED = "paused"
+    """Until the user resumes it; no worker has the run."""
     FINALIZING = "finalizing"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    EXPIRED = "expired"
+    """Its time in the queue, or waiting for the user, ran out."""
 
     @property
     def terminal(self) -> bool:
-        return self in (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
+        return self in (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED, Status.EXPIRED)
+
+    @property
+    def parked(self) -> bool:
+        return self in (Status.WAITING, Status.PAUSED)
+
+
+class WaitingOn(StrEnum):
+    """What a run waits for."""
+
+    APPROVAL = "approval"
+    """The user's decision on a tool call."""
+    QUESTION = "question"
+    """The user's answer."""
+    BUDGET = "budget"
+    """A higher limit of the task."""
+    QUOTA = "quota"
+    """The project's quota; tried again every minute."""
+    CAPACITY = "capacity"
+    """The model or the sandboxes; tried again every minute."""
+
+
+class Priority(StrEnum):
+    """How urgent a task is among those of its project."""
+
+    LOW = "low"
+    NORMAL = "normal"
+    HIGH = "high"
 
 
 class StopReason(StrEnum):
@@ -37,12 +70,14 @@ class StopReason(StrEnum):
     FINISHED = "finished"
     STEP_LIMIT = "step_limit"
     TOKEN_BUDGET = "token_budget"
+    COST_BUDGET = "cost_budget"
     WALL_CLOCK = "wall_clock"
     STUCK = "stuck"
     FORMAT_ERRORS = "format_errors"
     CONTEXT_EXHAUSTED = "context_exhausted"
     MODEL_ERROR = "model_error"
     SANDBOX_LOST = "sandbox_lost"
+    POLICY_DENIED = "policy_denied"
     CANCELLED = "cancelled"
 
 
@@ -79,6 +114,9 @@ class Limits(_Record):
     max_tokens: int = Field(2_000_000, gt=0, description="Prompt tokens not cached, plus completion tokens.")
     wall_clock_s: float = Field(1800.0, gt=0, le=86_400)
     command_timeout_s: float = Field(60.0, gt=0, le=3600, description="Default for one command, s.")
+    max_cost: float | None = Field(
+        None, gt=0, description="What model calls may cost, in the currency of the service's prices."
+    )
 
 
 class ModelOptions(_Record):
@@ -88,7 +126,9 @@ class ModelOptions(_Record):
     temperature: float = Field(0.3, ge=0, le=2)
     top_p: float = Field(0.95, gt=0, le=1)
     seed: int | None = Field(None, ge=0, description="Makes sampling repeatable where the endpoint supports it.")
-    thinking: bool = True
+    thinking: bool | Literal["auto"] = Field(
+        True, description="`auto` answers without thinking until something fails, and thinks from then on."
+    )
     max_tokens: int = Field(4096, gt=0, description="Completion tokens of one model call.")
 
 
@@ -103,8 +143,22 @@ class TaskRequest(_Record):
     limits: Limits = Limits()
     model: ModelOptions = ModelOptions()
     attempts: int = Field(1, ge=1, le=8, description="Independent runs until one is verified; the best is selected.")
-    profile: Literal["native"] = "native"
+    profile: Literal["native", "assistant", "mini"] = "native"
+    on_limit: Literal["stop", "ask"] = Field(
+        "stop", description="At a limit: end the run, or wait until somebody raises the limit."
+    )
+    approvals: Literal["none", "auto", "accept edits", "ask", "plan"] = Field(
+        "none",
+        description="Which tool calls wait for the user's word. `auto`: what can lose work; `accept edits`: also what "
+        "is neither reading nor editing; `ask`: all but reading. `plan` refuses all but reading.",
+    )
+    review: bool | None = Field(
+        None,
+        description="Whether the first `finish` runs the checks, and shows them and the patch to the model for one more "
+        "turn. Null takes the profile's custom.",
+    )
     image: str = "host"
+    priority: Priority = Priority.NORMAL
     labels: dict[str, str] = Field(default_factory=dict, max_length=32)
 
 

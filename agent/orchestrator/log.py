@@ -51,7 +51,7 @@ def num_fruitless_claims(events: Sequence[Event]) -> int:
     count = 0
     for event in reversed(events):
         match event.type:
-            case "step.completed" | "run.released":
+            case "step.completed" | "run.released" | "run.parked":
                 break
             case "run.claimed":
                 count += 1

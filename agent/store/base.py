@@ -4,13 +4,15 @@ A task is what was asked and never changes. It has one run per attempt; a run is
 a lease with a generation number. The log of a task is shared by its runs. What a record shows (status, steps, usage)
 is derived from the log in the same transaction that appends to it.
 
-Beside the loop's events (``agent.events``) a log holds these. The first three and the last three are the store's own.
+Beside the loop's events (``agent.events``) and the words of the user (:data:`USER_EVENTS`) a log holds these.
 
 | event                 | body                                                                        |
 |-----------------------|-----------------------------------------------------------------------------|
 | task.submitted        | request                                                                     |
 | task.cancel_requested | nothing                                                                     |
 | run.claimed           | worker_id, attempt                                                          |
+| run.parked            | status, waiting_on, and what the worker adds                                |
+| run.requeued          | by (the event that ended the wait)                                          |
 | run.provisioned       | boot_id of the sandbox, base (commit, tree, dirty), tree it was filled with |
 | sandbox.lost          | detail                                                                      |
 | verdict.reached       | verdict                                                                     |
@@ -20,11 +22,33 @@ Beside the loop's events (``agent.events``) a log holds these. The first three a
 """
 
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from agent.types import Event, Status, StopReason, TaskRequest, Usage, Verdict, VerdictKind
+from agent.identity import DEFAULT_PROJECT
+from agent.types import (
+    Event,
+    Priority,
+    Status,
+    StopReason,
+    TaskRequest,
+    Usage,
+    Verdict,
+    VerdictKind,
+    WaitingOn,
+)
+
+USER_EVENTS: dict[str, frozenset[WaitingOn | Literal["paused"]]] = {
+    "message.added": frozenset({WaitingOn.QUESTION}),
+    "message.removed": frozenset(),
+    "task.paused": frozenset(),
+    "task.resumed": frozenset({"paused", WaitingOn.QUOTA, WaitingOn.CAPACITY}),
+    "task.updated": frozenset(),
+    "budget.granted": frozenset({WaitingOn.BUDGET, WaitingOn.QUOTA}),
+    "approval.decided": frozenset({WaitingOn.APPROVAL}),
+}
+"""What a user may tell a task after it was submitted, and which waits each word ends."""
 
 
 class _Record(BaseModel):
@@ -38,6 +62,8 @@ class RunRecord(_Record):
     attempt: int
     """From 1."""
     status: Status
+    waiting_on: WaitingOn | None = None
+    """What it waits for while its status is ``waiting``."""
     generation: int
     """How often the run was claimed; 0 while nobody has."""
     stop_reason: StopReason | None = None
@@ -58,7 +84,14 @@ class TaskRecord(_Record):
     """A task as its log leaves it now. Result fields are those of :attr:`shown`."""
 
     id: str
+    project_id: str = DEFAULT_PROJECT
+    created_by: str = "local"
+    """Subject of the caller that submitted it."""
     request: TaskRequest
+    """As it was submitted; title, labels and priority are those the user gave since."""
+    title: str | None = None
+    labels: dict[str, str] = Field(default_factory=dict)
+    priority: Priority = Priority.NORMAL
     status: Status
     """Not terminal while any run is not, then that of the selected run."""
     runs: tuple[RunRecord, ...]
@@ -81,6 +114,12 @@ class TaskRecord(_Record):
     def shown(self) -> RunRecord:
         """The selected run, or the one that is furthest while the task is not over."""
         return self.selected or max(self.runs, key=lambda run: (run.steps, -run.attempt))
+
+    @property
+    def waiting_on(self) -> WaitingOn | None:
+        """What the task waits for; None unless its status is ``waiting``."""
+        waits = (run.waiting_on for run in self.runs if run.status is Status.WAITING)
+        return next(waits, None) if self.status is Status.WAITING else None
 
     @property
     def stop_reason(self) -> StopReason | None:
@@ -124,7 +163,7 @@ class TaskPage(_Record):
 
 
 class Claim(_Record):
-    """The right to work on a run, until the lease ends."""
+    """The right to work on a run, until the lease ends. The user's words are read with ``user_events``."""
 
     run_id: str
     task: TaskRecord
@@ -164,20 +203,61 @@ def select(runs: tuple[RunRecord, ...]) -> RunRecord:
     return min(runs, key=rank)
 
 
-class Store(Protocol):
-    """Where tasks live. Users' calls come first, then those of workers."""
+class Project(_Record):
+    """A tenant, and its part of the workers."""
 
-    async def submit(self, request: TaskRequest) -> TaskRecord:
-        """Write a task down and queue its runs."""
+    project_id: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+    weight: float = Field(1.0, gt=0, le=1000)
+    """Its share of worker time where others wait too, in proportion to theirs."""
+    max_running: int | None = Field(None, ge=1)
+    """Most runs at once; None is no limit."""
+    max_running_per_user: int | None = Field(None, ge=1)
+    """Most runs at once of one user; None is no limit."""
+    retention_days: int | None = Field(None, ge=1)
+    """Tasks are deleted so long after their end; None keeps them."""
+
+
+class QueuePosition(_Record):
+    """Where a task stands."""
+
+    position: int | None
+    """How many runs are served before, plus one; None where none of its runs is queued."""
+    reason: str
+    """Why it is not served yet, in a sentence."""
+
+
+class ProjectStore(Protocol):
+    """What users do, in one project: nothing of another project can be seen or changed through it."""
+
+    project_id: str
+
+    async def submit(
+        self, request: TaskRequest, *, created_by: str = "local", idempotency_key: str | None = None
+    ) -> TaskRecord:
+        """Write a task down and queue its runs. The same key again gives the task there is.
+
+        Raises:
+            UnknownProject: there is no such project.
+            IdempotencyConflict: the key came before with another request.
+        """
 
     async def get(self, task_id: str) -> TaskRecord:
         """
         Raises:
-            UnknownTask: no such task.
+            UnknownTask: the project has no such task.
         """
 
-    async def list_tasks(self, *, status: Status | None = None, cursor: str | None = None, limit: int = 20) -> TaskPage:
-        """Tasks, newest first. New tasks do not shift the pages that follow a cursor.
+    async def list_tasks(
+        self,
+        *,
+        status: Status | None = None,
+        created_by: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        cursor: str | None = None,
+        limit: int = 20,
+    ) -> TaskPage:
+        """Tasks, newest first, submitted in ``[since, until)``. New tasks do not shift the pages after a cursor.
 
         Raises:
             InvalidCursor: the cursor is not one of ours.
@@ -187,7 +267,7 @@ class Store(Protocol):
         """The task's events with a sequence number above ``after``, oldest first.
 
         Raises:
-            UnknownTask: no such task.
+            UnknownTask: the project has no such task.
         """
 
     async def wait_for_events(self, task_id: str, *, after: int, timeout_s: float) -> tuple[Event, ...]:
@@ -196,14 +276,61 @@ class Store(Protocol):
         Events of this process wake the caller at once, those of other processes within 0.3 s.
         """
 
+    async def tell(self, task_id: str, type: str, body: dict[str, Any]) -> Event:  # noqa: A002 - the field's name
+        """Write a word of the user, one of :data:`USER_EVENTS`. Runs whose wait it ends are queued again.
+
+        Raises:
+            UnknownTask: the project has no such task.
+            TaskOver: the task has ended.
+        """
+
     async def cancel(self, task_id: str) -> TaskRecord:
-        """Ask for the end of a task: runs nobody started end now, the others as soon as their worker sees it.
+        """Ask for the end of a task: runs no worker has end now, the others as soon as their worker sees it.
 
         A task that is over, or already asked to end, is left as it is.
         """
 
+    async def queue_position(self, task_id: str) -> QueuePosition:
+        """Where the task's next run stands, and why it is not served yet.
+
+        Raises:
+            UnknownTask: the project has no such task.
+        """
+
+
+class Store(Protocol):
+    """Where tasks live: the way in for users, and what workers do."""
+
+    def of(self, project_id: str) -> ProjectStore:
+        """The project's part of the store; it need not exist to be asked."""
+
+    # For callers that are not bound to a project yet: the default project's.
+    async def submit(self, request: TaskRequest) -> TaskRecord: ...
+    async def get(self, task_id: str) -> TaskRecord: ...
+    async def list_tasks(
+        self, *, status: Status | None = None, cursor: str | None = None, limit: int = 20
+    ) -> TaskPage: ...
+    async def events(self, task_id: str, *, after: int = 0, limit: int = 1000) -> tuple[Event, ...]: ...
+    async def wait_for_events(self, task_id: str, *, after: int, timeout_s: float) -> tuple[Event, ...]: ...
+    async def cancel(self, task_id: str) -> TaskRecord: ...
+
+    async def put_project(self, project: Project) -> Project:
+        """Make a project, or change one."""
+
+    async def project(self, project_id: str) -> Project:
+        """
+        Raises:
+            UnknownProject: there is none of this id.
+        """
+
+    async def projects(self) -> tuple[Project, ...]:
+        """All of them, by id."""
+
     async def claim(self, worker_id: str, ttl_s: float) -> Claim | None:
-        """Take the oldest run that nobody owns (queued, or its lease ended); None where there is none."""
+        """Take the run whose turn it is, of those nobody owns (queued, or its lease ended); None where there is none.
+
+        ``agent.store.queue`` says whose turn it is.
+        """
 
     async def wait_for_work(self, timeout_s: float) -> None:
         """Return when something may have become claimable, at the latest after ``timeout_s``."""
@@ -214,6 +341,9 @@ class Store(Protocol):
         Raises:
             LeaseLost: another worker owns the run, or it ended.
         """
+
+    async def user_events(self, task_id: str, *, after: int = 0) -> tuple[Event, ...]:
+        """What the user said above ``after``, ``task.cancel_requested`` included; cheap where there is nothing new."""
 
     async def cancel_requested(self, task_id: str) -> bool:
         """Whether the user wants the end; cheap, for a worker that looks twice a second."""
@@ -236,6 +366,30 @@ class Store(Protocol):
 
     async def release(self, run_id: str, generation: int) -> None:
         """Give an unfinished run back; another worker may claim it at once.
+
+        Raises:
+            LeaseLost: another worker owns the run, or it ended.
+        """
+
+    async def park(
+        self,
+        run_id: str,
+        generation: int,
+        status: Literal[Status.PAUSED, Status.WAITING],
+        waiting_on: WaitingOn | None,
+        body: dict[str, Any],
+        *,
+        seen: int | None = None,
+    ) -> None:
+        """Let go of a run until the user says what ends its wait (event ``run.parked``).
+
+        A run waiting on quota or capacity is tried again after a minute. Where the word that ends the wait is already
+        in the log, the run is queued at once.
+
+        Args:
+            waiting_on: None for a paused run.
+            body: what the wait is about, for who reads the log.
+            seen: the newest word of the user that the worker read; None is all up to the run's own last event.
 
         Raises:
             LeaseLost: another worker owns the run, or it ended.

@@ -4,9 +4,16 @@ from collections.abc import Iterable
 
 from agent.events import RunStopped, StepMessage
 from agent.store.base import RunRecord, select
-from agent.types import Event, Status, StopReason, Verdict
+from agent.types import Event, Status, StopReason, Verdict, WaitingOn
 
-_FURTHEST_FIRST = (Status.RUNNING, Status.FINALIZING, Status.PROVISIONING, Status.QUEUED)
+_FURTHEST_FIRST = (
+    Status.RUNNING,
+    Status.FINALIZING,
+    Status.PROVISIONING,
+    Status.WAITING,
+    Status.PAUSED,
+    Status.QUEUED,
+)
 
 
 def advance(run: RunRecord, event: Event) -> RunRecord:
@@ -17,7 +24,14 @@ def advance(run: RunRecord, event: Event) -> RunRecord:
             # A run whose agent had stopped is only missing its verdict.
             status = Status.FINALIZING if run.stop_reason else Status.PROVISIONING
             started_at = run.started_at or event.at
-            return run.model_copy(update={"status": status, "generation": event.generation, "started_at": started_at})
+            return run.model_copy(
+                update={
+                    "status": status,
+                    "waiting_on": None,
+                    "generation": event.generation,
+                    "started_at": started_at,
+                }
+            )
         case "run.provisioned" | "run.resumed":
             return run.model_copy(update={"status": Status.RUNNING})
         case "step.message":
@@ -28,6 +42,11 @@ def advance(run: RunRecord, event: Event) -> RunRecord:
             return run.model_copy(update={"status": Status.FINALIZING, "stop_reason": stopped.stop_reason})
         case "verdict.reached":
             return run.model_copy(update={"verdict": Verdict.model_validate(body["verdict"])})
+        case "run.parked":
+            waiting_on = WaitingOn(body["waiting_on"]) if body["waiting_on"] else None
+            return run.model_copy(update={"status": Status(body["status"]), "waiting_on": waiting_on})
+        case "run.requeued":
+            return run.model_copy(update={"status": Status.QUEUED, "waiting_on": None})
         case "run.finished":
             stop_reason_text = body["stop_reason"]
             return run.model_copy(
@@ -35,6 +54,7 @@ def advance(run: RunRecord, event: Event) -> RunRecord:
                     "status": Status(body["status"]),
                     "stop_reason": None if stop_reason_text is None else StopReason(stop_reason_text),
                     "error": body["error"],
+                    "waiting_on": None,
                     "finished_at": event.at,
                 }
             )

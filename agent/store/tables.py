@@ -1,4 +1,4 @@
-"""The tables of the SQL store. ``SCHEMA_VERSION`` rises with every change of them."""
+"""The tables of the SQL store. What makes and changes them is in ``migrations``; a test holds the two equal."""
 
 from datetime import UTC, datetime
 
@@ -8,6 +8,7 @@ from sqlalchemy import (
     Column,
     DateTime,
     Dialect,
+    Float,
     ForeignKey,
     Index,
     Integer,
@@ -15,10 +16,11 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    text,
 )
 from sqlalchemy.types import TypeDecorator
 
-SCHEMA_VERSION = 1
+from agent.identity import DEFAULT_PROJECT
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -34,25 +36,57 @@ class UtcDateTime(TypeDecorator[datetime]):
         return None if value is None else value.replace(tzinfo=UTC)
 
 
+ANY_TEXT = Text().with_variant(JSON(none_as_null=True), "postgresql")
+"""Text with any character: Postgres has no U+0000, except written as JSON."""
+
 metadata = MetaData()
 
-schema = Table("schema_version", metadata, Column("version", Integer, nullable=False))
+
+def _project() -> Column[str]:
+    """Whose row it is. Rows of a program that knew no projects are the default project's."""
+    return Column("project_id", String(64), nullable=False, server_default=DEFAULT_PROJECT)
+
+
+projects = Table(
+    "projects",
+    metadata,
+    Column("project_id", String(64), primary_key=True),
+    Column("weight", Float, nullable=False, server_default=text("1")),
+    Column("max_running", Integer),
+    Column("max_running_per_user", Integer),
+    Column("retention_days", Integer),
+    Column("created_at", UtcDateTime, nullable=False),
+    # The account of the fair queue, see queue.py: seconds of worker time charged, and the share when last served.
+    Column("used_s", Float, nullable=False, server_default=text("0")),
+    Column("served_at", Float, nullable=False, server_default=text("0")),
+)
 
 tasks = Table(
     "tasks",
     metadata,
-    # The order of submission: the queue and the pages follow it.
+    # The order of submission: the pages follow it.
     Column("position", Integer, primary_key=True, autoincrement=True),
     Column("task_id", String(64), nullable=False, unique=True),
+    _project(),
+    Column("created_by", String(256), nullable=False, server_default="local"),
+    Column("idempotency_key", String(256)),
     Column("request", JSON, nullable=False),
+    # What the user changed since, see task.updated; null is what the request says.
+    Column("title", JSON(none_as_null=True)),
+    Column("labels", JSON(none_as_null=True)),
+    Column("priority", String(16), nullable=False, server_default="normal"),
     Column("status", String(32), nullable=False),
     Column("cancel_requested", Boolean, nullable=False, default=False),
     Column("last_seq", Integer, nullable=False, default=0),
+    # Newest event of the user: a worker that has seen it need not read the log.
+    Column("last_user_seq", Integer, nullable=False, server_default=text("0")),
     Column("created_at", UtcDateTime, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
     Column("started_at", UtcDateTime),
     Column("finished_at", UtcDateTime),
     Index("tasks_by_status", "status", "position"),
+    Index("tasks_by_project", "project_id", "position"),
+    Index("tasks_by_idempotency_key", "project_id", "idempotency_key", unique=True),
     # Without this SQLite may give the position of a deleted task to a new one.
     sqlite_autoincrement=True,
 )
@@ -63,19 +97,29 @@ runs = Table(
     Column("position", Integer, primary_key=True, autoincrement=True),
     Column("run_id", String(64), nullable=False, unique=True),
     Column("task_id", String(64), ForeignKey("tasks.task_id"), nullable=False, index=True),
+    _project(),
+    Column("created_by", String(256), nullable=False, server_default="local"),
     Column("attempt", Integer, nullable=False),
     Column("status", String(32), nullable=False),
+    Column("waiting_on", String(16)),
     Column("generation", Integer, nullable=False, default=0),
     Column("lease_until", UtcDateTime),
+    # When the worker that has it claimed it; null while nobody has.
+    Column("claimed_at", UtcDateTime),
+    # Its place among the runs of its project: time of submission, less the head start of its priority.
+    Column("due", UtcDateTime),
+    # Since when it is queued or waits.
+    Column("idle_since", UtcDateTime),
     Column("stop_reason", String(32)),
     Column("verdict", JSON(none_as_null=True)),
-    Column("patch", Text, nullable=False, default=""),
+    Column("patch", ANY_TEXT, nullable=False, default=""),
     Column("steps", Integer, nullable=False, default=0),
     Column("usage", JSON, nullable=False),
-    Column("error", Text),
+    Column("error", ANY_TEXT),
     Column("started_at", UtcDateTime),
     Column("finished_at", UtcDateTime),
     Index("runs_by_status", "status", "position"),
+    Index("runs_by_project", "project_id", "status", "due"),
     sqlite_autoincrement=True,
 )
 
@@ -84,6 +128,7 @@ events = Table(
     metadata,
     Column("task_id", String(64), ForeignKey("tasks.task_id"), primary_key=True),
     Column("seq", Integer, primary_key=True),
+    _project(),
     Column("run_id", String(64), index=True),
     Column("generation", Integer, nullable=False),
     Column("type", String(64), nullable=False),

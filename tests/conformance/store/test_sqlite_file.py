@@ -46,10 +46,10 @@ async def test_file_of_another_version_is_refused(tmp_path: Path) -> None:
     async with open_store(f"sqlite:///{path}"):
         pass
     with sqlite3.connect(path) as connection:
-        connection.execute("UPDATE schema_version SET version = 99")
+        connection.execute("UPDATE alembic_version SET version_num = 99")
     connection.close()
 
-    with pytest.raises(StoreError, match="schema version 99"):
+    with pytest.raises(StoreError, match="schema revision 99"):
         async with open_store(f"sqlite:///{path}"):
             pass
 

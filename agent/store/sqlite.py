@@ -1,0 +1,109 @@
+"""SQLite: a file for one machine, or memory."""
+
+from pathlib import Path
+from typing import Any
+
+import anyio
+from sqlalchemy import URL, AsyncAdaptedQueuePool, Connection, event
+from sqlalchemy.exc import DatabaseError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from agent.errors import StoreError
+from agent.store.database import READ_ONLY
+from agent.store.migrations import HEAD, create, revision_of, upgrade
+
+POLL_S = 0.2
+"""How often other processes' writes are looked for: every process may write, and SQLite cannot call us."""
+
+_BUSY_TIMEOUT_S = 30.0
+"""How long SQLite waits for another writer. Transactions here take milliseconds; a full disk queue takes seconds."""
+
+_OPEN_TRIES = 50
+_OPEN_PAUSE_S = 0.1
+
+
+async def open_sqlite(url: URL) -> AsyncEngine:
+    """An engine whose file and tables exist, and are of this program.
+
+    Raises:
+        StoreError: the file cannot be used; the message says why.
+    """
+    if url.database == ":memory:":
+        url = url.set(database=None)
+    if url.database:
+        _make_folder(Path(url.database).parent)
+    engine = _engine(url.set(drivername="sqlite+aiosqlite"))
+    try:
+        await _prepare(engine)
+    except BaseException:
+        with anyio.CancelScope(shield=True):
+            await engine.dispose()
+        raise
+    return engine
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot make the store's folder {folder}: {error.strerror}") from error
+
+
+def _engine(url: URL) -> AsyncEngine:
+    engine = create_async_engine(
+        url,
+        # The driver must not begin transactions by itself; _begin below does.
+        connect_args={"isolation_level": None, "timeout": _BUSY_TIMEOUT_S},
+        poolclass=AsyncAdaptedQueuePool,
+        # A database in memory lives in its one connection.
+        pool_size=4 if url.database else 1,
+        max_overflow=0,
+    )
+    event.listen(engine.sync_engine, "connect", _configure)
+    event.listen(engine.sync_engine, "begin", _begin)
+    return engine
+
+
+def _configure(connection: Any, _: Any) -> None:
+    cursor = connection.cursor()
+    # Readers go on while one writes.
+    cursor.execute("PRAGMA journal_mode = WAL")
+    # An event that was acknowledged survives a loss of power.
+    cursor.execute("PRAGMA synchronous = FULL")
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.close()
+
+
+def _begin(connection: Connection) -> None:
+    """A transaction that will write takes the lock first: one that upgrades later fails instead of waiting."""
+    read_only = connection.get_execution_options().get(READ_ONLY, False)
+    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+
+async def _prepare(engine: AsyncEngine) -> None:
+    for attempt in range(_OPEN_TRIES):
+        try:
+            async with engine.begin() as db:
+                await db.run_sync(_create_or_upgrade)
+                return
+        except StoreError as error:
+            raise StoreError(f"{engine.url.database}: {error}") from error
+        except DatabaseError as error:
+            # Two processes that switch a new file to WAL at once: SQLite refuses one of them without waiting.
+            if "locked" not in str(error) or attempt == _OPEN_TRIES - 1:
+                raise StoreError(f"cannot open {engine.url.database}: {error.orig}") from error
+        await anyio.sleep(_OPEN_PAUSE_S)
+
+
+def _create_or_upgrade(connection: Connection) -> None:
+    """The file is this program's alone, or at least this machine's: nobody else need be asked."""
+    revision = revision_of(connection)
+    if revision is None:
+        create(connection)
+    elif int(revision) < int(HEAD):
+        upgrade(connection)
+    elif int(revision) > int(HEAD) + 1:
+        raise StoreError(
+            f"the file has schema revision {revision}, this program reads up to {int(HEAD) + 1:04}; "
+            "use the program that wrote it, or another file"
+        )

@@ -1,0 +1,227 @@
+"""What users do with tasks. Everything here is bound to one project; nothing else reads tasks by a user's id."""
+
+import base64
+import binascii
+from datetime import datetime
+from typing import Any
+
+import anyio
+from sqlalchemy import ColumnElement, and_, func, insert, select, update
+
+from agent.errors import IdempotencyConflict, InvalidCursor, TaskOver, UnknownTask
+from agent.store.base import USER_EVENTS, QueuePosition, TaskPage, TaskRecord
+from agent.store.database import Database, Transaction, whole
+from agent.store.ids import new_id
+from agent.store.journal import derive_task, end_unbegun, head_start, requeue, write_event
+from agent.store.rows import know_task, read_events, read_project, read_runs, read_task, task_record
+from agent.store.tables import events, runs, tasks
+from agent.types import Event, Priority, Status, TaskRequest, Usage
+
+
+class SqlProjectStore:
+    """An :class:`~agent.store.base.ProjectStore`; ``Store.of`` makes them."""
+
+    def __init__(self, database: Database, project_id: str) -> None:
+        self.database = database
+        self.project_id = project_id
+
+    @whole
+    async def submit(
+        self, request: TaskRequest, *, created_by: str = "local", idempotency_key: str | None = None
+    ) -> TaskRecord:
+        async with self.database.writing() as transaction:
+            # Two submissions with one key come one after the other.
+            await read_project(transaction.db, self.project_id, lock=idempotency_key is not None)
+            if idempotency_key is not None:
+                known = await self._known(transaction, request, idempotency_key)
+                if known is not None:
+                    return known
+            task_id = await self._insert(transaction, request, created_by, idempotency_key)
+            await write_event(transaction, task_id, "task.submitted", {"request": request.model_dump(mode="json")})
+            return await know_task(transaction.db, task_id)
+
+    @whole
+    async def get(self, task_id: str) -> TaskRecord:
+        async with self.database.reading() as db:
+            task = await read_task(db, self._mine(task_id))
+        if task is None:
+            raise self._unknown(task_id)
+        return task
+
+    @whole
+    async def list_tasks(
+        self,
+        *,
+        status: Status | None = None,
+        created_by: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        cursor: str | None = None,
+        limit: int = 20,
+    ) -> TaskPage:
+        query = select(tasks).where(tasks.c.project_id == self.project_id)
+        for where in _filters(status, created_by, since, until, cursor):
+            query = query.where(where)
+        async with self.database.reading() as db:
+            rows = (await db.execute(query.order_by(tasks.c.position.desc()).limit(limit + 1))).mappings().all()
+            page = rows[:limit]
+            owned = await read_runs(db, runs.c.task_id.in_([row["task_id"] for row in page]), brief=True)
+        next_cursor = _encode_cursor(page[-1]["position"]) if len(rows) > limit else None
+        return TaskPage(
+            tasks=tuple(task_record(row, owned.get(row["task_id"], ())) for row in page), next_cursor=next_cursor
+        )
+
+    @whole
+    async def events(self, task_id: str, *, after: int = 0, limit: int = 1000) -> tuple[Event, ...]:
+        known = select(tasks.c.task_id).where(self._mine(task_id))
+        mine = and_(events.c.task_id == task_id, events.c.project_id == self.project_id)
+        async with self.database.reading() as db:
+            found = await read_events(db, and_(mine, events.c.seq > after), limit)
+            if not found and (await db.execute(known)).first() is None:
+                raise self._unknown(task_id)
+        return found
+
+    async def wait_for_events(self, task_id: str, *, after: int, timeout_s: float) -> tuple[Event, ...]:
+        deadline = anyio.current_time() + timeout_s
+        changes = self.database.changes
+        while True:
+            changed = changes.of_task(task_id)
+            found = await self.events(task_id, after=after)
+            left_s = deadline - anyio.current_time()
+            if found or left_s <= 0:
+                return found
+            await changes.wait(changed, left_s)
+
+    @whole
+    async def tell(self, task_id: str, type: str, body: dict[str, Any]) -> Event:  # noqa: A002
+        if type not in USER_EVENTS:
+            raise ValueError(f"a user cannot say {type!r}")
+        async with self.database.writing() as transaction:
+            task = await self._locked(transaction, task_id)
+            if task.status.terminal:
+                raise TaskOver(f"task {task_id} had ended as {task.status}")
+            event = await write_event(transaction, task_id, type, body)
+            if type == "task.updated":
+                await self._update(transaction, task, body)
+            for run in task.runs:
+                if run.status.parked and (run.waiting_on or "paused") in USER_EVENTS[type]:
+                    await requeue(transaction, task_id, run, type)
+            await derive_task(transaction, task_id)
+            return event
+
+    @whole
+    async def cancel(self, task_id: str) -> TaskRecord:
+        async with self.database.writing() as transaction:
+            task = await self._locked(transaction, task_id)
+            if task.status.terminal or task.cancel_requested:
+                return task
+            await transaction.db.execute(update(tasks).where(self._mine(task_id)).values(cancel_requested=True))
+            await write_event(transaction, task_id, "task.cancel_requested", {})
+            await end_unbegun(transaction, task)
+            for run in task.runs:
+                if run.status.parked:  # A worker ends it, which has the patch as far as it came.
+                    await requeue(transaction, task_id, run, "task.cancel_requested")
+            await derive_task(transaction, task_id)
+            return await know_task(transaction.db, task_id)
+
+    @whole
+    async def queue_position(self, task_id: str) -> QueuePosition:
+        async with self.database.reading() as db:
+            task = await read_task(db, self._mine(task_id))
+            if task is None:
+                raise self._unknown(task_id)
+            if task.status is not Status.QUEUED:
+                return QueuePosition(position=None, reason=f"the task is {task.status}, not queued")
+            mine = select(func.min(runs.c.due)).where(runs.c.task_id == task_id, runs.c.status == Status.QUEUED)
+            before = select(func.count()).where(runs.c.status == Status.QUEUED, runs.c.due < mine.scalar_subquery())
+            position = (await db.execute(before)).scalar_one() + 1
+        return QueuePosition(position=position, reason=f"{position - 1} runs come first")
+
+    async def _known(self, transaction: Transaction, request: TaskRequest, key: str) -> TaskRecord | None:
+        where = and_(tasks.c.project_id == self.project_id, tasks.c.idempotency_key == key)
+        task = await read_task(transaction.db, where)
+        if task is not None and task.request != request:
+            raise IdempotencyConflict(f"the key {key!r} came with another request for task {task.id}")
+        return task
+
+    async def _insert(
+        self, transaction: Transaction, request: TaskRequest, created_by: str, idempotency_key: str | None
+    ) -> str:
+        task_id, now = new_id("task"), transaction.now
+        owner = {"project_id": self.project_id, "created_by": created_by, "task_id": task_id}
+        values = {
+            "idempotency_key": idempotency_key,
+            "request": request.model_dump(mode="json"),
+            "priority": request.priority,
+            "status": Status.QUEUED,
+            "created_at": now,
+            "updated_at": now,
+        }
+        await transaction.db.execute(insert(tasks).values(owner | values))
+        for attempt in range(1, request.attempts + 1):
+            run = {
+                "run_id": new_id("run"),
+                "attempt": attempt,
+                "status": Status.QUEUED,
+                "due": now - head_start(request.priority, attempt),
+                "idle_since": now,
+                "usage": Usage().model_dump(),
+            }
+            await transaction.db.execute(insert(runs).values(owner | run))
+        return task_id
+
+    async def _update(self, transaction: Transaction, task: TaskRecord, body: dict[str, Any]) -> None:
+        change = {name: body[name] for name in ("title", "labels", "priority") if name in body}
+        if change:
+            await transaction.db.execute(update(tasks).where(self._mine(task.id)).values(change))
+        if "priority" in change:
+            priority = Priority(change["priority"])
+            for run in task.runs:
+                due = task.created_at - head_start(priority, run.attempt)
+                await transaction.db.execute(update(runs).where(runs.c.run_id == run.run_id).values(due=due))
+
+    async def _locked(self, transaction: Transaction, task_id: str) -> TaskRecord:
+        task = await read_task(transaction.db, self._mine(task_id), lock=True)
+        if task is None:
+            raise self._unknown(task_id)
+        return task
+
+    def _mine(self, task_id: str) -> ColumnElement[bool]:
+        if "\0" in task_id:  # Postgres cannot even be asked.
+            raise self._unknown(task_id)
+        return and_(tasks.c.task_id == task_id, tasks.c.project_id == self.project_id)
+
+    def _unknown(self, task_id: str) -> UnknownTask:
+        return UnknownTask(f"no task {task_id}")
+
+
+def _filters(
+    status: Status | None, created_by: str | None, since: datetime | None, until: datetime | None, cursor: str | None
+) -> list[ColumnElement[bool]]:
+    found: list[ColumnElement[bool]] = []
+    if status is not None:
+        found.append(tasks.c.status == status)
+    if created_by is not None:
+        found.append(tasks.c.created_by == created_by.replace("\0", ""))
+    if since is not None:
+        found.append(tasks.c.created_at >= since)
+    if until is not None:
+        found.append(tasks.c.created_at < until)
+    if cursor is not None:
+        found.append(tasks.c.position < _decode_cursor(cursor))
+    return found
+
+
+def _encode_cursor(position: int) -> str:
+    return base64.urlsafe_b64encode(f"p{position}".encode()).decode().rstrip("=")
+
+
+def _decode_cursor(cursor: str) -> int:
+    try:
+        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode("ascii")
+    except (binascii.Error, ValueError) as error:
+        raise InvalidCursor(f"not a cursor of this service: {cursor[:64]!r}") from error
+    # SQLite integers end at 63 bits; a longer number is none of ours.
+    if not text.startswith("p") or not text[1:].isdigit() or len(text) > 19:
+        raise InvalidCursor(f"not a cursor of this service: {cursor[:64]!r}")
+    return int(text[1:])
