@@ -1,0 +1,336 @@
+"""The values of the chart: one description; ``values.yaml``, its schema and the table in the docs are written from it.
+
+Where a value is a setting of one of our programs, it has the program's name and meaning and is not described again:
+``modelServer.sglang.settings`` is ``model_server.sglang.arguments.LaunchSettings``, and ``sandbox.settings`` is
+``sandbox.config.KubernetesSettings``. What they leave out is as the program has it.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema
+from pydantic.alias_generators import to_camel
+
+from model_server.sglang.arguments import LaunchSettings
+from sandbox.config import KubernetesSettings
+
+Quantity = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$")]
+"""As Kubernetes writes amounts, such as ``500m`` or ``64Gi``."""
+Digest = Annotated[str, StringConstraints(pattern=r"^(sha256:[0-9a-f]{64})?$")]
+Name = Annotated[str, StringConstraints(pattern=r"^([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?)?$")]
+"""Of an object of the cluster; empty: none."""
+Cidr = Annotated[str, StringConstraints(pattern=r"^([0-9.]+|[0-9a-fA-F:.]+)/[0-9]{1,3}$")]
+Object = dict[str, Any]
+"""Anything that Kubernetes takes at that place; the chart does not look into it."""
+
+
+def _settings(model: type[BaseModel], *said_elsewhere: str) -> WithJsonSchema:
+    """Of a program's settings, those that nothing else in the chart decides; none has to be said."""
+    properties = {
+        name: schema for name, schema in model.model_json_schema()["properties"].items() if name not in said_elsewhere
+    }
+    return WithJsonSchema({"type": "object", "properties": properties, "additionalProperties": False})
+
+
+LaunchObject = Annotated[
+    Object, _settings(LaunchSettings, "model_path", "served_name", "version", "host", "port", "api_key")
+]
+SandboxObject = Annotated[
+    Object,
+    _settings(
+        KubernetesSettings,
+        *("namespace", "kubeconfig", "context", "agent_image", "host_image", "pull_policy", "service_account"),
+    ),
+]
+
+
+class Values(BaseModel):
+    """A part of the values. Unknown names are refused."""
+
+    model_config = ConfigDict(extra="forbid", alias_generator=to_camel, populate_by_name=True)
+
+
+class Image(Values):
+    registry: str = Field("", description="Where it is fetched from. Empty: `global.imageRegistry`.")
+    repository: str = Field(min_length=1, description="Its name there.")
+    tag: str = Field("", description="Empty: the version of the chart's programs.")
+    digest: Digest = Field("", description="`sha256:...`; then the tag is only for readers.")
+
+
+class Resources(Values):
+    requests: dict[str, Quantity] = Field({}, description="What is reserved.")
+    limits: dict[str, Quantity] = Field({}, description="What is not passed.")
+
+
+class ServiceAccount(Values):
+    create: bool = Field(True, description="Make the account; no account of the chart mounts a token by itself.")
+    name: Name = Field("", description="Empty: named after the component.")
+    annotations: dict[str, str] = Field({}, description="Such as what binds it to an identity of the cloud.")
+
+
+class Component(Values):
+    """What every kind of pod of the chart has."""
+
+    replicas: int = Field(1, ge=0, description="Pods.")
+    resources: Resources = Field(Resources(), description="Of its container.")
+    env: dict[str, str] = Field({}, description="Further variables; nothing secret.")
+    extra_args: list[str] = Field([], description="Further arguments of its program.")
+    node_selector: dict[str, str] = Field({}, description="Labels of the nodes it may run on.")
+    tolerations: list[Object] = Field([], description="Taints it does not mind.")
+    affinity: Object = Field({}, description="Instead of the chart's own.")
+    topology_spread_constraints: list[Object] = Field([], description="How its pods are spread.")
+    priority_class_name: Name = Field("", description="Its importance to the scheduler.")
+    pod_labels: dict[str, str] = Field({}, description="Further labels.")
+    pod_annotations: dict[str, str] = Field({}, description="Further annotations.")
+    service_account: ServiceAccount = ServiceAccount()
+    pdb: bool = Field(True, description="Let drains of nodes end one of its pods at a time, where it has several.")
+    termination_grace_period_seconds: int = Field(60, ge=1, description="From the wish to end to the forced end, s.")
+
+
+class Global(Values):
+    image_registry: str = Field("", description="In front of every image. There are no public images yet: push ours.")
+    image_pull_secrets: list[Name] = Field([], description="Secrets for that registry, in the release's namespace.")
+    pull_policy: Literal["IfNotPresent", "Always", "Never"] = Field("IfNotPresent", description="Of every image.")
+    storage_class: str = Field("", description="Of every claim. Empty: the cluster's default.")
+
+
+class Secret(Values):
+    existing: Name = Field("", description="One of yours, such as from a secret store. Empty: made once, and kept.")
+
+
+class Weights(Values):
+    source: Literal["claim", "hostPath", "image", "download"] = Field(
+        "claim",
+        description="`claim`: a volume of yours that many may read. `hostPath`: a folder of each node. `image`: a "
+        "volume out of an image (Kubernetes 1.31 or later, with its feature on). `download`: each pod fetches them to a claim "
+        "of its own before its engine starts.",
+    )
+    claim: Name = Field("", description="For `claim`: its name.")
+    host_path: str = Field("", description="For `hostPath`: the folder.")
+    image: str = Field("", description="For `image`: its full reference, by digest.")
+    path: str = Field("MiMo-V2-Flash", min_length=1, description="Folder of the checkpoint within the volume.")
+    repository: str = Field("XiaomiMiMo/MiMo-V2-Flash", description="For `download`: name on the hub.")
+    revision: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{40})?$")] = Field(
+        "", description="For `download`: the commit, in full; nothing else is fetched."
+    )
+    size: Quantity = Field("400Gi", description="For `download`: of the claim.")
+    token_secret: Name = Field("", description="For `download`: a Secret with `HF_TOKEN`, where the hub wants one.")
+
+
+class CompileCache(Values):
+    source: Literal["claim", "hostPath", "none"] = Field(
+        "claim", description="Where compiled kernels outlive the pod; without, each start compiles for minutes."
+    )
+    host_path: str = Field("/var/cache/mimo-coder", description="For `hostPath`.")
+    size: Quantity = Field("20Gi", description="For `claim`: one for each pod.")
+
+
+class Rdma(Values):
+    resource: str = Field("", description="What the device plugin calls it, such as `rdma/hca`; adds IPC_LOCK.")
+    count: int = Field(1, ge=1, description="So many for each pod.")
+    host_network: bool = Field(False, description="Use the node's network; needs Pod Security `privileged`.")
+
+
+class Sglang(Values):
+    image: Image = Field(Image(registry="docker.io", repository="lmsysorg/sglang", tag="v0.5.23"))
+    version: str = Field("0.5.23", description="Which preset of flags holds; of the image.")
+    settings: LaunchObject = Field({}, description="LaunchSettings, by their own names.")
+    gpu_resource: str = Field("nvidia.com/gpu", description="What the device plugin calls GPUs.")
+    shm_size: Quantity = Field("64Gi", description="Of /dev/shm; counts against the memory limit.")
+    resources: Resources = Field(
+        Resources(
+            requests={"cpu": "64", "memory": "640Gi", "ephemeral-storage": "50Gi"},
+            limits={"memory": "900Gi", "ephemeral-storage": "200Gi"},
+        ),
+        description="Beside the GPUs.",
+    )
+    env: dict[str, str] = Field({}, description="Further variables of SGLang.")
+    startup_seconds: int = Field(3600, ge=60, description="How long it may take to load and compile, s.")
+    rdma: Rdma = Rdma()
+
+
+class LeaderWorkerSet(Values):
+    enabled: bool = Field(False, description="One engine over several nodes.")
+    size: int = Field(2, ge=2, le=16, description="Nodes of one engine.")
+    assume_installed: bool = Field(False, description="Render it although the cluster does not say that it knows it.")
+
+
+class ModelAutoscaling(Values):
+    enabled: bool = Field(False, description="By KEDA, on queue and cache. A pod takes ten minutes and a node of GPUs.")
+    min_replicas: int = Field(1, ge=1)
+    max_replicas: int = Field(2, ge=1)
+    queue_per_replica: int = Field(8, ge=1, description="Waiting requests that one more pod is wanted for.")
+    prometheus: str = Field("", description="Address of Prometheus.")
+    assume_installed: bool = Field(False, description="Render it although the cluster does not say that it knows KEDA.")
+
+
+class ModelServer(Component):
+    image: Image = Image(repository="mimo-coder/model-server")
+    engine: Literal["sglang", "embedded", "external"] = Field(
+        "sglang", description="`embedded` runs small checkpoints on processors; `external` makes no pod at all."
+    )
+    url: Annotated[str, StringConstraints(pattern=r"^(https?://\S+/v1)?$")] = Field(
+        "", description="For `external`: up to and including /v1."
+    )
+    model: str = Field("mimo-v2-flash", min_length=1, description="Name that the agent asks for.")
+    checkpoint: str = Field("mimo-v2-nano", description="For `embedded`: one that ships, or a folder.")
+    key: Secret = Field(Secret(), description="Key `model-api-key` of that Secret.")
+    sglang: Sglang = Sglang()
+    weights: Weights = Weights()
+    compile_cache: CompileCache = CompileCache()
+    leader_worker_set: LeaderWorkerSet = LeaderWorkerSet()
+    autoscaling: ModelAutoscaling = ModelAutoscaling()
+    pre_stop_seconds: int = Field(20, ge=0, description="Until routers no longer send here, s.")
+    termination_grace_period_seconds: int = Field(
+        930, ge=1, description="`preStopSeconds`, the longest answer, and 10 s."
+    )
+
+
+class Router(Component):
+    enabled: bool = Field(False, description="The gateway `smg` in front of several model servers.")
+    image: Image = Image(repository="smg", tag="1.13.0")
+    replicas: int = Field(2, ge=0, description="Pods.")
+    policy: Literal["consistent_hashing", "manual", "cache_aware", "round_robin"] = Field(
+        "consistent_hashing",
+        description="`consistent_hashing` needs no state: the key of a task says which server. `manual` and "
+        "`cache_aware` keep state, so they are for one pod.",
+    )
+    discovery: Literal["static", "kubernetes"] = Field(
+        "static", description="`static`: the pods' own names. `kubernetes`: watch them, which needs a role."
+    )
+    termination_grace_period_seconds: int = Field(960, ge=1, description="Not less than the model servers'.")
+
+
+class Exposure(Values):
+    enabled: bool = False
+    hosts: list[str] = Field([], description="Names it answers to.")
+
+
+class Ingress(Exposure):
+    class_name: Name = Field("", description="Which controller. Empty: the cluster's default.")
+    annotations: dict[str, str] = Field(
+        {
+            "nginx.ingress.kubernetes.io/proxy-buffering": "off",
+            "nginx.ingress.kubernetes.io/proxy-read-timeout": "3600",
+        },
+        description="Event streams must not be buffered, nor cut while they are silent.",
+    )
+    tls_secret: Name = Field("", description="Certificate.")
+
+
+class HttpRoute(Exposure):
+    parents: list[Object] = Field([], description="Gateways, as `parentRefs`.")
+
+
+class ApiAutoscaling(Values):
+    enabled: bool = Field(False, description="By processor time; with Postgres only.")
+    min_replicas: int = Field(2, ge=1)
+    max_replicas: int = Field(6, ge=1)
+    cpu_percent: int = Field(70, ge=1, le=100)
+
+
+class Api(Component):
+    image: Image = Image(repository="mimo-coder/agent")
+    key: Secret = Field(Secret(), description="Key `api-key` of that Secret.")
+    ingress: Ingress = Ingress()
+    http_route: HttpRoute = HttpRoute()
+    autoscaling: ApiAutoscaling = ApiAutoscaling()
+
+
+class Orchestrator(Component):
+    image: Image = Image(repository="mimo-coder/agent")
+    concurrency: int = Field(4, ge=1, le=256, description="Runs at once in one pod.")
+    lease_ttl_seconds: float = Field(15.0, gt=0, description="A run goes to another worker after so long a silence, s.")
+
+
+class Volume(Values):
+    existing_claim: Name = Field("", description="One of yours. Empty: made.")
+    size: Quantity = "10Gi"
+    access_mode: Literal["ReadWriteOnce", "ReadWriteMany"] = Field(
+        "ReadWriteOnce", description="`ReadWriteMany` where workers are several."
+    )
+
+
+class Repositories(Values):
+    existing_claim: Name = Field(
+        "", description="Volume with the repositories of users, seen read-only at /repositories."
+    )
+
+
+class Database(Values):
+    mode: Literal["sqlite", "embedded", "external"] = Field(
+        "sqlite",
+        description="`sqlite`: a file in the data volume, API and worker in one pod. `embedded`: a small Postgres of "
+        "the chart's own. `external`: yours.",
+    )
+    image: Image = Field(Image(registry="docker.io", repository="postgres", tag="17"), description="For `embedded`.")
+    size: Quantity = Field("20Gi", description="For `embedded`.")
+    url_secret: Name = Field("", description="For `external`: a Secret whose key `url` is postgresql://...")
+    cidrs: list[Cidr] = Field([], description="For `external`: addresses of the server, for network policies.")
+
+
+class SandboxNamespace(Values):
+    name: Name = Field("", description="Empty: the release's name and `-sandboxes`.")
+    create: bool = Field(True, description="Make it. It goes with the release, and all sandboxes with it.")
+
+
+class Bounds(Values):
+    pods: int = Field(250, ge=1, description="Sandboxes at once.")
+    memory_mib: int = Field(512 * 1024, ge=1, description="Memory of all together, MiB.")
+    cpus: int = Field(64, ge=1, description="Processors reserved by all together.")
+    pod_memory_mib: int = Field(32 * 1024, ge=1, description="Memory of one, MiB.")
+    registry: str = Field("", description="What every task image begins with, then also by digest. Empty: any image.")
+
+
+class Sandbox(Values):
+    image: Image = Field(Image(repository="mimo-coder/sandboxd"), description="What brings sandboxd into a pod.")
+    task_image: Image = Field(Image(repository="mimo-coder/task"), description="Where a task names none.")
+    namespace: SandboxNamespace = SandboxNamespace()
+    settings: SandboxObject = Field({}, description="KubernetesSettings, by their own names.")
+    bounds: Bounds = Bounds()
+    admission_policy: bool = Field(
+        True, description="An object of the whole cluster; off where you may not make those."
+    )
+
+
+class ApiServer(Values):
+    cidrs: list[Cidr] = Field([], description="Addresses of the API server, as nodes see them.")
+    ports: list[int] = [443, 6443]
+
+
+class NetworkPolicy(Values):
+    enabled: bool = Field(True, description="Deny all but what the chart's parts need of each other.")
+    api_server: ApiServer = ApiServer()
+    clients: list[Object] = Field(
+        [{"namespaceSelector": {}}], description="Who may reach the API, as peers of a policy; every pod by itself."
+    )
+    prometheus: list[Object] = Field(
+        [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}],
+        description="Who may read series.",
+    )
+
+
+class Monitoring(Values):
+    service_monitors: bool = Field(False, description="For the Prometheus operator.")
+    rules: bool = Field(False, description="Alerts, for the Prometheus operator.")
+    dashboards: bool = Field(False, description="ConfigMaps that Grafana's sidecar reads.")
+    labels: dict[str, str] = Field({}, description="By which the operator finds them.")
+
+
+class ChartValues(Values):
+    """All of them."""
+
+    global_: Global = Field(Global(), alias="global")
+    name_override: Name = Field("", description="Instead of the chart's name, in names and labels.")
+    fullname_override: Name = Field("", description="Instead of release and chart, in names.")
+    common_labels: dict[str, str] = Field({}, description="On every object.")
+    model_server: ModelServer = ModelServer()
+    router: Router = Router()
+    api: Api = Api()
+    orchestrator: Orchestrator = Orchestrator()
+    database: Database = Database()
+    data: Volume = Field(Volume(), description="Git directories of tasks, and the store where it is SQLite.")
+    repositories: Repositories = Repositories()
+    sandbox: Sandbox = Sandbox()
+    network_policy: NetworkPolicy = NetworkPolicy()
+    monitoring: Monitoring = Monitoring()
+    extra_objects: list[Object] = Field([], description="Objects of yours that go with the release.")

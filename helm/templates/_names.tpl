@@ -1,0 +1,74 @@
+{{- /* Names and labels. A release is named once; everything of it begins with that name. */ -}}
+
+{{- define "mimo.name" -}}
+{{ .Values.nameOverride | default .Chart.Name }}
+{{- end }}
+
+{{- define "mimo.fullname" -}}
+{{ .Values.fullnameOverride | default .Release.Name }}
+{{- end }}
+
+{{- /* (list . component) -> the name of its objects */ -}}
+{{- define "mimo.componentName" -}}
+{{ include "mimo.fullname" (index . 0) }}-{{ index . 1 }}
+{{- end }}
+
+{{- /* (list . component) -> what selects its pods, for ever: nothing here changes with a version. */ -}}
+{{- define "mimo.selector" -}}
+app.kubernetes.io/name: {{ include "mimo.name" (index . 0) }}
+app.kubernetes.io/instance: {{ (index . 0).Release.Name }}
+app.kubernetes.io/component: {{ index . 1 }}
+{{- end }}
+
+{{- /* (list . component) -> the labels of its objects */ -}}
+{{- define "mimo.labels" -}}
+{{- $root := index . 0 -}}
+{{ include "mimo.selector" . }}
+app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ $root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" }}
+{{- with $root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- /* (list . component) -> metadata of an object of that name */ -}}
+{{- define "mimo.metadata" -}}
+name: {{ include "mimo.componentName" . }}
+namespace: {{ (index . 0).Release.Namespace }}
+labels:
+  {{- include "mimo.labels" . | nindent 2 }}
+{{- end }}
+
+{{- /* (list . component values) -> the name of its service account */ -}}
+{{- define "mimo.account" -}}
+{{ (index . 2).serviceAccount.name | default (ternary (include "mimo.componentName" .) "default" (index . 2).serviceAccount.create) }}
+{{- end }}
+
+{{- define "mimo.orchestratorAccount" -}}
+{{ include "mimo.account" (list . "orchestrator" .Values.orchestrator) }}
+{{- end }}
+
+{{- define "mimo.sandboxNamespace" -}}
+{{ .Values.sandbox.namespace.name | default (printf "%s-sandboxes" (include "mimo.fullname" .)) }}
+{{- end }}
+
+{{- define "mimo.sandboxAccount" -}}
+mimo-sandbox
+{{- end }}
+
+{{- define "mimo.sandboxPort" -}}
+{{ int (.Values.sandbox.settings.port | default 7070) }}
+{{- end }}
+
+{{- /* (list . image) -> its reference */ -}}
+{{- define "mimo.image" -}}
+{{- $root := index . 0 -}}
+{{- $image := index . 1 -}}
+{{- $registry := $image.registry | default $root.Values.global.imageRegistry -}}
+{{- if not (or $registry (eq $root.Values.global.pullPolicy "Never")) -}}
+{{- fail (printf "\n\nglobal.imageRegistry: nothing says where %s is fetched from. There are no public images: build them (make images), push them, and name your registry. On nodes that have them already set global.pullPolicy to Never." $image.repository) -}}
+{{- end -}}
+{{- with $registry }}{{ . }}/{{ end }}{{ $image.repository }}
+{{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ $image.tag | default $root.Chart.AppVersion }}{{ end }}
+{{- end }}

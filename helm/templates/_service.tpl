@@ -1,0 +1,157 @@
+{{- /* The containers of the service. With SQLite the API and the one worker share a pod, since they share a file. */ -}}
+
+{{- define "mimo.apiContainer" -}}
+name: api
+image: {{ include "mimo.image" (list . .Values.api.image) }}
+imagePullPolicy: {{ .Values.global.pullPolicy }}
+command: [python, -P, -m, agent.api]
+args:
+  - --store=$(MIMO_STORE)
+  - --host=0.0.0.0
+  - --port=8080
+  {{- with .Values.api.extraArgs }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+env:
+  {{- include "mimo.storeVariables" . | nindent 2 }}
+  - name: MIMO_API_KEY
+    valueFrom:
+      secretKeyRef:
+        name: {{ include "mimo.keySecret" (list . .Values.api.key) }}
+        key: api-key
+  {{- include "mimo.variables" .Values.api.env | nindent 2 }}
+ports:
+  - name: http
+    containerPort: 8080
+startupProbe:
+  httpGet: {path: /livez, port: http}
+  periodSeconds: 1
+  timeoutSeconds: 5
+  failureThreshold: 120
+readinessProbe:
+  httpGet: {path: /readyz, port: http}
+  periodSeconds: 10
+  timeoutSeconds: 15
+  failureThreshold: 3
+livenessProbe:
+  httpGet: {path: /livez, port: http}
+  periodSeconds: 10
+  timeoutSeconds: 5
+  failureThreshold: 6
+{{- if ne .Values.database.mode "sqlite" }}
+lifecycle:
+  preStop:
+    sleep: {seconds: 10}
+{{- end }}
+securityContext:
+  {{- include "mimo.security" . | nindent 2 }}
+resources:
+  {{- toYaml .Values.api.resources | nindent 2 }}
+volumeMounts:
+  {{- include "mimo.serviceMounts" . | nindent 2 }}
+{{- end }}
+
+{{- define "mimo.orchestratorContainer" -}}
+name: orchestrator
+image: {{ include "mimo.image" (list . .Values.orchestrator.image) }}
+imagePullPolicy: {{ .Values.global.pullPolicy }}
+command: [python, -P, -m, agent.orchestrator]
+args:
+  - --store=$(MIMO_STORE)
+  - --data=/data
+  - --model-url={{ include "mimo.modelUrl" . }}
+  - --model={{ include "mimo.modelName" . }}
+  - --sandbox=kubernetes
+  - --concurrency={{ int .Values.orchestrator.concurrency }}
+  - --lease-ttl={{ .Values.orchestrator.leaseTtlSeconds }}
+  {{- with .Values.orchestrator.extraArgs }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+env:
+  {{- include "mimo.storeVariables" . | nindent 2 }}
+  - name: MIMO_MODEL_API_KEY
+    valueFrom:
+      secretKeyRef:
+        name: {{ include "mimo.keySecret" (list . .Values.modelServer.key) }}
+        key: model-api-key
+  - name: MIMO_SANDBOX_SETTINGS
+    value: /etc/mimo/sandbox.toml
+  {{- include "mimo.variables" .Values.orchestrator.env | nindent 2 }}
+securityContext:
+  {{- include "mimo.security" . | nindent 2 }}
+resources:
+  {{- toYaml .Values.orchestrator.resources | nindent 2 }}
+volumeMounts:
+  {{- include "mimo.serviceMounts" . | nindent 2 }}
+  - name: settings
+    mountPath: /etc/mimo
+    readOnly: true
+  - name: token
+    mountPath: /var/run/secrets/kubernetes.io/serviceaccount
+    readOnly: true
+{{- end }}
+
+{{- define "mimo.serviceMounts" -}}
+- name: tmp
+  mountPath: /tmp
+- name: data
+  mountPath: /data
+{{- if .Values.repositories.existingClaim }}
+- name: repositories
+  mountPath: /repositories
+  readOnly: true
+{{- end }}
+{{- end }}
+
+{{- define "mimo.serviceVolumes" -}}
+- name: tmp
+  emptyDir: {}
+- name: data
+  persistentVolumeClaim:
+    claimName: {{ .Values.data.existingClaim | default (include "mimo.componentName" (list . "data")) }}
+{{- with .Values.repositories.existingClaim }}
+- name: repositories
+  persistentVolumeClaim:
+    claimName: {{ . }}
+    readOnly: true
+{{- end }}
+{{- end }}
+
+{{- /* The token is in the one container that needs it, and nowhere else in the pod. */ -}}
+{{- define "mimo.orchestratorVolumes" -}}
+- name: settings
+  configMap:
+    name: {{ include "mimo.componentName" (list . "orchestrator") }}
+- name: token
+  projected:
+    defaultMode: 0440
+    sources:
+      - serviceAccountToken:
+          path: token
+          expirationSeconds: 3607
+      - configMap:
+          name: kube-root-ca.crt
+          items:
+            - {key: ca.crt, path: ca.crt}
+      - downwardAPI:
+          items:
+            - path: namespace
+              fieldRef: {fieldPath: metadata.namespace}
+{{- end }}
+
+{{- /* Pod labels beside the usual: who may make and reach sandboxes; and what starts a pod anew when it changes. */ -}}
+{{- define "mimo.executorLabel" -}}
+mimo-coder/executor: "true"
+{{- end }}
+
+{{- /* The settings of sandboxes, as the program reads them. */ -}}
+{{- define "mimo.sandboxSettings" -}}
+{{- $given := dict
+    "namespace" (include "mimo.sandboxNamespace" .)
+    "service" (include "mimo.fullname" .)
+    "service_account" (include "mimo.sandboxAccount" .)
+    "agent_image" (include "mimo.image" (list . .Values.sandbox.image))
+    "host_image" (include "mimo.image" (list . .Values.sandbox.taskImage))
+    "pull_policy" .Values.global.pullPolicy }}
+{{- toToml (dict "kubernetes" (merge $given .Values.sandbox.settings)) }}
+{{- end }}

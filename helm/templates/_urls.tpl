@@ -1,0 +1,42 @@
+{{- /* Where parts find each other: with the namespace, so that it holds from everywhere. */ -}}
+
+{{- /* (list . component) -> host name of its service */ -}}
+{{- define "mimo.host" -}}
+{{ include "mimo.componentName" . }}.{{ (index . 0).Release.Namespace }}.svc
+{{- end }}
+
+{{- define "mimo.modelUrl" -}}
+{{- if eq .Values.modelServer.engine "external" -}}
+{{ .Values.modelServer.url }}
+{{- else if .Values.router.enabled -}}
+http://{{ include "mimo.host" (list . "router") }}:30000/v1
+{{- else -}}
+http://{{ include "mimo.host" (list . "model-server") }}:9001/v1
+{{- end }}
+{{- end }}
+
+{{- define "mimo.modelName" -}}
+{{ ternary .Values.modelServer.checkpoint .Values.modelServer.model (eq .Values.modelServer.engine "embedded") | base }}
+{{- end }}
+
+{{- /* Variables that hold the address of the store: its password never stands in a manifest. */ -}}
+{{- define "mimo.storeVariables" -}}
+{{- if eq .Values.database.mode "sqlite" }}
+- name: MIMO_STORE
+  value: sqlite:////data/service.db
+{{- else if eq .Values.database.mode "external" }}
+- name: MIMO_STORE
+  valueFrom:
+    secretKeyRef:
+      name: {{ .Values.database.urlSecret }}
+      key: url
+{{- else }}
+- name: POSTGRES_PASSWORD
+  valueFrom:
+    secretKeyRef:
+      name: {{ include "mimo.fullname" . }}-keys
+      key: postgres-password
+- name: MIMO_STORE
+  value: postgresql://mimo:$(POSTGRES_PASSWORD)@{{ include "mimo.host" (list . "postgres") }}:5432/mimo
+{{- end }}
+{{- end }}

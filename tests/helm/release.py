@@ -1,0 +1,114 @@
+"""A release of the chart on a real cluster, and what its user does with it."""
+
+import base64
+import json
+import os
+import subprocess
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agent.api.schemas import TaskView
+from agent.cli.client import Client
+from agent.git import git
+from deploy.chart.__main__ import CHART
+from deploy.cluster import programs
+from deploy.cluster.cluster import Cluster
+from evals.repository import write_repository
+from evals.runner import Sampling, request_of
+from evals.types import EvalTask
+
+
+class HelmError(Exception):
+    """Helm says no, with these words."""
+
+
+def helm(*arguments: str, kubeconfig: Path | None = None, stdin: str = "") -> str:
+    """What it says.
+
+    Raises:
+        HelmError: with what it complains about.
+    """
+    program = programs.build()["helm"]
+    environment = {**os.environ, "KUBECONFIG": str(kubeconfig or os.devnull)}
+    done = subprocess.run(
+        [program, *arguments], input=stdin, env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise HelmError(done.stderr)
+    return done.stdout
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    cluster: Cluster
+    name: str
+    namespace: str
+
+    @property
+    def sandboxes(self) -> str:
+        """The namespace of its sandboxes."""
+        return f"{self.name}-sandboxes"
+
+    def helm(self, command: str, *arguments: str) -> str:
+        return helm(command, self.name, f"--namespace={self.namespace}", *arguments, kubeconfig=self.cluster.kubeconfig)
+
+    def install(self, *arguments: str) -> str:
+        return self.helm("install", str(CHART), f"--values={CHART}/values-dev.yaml", *_PATIENTLY, *arguments)
+
+    def upgrade(self, *arguments: str) -> str:
+        return self.helm("upgrade", str(CHART), f"--values={CHART}/values-dev.yaml", *_PATIENTLY, *arguments)
+
+    def kubectl(self, *arguments: str, stdin: str = "") -> str:
+        return self.cluster.kubectl(f"--namespace={self.namespace}", *arguments, stdin=stdin)
+
+    def get(self, *arguments: str, namespace: str | None = None) -> Mapping[str, Any]:
+        where = f"--namespace={namespace or self.namespace}"
+        found: dict[str, Any] = json.loads(self.cluster.kubectl(where, "get", "--output=json", *arguments))
+        return found
+
+    def pods(self, component: str) -> list[str]:
+        """The names of its pods that are not about to end."""
+        found = self.get(
+            "pods", f"--selector=app.kubernetes.io/instance={self.name},app.kubernetes.io/component={component}"
+        )
+        return [pod["metadata"]["name"] for pod in found["items"] if "deletionTimestamp" not in pod["metadata"]]
+
+    def sandbox_pods(self) -> list[str]:
+        return [pod["metadata"]["name"] for pod in self.get("pods", namespace=self.sandboxes)["items"]]
+
+    def key(self, name: str = "api-key") -> str:
+        return base64.b64decode(self.get("secret", f"{self.name}-keys")["data"][name]).decode()
+
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[Client]:
+        """Of its API, at the address of the service."""
+        address = self.get("service", f"{self.name}-api")["spec"]["clusterIP"]
+        async with Client(f"http://{address}:8080", api_key=self.key()) as client:
+            yield client
+
+    async def put(self, exercise: EvalTask, folder: Path) -> Path:
+        """Put the repository of a task where the service finds it; ``folder`` is for a copy of it here."""
+        await write_repository(exercise, folder / exercise.id)
+        history = (await git("fast-export", "--all", cwd=folder / exercise.id)).decode()
+        inside = f"/data/checkouts/{exercise.id}"
+        line = f"git init -q {inside} && cd {inside} && git fast-import --quiet --force && git reset -q --hard main"
+        self.kubectl(
+            "exec", "--stdin", f"deploy/{self.name}-api", "--container=api", "--", "sh", "-c", line, stdin=history
+        )
+        return Path(inside)
+
+    async def submit(self, client: Client, exercise: EvalTask, folder: Path) -> TaskView:
+        return await client.submit(request_of(exercise, await self.put(exercise, folder), Sampling(), None))
+
+
+_PATIENTLY = ("--wait", "--timeout=240s")
+
+
+async def ended(client: Client, task_id: str) -> TaskView:
+    """The task when it has ended."""
+    async for _ in client.watch(task_id):
+        pass
+    return await client.show(task_id)
