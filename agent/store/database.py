@@ -8,13 +8,15 @@ Postgres waits on the row lock; SQLite has none and leaves ``FOR UPDATE`` out of
 import asyncio
 import functools
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+from weakref import WeakValueDictionary
 
 import anyio
+import sqlalchemy.exc
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -52,10 +54,13 @@ class Changes:
             poll_s: how often waiters look by themselves: for what other processes wrote, and for leases that ended.
         """
         self.poll_s = poll_s
-        self._tasks: dict[str, anyio.Event] = {}
+        self._tasks: WeakValueDictionary[str, anyio.Event] = WeakValueDictionary()
         self._any = anyio.Event()
 
-    def tell(self, task_ids: set[str]) -> None:
+    async def publish(self, db: AsyncConnection, task_ids: set[str]) -> None:
+        """Part of a transaction: tell other processes, where the database can."""
+
+    def tell(self, task_ids: Iterable[str]) -> None:
         for task_id in task_ids:
             changed = self._tasks.pop(task_id, None)
             if changed is not None:
@@ -65,9 +70,13 @@ class Changes:
 
     def of_task(self, task_id: str) -> anyio.Event:
         """Set with the next change of the task."""
-        return self._tasks.setdefault(task_id, anyio.Event())
+        changed = self._tasks.get(task_id)
+        if changed is None:
+            changed = self._tasks[task_id] = anyio.Event()
+        return changed
 
     def of_any(self) -> anyio.Event:
+        """Set with the next change of any task."""
         return self._any
 
     async def wait(self, changed: anyio.Event, timeout_s: float) -> None:
@@ -78,13 +87,20 @@ class Changes:
 class Database:
     """An engine whose tables exist, and a clock."""
 
-    def __init__(self, engine: AsyncEngine, changes: Changes, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self, engine: AsyncEngine, changes: Changes, clock: Callable[[], datetime], *, one_writer: bool = False
+    ) -> None:
+        """
+        Args:
+            one_writer: the database lets one transaction write at a time; its own queue for them is none, they poll.
+        """
+        self.engine = engine
         self.changes = changes
         self.clock = clock
         self.unfinished: set[asyncio.Future[Any]] = set()
         """Transactions under way, also those whose caller is gone."""
-        self._engine = engine
         self._reader = engine.execution_options(**{READ_ONLY: True})
+        self._turn = asyncio.Lock() if one_writer else nullcontext()
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[Transaction]:
@@ -93,15 +109,18 @@ class Database:
             StoreUnavailable: the database went away, or its disk is full. Nothing was written, unless it went away
                 in the moment of the commit.
         """
-        async with _translated(), self._engine.begin() as db:
+        async with _translated(), self._turn, self.engine.begin() as db:
             transaction = Transaction(db, self.clock())
             yield transaction
+            if transaction.touched:
+                await self.changes.publish(db, transaction.touched)
         if transaction.touched:
             self.changes.tell(transaction.touched)
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
-        """
+        """What is read is of one moment.
+
         Raises:
             StoreUnavailable: the database went away.
         """
@@ -111,7 +130,7 @@ class Database:
     async def close(self) -> None:
         if self.unfinished:
             await asyncio.wait(self.unfinished)
-        await self._engine.dispose()
+        await self.engine.dispose()
 
 
 @asynccontextmanager
@@ -120,6 +139,8 @@ async def _translated() -> AsyncIterator[None]:
         yield
     except (OperationalError, InterfaceError) as error:
         raise StoreUnavailable(f"the store cannot be used: {error.orig}") from error
+    except sqlalchemy.exc.TimeoutError as error:
+        raise StoreUnavailable("the store cannot be used: all its connections are busy") from error
 
 
 class OnDatabase(Protocol):

@@ -1,7 +1,7 @@
 """Opens a store from an address."""
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 
 import anyio
@@ -13,30 +13,52 @@ from agent.store.database import Changes, Database, utc_now
 from agent.store.sql import SqlStore
 from agent.store.sqlite import POLL_S, open_sqlite
 
+_USE = "use sqlite:///PATH or postgresql://USER:PASSWORD@HOST/DATABASE"
+
 
 @asynccontextmanager
 async def open_store(url: str, *, clock: Callable[[], datetime] = utc_now) -> AsyncIterator[SqlStore]:
-    """The store at ``url``: ``sqlite:///relative.db``, ``sqlite:////absolute.db``, or ``sqlite://`` in memory.
+    """The store at ``url``.
 
-    The file and its tables are made where they are missing, and brought up to date where they are older.
+    Addresses are ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``sqlite://`` in memory, and
+    ``postgresql://USER:PASSWORD@HOST/DATABASE``. Tables are made where there are none. Those of an older program are
+    brought up to date in a file; on a server ``python -m agent.store migrate`` does it, when the operator says so.
 
     Raises:
-        StoreError: the address is of another kind, or the database is another version's.
+        StoreError: the address is of another kind, or the database cannot be used.
     """
-    engine = await open_sqlite(_parsed(url))
-    store = SqlStore(Database(engine, Changes(POLL_S), clock))
-    try:
-        yield store
-    finally:
-        with anyio.CancelScope(shield=True):
-            await store.close()
+    async with AsyncExitStack() as stack:
+        store = SqlStore(await _open(store_url(url), clock, stack))
+        try:
+            yield store
+        finally:
+            with anyio.CancelScope(shield=True):
+                await store.close()
 
 
-def _parsed(url: str) -> URL:
+def store_url(url: str) -> URL:
+    """
+    Raises:
+        StoreError: the address is of another kind.
+    """
     try:
         parsed = make_url(url)
     except ArgumentError as error:
-        raise StoreError(f"not a store address: {url!r}; use sqlite:///PATH") from error
-    if parsed.get_backend_name() != "sqlite":
-        raise StoreError(f"no store for {parsed.get_backend_name()!r} addresses; use sqlite:///PATH")
+        raise StoreError(f"not a store address; {_USE}") from error
+    if parsed.get_backend_name() not in ("sqlite", "postgresql"):
+        raise StoreError(f"no store for {parsed.get_backend_name()!r} addresses; {_USE}")
     return parsed
+
+
+async def _open(url: URL, clock: Callable[[], datetime], stack: AsyncExitStack) -> Database:
+    if url.get_backend_name() == "sqlite":
+        return Database(await open_sqlite(url), Changes(POLL_S), clock, one_writer=True)
+    # Where nobody asks for a server, its driver need not be installed.
+    try:
+        from agent.store.postgres import PostgresChanges, open_postgres
+    except ImportError as error:
+        raise StoreError("a Postgres store needs psycopg; install mimo-coder[postgres]") from error
+
+    engine, changes = await open_postgres(url), PostgresChanges()
+    await stack.enter_async_context(changes.listening(url))
+    return Database(engine, changes, clock)

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from agent.errors import StoreError
 from agent.store.database import READ_ONLY
-from agent.store.migrations import HEAD, create, revision_of, upgrade
+from agent.store.migrations import HEAD, check_newer, create, revision_of, upgrade
 
 POLL_S = 0.2
 """How often other processes' writes are looked for: every process may write, and SQLite cannot call us."""
@@ -102,8 +102,5 @@ def _create_or_upgrade(connection: Connection) -> None:
         create(connection)
     elif int(revision) < int(HEAD):
         upgrade(connection)
-    elif int(revision) > int(HEAD) + 1:
-        raise StoreError(
-            f"the file has schema revision {revision}, this program reads up to {int(HEAD) + 1:04}; "
-            "use the program that wrote it, or another file"
-        )
+    else:
+        check_newer(revision)

@@ -41,7 +41,7 @@ def create(connection: Connection) -> None:
     metadata.create_all(connection)
     connection.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"))
     connection.execute(text("INSERT INTO alembic_version VALUES (:head)"), {"head": HEAD})
-    add_default_project(connection)
+    _add_default_project(connection)
 
 
 def upgrade(connection: Connection) -> None:
@@ -57,6 +57,14 @@ def upgrade(connection: Connection) -> None:
     command.upgrade(config, "head")
 
 
-def add_default_project(connection: Connection) -> None:
-    now = "CURRENT_TIMESTAMP"
-    connection.execute(text(f"INSERT INTO projects (project_id, created_at) VALUES ('default', {now})"))  # noqa: S608
+def check_newer(revision: str) -> None:
+    """
+    Raises:
+        StoreError: the revision is more than one ahead of this program.
+    """
+    if int(revision) > int(HEAD) + 1:
+        raise StoreError(f"schema revision {revision}, this program reads {HEAD}; use the program that wrote it")
+
+
+def _add_default_project(connection: Connection) -> None:
+    connection.execute(text("INSERT INTO projects (project_id, created_at) VALUES ('default', CURRENT_TIMESTAMP)"))
