@@ -29,6 +29,7 @@ _FETCH_PAUSE_S = 10.0
 
 _FETCH_TIMEOUT_S = 10.0
 _MAX_TOKEN_CHARS = 16_384
+_MAX_SUBJECT_CHARS = 200
 _REQUIRED = ["iss", "sub", "aud", "exp", "iat"]
 
 
@@ -95,6 +96,8 @@ async def _verify(token: str, issuer: Issuer, keys: "_Keys") -> Mapping[str, Any
         raise TokenRefused("the token has expired") from error
     except jwt.PyJWTError as error:
         raise TokenRefused(f"the token is not valid: {error}") from error
+    if not claims["sub"].isprintable() or not 0 < len(claims["sub"]) <= _MAX_SUBJECT_CHARS:
+        raise TokenRefused("the token's subject is empty, too long or not printable")
     return claims
 
 

@@ -27,6 +27,8 @@ from typing import Annotated, Any, Literal, Protocol
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from agent.identity import DEFAULT_PROJECT
+from agent.store.database import Database
+from agent.store.identity import Identities
 from agent.types import (
     Event,
     Priority,
@@ -300,6 +302,14 @@ class ProjectStore(Protocol):
 
 class Store(Protocol):
     """Where tasks live: the way in for users, and what workers do."""
+
+    @property
+    def database(self) -> Database:
+        """Where other tables of the service are."""
+
+    @property
+    def identities(self) -> Identities:
+        """Keys, secrets and the audit log of all projects."""
 
     def of(self, project_id: str) -> ProjectStore:
         """The project's part of the store; it need not exist to be asked."""

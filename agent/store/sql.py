@@ -10,6 +10,7 @@ from agent.identity import DEFAULT_PROJECT
 from agent.store.base import USER_EVENTS, Claim, Project, ProjectStore, RunResult, TaskPage, TaskRecord
 from agent.store.database import Database, whole
 from agent.store.derive import advance
+from agent.store.identity import Identities
 from agent.store.journal import begin_task, derive_task, end_run, end_unbegun, let_go, requeue, write_event
 from agent.store.rows import (
     LIVING,
@@ -36,6 +37,7 @@ class SqlStore:
 
     def __init__(self, database: Database) -> None:
         self.database = database
+        self.identities = Identities(database)
 
     def of(self, project_id: str) -> ProjectStore:
         return SqlProjectStore(self.database, project_id)

@@ -12,6 +12,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -56,6 +57,8 @@ projects = Table(
     Column("max_running_per_user", Integer),
     Column("retention_days", Integer),
     Column("created_at", UtcDateTime, nullable=False),
+    # Since when nobody may act in it; null while it is open.
+    Column("closed_at", UtcDateTime),
     # The account of the fair queue, see queue.py: seconds of worker time charged, and the share when last served.
     Column("used_s", Float, nullable=False, server_default=text("0")),
     Column("served_at", Float, nullable=False, server_default=text("0")),
@@ -134,4 +137,48 @@ events = Table(
     Column("type", String(64), nullable=False),
     Column("body", JSON, nullable=False),
     Column("at", UtcDateTime, nullable=False),
+)
+
+# What the service knows of its callers, see identity.py.
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("key_id", String(32), primary_key=True),
+    Column("project_id", String(64), ForeignKey("projects.project_id"), nullable=False, index=True),
+    Column("name", String(200), nullable=False),
+    Column("hash", String(64), nullable=False),
+    Column("scopes", JSON, nullable=False),
+    Column("created_by", String(256), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime),
+    Column("revoked_at", UtcDateTime),
+    Column("last_used_at", UtcDateTime),
+)
+
+project_secrets = Table(
+    "project_secrets",
+    metadata,
+    Column("project_id", String(64), ForeignKey("projects.project_id"), primary_key=True),
+    Column("name", String(128), primary_key=True),
+    Column("sealed", LargeBinary, nullable=False),
+    Column("updated_by", String(256), nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+)
+
+audit_log = Table(
+    "audit_log",
+    metadata,
+    Column("position", Integer, primary_key=True, autoincrement=True),
+    Column("at", UtcDateTime, nullable=False),
+    # No reference: what was done in a project is known also when the project is gone.
+    Column("project_id", String(64), nullable=False),
+    Column("subject", String(256), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("action", String(200), nullable=False),
+    Column("target", Text, nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("request_id", String(64), nullable=False),
+    Index("audit_log_by_project", "project_id", "position"),
+    sqlite_autoincrement=True,
 )

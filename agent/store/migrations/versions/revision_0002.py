@@ -16,6 +16,7 @@ def upgrade() -> None:
         sa.Column("max_running_per_user", sa.Integer),
         sa.Column("retention_days", sa.Integer),
         sa.Column("created_at", sa.DateTime, nullable=False),
+        sa.Column("closed_at", sa.DateTime),
         sa.Column("used_s", sa.Float, nullable=False, server_default=sa.text("0")),
         sa.Column("served_at", sa.Float, nullable=False, server_default=sa.text("0")),
     )
@@ -38,4 +39,43 @@ def upgrade() -> None:
     op.create_index("tasks_by_project", "tasks", ["project_id", "position"])
     op.create_index("tasks_by_idempotency_key", "tasks", ["project_id", "idempotency_key"], unique=True)
     op.create_index("runs_by_project", "runs", ["project_id", "status", "due"])
+    _add_identities()
     op.execute("DROP TABLE IF EXISTS schema_version")
+
+
+def _add_identities() -> None:
+    op.create_table(
+        "api_keys",
+        sa.Column("key_id", sa.String(32), primary_key=True),
+        sa.Column("project_id", sa.String(64), sa.ForeignKey("projects.project_id"), nullable=False, index=True),
+        sa.Column("name", sa.String(200), nullable=False),
+        sa.Column("hash", sa.String(64), nullable=False),
+        sa.Column("scopes", sa.JSON, nullable=False),
+        sa.Column("created_by", sa.String(256), nullable=False),
+        sa.Column("created_at", sa.DateTime, nullable=False),
+        sa.Column("expires_at", sa.DateTime),
+        sa.Column("revoked_at", sa.DateTime),
+        sa.Column("last_used_at", sa.DateTime),
+    )
+    op.create_table(
+        "project_secrets",
+        sa.Column("project_id", sa.String(64), sa.ForeignKey("projects.project_id"), primary_key=True),
+        sa.Column("name", sa.String(128), primary_key=True),
+        sa.Column("sealed", sa.LargeBinary, nullable=False),
+        sa.Column("updated_by", sa.String(256), nullable=False),
+        sa.Column("updated_at", sa.DateTime, nullable=False),
+    )
+    op.create_table(
+        "audit_log",
+        sa.Column("position", sa.Integer, primary_key=True, autoincrement=True),
+        sa.Column("at", sa.DateTime, nullable=False),
+        sa.Column("project_id", sa.String(64), nullable=False),
+        sa.Column("subject", sa.String(256), nullable=False),
+        sa.Column("kind", sa.String(16), nullable=False),
+        sa.Column("action", sa.String(200), nullable=False),
+        sa.Column("target", sa.Text, nullable=False),
+        sa.Column("status", sa.Integer, nullable=False),
+        sa.Column("request_id", sa.String(64), nullable=False),
+        sqlite_autoincrement=True,
+    )
+    op.create_index("audit_log_by_project", "audit_log", ["project_id", "position"])
