@@ -9,6 +9,7 @@ AgentError
 ├── UnknownTask              no such task, or it is another project's
 ├── TaskOver                 a word for a task that has ended
 ├── IdempotencyConflict      an idempotency key came again with another request
+├── RequestUnderWay          an idempotency key came again while its request is being answered
 ├── InvalidCursor            a page was asked for with a cursor that no page gave
 ├── SettingsError            a file of settings cannot be read, or says what cannot be
 ├── StoreUnavailable         the store cannot be used now: its server is away, its disk is full
@@ -58,6 +59,10 @@ class TaskOver(AgentError):
 
 class IdempotencyConflict(AgentError):
     """An idempotency key of the project came again with another request."""
+
+
+class RequestUnderWay(AgentError):
+    """An idempotency key of the project came again while its first request is being answered."""
 
 
 class InvalidCursor(AgentError):

@@ -10,6 +10,7 @@ from agent.store.database import Transaction
 from agent.store.derive import advance, task_status
 from agent.store.rows import EVENT_FIELDS, read_runs, save_run
 from agent.store.tables import events, projects, runs, tasks
+from agent.store.webhooks import announce
 from agent.types import Event, Priority, Status, StopReason
 
 HEAD_START_S = {Priority.LOW: -900.0, Priority.NORMAL: 0.0, Priority.HIGH: 900.0}
@@ -43,6 +44,7 @@ async def write_event(
     )
     row = {name: getattr(event, name) for name in EVENT_FIELDS}
     await transaction.db.execute(insert(events).values(row | {"project_id": project_id}))
+    await announce(transaction, project_id, event)
     transaction.touched.add(task_id)
     return event
 

@@ -182,3 +182,54 @@ audit_log = Table(
     Index("audit_log_by_project", "project_id", "position"),
     sqlite_autoincrement=True,
 )
+
+# Whom the service tells of what, see webhooks.py.
+
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("webhook_id", String(64), primary_key=True),
+    Column("project_id", String(64), ForeignKey("projects.project_id"), nullable=False, index=True),
+    Column("url", Text, nullable=False),
+    Column("events", JSON, nullable=False),
+    Column("secret", LargeBinary, nullable=False),
+    Column("sealed", Boolean, nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    Column("created_by", String(256), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+)
+
+webhook_deliveries = Table(
+    "webhook_deliveries",
+    metadata,
+    Column("position", Integer, primary_key=True, autoincrement=True),
+    Column("delivery_id", String(64), nullable=False, unique=True),
+    Column("webhook_id", String(64), ForeignKey("webhooks.webhook_id"), nullable=False),
+    Column("type", String(64), nullable=False),
+    Column("body", JSON, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    # When it is tried next; null when it is not. While a sender has it, when another may take it.
+    Column("due", UtcDateTime),
+    Column("num_tries", Integer, nullable=False),
+    Column("tries", JSON, nullable=False),
+    Index("webhook_deliveries_by_webhook", "webhook_id", "position"),
+    Index("webhook_deliveries_by_due", "due"),
+    sqlite_autoincrement=True,
+)
+
+# Answers to requests that came with a key of their own, see idempotency.py.
+
+idempotent_answers = Table(
+    "idempotent_answers",
+    metadata,
+    Column("project_id", String(64), primary_key=True),
+    Column("key", String(255), primary_key=True),
+    Column("fingerprint", String(64), nullable=False),
+    # The task that the answer is about: the key lives as long as it does.
+    Column("task_id", String(64), index=True),
+    Column("status", Integer),
+    Column("location", Text),
+    Column("body", Text),
+    Column("at", UtcDateTime, nullable=False),
+)
