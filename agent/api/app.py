@@ -5,12 +5,16 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
-from agent.api import events, tasks
-from agent.api.context import Context, ResolveCommit
+from agent.api import events, projects, tasks
+from agent.api.auth import Authenticator
+from agent.api.context import ResolveCommit, Services
 from agent.api.gate import Gate
+from agent.api.issuers import IdentitySettings
 from agent.api.problems import ProblemDocument, install
+from agent.api.tokens import Tokens
 from agent.api.watching import Watching
 from agent.store.base import Store
+from agent.store.secrets import SecretBox
 from agent.types import TaskRequest
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
@@ -26,6 +30,8 @@ def create_app(
     resolve_commit: ResolveCommit,
     *,
     api_key: str | None = None,
+    identity: IdentitySettings = IdentitySettings(),  # noqa: B008 - frozen
+    secret_box: SecretBox | None = None,
     hosts: frozenset[str] | None = None,
     heartbeat_s: float = 15.0,
     num_kept: int = 256,
@@ -33,7 +39,9 @@ def create_app(
     """The application. The caller keeps the store and closes it.
 
     Args:
-        api_key: what a caller must show as bearer token; None asks for none.
+        api_key: the operator's key. Without it and without issuers, a caller who shows nothing is the operator.
+        identity: whose tokens are believed.
+        secret_box: seals the secrets of projects; None where the service has no key for that.
         hosts: names this service answers to; None accepts any, as behind a proxy.
         heartbeat_s: longest silence of an event stream, s.
         num_kept: so many events of a watched log are kept for slow readers; one who falls further behind is dropped.
@@ -47,11 +55,16 @@ def create_app(
         responses=_ERRORS,
         redirect_slashes=False,
     )
-    app.state.context = Context(store, resolve_commit, heartbeat_s, Watching(num_kept))
-    install(app, [*tasks.router.routes, *events.router.routes])
-    app.add_middleware(Gate, api_key=api_key, hosts=hosts)
+    local = api_key is None and not identity.issuers
+    authenticator = Authenticator(store.identities, Tokens(identity), bootstrap_key=api_key, local=local)
+    app.state.services = Services(
+        store, resolve_commit, heartbeat_s, Watching(num_kept), authenticator, identity.login, secret_box
+    )
+    install(app, [*tasks.router.routes, *events.router.routes, *projects.router.routes])
+    app.add_middleware(Gate, authenticator=authenticator, identities=store.identities, hosts=hosts)
     app.include_router(tasks.router)
     app.include_router(events.router)
+    app.include_router(projects.router)
     app.add_api_route("/livez", _live, tags=["probes"])
     app.add_api_route("/readyz", _ready_probe(store), tags=["probes"])
     _describe(app)
@@ -80,7 +93,7 @@ def _describe(app: FastAPI) -> None:
         description = generate()
         schemas = description["components"]["schemas"]
         _, extra = models_json_schema(
-            [(TaskRequest, "validation"), (ProblemDocument, "serialization")],
+            [*((shape, "validation") for shape in (TaskRequest, *projects.BODIES)), (ProblemDocument, "serialization")],
             ref_template="#/components/schemas/{model}",
         )
         for name, schema in extra["$defs"].items():

@@ -20,6 +20,9 @@ from agent.store.identity import Identities
 PROJECT_HEADER = "Mimo-Project"
 """Names the project of a request, for callers that have several; without it they act in their first."""
 
+SESSION_COOKIE = "mimo_session"
+"""Holds the credential of whoever signed in on the page; HttpOnly and SameSite=Strict."""
+
 BOOTSTRAP = Principal(DEFAULT_PROJECT, "bootstrap", "key", SCOPES)
 """Whoever shows the key the service was started with."""
 

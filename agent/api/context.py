@@ -1,14 +1,18 @@
 """What the routes share: the collaborators ``create_app`` was given."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
 from fastapi import Depends, Request
 
+from agent.api.auth import Authenticator, Caller
+from agent.api.issuers import Issuer
 from agent.api.watching import Watching
-from agent.store.base import Store
+from agent.identity import Principal
+from agent.store.base import ProjectStore, Store
+from agent.store.secrets import SecretBox
 
 ResolveCommit = Callable[[Path, str], Awaitable[str]]
 """Checks that a repository and a commit in it can be used; returns the commit's full id.
@@ -18,18 +22,40 @@ Raises ``RepositoryError``, whose message says what to do.
 
 
 @dataclass(frozen=True, slots=True)
-class Context:
+class Services:
+    """What the application was built with."""
+
     store: Store
     resolve_commit: ResolveCommit
     heartbeat_s: float
     """Longest silence of an event stream, s."""
     watching: Watching
+    authenticator: Authenticator
+    login: Issuer | None
+    """Through whom people sign in from a terminal; None: not at all."""
+    secret_box: SecretBox | None
+    """Seals the secrets of projects; None: the service has no key for that."""
 
 
-def _context(request: Request) -> Context:
-    context = request.app.state.context
-    assert isinstance(context, Context), context
-    return context
+@dataclass(frozen=True, slots=True)
+class Context(Services):
+    """The same, as the caller of one request has it."""
+
+    principal: Principal
+    tasks: ProjectStore
+    """Those of the caller's project; there is no other way to tasks."""
+
+
+def services(request: Request) -> Services:
+    """For routes that anybody may call."""
+    found = request.app.state.services
+    assert isinstance(found, Services), found
+    return found
+
+
+def _context(principal: Caller, built: Annotated[Services, Depends(services)]) -> Context:
+    same = {field.name: getattr(built, field.name) for field in fields(Services)}
+    return Context(**same, principal=principal, tasks=built.store.of(principal.project_id))
 
 
 Shared = Annotated[Context, Depends(_context)]

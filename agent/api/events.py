@@ -12,6 +12,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
+from agent.api.auth import needs
 from agent.api.context import Context, Shared
 from agent.api.schemas import LAST_EVENT, EventPage, show_event
 from agent.api.watching import Frame, Tail, frame
@@ -34,7 +35,7 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.get("/{task_id}/events", response_model=EventPage, responses=_ANSWERS)
+@router.get("/{task_id}/events", dependencies=[needs("tasks:read")], response_model=EventPage, responses=_ANSWERS)
 async def read_events(
     task_id: str,
     request: Request,
@@ -46,7 +47,7 @@ async def read_events(
     """A page of the log, or with ``Accept: text/event-stream`` the log from there on as it grows."""
     if "text/event-stream" in request.headers.get("accept", ""):
         return await _stream(shared, task_id, after if last_event_id is None else last_event_id)
-    events = await shared.store.events(task_id, after=after, limit=limit)
+    events = await shared.tasks.events(task_id, after=after, limit=limit)
     return EventPage(
         events=tuple(map(show_event, events)),
         next_after=events[-1].seq if events else after,
@@ -55,7 +56,7 @@ async def read_events(
 
 
 async def _stream(shared: Context, task_id: str, after: int) -> Response:
-    record = await shared.store.get(task_id)
+    record = await shared.tasks.get(task_id)
     if record.status.terminal and after >= record.last_seq:
         # The one answer after which a browser's EventSource does not come back.
         return Response(status_code=HTTPStatus.NO_CONTENT)
@@ -87,14 +88,14 @@ async def _chunks(shared: Context, task_id: str, after: int, head: int) -> Async
     """What was comes out of the store, what is new out of the log's tail, which reaches back to where that ended."""
     yield f"retry: {_RETRY_MS}\n\n".encode()
     reader = _Reader(after)
-    async with shared.watching.tail(shared.store, task_id, head) as tail:
+    async with shared.watching.tail(shared.tasks, task_id, head) as tail:
         while not reader.ended:
             frames = tail.since(reader.after)
             if frames is None and reader.live:
                 yield reader.drop(tail)
                 return
             if frames is None:
-                frames = tuple(map(frame, await shared.store.events(task_id, after=reader.after, limit=_CHUNK)))
+                frames = tuple(map(frame, await shared.tasks.events(task_id, after=reader.after, limit=_CHUNK)))
             else:
                 reader.live = True
             if frames:
@@ -145,5 +146,5 @@ def _note(kind: str, **body: int) -> bytes:
 
 
 async def _has_seen_all(shared: Context, task_id: str, after: int) -> bool:
-    record = await shared.store.get(task_id)
+    record = await shared.tasks.get(task_id)
     return record.status.terminal and after >= record.last_seq

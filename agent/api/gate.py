@@ -1,17 +1,23 @@
-"""What happens to a request before any route sees it: its id, who may come in, and how large its body may be."""
+"""What happens to a request before any route sees it: its id, who is asking, and how large its body may be."""
 
-import hmac
 import logging
 import secrets
 import time
 from collections.abc import Iterable
 from http import HTTPStatus
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
+from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from agent.api.audit import note
+from agent.api.auth import PROJECT_HEADER, SESSION_COOKIE, Authenticator, bearer
 from agent.api.problems import Problem, problem_response
+from agent.errors import StoreUnavailable
+from agent.identity import Principal
+from agent.store.identity import Identities
 
 logger = logging.getLogger(__name__)
 
@@ -22,22 +28,30 @@ _DRAIN_LIMIT_BYTES = 64 * 1024 * 1024
 """A body over the limit is read to its end up to here and thrown away: a client that is still sending when the answer
 comes would see a broken connection instead of the reason."""
 
-_OPEN_PATHS = frozenset({"/livez", "/readyz"})
-"""Probes carry no key."""
+SIGN_IN_PATH = "/sign-in"
+
+OPEN_PATHS = frozenset({"/livez", "/readyz", "/v1/login", SIGN_IN_PATH})
+"""Probes carry no key, and nobody has one before signing in."""
+
+_OPEN_FOLDER = "/static/"
+"""Styles and scripts of the pages, sign-in among them."""
 
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 class Gate:
-    """The one middleware of the API.
+    """The one middleware that lets requests in.
 
-    ``hosts`` are the names this service answers to; ``None`` accepts any (then an API key guards it). A web page that
-    points its own name at 127.0.0.1 is stopped by this, one that posts forms from elsewhere by its ``Origin``.
+    ``hosts`` are the names this service answers to; ``None`` accepts any (then keys guard it). A web page that points
+    its own name at 127.0.0.1 is stopped by this, one that posts forms from elsewhere by its ``Origin``.
     """
 
-    def __init__(self, app: ASGIApp, *, api_key: str | None, hosts: Iterable[str] | None) -> None:
+    def __init__(
+        self, app: ASGIApp, *, authenticator: Authenticator, identities: Identities, hosts: Iterable[str] | None
+    ) -> None:
         self._app = app
-        self._api_key = api_key
+        self._authenticator = authenticator
+        self._identities = identities
         self._hosts = None if hosts is None else frozenset(hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -45,14 +59,20 @@ class Gate:
             await self._app(scope, receive, send)
             return
         scope.setdefault("state", {})["request_id"] = f"req_{secrets.token_hex(8)}"
-        answer = _Answer(scope, send)
+        answer = _Answer(scope, send, self._identities)
         body = _Body(receive)
         try:
             self._admit(scope)
+            if not _is_open(scope["path"]):
+                scope["state"]["principal"] = await self._authenticate(scope)
             await body.check_length(scope)
             await self._app(scope, body.receive, answer.send)
         except Problem as problem:
-            await problem_response(problem, scope)(scope, receive, answer.send)
+            if problem.status is HTTPStatus.UNAUTHORIZED and _is_a_person(scope):
+                there = RedirectResponse(f"{SIGN_IN_PATH}?next={quote(scope['path'])}", HTTPStatus.SEE_OTHER)
+                await there(scope, receive, answer.send)
+            else:
+                await problem_response(problem, scope)(scope, receive, answer.send)
 
     def _admit(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
@@ -72,22 +92,32 @@ class Gate:
                 f"Requests from pages of {origin!r} are not accepted.",
                 remedy="Call the service from a program, or from a page it serves itself.",
             )
-        if self._api_key is not None and scope["path"] not in _OPEN_PATHS:
-            _authenticate(headers.get("authorization", ""), self._api_key)
+
+    async def _authenticate(self, scope: Scope) -> Principal:
+        headers = Headers(scope=scope)
+        credential = bearer(headers.get("authorization", ""))
+        if credential is None:
+            # Set by the sign-in page. The Origin was checked, and the browser sends it to nobody else's pages.
+            credential = cookie_parser(headers.get("cookie", "")).get(SESSION_COOKIE)
+        try:
+            return await self._authenticator.authenticate(credential, headers.get(PROJECT_HEADER))
+        except StoreUnavailable as error:
+            raise Problem(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "store_unavailable",
+                str(error),
+                remedy="Try again in a moment.",
+                headers={"Retry-After": "5"},
+            ) from error
 
 
-def _authenticate(authorization: str, api_key: str) -> None:
-    scheme, _, token = authorization.partition(" ")
-    # Compared as bytes: compare_digest refuses text outside ASCII.
-    if scheme.lower() == "bearer" and hmac.compare_digest(token.strip().encode(), api_key.encode()):
-        return
-    raise Problem(
-        HTTPStatus.UNAUTHORIZED,
-        "unauthenticated",
-        "The request carries no valid API key.",
-        remedy="Send the header 'Authorization: Bearer KEY' with the key the service was started with.",
-        headers={"WWW-Authenticate": "Bearer"},
-    )
+def _is_open(path: str) -> bool:
+    return path in OPEN_PATHS or path.startswith(_OPEN_FOLDER)
+
+
+def _is_a_person(scope: Scope) -> bool:
+    """Whether a browser asks for a page; programs are told what is wrong instead of being sent elsewhere."""
+    return scope["method"] == "GET" and "text/html" in Headers(scope=scope).get("accept", "")
 
 
 def _host_name(host: str) -> str:
@@ -134,15 +164,18 @@ class _Body:
 
 
 class _Answer:
-    """Puts the request id on the answer and one line into the log."""
+    """Puts the request id on the answer, one line into the log, and what was done into the audit log."""
 
-    def __init__(self, scope: Scope, send: Send) -> None:
+    def __init__(self, scope: Scope, send: Send, identities: Identities) -> None:
         self._scope = scope
         self._send = send
+        self._identities = identities
         self._started_at = time.monotonic()
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
+            # First: what cannot be noted is not acknowledged.
+            await note(self._identities, self._scope, message)
             request_id = self._scope["state"]["request_id"]
             MutableHeaders(scope=message)["X-Request-Id"] = request_id
             logger.info(

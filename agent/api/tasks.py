@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import ValidationError
 
+from agent.api.auth import needs
 from agent.api.context import Context, Shared
 from agent.api.diff import changed_files
 from agent.api.problems import FieldError, Problem, invalid_input
@@ -25,17 +26,25 @@ _SUBMISSION: dict[str, Any] = {
 _DIFF_ANSWERS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/x-diff": {"schema": {"type": "string"}}}}}
 
 
-@router.post("", status_code=HTTPStatus.ACCEPTED, response_model=TaskView, openapi_extra=_SUBMISSION)
+@router.post(
+    "",
+    dependencies=[needs("tasks:write")],
+    status_code=HTTPStatus.ACCEPTED,
+    response_model=TaskView,
+    openapi_extra=_SUBMISSION,
+)
 async def submit(request: Request, response: Response, shared: Shared) -> TaskView:
     """Queue a task. The commit is resolved now, so that what is repaired does not move while the task waits."""
     task = await _read_submission(request)
     commit = await resolve_repository(shared, task)
-    record = await shared.store.submit(task.model_copy(update={"base_commit": commit}))
+    record = await shared.tasks.submit(
+        task.model_copy(update={"base_commit": commit}), created_by=shared.principal.subject
+    )
     response.headers["Location"] = f"/v1/tasks/{record.id}"
     return show(record)
 
 
-@router.get("")
+@router.get("", dependencies=[needs("tasks:read")])
 async def list_tasks(
     shared: Shared,
     status: Annotated[Status | None, Query(description="Only tasks in this state.")] = None,
@@ -44,7 +53,7 @@ async def list_tasks(
 ) -> TaskList:
     """Tasks, newest first."""
     try:
-        page = await shared.store.list_tasks(status=status, cursor=cursor, limit=limit)
+        page = await shared.tasks.list_tasks(status=status, cursor=cursor, limit=limit)
     except InvalidCursor as error:
         raise Problem(
             HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -56,16 +65,16 @@ async def list_tasks(
     return TaskList(tasks=tuple(map(summarise, page.tasks)), next_cursor=page.next_cursor)
 
 
-@router.get("/{task_id}")
+@router.get("/{task_id}", dependencies=[needs("tasks:read")])
 async def show_task(task_id: str, shared: Shared) -> TaskView:
     """A task as a whole."""
-    return show(await shared.store.get(task_id))
+    return show(await shared.tasks.get(task_id))
 
 
-@router.get("/{task_id}/diff", response_model=DiffView, responses=_DIFF_ANSWERS)
+@router.get("/{task_id}/diff", dependencies=[needs("tasks:read")], response_model=DiffView, responses=_DIFF_ANSWERS)
 async def show_diff(task_id: str, request: Request, shared: Shared) -> DiffView | Response:
     """What the task changed: as JSON, or with ``Accept: text/x-diff`` as the patch itself."""
-    record = await shared.store.get(task_id)
+    record = await shared.tasks.get(task_id)
     if not record.status.terminal:
         raise Problem(
             HTTPStatus.CONFLICT,
@@ -78,10 +87,10 @@ async def show_diff(task_id: str, request: Request, shared: Shared) -> DiffView 
     return DiffView(patch=record.patch, files=await changed_files(record.patch))
 
 
-@router.post("/{task_id}/cancel", status_code=HTTPStatus.ACCEPTED)
+@router.post("/{task_id}/cancel", dependencies=[needs("tasks:write")], status_code=HTTPStatus.ACCEPTED)
 async def cancel(task_id: str, shared: Shared) -> TaskView:
     """Ask for the end of a task. Asking again changes nothing; a task that ended otherwise answers 409."""
-    record = await shared.store.cancel(task_id)
+    record = await shared.tasks.cancel(task_id)
     if record.status.terminal and record.status is not Status.CANCELLED:
         raise Problem(
             HTTPStatus.CONFLICT,

@@ -52,10 +52,9 @@ class SecretNote(_Record):
     updated_at: datetime
 
 
-class AuditEntry(_Record):
-    """Who did what, when."""
+class Deed(_Record):
+    """Who did what."""
 
-    at: datetime
     project_id: str
     subject: str
     kind: str
@@ -66,6 +65,12 @@ class AuditEntry(_Record):
     status: int
     """HTTP status of the answer; 403 is an attempt that was refused."""
     request_id: str
+
+
+class AuditEntry(Deed):
+    """Who did what, when."""
+
+    at: datetime
 
 
 class AuditPage(_Record):
@@ -215,9 +220,10 @@ class Identities:
     # The audit log.
 
     @whole
-    async def record(self, entry: AuditEntry) -> None:
+    async def record(self, deed: Deed) -> None:
+        """Add to the log; nothing is ever taken out of it."""
         async with self.database.writing() as transaction:
-            await transaction.db.execute(insert(audit_log).values(entry.model_dump()))
+            await transaction.db.execute(insert(audit_log).values(deed.model_dump() | {"at": transaction.now}))
 
     @whole
     async def audit(self, project_id: str, *, before: int | None = None, limit: int = 100) -> AuditPage:

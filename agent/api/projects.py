@@ -1,0 +1,318 @@
+"""Projects, their API keys and secrets, what was done in them, and who one is."""
+
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+
+from agent.api.auth import Caller, lacks, needs
+from agent.api.body import described, read_body, rejected
+from agent.api.context import Context, Services, Shared, services
+from agent.api.issuers import ProjectId
+from agent.api.problems import Problem
+from agent.errors import UnknownProject
+from agent.identity import DEFAULT_PROJECT, Kind, Principal, Scope
+from agent.store.base import Project
+from agent.store.identity import ApiKey, AuditPage, SecretNote
+
+router = APIRouter(prefix="/v1", tags=["projects"])
+
+_MAX_SECRET_CHARS = 65_536
+Name = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{1,200}$")]
+InPath = Annotated[str, Path(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+SecretName = Annotated[str, Path(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$", description="Fit for a variable's name.")]
+
+
+class _Shape(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Me(_Shape):
+    """Who the service takes the caller for."""
+
+    subject: str
+    kind: Kind
+    project: str = Field(description="Where this request acts.")
+    scopes: tuple[Scope, ...] = Field(description="What it may do there.")
+
+
+class LoginOffer(_Shape):
+    """How people sign in from a terminal: by the device authorization grant (RFC 8628) of this issuer."""
+
+    issuer: str
+    client_id: str
+    scopes: tuple[str, ...]
+
+
+class Quotas(_Shape):
+    """A project's part of the workers; what is left out stays as it is."""
+
+    weight: float = Field(1.0, gt=0, le=1000, description="Share of worker time where others wait too.")
+    max_running: int | None = Field(None, ge=1, le=1_000_000, description="Most runs at once; null is no limit.")
+    max_running_per_user: int | None = Field(None, ge=1, le=1_000_000)
+    retention_days: int | None = Field(None, ge=1, le=100_000, description="Days a task is kept after its end.")
+
+
+class NewProject(Quotas):
+    id: ProjectId = Field(description="Chosen by you, for good.")
+
+
+class ProjectView(Quotas):
+    id: str
+
+
+class ProjectList(_Shape):
+    projects: tuple[ProjectView, ...]
+
+
+class NewKey(_Shape):
+    name: Name = Field(description="For you, such as who will have it.")
+    scopes: frozenset[Scope] = Field(min_length=1, description="At most what you may do yourself.")
+    expires_at: AwareDatetime | None = Field(None, description="Null: never.")
+
+
+class CreatedKey(_Shape):
+    """The only answer that holds the key itself."""
+
+    key: ApiKey
+    secret: str = Field(description="Shown this once; send it as 'Authorization: Bearer SECRET'.")
+
+
+class KeyList(_Shape):
+    api_keys: tuple[ApiKey, ...]
+
+
+class NewSecret(_Shape):
+    value: Annotated[str, StringConstraints(min_length=1, max_length=_MAX_SECRET_CHARS)]
+
+
+class SecretList(_Shape):
+    secrets: tuple[SecretNote, ...]
+
+
+BODIES = (NewProject, Quotas, NewKey, NewSecret)
+"""What routes here read by themselves, for the description."""
+
+
+@router.get("/login")
+async def login(built: Annotated[Services, Depends(services)]) -> LoginOffer:
+    """Where `mimo login` sends people. Nobody needs a key for this."""
+    issuer = built.login
+    if issuer is None or issuer.login is None:
+        raise Problem(
+            HTTPStatus.NOT_FOUND,
+            "no_login",
+            "Nobody signs in to this service through an identity provider.",
+            remedy="Ask its operator for an API key, and give it to `mimo login --with-key`.",
+        )
+    return LoginOffer(issuer=issuer.url, client_id=issuer.login.client_id, scopes=issuer.login.scopes)
+
+
+@router.get("/me")
+async def me(principal: Caller) -> Me:
+    """Who you are here."""
+    return Me(
+        subject=principal.subject,
+        kind=principal.kind,
+        project=principal.project_id,
+        scopes=tuple(sorted(principal.scopes)),
+    )
+
+
+@router.get("/audit", dependencies=[needs("projects:admin")])
+async def audit(
+    shared: Shared,
+    before: Annotated[int | None, Query(ge=1, le=2**63 - 1, description="next_before of the page before.")] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> AuditPage:
+    """Who changed what in your project, newest first."""
+    return await shared.store.identities.audit(shared.principal.project_id, before=before, limit=limit)
+
+
+@router.get("/projects")
+async def list_projects(shared: Shared) -> ProjectList:
+    """Those you may see: your own, or for operators all."""
+    if shared.principal.may("service:admin"):
+        return ProjectList(projects=tuple(map(_view, await shared.store.projects())))
+    return ProjectList(projects=(_view(await shared.store.project(shared.principal.project_id)),))
+
+
+@router.post(
+    "/projects",
+    status_code=HTTPStatus.CREATED,
+    dependencies=[needs("service:admin")],
+    response_model=ProjectView,
+    openapi_extra=described(NewProject),
+)
+async def create_project(request: Request, response: Response, shared: Shared) -> ProjectView:
+    """Make a project."""
+    wanted = await read_body(request, NewProject)
+    if await _exists(shared, wanted.id):
+        raise Problem(
+            HTTPStatus.CONFLICT,
+            "project_exists",
+            f"There is a project {wanted.id!r} already.",
+            remedy="Choose another id; that of a closed project is not given again before it is purged.",
+        )
+    made = await shared.store.put_project(Project(project_id=wanted.id, **wanted.model_dump(exclude={"id"})))
+    response.headers["Location"] = f"/v1/projects/{made.project_id}"
+    return _view(made)
+
+
+@router.get("/projects/{project_id}")
+async def show_project(project_id: InPath, shared: Shared) -> ProjectView:
+    """A project and its part of the workers."""
+    return _view(await _seen(shared, project_id))
+
+
+@router.patch(
+    "/projects/{project_id}",
+    dependencies=[needs("service:admin")],
+    response_model=ProjectView,
+    openapi_extra=described(Quotas),
+)
+async def change_project(project_id: InPath, request: Request, shared: Shared) -> ProjectView:
+    """Set a project's part of the workers."""
+    project = await _seen(shared, project_id)
+    change = (await read_body(request, Quotas)).model_dump(exclude_unset=True)
+    return _view(await shared.store.put_project(project.model_copy(update=change)))
+
+
+@router.delete("/projects/{project_id}", status_code=HTTPStatus.NO_CONTENT, dependencies=[needs("service:admin")])
+async def close_project(project_id: InPath, shared: Shared) -> None:
+    """Let nobody act in a project any more. What it has is kept until the operator purges it."""
+    await _seen(shared, project_id)
+    if project_id == DEFAULT_PROJECT:
+        raise Problem(
+            HTTPStatus.CONFLICT,
+            "default_project",
+            "The default project cannot be closed.",
+            remedy="Close another one, or revoke the keys of this one.",
+        )
+    await shared.store.identities.close_project(project_id)
+
+
+@router.get("/projects/{project_id}/api_keys")
+async def list_keys(project_id: InPath, shared: Shared) -> KeyList:
+    """The keys of a project, newest first, those that were revoked too."""
+    await _administered(shared, project_id)
+    return KeyList(api_keys=await shared.store.identities.keys(project_id))
+
+
+@router.post(
+    "/projects/{project_id}/api_keys",
+    status_code=HTTPStatus.CREATED,
+    response_model=CreatedKey,
+    openapi_extra=described(NewKey),
+)
+async def create_key(project_id: InPath, request: Request, response: Response, shared: Shared) -> CreatedKey:
+    """Make a key. Nobody can be shown it again; what is kept is a hash."""
+    principal = await _administered(shared, project_id)
+    wanted = await read_body(request, NewKey)
+    for scope in sorted(wanted.scopes - principal.scopes):
+        raise lacks(scope)
+    if wanted.expires_at is not None and wanted.expires_at <= datetime.now(UTC):
+        remedy = "Give a time to come, or leave it out for a key that does not expire."
+        raise rejected("/expires_at", "Lies in the past", remedy)
+    key, secret = await shared.store.identities.create_key(
+        project_id, wanted.name, wanted.scopes, created_by=principal.subject, expires_at=wanted.expires_at
+    )
+    response.headers["Location"] = f"/v1/projects/{project_id}/api_keys/{key.id}"
+    response.headers["Cache-Control"] = "no-store"
+    return CreatedKey(key=key, secret=secret)
+
+
+@router.delete("/projects/{project_id}/api_keys/{key_id}")
+async def revoke_key(project_id: InPath, key_id: str, shared: Shared) -> ApiKey:
+    """End a key at once. Revoking it again changes nothing."""
+    await _administered(shared, project_id)
+    key = await shared.store.identities.revoke_key(project_id, key_id) if key_id.isprintable() else None
+    if key is None:
+        raise Problem(
+            HTTPStatus.NOT_FOUND,
+            "unknown_key",
+            "The project has no key of this id.",
+            remedy=f"GET /v1/projects/{project_id}/api_keys lists its keys.",
+        )
+    return key
+
+
+@router.get("/projects/{project_id}/secrets")
+async def list_secrets(project_id: InPath, shared: Shared) -> SecretList:
+    """The names of a project's secrets. No answer ever holds their values."""
+    await _administered(shared, project_id)
+    return SecretList(secrets=await shared.store.identities.secrets(project_id))
+
+
+@router.put("/projects/{project_id}/secrets/{name}", response_model=SecretNote, openapi_extra=described(NewSecret))
+async def put_secret(project_id: InPath, name: SecretName, request: Request, shared: Shared) -> SecretNote:
+    """Set or replace a secret."""
+    principal = await _administered(shared, project_id)
+    wanted = await read_body(request, NewSecret)
+    if shared.secret_box is None:
+        raise Problem(
+            HTTPStatus.CONFLICT,
+            "no_secrets_key",
+            "This service keeps no secrets: it was given no key to seal them with.",
+            remedy="Ask its operator to set MIMO_SECRETS_KEY.",
+        )
+    sealed = shared.secret_box.seal(project_id, name, wanted.value)
+    return await shared.store.identities.put_secret(project_id, name, sealed, updated_by=principal.subject)
+
+
+@router.delete("/projects/{project_id}/secrets/{name}", status_code=HTTPStatus.NO_CONTENT)
+async def delete_secret(project_id: InPath, name: SecretName, shared: Shared) -> None:
+    """Forget a secret."""
+    await _administered(shared, project_id)
+    if not await shared.store.identities.delete_secret(project_id, name):
+        raise Problem(
+            HTTPStatus.NOT_FOUND,
+            "unknown_secret",
+            "The project has no secret of this name.",
+            remedy=f"GET /v1/projects/{project_id}/secrets lists those it has.",
+        )
+
+
+async def _seen(shared: Context, project_id: str) -> Project:
+    """The project, if the caller may know of it. To others it is as if there were none.
+
+    Raises:
+        Problem: 404.
+    """
+    if project_id == shared.principal.project_id or shared.principal.may("service:admin"):
+        try:
+            return await shared.store.project(project_id)
+        except UnknownProject:
+            pass
+    raise Problem(
+        HTTPStatus.NOT_FOUND,
+        "unknown_project",
+        "You see no project of this id.",
+        remedy="GET /v1/projects lists those you see.",
+    )
+
+
+async def _administered(shared: Context, project_id: str) -> Principal:
+    """The caller, if it may look after the project.
+
+    Raises:
+        Problem: 404 where it may not know of the project, 403 where it may but lacks the scope.
+    """
+    await _seen(shared, project_id)
+    if not shared.principal.may("projects:admin") and not shared.principal.may("service:admin"):
+        raise lacks("projects:admin")
+    return shared.principal
+
+
+async def _exists(shared: Context, project_id: str) -> bool:
+    try:
+        await shared.store.project(project_id)
+    except UnknownProject:
+        return False
+    return True
+
+
+def _view(project: Project) -> ProjectView:
+    return ProjectView(id=project.project_id, **project.model_dump(exclude={"project_id"}))
