@@ -1,0 +1,48 @@
+"""Where a request may go that a user asked for: to the public internet, never into the service's own network."""
+
+import asyncio
+import ipaddress
+import socket
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+"""Leads to the IPv4 address in its last 32 bits (RFC 6052)."""
+
+
+class ForbiddenAddress(Exception):
+    """A name leads to where no request may go, or nowhere."""
+
+
+async def resolve(host: str, port: int, allowed: tuple[Network, ...] = ()) -> str:
+    """An address of ``host``, to connect to instead of the name: a second look-up could say another.
+
+    Args:
+        allowed: networks that requests may go to although they are not public.
+
+    Raises:
+        ForbiddenAddress: one of the name's addresses is not public, or there is none. One is enough: which of them a
+            later look-up would give is up to whoever owns the name.
+    """
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise ForbiddenAddress(f"{host} has no address") from error
+    addresses = [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
+    for address in addresses:
+        if not is_public(address) and not any(address in network for network in allowed):
+            raise ForbiddenAddress(f"{host} leads to {address}, which is not on the public internet")
+    return str(addresses[0])
+
+
+def is_public(address: Address) -> bool:
+    """Whether an address is on the public internet, also where it only stands for another."""
+    if isinstance(address, IPv6Address):
+        inner = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
+        if address in _NAT64:
+            inner = IPv4Address(int(address) & 0xFFFF_FFFF)
+        if inner is not None:
+            return is_public(inner)
+    return address.is_global and not (address.is_multicast or address.is_reserved or address.is_unspecified)
