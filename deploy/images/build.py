@@ -55,7 +55,8 @@ def _write(folder: Path, name: str, tree: Tree, config: Mapping[str, object]) ->
     target = folder / f"{name.rpartition('/')[2].replace(':', '-')}.tar"
     _log.info("building the image %s", name)
     with tempfile.TemporaryDirectory(dir=folder) as work:
-        archive.write(Path(work, "image.tar"), name, tree, config)
+        layer = archive.write_layer(Path(work, "layer"), tree)
+        archive.write(Path(work, "image.tar"), name, [layer], config)
         Path(work, "image.tar").replace(target)
     return target
 

@@ -22,6 +22,12 @@ def files(*packages: str) -> dict[str, Path]:
     return found
 
 
+def versions(*packages: str) -> dict[str, str]:
+    """Name -> version, of these packages and all that they need."""
+    shown = _dpkg("dpkg-query", "--show", "--showformat=${Package}\\t${Version}\\n", *_closure(packages))
+    return dict(line.split("\t") for line in shown.splitlines())
+
+
 def _closure(packages: tuple[str, ...]) -> list[str]:
     """With what they depend on; of several that would do, those that are installed."""
     needs = _dependencies()

@@ -27,7 +27,8 @@ def tree(tmp_path: Path) -> Tree:
 
 def written(tmp_path: Path, tree: Tree, name: str = "one.tar") -> dict[str, bytes]:
     """The archive's files by their names."""
-    archive.write(tmp_path / name, "example.test/image:1", tree, {"Cmd": ["/bin/program"]})
+    layers = [archive.write_layer(tmp_path / f"{name}.layer", tree)]
+    archive.write(tmp_path / name, "example.test/image:1", layers, {"Cmd": ["/bin/program"]})
     with tarfile.open(tmp_path / name) as tar:
         contents = {member.name: tar.extractfile(member) for member in tar}
         return {path: content.read() for path, content in contents.items() if content is not None}

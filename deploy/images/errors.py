@@ -1,0 +1,5 @@
+"""What can go wrong when images are made."""
+
+
+class ImageError(Exception):
+    """The message says what to do."""
