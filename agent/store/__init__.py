@@ -1,5 +1,7 @@
 """The event log, the queue and the leases.
 
-``base`` says what a store is, ``sql`` is the one there is, ``derive`` reads a log, ``open`` builds a store from an
-address. Nothing here runs an agent.
+``base`` says what a store is. ``tasks`` is what users do, bound to one project; ``sql`` what workers do; ``queue`` says
+whose turn it is, and ``derive`` what a log means. ``journal``, ``claims`` and ``rows`` are the parts of their
+transactions, ``database`` the transactions, ``sqlite`` and ``postgres`` the two databases, ``open`` their choice, and
+``migrations`` the history of their tables. Nothing here runs an agent.
 """

@@ -1,6 +1,5 @@
 """Writes events, and with each of them what it changes in the records: parts of a transaction."""
 
-from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import func, insert, update
@@ -8,16 +7,11 @@ from sqlalchemy import func, insert, update
 from agent.store.base import USER_EVENTS, RunRecord, RunResult, TaskRecord, select
 from agent.store.database import Transaction
 from agent.store.derive import advance, task_status
+from agent.store.queue import charge
 from agent.store.rows import EVENT_FIELDS, read_runs, save_run
 from agent.store.tables import events, projects, runs, tasks
 from agent.store.webhooks import announce
-from agent.types import Event, Priority, Status, StopReason
-
-HEAD_START_S = {Priority.LOW: -900.0, Priority.NORMAL: 0.0, Priority.HIGH: 900.0}
-"""A task is served as if it had been submitted so much earlier: priorities age, nothing waits for ever."""
-
-ATTEMPT_DELAY_S = 600.0
-"""A second attempt, which may not be needed, gives way to first attempts for so long."""
+from agent.types import Event, Status, StopReason
 
 CANCELLED = RunResult(status=Status.CANCELLED, stop_reason=StopReason.CANCELLED)
 
@@ -90,9 +84,9 @@ async def let_go(transaction: Transaction, run_id: str) -> None:
     ).one()
     if row.claimed_at is None:
         return
-    held_s = max((transaction.now - row.claimed_at).total_seconds(), 0.0)
+    cost_s = charge(row.claimed_at, transaction.now)
     await transaction.db.execute(
-        update(projects).where(projects.c.project_id == row.project_id).values(used_s=projects.c.used_s + held_s)
+        update(projects).where(projects.c.project_id == row.project_id).values(used_s=projects.c.used_s + cost_s)
     )
     await transaction.db.execute(update(runs).where(runs.c.run_id == run_id).values(claimed_at=None))
 
@@ -119,7 +113,3 @@ async def derive_task(transaction: Transaction, task_id: str) -> None:
 async def begin_task(transaction: Transaction, task_id: str) -> None:
     started_at = func.coalesce(tasks.c.started_at, transaction.now)
     await transaction.db.execute(update(tasks).where(tasks.c.task_id == task_id).values(started_at=started_at))
-
-
-def head_start(priority: Priority, attempt: int) -> timedelta:
-    return timedelta(seconds=HEAD_START_S[priority] - (attempt - 1) * ATTEMPT_DELAY_S)

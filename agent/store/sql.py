@@ -1,19 +1,19 @@
 """The store over SQL: what workers do, and the way in for users, whose calls are in ``tasks``."""
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, Literal
 
-from sqlalchemy import Select, and_, func, or_, select, update
+from sqlalchemy import and_, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from agent.identity import DEFAULT_PROJECT
 from agent.store.base import USER_EVENTS, Claim, Project, ProjectStore, RunResult, TaskPage, TaskRecord
+from agent.store.claims import claimable, take_turn
 from agent.store.database import Database, whole
 from agent.store.derive import advance
 from agent.store.identity import Identities
 from agent.store.journal import begin_task, derive_task, end_run, end_unbegun, let_go, requeue, write_event
 from agent.store.rows import (
-    LIVING,
     know_task,
     owned_run,
     project_record,
@@ -74,11 +74,13 @@ class SqlStore:
     @whole
     async def claim(self, worker_id: str, ttl_s: float) -> Claim | None:
         async with self.database.reading() as db:
-            if (await db.execute(_claimable(self.database.clock()))).first() is None:
+            if (
+                await db.execute(select(runs.c.run_id).where(claimable(self.database.clock())).limit(1))
+            ).first() is None:
                 return None
         async with self.database.writing() as transaction:
             now = transaction.now
-            row = (await transaction.db.execute(_claimable(now))).mappings().first()
+            row = await take_turn(transaction)
             if row is None:
                 return None
             task_id, run = row["task_id"], run_record(row)
@@ -201,20 +203,6 @@ class SqlStore:
 
     async def cancel(self, task_id: str) -> TaskRecord:
         return await self.of(DEFAULT_PROJECT).cancel(task_id)
-
-
-def _claimable(now: datetime) -> Select[Any]:
-    """The run whose turn it is."""
-    unowned = or_(runs.c.lease_until.is_(None), runs.c.lease_until < now)
-    parked = and_(runs.c.status.in_((Status.WAITING, Status.PAUSED)), runs.c.lease_until.is_(None))
-    return (
-        select(runs)
-        .join(tasks, tasks.c.task_id == runs.c.task_id)
-        .where(runs.c.status.in_(LIVING), unowned, ~parked)
-        .order_by(runs.c.due, runs.c.position)
-        .limit(1)
-        .with_for_update(of=tasks, skip_locked=True)
-    )
 
 
 def _said(task_id: str, after: int) -> Any:

@@ -6,13 +6,15 @@ from datetime import datetime
 from typing import Any
 
 import anyio
-from sqlalchemy import ColumnElement, and_, func, insert, select, update
+from sqlalchemy import ColumnElement, and_, insert, select, update
 
 from agent.errors import IdempotencyConflict, InvalidCursor, TaskOver, UnknownTask
 from agent.store.base import USER_EVENTS, QueuePosition, TaskPage, TaskRecord
+from agent.store.claims import position_of
 from agent.store.database import Database, Transaction, whole
 from agent.store.ids import new_id
-from agent.store.journal import derive_task, end_unbegun, head_start, requeue, write_event
+from agent.store.journal import derive_task, end_unbegun, requeue, write_event
+from agent.store.queue import AT_ONCE, due
 from agent.store.rows import know_task, read_events, read_project, read_runs, read_task, task_record
 from agent.store.tables import events, runs, tasks
 from agent.types import Event, Priority, Status, TaskRequest, Usage
@@ -121,6 +123,7 @@ class SqlProjectStore:
             for run in task.runs:
                 if run.status.parked:  # A worker ends it, which has the patch as far as it came.
                     await requeue(transaction, task_id, run, "task.cancel_requested")
+            await transaction.db.execute(update(runs).where(runs.c.task_id == task_id).values(due=AT_ONCE))
             await derive_task(transaction, task_id)
             return await know_task(transaction.db, task_id)
 
@@ -130,12 +133,8 @@ class SqlProjectStore:
             task = await read_task(db, self._mine(task_id))
             if task is None:
                 raise self._unknown(task_id)
-            if task.status is not Status.QUEUED:
-                return QueuePosition(position=None, reason=f"the task is {task.status}, not queued")
-            mine = select(func.min(runs.c.due)).where(runs.c.task_id == task_id, runs.c.status == Status.QUEUED)
-            before = select(func.count()).where(runs.c.status == Status.QUEUED, runs.c.due < mine.scalar_subquery())
-            position = (await db.execute(before)).scalar_one() + 1
-        return QueuePosition(position=position, reason=f"{position - 1} runs come first")
+            stands = await position_of(db, self.database.clock(), self.project_id, task_id)
+        return stands or QueuePosition(position=None, reason=f"the task is {task.status}; none of its runs is queued")
 
     async def _known(self, transaction: Transaction, request: TaskRequest, key: str) -> TaskRecord | None:
         where = and_(tasks.c.project_id == self.project_id, tasks.c.idempotency_key == key)
@@ -163,7 +162,7 @@ class SqlProjectStore:
                 "run_id": new_id("run"),
                 "attempt": attempt,
                 "status": Status.QUEUED,
-                "due": now - head_start(request.priority, attempt),
+                "due": due(now, request.priority, attempt),
                 "idle_since": now,
                 "usage": Usage().model_dump(),
             }
@@ -175,10 +174,9 @@ class SqlProjectStore:
         if change:
             await transaction.db.execute(update(tasks).where(self._mine(task.id)).values(change))
         if "priority" in change:
-            priority = Priority(change["priority"])
             for run in task.runs:
-                due = task.created_at - head_start(priority, run.attempt)
-                await transaction.db.execute(update(runs).where(runs.c.run_id == run.run_id).values(due=due))
+                place = due(task.created_at, Priority(change["priority"]), run.attempt)
+                await transaction.db.execute(update(runs).where(runs.c.run_id == run.run_id).values(due=place))
 
     async def _locked(self, transaction: Transaction, task_id: str) -> TaskRecord:
         task = await read_task(transaction.db, self._mine(task_id), lock=True)

@@ -1,13 +1,15 @@
 """Every store there is, under one suite, with a clock the tests move."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from agent.store.base import Store
+from agent.identity import DEFAULT_PROJECT
+from agent.store.base import ProjectStore, Store
 from agent.store.open import open_store
+from tests.postgres import PostgresServer, postgres_server
 
 
 class Clock:
@@ -28,8 +30,30 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture(params=["file", "memory"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> AsyncIterator[Store]:
-    url = f"sqlite:///{tmp_path / 'store.db'}" if request.param == "file" else "sqlite://"
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture(params=["file", "memory", "postgres"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    match request.param:
+        case "file":
+            return f"sqlite:///{tmp_path / 'store.db'}"
+        case "memory":
+            return "sqlite://"
+        case _:
+            server: PostgresServer = request.getfixturevalue("postgres")
+            return server.new_database()
+
+
+@pytest.fixture
+async def store(url: str, clock: Clock) -> AsyncIterator[Store]:
     async with open_store(url, clock=clock) as opened:
         yield opened
+
+
+@pytest.fixture
+def project(store: Store) -> ProjectStore:
+    return store.of(DEFAULT_PROJECT)

@@ -1,0 +1,102 @@
+"""What waits and what runs, read for the queue."""
+
+from collections import Counter, defaultdict
+from datetime import datetime
+
+from sqlalchemy import ColumnElement, RowMapping, and_, func, or_, select, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from agent.store.base import QueuePosition
+from agent.store.database import Transaction
+from agent.store.queue import Account, Head, Turn, charge, next_turn, standing
+from agent.store.rows import LIVING
+from agent.store.tables import projects, runs, tasks
+from agent.types import Status
+
+_CLAIM_LOCK = 6_459_002
+"""Number of the advisory lock of Postgres under which turns are taken: caps hold only if one takes them at a time."""
+
+
+def claimable(now: datetime) -> ColumnElement[bool]:
+    """Which runs wait for a worker: queued, given back, or silent for longer than their lease."""
+    unowned = or_(runs.c.lease_until.is_(None), runs.c.lease_until < now)
+    parked = and_(runs.c.status.in_((Status.WAITING, Status.PAUSED)), runs.c.lease_until.is_(None))
+    return and_(runs.c.status.in_(LIVING), unowned, ~parked)
+
+
+async def take_turn(transaction: Transaction) -> RowMapping | None:
+    """The run whose turn it is, its task's row locked; its project's account begins where the turn found it."""
+    db, now = transaction.db, transaction.now
+    if db.dialect.name == "postgresql":
+        await db.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _CLAIM_LOCK})
+    turn = next_turn(await _accounts(db, now), await _heads(db, now))
+    if turn is None:
+        return None
+    row = await _first(db, turn.head, now)
+    # A user who changes the task meanwhile may have ended the run; the caller looks again.
+    await db.execute(select(tasks.c.position).where(tasks.c.task_id == row["task_id"]).with_for_update())
+    current = select(runs).where(runs.c.run_id == row["run_id"], claimable(now))
+    found = (await db.execute(current)).mappings().first()
+    if found is not None:
+        await _save(db, turn)
+    return found
+
+
+async def position_of(db: AsyncConnection, now: datetime, project_id: str, task_id: str) -> QueuePosition | None:
+    """Where the task's next run stands; None where none waits."""
+    waiting = claimable(now)
+    mine = (runs.c.project_id == project_id, runs.c.task_id == task_id)
+    query = select(runs).where(*mine, waiting).order_by(runs.c.due, runs.c.position).limit(1)
+    row = (await db.execute(query)).mappings().first()
+    if row is None:
+        return None
+    earlier = or_(runs.c.due < row["due"], and_(runs.c.due == row["due"], runs.c.position < row["position"]))
+    before = select(func.count()).where(runs.c.project_id == project_id, waiting, earlier)
+    num_before = (await db.execute(before)).scalar_one()
+    accounts, heads = await _accounts(db, now), await _heads(db, now)
+    stands = standing(accounts, heads, project_id, row["created_by"], num_before)
+    return QueuePosition(position=stands.position, reason=stands.reason)
+
+
+async def _heads(db: AsyncConnection, now: datetime) -> list[Head]:
+    owner = (runs.c.project_id, runs.c.created_by)
+    query = select(*owner, func.coalesce(func.min(runs.c.due), now).label("due"), func.count().label("num")).where(claimable(now))
+    found = await db.execute(query.group_by(*owner))
+    return [Head(row.project_id, row.created_by, row.due, row.num) for row in found]
+
+
+async def _accounts(db: AsyncConnection, now: datetime) -> list[Account]:
+    columns = (runs.c.project_id, runs.c.created_by, runs.c.claimed_at)
+    at_work = and_(runs.c.status.in_(LIVING), runs.c.claimed_at.is_not(None), runs.c.lease_until >= now)
+    running: dict[str, Counter[str]] = defaultdict(Counter)
+    held_s: defaultdict[str, float] = defaultdict(float)
+    for row in await db.execute(select(*columns).where(at_work)):
+        running[row.project_id][row.created_by] += 1
+        held_s[row.project_id] += charge(row.claimed_at, now)
+    return [
+        Account(
+            project_id=row["project_id"],
+            weight=row["weight"],
+            max_running=row["max_running"],
+            max_running_per_user=row["max_running_per_user"],
+            running=running[row["project_id"]],
+            charged_s=row["used_s"] + held_s[row["project_id"]],
+            served_at=row["served_at"],
+        )
+        for row in (await db.execute(select(projects))).mappings()
+    ]
+
+
+async def _first(db: AsyncConnection, head: Head, now: datetime) -> RowMapping:
+    query = (
+        select(runs)
+        .where(runs.c.project_id == head.project_id, runs.c.created_by == head.user, claimable(now))
+        .order_by(runs.c.due, runs.c.position)
+        .limit(1)
+    )
+    return (await db.execute(query)).mappings().one()
+
+
+async def _save(db: AsyncConnection, turn: Turn) -> None:
+    change = {"served_at": turn.served_at, "used_s": projects.c.used_s + turn.forfeited_s}
+    await db.execute(update(projects).where(projects.c.project_id == turn.head.project_id).values(change))

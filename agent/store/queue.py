@@ -1,0 +1,178 @@
+"""Whose turn it is: pure functions over what waits and what runs.
+
+Between projects, worker time is shared by weight (start-time fair queueing: Goyal, Vin, Cheng, SIGCOMM 1996). Each
+project has an account: the worker time charged to it, divided by its weight, is its *share*, and the project with the
+lowest one is next. A claim costs at least ``QUANTUM_S``, so that short runs are shared by their number. A project that
+had nothing to run does not save up for later: its account begins where the last one that was served stood.
+
+Within a project the run with the earliest ``due`` is next. That is when its task was submitted, less the head start of
+its priority. As all wait at the same pace, this is priority with ageing: nothing that comes later than a head start
+can overtake, so nothing waits for ever.
+
+Caps of projects and users come before both.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+from agent.types import Priority
+
+QUANTUM_S = 10.0
+"""The least that a claim is charged, in seconds of worker time."""
+
+HEAD_START_S = {Priority.LOW: -900.0, Priority.NORMAL: 0.0, Priority.HIGH: 900.0}
+"""A task is served as if it had been submitted so much earlier, s."""
+
+ATTEMPT_DELAY_S = 600.0
+"""A further attempt, which may not be needed, gives way to the first ones of others for so long, s."""
+
+AT_ONCE = datetime(1970, 1, 1, tzinfo=UTC)
+"""``due`` of a run that only has to be ended, because its user cancelled it: it goes first, and no cap holds it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A project as the queue sees it."""
+
+    project_id: str
+    weight: float = 1.0
+    max_running: int | None = None
+    max_running_per_user: int | None = None
+    running: Mapping[str, int] | None = None
+    """Runs that have a worker now, by user."""
+    charged_s: float = 0.0
+    """Worker time, of claims that ended and of those that go on."""
+    served_at: float = 0.0
+    """The share it had when it was last served."""
+
+    @property
+    def share(self) -> float:
+        return self.charged_s / self.weight
+
+    @property
+    def num_running(self) -> int:
+        return sum((self.running or {}).values())
+
+    def running_of(self, user: str) -> int:
+        return (self.running or {}).get(user, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The earliest run of one user in one project that waits."""
+
+    project_id: str
+    user: str
+    due: datetime
+    num_waiting: int = 1
+    """How many the user has waiting in the project, this one included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Who is next, and what becomes of its project's account."""
+
+    head: Head
+    served_at: float
+    forfeited_s: float
+    """Worker time that the project left unused while it had nothing to run: charged, so that it is not made up for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a waiting run stands."""
+
+    position: int
+    """From 1; as far as caps do not hold those before it."""
+    reason: str
+
+
+def due(submitted: datetime, priority: Priority, attempt: int) -> datetime:
+    """The place of a run among those of its project."""
+    return submitted - timedelta(seconds=HEAD_START_S[priority] - (attempt - 1) * ATTEMPT_DELAY_S)
+
+
+def charge(claimed_at: datetime, now: datetime) -> float:
+    """What a claim costs its project, s. A clock that goes back costs nothing."""
+    return max((now - claimed_at).total_seconds(), QUANTUM_S)
+
+
+def next_turn(accounts: Iterable[Account], heads: Sequence[Head]) -> Turn | None:
+    """Whose turn it is; None where nothing waits that may run."""
+    given = {account.project_id: account for account in accounts}
+    by_id = _settled(given.values())
+    ending = [head for head in heads if head.due <= AT_ONCE]
+    free = ending or [head for head in heads if held_back(by_id[head.project_id], head.user) is None]
+    if not free:
+        return None
+
+    def order(head: Head) -> tuple[float, str, datetime, str]:
+        return by_id[head.project_id].share, head.project_id, head.due, head.user
+
+    first = min(free, key=order)
+    account = by_id[first.project_id]
+    return Turn(first, account.share, account.charged_s - given[first.project_id].charged_s)
+
+
+def held_back(account: Account, user: str) -> str | None:
+    """The cap that keeps a user's runs from being served; None where none does."""
+    most = account.max_running
+    if most is not None and account.num_running >= most:
+        return f"the project has {account.num_running} runs at work, and at most {most} at once"
+    most = account.max_running_per_user
+    if most is not None and account.running_of(user) >= most:
+        return f"{user} has {account.running_of(user)} runs at work in the project, and at most {most} at once"
+    return None
+
+
+def standing(
+    accounts: Iterable[Account], heads: Sequence[Head], project_id: str, user: str, num_before: int
+) -> Standing:
+    """Where a waiting run stands.
+
+    Args:
+        num_before: runs of its own project that are due before it.
+    """
+    by_id = _settled(accounts)
+    mine = by_id[project_id]
+    num_waiting: Counter[str] = Counter()
+    for head in heads:
+        num_waiting[head.project_id] += head.num_waiting
+    num_others = sum(
+        min(num, _num_turns(by_id[other], mine, num_before))
+        for other, num in num_waiting.items()
+        if other != project_id
+    )
+    position = num_before + num_others + 1
+    held = held_back(mine, user)
+    if held is not None:
+        return Standing(position, held)
+    if position == 1:
+        return Standing(position, "it is next, and waits for a worker")
+    return Standing(position, f"{num_before} runs of the project and {num_others} of others come first")
+
+
+def _settled(accounts: Iterable[Account]) -> dict[str, Account]:
+    """The accounts by project; none stands lower than the one that was served last, from which all go on."""
+    accounts = tuple(accounts)
+    floor = max((account.served_at for account in accounts), default=0.0)
+    return {
+        account.project_id: replace(account, charged_s=max(account.charged_s, floor * account.weight))
+        for account in accounts
+    }
+
+
+def _num_turns(other: Account, mine: Account, num_before: int) -> int:
+    """How many turns another project has before that of my run which ``num_before`` of mine precede.
+
+    A turn moves an account by a quantum, and the other has one whenever its share is lower; or equal, and its id is.
+    """
+    reached = mine.share + num_before * QUANTUM_S / mine.weight
+    turns = (reached - other.share) * other.weight / QUANTUM_S
+    nearest = round(turns)
+    if math.isclose(turns, nearest, abs_tol=1e-6):
+        return max(0, nearest + (other.project_id < mine.project_id))
+    return max(0, math.ceil(turns))
