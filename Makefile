@@ -4,7 +4,7 @@
 PYTHON := .venv/bin/python
 BENCHMARKS := $(filter-out __init__,$(sort $(basename $(notdir $(wildcard benchmarks/*.py)))))
 
-.PHONY: help setup demo serve test check format bench lock cluster cluster-down
+.PHONY: help setup demo serve test check format bench lock images cluster cluster-down
 
 help:
 	@echo "make demo    five held-out repositories, repaired over REST by the model that ships with the project"
@@ -14,6 +14,7 @@ help:
 	@echo "make bench   every benchmark; tables in build/bench/"
 	@echo "make format  format and fix what can be fixed"
 	@echo "make cluster a whole Kubernetes on this machine, as root; prints its kubeconfig; make cluster-down ends it"
+	@echo "make images  the images of the service, without Docker and a registry; into build/images"
 	@echo "make lock    write requirements/*.txt anew from pyproject.toml (ARGS=--upgrade for newest versions)"
 
 setup:
@@ -43,6 +44,9 @@ format: setup
 bench: setup
 	@mkdir -p build/bench
 	@set -e; for name in $(BENCHMARKS); do echo "== $$name"; $(PYTHON) -m benchmarks.$$name; done
+
+images: setup
+	@$(PYTHON) -m deploy.images $(ARGS)
 
 cluster: setup
 	@deploy/setup.sh --for-cluster

@@ -46,9 +46,10 @@ def status(name: Name = "mimo") -> None:
 
 
 @app.command()
-def load(archive: Path, name: Name = "mimo") -> None:
-    """Give it an image: a file as `docker save` writes it, or an OCI layout in a tar archive."""
-    _running(name).load(archive)
+def load(archives: list[Path], name: Name = "mimo") -> None:
+    """Give it images: files as `docker save` writes them, or OCI layouts in tar archives."""
+    for archive in archives:
+        _running(name).load(archive)
 
 
 @app.command()
