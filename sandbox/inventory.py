@@ -28,6 +28,8 @@ class Found:
     """Seconds since 1970."""
     ends_at: float
     """When its lifetime is over, in seconds since 1970."""
+    ending: bool = False
+    """The machines were asked for its end, and have said that it will come."""
 
 
 @runtime_checkable

@@ -216,7 +216,7 @@ class KubernetesBackend:
                 await watch.until(name, lambda state: state.gone)
         except TimeoutError:
             # Its node does not answer. sandboxd ends with its lease, also there; what is left is the cluster's record.
-            _log.warning("action=pod_stuck pod=%s", name)
+            _log.info("action=pod_stuck pod=%s", name)  # the reaper tells of all at once
             await self._delete(name, 0)
         finally:
             watch.forget(name)
@@ -273,7 +273,12 @@ def _capabilities(settings: KubernetesSettings) -> frozenset[Capability]:
 def _found(pod: Pod) -> Found:
     created = pod.metadata.creation_timestamp
     ends = pod.metadata.labels.get(manifest.LABEL, "")
-    return Found(pod.name, created.timestamp() if created else 0.0, float(ends) if ends.isdigit() else 0.0)
+    return Found(
+        pod.name,
+        created_at=created.timestamp() if created else 0.0,
+        ends_at=float(ends) if ends.isdigit() else 0.0,
+        ending=pod.metadata.deletion_timestamp is not None,
+    )
 
 
 async def _give_up(making: "asyncio.Task[KubernetesSandbox]") -> None:

@@ -23,12 +23,14 @@ class Swept:
     """What one sweep found and did."""
 
     num_found: int
-    asked: Mapping[str, str]
-    """Sandboxes whose end was asked for, and why. They are gone once no later sweep finds them."""
+    condemned: Mapping[str, str]
+    """Sandboxes that have to end, and why. They are gone once no later sweep finds them."""
+    asked: Sequence[str]
+    """Those of them whose end was asked for by this sweep. Of the others it is known that it will come."""
     refused: Sequence[str]
     """Those of them that the machines did not agree to end, this time."""
     stuck: Sequence[str]
-    """Those that are still there after many requests: somebody has to look."""
+    """Those that are still there after many sweeps: somebody has to look."""
 
 
 def condemned(found: Iterable[Found], records: Mapping[str, Record], now: float, *, grace_s: float) -> dict[str, str]:
@@ -65,7 +67,8 @@ class Reaper:
         self._registry = registry
         self._grace_s = grace_s
         self._now = now
-        self._asked: Counter[str] = Counter()
+        self._seen: Counter[str] = Counter()
+        """In how many sweeps each was condemned."""
 
     async def run(self, every_s: float = 30.0) -> None:
         """Sweep until cancelled. Machines that do not answer are asked again the next time."""
@@ -87,11 +90,17 @@ class Reaper:
         found = await self._inventory.found()
         reasons = condemned(found, records, self._now(), grace_s=self._grace_s)
         await self._forget_gone(records, {each.id for each in found})
-        self._asked = Counter({id_: self._asked[id_] + 1 for id_ in reasons})
-        stuck = [id_ for id_, times in self._asked.items() if times >= _STUCK_AFTER]
+        self._seen = Counter({id_: self._seen[id_] + 1 for id_ in reasons})
+        stuck = [id_ for id_, times in self._seen.items() if times >= _STUCK_AFTER]
         if stuck:  # one line, though it may be thousands
             _log.error("action=stuck num=%d first=%s", len(stuck), ",".join(stuck[:_NUM_NAMED]))
-        return Swept(len(found), reasons, await end(self._inventory, reasons), stuck)
+        ending = {each.id for each in found if each.ending}
+        asked = {id_: why for id_, why in reasons.items() if id_ not in ending or self._may_have_failed(id_)}
+        return Swept(len(found), reasons, list(asked), await end(self._inventory, asked), stuck)
+
+    def _may_have_failed(self, id_: str) -> bool:
+        """Whether the end that was promised is late, so that it is asked for once more."""
+        return self._seen[id_] % _STUCK_AFTER == 0
 
     async def _forget_gone(self, records: Mapping[str, Record], there: set[str]) -> None:
         """Deletion is confirmed: the machines do not hold it, and whoever had it has not renewed it for long."""

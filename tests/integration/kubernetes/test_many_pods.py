@@ -87,7 +87,7 @@ async def test_all_of_a_thousand_sandboxes_of_a_killed_service_are_ended(
         while swept.num_found:
             await asyncio.sleep(1)
             swept = await reaper.sweep()
-            assert set(swept.asked.values()) <= {"its owner is gone"}
+            assert set(swept.condemned.values()) <= {"its owner is gone"}
             assert not swept.refused
         while await registry.all():  # each is forgotten only after it was seen to be gone
             await reaper.sweep()

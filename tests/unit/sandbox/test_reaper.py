@@ -56,7 +56,7 @@ async def test_the_living_keep_theirs_and_what_waits_in_their_pool() -> None:
         await pool.acquire(SandboxSpec(image="b"))
         await asyncio.sleep(1)
         for _ in range(6):
-            assert not (await reaper(hosts, registry).sweep()).asked
+            assert not (await reaper(hosts, registry).sweep()).condemned
             await asyncio.sleep(LEASE_S / 2)
         assert hosts.alive == 6
     assert (hosts.alive, await registry.all()) == (0, [])
@@ -78,12 +78,35 @@ async def test_a_removal_that_was_accepted_is_repeated_until_the_sandbox_is_real
     assert stuck, "somebody is told of those that take many requests"
 
 
+class Slow:
+    """Machines that agree to every end, and take their time."""
+
+    def __init__(self) -> None:
+        self.removed: list[str] = []
+
+    async def found(self) -> list[Found]:
+        return [Found("a", created_at=0, ends_at=1, ending="a" in self.removed)]
+
+    async def remove(self, id: str) -> None:  # noqa: A002  # the field's name
+        self.removed.append(id)
+
+
+async def test_an_end_that_was_promised_is_asked_for_again_only_when_it_is_late() -> None:
+    slow = Slow()
+    sweeper = Reaper(slow, MemoryRegistry(), grace_s=GRACE_S, now=lambda: 1000.0)
+    for _ in range(4):
+        assert list((await sweeper.sweep()).condemned) == ["a"]
+    assert slow.removed == ["a"]
+    assert (await sweeper.sweep()).stuck == ["a"]
+    assert slow.removed == ["a", "a"]
+
+
 async def test_a_sandbox_that_is_being_made_is_not_taken_for_lost() -> None:
     hosts, registry = SimulatedHosts(Conditions(create_s=20)), MemoryRegistry()
     making = asyncio.create_task(SimulatedBackend(hosts).acquire(SandboxSpec()))
     await asyncio.sleep(10)
     swept = await reaper(hosts, registry).sweep()
-    assert (swept.num_found, swept.asked) == (1, {})
+    assert (swept.num_found, swept.condemned) == (1, {})
     await making
 
 
@@ -94,7 +117,7 @@ async def test_a_sandbox_whose_closing_failed_is_nobodys() -> None:
         await (await recorded.acquire(SandboxSpec())).close()
         assert hosts.alive == 1
         await asyncio.sleep(GRACE_S + 1)
-        assert list((await reaper(hosts, registry).sweep()).asked.values()) == ["it is on nobody's record"]
+        assert list((await reaper(hosts, registry).sweep()).condemned.values()) == ["it is on nobody's record"]
 
 
 async def test_records_of_what_is_gone_are_forgotten() -> None:
