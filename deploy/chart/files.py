@@ -44,7 +44,7 @@ def _schema() -> dict[str, Any]:
 def _launch_defaults() -> dict[str, Any]:
     """What the settings of SGLang are by themselves, for the template that writes its command line."""
     defaults = LaunchSettings(model_path="/weights").model_dump(mode="json", exclude_none=True)
-    return {name: value for name, value in defaults.items() if name not in ("model_path", "served_name", "version")}
+    return {name: value for name, value in defaults.items() if name not in ("model_path", "version")}
 
 
 def _yaml(values: BaseModel, told: set[str]) -> Iterator[str]:

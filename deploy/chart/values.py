@@ -101,8 +101,8 @@ class Weights(Values):
     source: Literal["claim", "hostPath", "image", "download"] = Field(
         "claim",
         description="`claim`: a volume of yours that many may read. `hostPath`: a folder of each node. `image`: a "
-        "volume out of an image (Kubernetes 1.31 or later, with its feature on). `download`: each pod fetches them to a claim "
-        "of its own before its engine starts.",
+        "volume out of an image (Kubernetes 1.31 or later, with its feature on). `download`: each pod fetches them to a "
+        "claim of its own before its engine starts.",
     )
     claim: Name = Field("", description="For `claim`: its name.")
     host_path: str = Field("", description="For `hostPath`: the folder.")
@@ -171,8 +171,11 @@ class ModelServer(Component):
     url: Annotated[str, StringConstraints(pattern=r"^(https?://\S+/v1)?$")] = Field(
         "", description="For `external`: up to and including /v1."
     )
-    model: str = Field("mimo-v2-flash", min_length=1, description="Name that the agent asks for.")
-    checkpoint: str = Field("mimo-v2-nano", description="For `embedded`: one that ships, or a folder.")
+    cidrs: list[Cidr] = Field([], description="For `external`: its addresses, for network policies.")
+    model: str = Field("mimo-v2-flash", min_length=1, description="For `external`: the name it goes by there.")
+    checkpoint: str = Field(
+        "mimo-v2-nano", description="For `embedded`: one that ships, or a folder; the last part is its name."
+    )
     key: Secret = Field(Secret(), description="Key `model-api-key` of that Secret.")
     sglang: Sglang = Sglang()
     weights: Weights = Weights()

@@ -26,11 +26,6 @@ livenessProbe:
   periodSeconds: 10
   timeoutSeconds: 5
   failureThreshold: 6
-{{- with .Values.modelServer.preStopSeconds }}
-lifecycle:
-  preStop:
-    sleep: {seconds: {{ int . }}}
-{{- end }}
 securityContext:
   runAsNonRoot: true
   runAsUser: 10001
@@ -66,6 +61,11 @@ containers:
       periodSeconds: 1
       timeoutSeconds: 15
       failureThreshold: 300
+    {{- with .Values.modelServer.preStopSeconds }}
+    lifecycle:
+      preStop:
+        sleep: {seconds: {{ int . }}}
+    {{- end }}
     volumeMounts:
       - name: tmp
         mountPath: /tmp

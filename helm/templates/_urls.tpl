@@ -15,8 +15,11 @@ http://{{ include "mimo.host" (list . "model-server") }}:9001/v1
 {{- end }}
 {{- end }}
 
+{{- /* A model server calls a model as its folder is called. */ -}}
 {{- define "mimo.modelName" -}}
-{{ ternary .Values.modelServer.checkpoint .Values.modelServer.model (eq .Values.modelServer.engine "embedded") | base }}
+{{- with .Values.modelServer -}}
+{{ get (dict "embedded" (base .checkpoint) "sglang" (base .weights.path) "external" .model) .engine }}
+{{- end }}
 {{- end }}
 
 {{- /* Variables that hold the address of the store: its password never stands in a manifest. */ -}}

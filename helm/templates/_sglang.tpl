@@ -1,0 +1,303 @@
+{{- /* SGLang's command line and pods. Flags come from the presets of model_server (files/sglang is a link to them), so
+       what is rendered here is what `python -m model_server sglang-args` prints of the same settings. */ -}}
+
+{{- define "mimo.preset" -}}
+{{- $version := .Values.modelServer.sglang.version }}
+{{- $text := .Files.Get (printf "files/sglang/%s.toml" $version) }}
+{{- if not $text }}
+{{- $known := list }}
+{{- range $path, $_ := .Files.Glob "files/sglang/*.toml" }}
+{{- $known = append $known (base $path | trimSuffix ".toml") }}
+{{- end }}
+{{- fail (printf "\n\nmodelServer.sglang.version: %s is not known to this chart; use %s, and an image of it." $version (join ", " $known)) }}
+{{- end }}
+{{- $text }}
+{{- end }}
+
+{{- /* All settings: ours over those of the program. */ -}}
+{{- define "mimo.launchSettings" -}}
+{{- $decided := dict "model_path" (printf "/weights/%s" .Values.modelServer.weights.path) }}
+{{- toJson (merge $decided (deepCopy .Values.modelServer.sglang.settings) (fromJson (.Files.Get "files/launch.json"))) }}
+{{- end }}
+
+{{- define "mimo.flags" -}}
+{{- $preset := fromToml (include "mimo.preset" .) }}
+{{- $settings := fromJson (include "mimo.launchSettings" .) }}
+{{- $flags := deepCopy $preset.defaults }}
+{{- if $settings.draft_steps }}
+{{- $flags = mergeOverwrite $flags $preset.speculation }}
+{{- $_ := set $settings "verified_tokens" (add1 (int $settings.draft_steps)) }}
+{{- end }}
+{{- range $flag, $value := $settings.flags }}
+{{- $_ := set $flags $flag $value }}
+{{- end }}
+{{- range $setting, $flag := $preset.names }}
+{{- if and (hasKey $settings $setting) (not (and (eq $setting "draft_steps") (not $settings.draft_steps))) }}
+{{- $_ := set $flags $flag (get $settings $setting) }}
+{{- end }}
+{{- end }}
+{{- $flags = mergeOverwrite $flags $preset.needed }}
+{{- $words := list }}
+{{- range $flag := keys $flags | sortAlpha }}
+{{- $value := get $flags $flag }}
+{{- if eq (toString $value) "true" }}
+{{- $words = append $words (printf "--%s" $flag) }}
+{{- else if not (or (kindIs "invalid" $value) (eq (toString $value) "false")) }}
+{{- $words = concat $words (list (printf "--%s" $flag) (toString $value)) }}
+{{- end }}
+{{- end }}
+{{- toJson $words }}
+{{- end }}
+
+{{- /* What could not work is refused here, and not after an hour of loading. */ -}}
+{{- define "mimo.checkFlags" -}}
+{{- $preset := fromToml (include "mimo.preset" .) }}
+{{- $settings := .Values.modelServer.sglang.settings }}
+{{- range $flag, $value := $settings.flags }}
+{{- $place := printf "\n\nmodelServer.sglang.settings.flags.%s:" $flag }}
+{{- if hasKey $preset.refused $flag }}
+{{- fail (printf "%s %s" $place (get $preset.refused $flag)) }}
+{{- end }}
+{{- range $setting, $named := $preset.names }}
+{{- if eq $named $flag }}
+{{- fail (printf "%s there is a setting for it; use modelServer.sglang.settings.%s" $place $setting) }}
+{{- end }}
+{{- end }}
+{{- if and (hasKey $preset.needed $flag) (ne (toString $value) (toString (get $preset.needed $flag))) }}
+{{- fail (printf "%s it must be %v, since our server relies on it; leave it out" $place (get $preset.needed $flag)) }}
+{{- end }}
+{{- with dig $flag (toString $value) "" (default dict $preset.impossible) }}
+{{- fail (printf "%s %v: %s" $place $value .) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "mimo.sglangNodes" -}}
+{{- with .Values.modelServer.leaderWorkerSet }}{{ ternary (int .size) 1 .enabled }}{{ end }}
+{{- end }}
+
+{{- /* A folder of its own for each image and kind of GPU: what one compiled is nothing to another. */ -}}
+{{- define "mimo.compileCachePath" -}}
+/cache/{{ printf "%s %s" (include "mimo.image" (list . .Values.modelServer.sglang.image)) .Values.modelServer.sglang.gpuResource | sha256sum | trunc 16 }}
+{{- end }}
+
+{{- define "mimo.sglangContainer" -}}
+{{- $sglang := .Values.modelServer.sglang }}
+{{- $settings := fromJson (include "mimo.launchSettings" .) }}
+{{- $preset := fromToml (include "mimo.preset" .) }}
+{{- $nodes := int (include "mimo.sglangNodes" .) }}
+{{- $devices := dict $sglang.gpuResource (toString (div (int $settings.gpus) $nodes)) }}
+{{- with $sglang.rdma.resource }}
+{{- $_ := set $devices . (toString $sglang.rdma.count) }}
+{{- end }}
+name: sglang
+image: {{ include "mimo.image" (list . $sglang.image) }}
+imagePullPolicy: {{ .Values.global.pullPolicy }}
+command: [python3, -m, sglang.launch_server]
+args:
+  {{- range fromJsonArray (include "mimo.flags" .) }}
+  - {{ . | quote }}
+  {{- end }}
+  {{- if gt $nodes 1 }}
+  - --dist-init-addr=$(LWS_LEADER_ADDRESS):20000
+  - --nnodes=$(LWS_GROUP_SIZE)
+  - --node-rank=$(LWS_WORKER_INDEX)
+  {{- end }}
+env:
+  {{- $variables := deepCopy $preset.environment }}
+  {{- if eq $settings.expert_exchange "deepep" }}
+  {{- $variables = merge $variables $preset.environment_deepep }}
+  {{- end }}
+  {{- if ne .Values.modelServer.compileCache.source "none" }}
+  {{- $cache := include "mimo.compileCachePath" . }}
+  {{- range $name, $folder := dict "SGLANG_DG_CACHE_DIR" "deep_gemm" "TRITON_CACHE_DIR" "triton" "TORCHINDUCTOR_CACHE_DIR" "inductor" }}
+  {{- $_ := set $variables $name (printf "%s/%s" $cache $folder) }}
+  {{- end }}
+  {{- end }}
+  {{- include "mimo.variables" (merge (deepCopy $sglang.env) $variables) | nindent 2 }}
+# The kubelet cannot reach a loopback address, so these run inside.
+startupProbe:
+  exec:
+    command: {{ include "mimo.sglangProbe" . }}
+  periodSeconds: 10
+  timeoutSeconds: 25
+  failureThreshold: {{ div (int $sglang.startupSeconds) 10 }}
+livenessProbe:
+  exec:
+    command: {{ include "mimo.sglangProbe" . }}
+  periodSeconds: 30
+  timeoutSeconds: 25
+  failureThreshold: 10
+{{- with .Values.modelServer.preStopSeconds }}
+lifecycle:
+  preStop:
+    sleep: {seconds: {{ int . }}}
+{{- end }}
+# The stock image runs as the superuser.
+securityContext:
+  allowPrivilegeEscalation: false
+  capabilities:
+    drop: [ALL]
+    {{- if $sglang.rdma.resource }}
+    add: [IPC_LOCK]
+    {{- end }}
+resources:
+  requests:
+    {{- toYaml (merge (deepCopy $devices) $sglang.resources.requests) | nindent 4 }}
+  limits:
+    {{- toYaml (merge (deepCopy $devices) $sglang.resources.limits) | nindent 4 }}
+volumeMounts:
+  - name: weights
+    mountPath: /weights
+    readOnly: true
+  - name: shm
+    mountPath: /dev/shm
+  {{- if ne .Values.modelServer.compileCache.source "none" }}
+  - name: cache
+    mountPath: /cache
+  {{- end }}
+{{- end }}
+
+{{- define "mimo.sglangProbe" -}}
+[python3, -c, "import urllib.request; urllib.request.urlopen('http://127.0.0.1:{{ int (fromJson (include "mimo.launchSettings" .)).port }}/health', timeout=24)"]
+{{- end }}
+
+{{- /* A worker of a group has no address to ask; that its process runs is all there is. */ -}}
+{{- define "mimo.sglangWorkerContainer" -}}
+{{- $container := fromYaml (include "mimo.sglangContainer" .) }}
+{{- toYaml (omit $container "startupProbe" "livenessProbe" "lifecycle") }}
+{{- end }}
+
+{{- /* (list . leader?) -> the pod, with our server before the engine where requests come in */ -}}
+{{- define "mimo.sglangPodOf" -}}
+{{- $root := index . 0 }}
+{{- $settings := fromJson (include "mimo.launchSettings" $root) }}
+{{- with $root }}
+{{ include "mimo.modelServerPod" . }}
+securityContext:
+  seccompProfile:
+    type: RuntimeDefault
+{{- if .Values.modelServer.sglang.rdma.hostNetwork }}
+hostNetwork: true
+dnsPolicy: ClusterFirstWithHostNet
+{{- end }}
+{{- include "mimo.placement" (list . "model-server" .Values.modelServer) }}
+{{- $download := eq .Values.modelServer.weights.source "download" }}
+{{- if or $download (index $ 1) }}
+initContainers:
+  {{- if $download }}
+  - {{- include "mimo.downloadContainer" . | nindent 4 }}
+  {{- end }}
+  {{- if index $ 1 }}
+  # It starts before the engine and ends after it: it says how far loading is, and sees answers to their end.
+  - {{- include "mimo.modelServerContainer" . | nindent 4 }}
+    restartPolicy: Always
+    args:
+      - --tokenizer={{ $settings.model_path }}
+      - --host=0.0.0.0
+      - --port=9001
+      - --sglang-url=http://127.0.0.1:{{ int $settings.port }}
+      - --sglang-groups={{ int $settings.attention_groups }}
+      {{- with .Values.modelServer.extraArgs }}
+      {{- toYaml . | nindent 6 }}
+      {{- end }}
+    startupProbe:
+      httpGet: {path: /livez, port: http}
+      periodSeconds: 1
+      timeoutSeconds: 5
+      failureThreshold: 120
+    volumeMounts:
+      - name: weights
+        mountPath: /weights
+        readOnly: true
+      - name: tmp
+        mountPath: /tmp
+  {{- end }}
+{{- end }}
+containers:
+  - {{- include (ternary "mimo.sglangContainer" "mimo.sglangWorkerContainer" (index $ 1)) . | nindent 4 }}
+volumes:
+  {{- include "mimo.modelVolumes" . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{- define "mimo.sglangPod" -}}
+{{ include "mimo.sglangPodOf" (list . true) }}
+{{- end }}
+
+{{- define "mimo.modelVolumes" -}}
+{{- $weights := .Values.modelServer.weights }}
+- name: tmp
+  emptyDir: {}
+- name: shm
+  emptyDir:
+    medium: Memory
+    sizeLimit: {{ .Values.modelServer.sglang.shmSize }}
+{{- if eq $weights.source "claim" }}
+- name: weights
+  persistentVolumeClaim:
+    claimName: {{ $weights.claim }}
+    readOnly: true
+{{- else if eq $weights.source "hostPath" }}
+- name: weights
+  hostPath:
+    path: {{ $weights.hostPath }}
+    type: Directory
+{{- else if eq $weights.source "image" }}
+- name: weights
+  image:
+    reference: {{ $weights.image }}
+    pullPolicy: {{ .Values.global.pullPolicy }}
+{{- end }}
+{{- if eq .Values.modelServer.compileCache.source "hostPath" }}
+- name: cache
+  hostPath:
+    path: {{ .Values.modelServer.compileCache.hostPath }}
+    type: DirectoryOrCreate
+{{- end }}
+{{- end }}
+
+{{- /* Claims that each pod has for itself. */ -}}
+{{- define "mimo.modelClaims" -}}
+{{- $claims := list }}
+{{- if eq .Values.modelServer.weights.source "download" }}
+{{- $claims = append $claims (dict "name" "weights" "size" .Values.modelServer.weights.size) }}
+{{- end }}
+{{- if eq .Values.modelServer.compileCache.source "claim" }}
+{{- $claims = append $claims (dict "name" "cache" "size" .Values.modelServer.compileCache.size) }}
+{{- end }}
+{{- with $claims }}
+volumeClaimTemplates:
+  {{- range . }}
+  - metadata:
+      name: {{ .name }}
+    spec:
+      {{- include "mimo.claimSpec" (list $ .) | nindent 6 }}
+  {{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "mimo.downloadContainer" -}}
+{{- $weights := .Values.modelServer.weights }}
+name: download
+image: {{ include "mimo.image" (list . .Values.modelServer.sglang.image) }}
+imagePullPolicy: {{ .Values.global.pullPolicy }}
+command: [python3, -c, {{ .Files.Get "files/download.py" | quote }}]
+args: [{{ $weights.repository | quote }}, {{ $weights.revision | quote }}, {{ printf "/weights/%s" $weights.path | quote }}]
+{{- with $weights.tokenSecret }}
+env:
+  - name: HF_TOKEN
+    valueFrom:
+      secretKeyRef: {name: {{ . }}, key: HF_TOKEN}
+{{- end }}
+securityContext:
+  allowPrivilegeEscalation: false
+  capabilities:
+    drop: [ALL]
+resources:
+  requests: {cpu: "1", memory: 4Gi}
+  limits: {memory: 16Gi}
+volumeMounts:
+  - name: weights
+    mountPath: /weights
+{{- end }}

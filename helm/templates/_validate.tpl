@@ -1,0 +1,123 @@
+{{- /* What each value allows by itself is in the schema. Here is what they do not allow together, with what to do. */ -}}
+{{- define "mimo.validate" -}}
+{{- $server := .Values.modelServer }}
+{{- $router := .Values.router }}
+{{- $api := .Values.api }}
+{{- $sqlite := eq .Values.database.mode "sqlite" }}
+{{- $problems := list }}
+
+{{- if gt (len (include "mimo.fullname" .)) 40 }}
+{{- $problems = append $problems (printf "the release's name %q is longer than 40 characters, and pods could not be named after it; use a shorter one, or fullnameOverride" (include "mimo.fullname" .)) }}
+{{- end }}
+
+{{- if and $sqlite (or (gt (int $api.replicas) 1) (gt (int .Values.orchestrator.replicas) 1) $api.autoscaling.enabled) }}
+{{- $problems = append $problems "database.mode is sqlite, a file for one pod: leave api.replicas and orchestrator.replicas at 1 and api.autoscaling off, or set database.mode to embedded or external" }}
+{{- end }}
+{{- if and (not $sqlite) (or (gt (int .Values.orchestrator.replicas) 1) (gt (int $api.replicas) 1)) (not .Values.data.existingClaim) (ne .Values.data.accessMode "ReadWriteMany") }}
+{{- $problems = append $problems "data.accessMode is ReadWriteOnce, but several pods share the data: set it to ReadWriteMany, with a storage class that has it" }}
+{{- end }}
+{{- if and (eq .Values.database.mode "external") (not .Values.database.urlSecret) }}
+{{- $problems = append $problems "database.mode is external: name in database.urlSecret a Secret whose key url is postgresql://..." }}
+{{- end }}
+
+{{- if and $api.ingress.enabled $api.httpRoute.enabled }}
+{{- $problems = append $problems "api.ingress and api.httpRoute are both enabled: enable one of them" }}
+{{- end }}
+{{- if and $api.ingress.enabled (not $api.ingress.hosts) }}
+{{- $problems = append $problems "api.ingress is enabled: name its hosts in api.ingress.hosts" }}
+{{- end }}
+{{- if and $api.httpRoute.enabled (not $api.httpRoute.parents) }}
+{{- $problems = append $problems "api.httpRoute is enabled: name its gateways in api.httpRoute.parents" }}
+{{- end }}
+
+{{- if eq $server.engine "external" }}
+{{- if not $server.url }}
+{{- $problems = append $problems "modelServer.engine is external: set modelServer.url to its address, up to and including /v1" }}
+{{- end }}
+{{- if $router.enabled }}
+{{- $problems = append $problems "router.enabled: there are no model servers of this release to route to; switch it off, or set modelServer.engine to sglang or embedded" }}
+{{- end }}
+{{- end }}
+{{- if eq $server.engine "sglang" }}
+{{- $weights := $server.weights }}
+{{- range $source, $needed := dict "claim" "claim" "hostPath" "hostPath" "image" "image" "download" "revision" }}
+{{- if and (eq $weights.source $source) (not (get $weights $needed)) }}
+{{- $problems = append $problems (printf "modelServer.weights.source is %s: set modelServer.weights.%s" $source $needed) }}
+{{- end }}
+{{- end }}
+{{- $gpus := int (fromJson (include "mimo.launchSettings" .)).gpus }}
+{{- if mod $gpus (int (include "mimo.sglangNodes" .)) }}
+{{- $problems = append $problems (printf "modelServer.sglang.settings.gpus is %d, which %s nodes cannot share evenly; use a multiple" $gpus (include "mimo.sglangNodes" .)) }}
+{{- end }}
+{{- if and $server.sglang.rdma.hostNetwork (not $server.leaderWorkerSet.enabled) }}
+{{- $problems = append $problems "modelServer.sglang.rdma.hostNetwork is for engines over several nodes only; leave it off, or enable modelServer.leaderWorkerSet" }}
+{{- end }}
+{{- end }}
+
+{{- if $server.leaderWorkerSet.enabled }}
+{{- if ne $server.engine "sglang" }}
+{{- $problems = append $problems "modelServer.leaderWorkerSet is enabled: only modelServer.engine sglang runs over several nodes" }}
+{{- end }}
+{{- if not (or $server.leaderWorkerSet.assumeInstalled (.Capabilities.APIVersions.Has "leaderworkerset.x-k8s.io/v1/LeaderWorkerSet")) }}
+{{- $problems = append $problems "modelServer.leaderWorkerSet is enabled, but the cluster does not know it: install LeaderWorkerSet (leaderworkerset.x-k8s.io/v1), or set modelServer.leaderWorkerSet.assumeInstalled" }}
+{{- end }}
+{{- if $server.autoscaling.enabled }}
+{{- $problems = append $problems "modelServer.autoscaling and modelServer.leaderWorkerSet are both enabled: groups of nodes are not scaled by this chart; disable one of them" }}
+{{- end }}
+{{- if or (eq $server.compileCache.source "claim") (eq $server.weights.source "download") }}
+{{- $problems = append $problems "modelServer.leaderWorkerSet is enabled, and its pods have no claims of their own: set modelServer.compileCache.source to hostPath or none, and modelServer.weights.source to anything but download" }}
+{{- end }}
+{{- end }}
+
+{{- if $server.autoscaling.enabled }}
+{{- if not (or $server.autoscaling.assumeInstalled (.Capabilities.APIVersions.Has "keda.sh/v1alpha1/ScaledObject")) }}
+{{- $problems = append $problems "modelServer.autoscaling is enabled, but the cluster does not know KEDA: install it, or set modelServer.autoscaling.assumeInstalled" }}
+{{- end }}
+{{- if not $server.autoscaling.prometheus }}
+{{- $problems = append $problems "modelServer.autoscaling is enabled: set modelServer.autoscaling.prometheus to the address of Prometheus" }}
+{{- end }}
+{{- if lt (int $server.autoscaling.maxReplicas) (int $server.autoscaling.minReplicas) }}
+{{- $problems = append $problems "modelServer.autoscaling.maxReplicas is less than minReplicas" }}
+{{- end }}
+{{- if and $router.enabled (eq $router.discovery "static") }}
+{{- $problems = append $problems "modelServer.autoscaling is enabled, but router.discovery is static, so new servers would get nothing: set it to kubernetes" }}
+{{- end }}
+{{- end }}
+
+{{- if $router.enabled }}
+{{- if and (has $router.policy (list "manual" "cache_aware")) (gt (int $router.replicas) 1) }}
+{{- $problems = append $problems (printf "router.policy %s keeps state that routers do not share: set router.replicas to 1, or router.policy to consistent_hashing" $router.policy) }}
+{{- end }}
+{{- if lt (int $router.terminationGracePeriodSeconds) (int $server.terminationGracePeriodSeconds) }}
+{{- $problems = append $problems "router.terminationGracePeriodSeconds is less than modelServer.terminationGracePeriodSeconds, so a router would cut answers that a server still gives: raise it" }}
+{{- end }}
+{{- else if and (gt (int $server.replicas) 1) (ne $server.engine "external") }}
+{{- $problems = append $problems "modelServer.replicas is more than 1 without a router, so turns of one task would meet cold caches: enable router, or leave it at 1" }}
+{{- end }}
+{{- if ge (int $server.preStopSeconds) (int $server.terminationGracePeriodSeconds) }}
+{{- $problems = append $problems "modelServer.terminationGracePeriodSeconds must be more than modelServer.preStopSeconds, or nothing is left for running answers" }}
+{{- end }}
+
+{{- if .Values.networkPolicy.enabled }}
+{{- if not .Values.networkPolicy.apiServer.cidrs }}
+{{- $problems = append $problems "networkPolicy.apiServer.cidrs is empty, so nobody could make sandboxes: list the addresses of the API server (kubectl get endpointslices --selector kubernetes.io/service-name=kubernetes)" }}
+{{- end }}
+{{- if and (eq $server.engine "external") (not $server.cidrs) }}
+{{- $problems = append $problems "modelServer.engine is external, and networkPolicy is enabled: list its addresses in modelServer.cidrs" }}
+{{- end }}
+{{- if and (eq .Values.database.mode "external") (not .Values.database.cidrs) }}
+{{- $problems = append $problems "database.mode is external, and networkPolicy is enabled: list its addresses in database.cidrs" }}
+{{- end }}
+{{- end }}
+
+{{- if eq .Release.Namespace (include "mimo.sandboxNamespace" .) }}
+{{- $problems = append $problems "sandbox.namespace.name is the release's own namespace; sandboxes need one for themselves" }}
+{{- end }}
+
+{{- with $problems }}
+{{- fail (printf "\n\nthese values cannot be together:\n- %s\n" (join "\n- " .)) }}
+{{- end }}
+{{- if eq $server.engine "sglang" }}
+{{- include "mimo.checkFlags" . }}
+{{- end }}
+{{- end }}
