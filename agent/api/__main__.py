@@ -13,9 +13,11 @@ import uvicorn
 
 from agent.api.app import create_app
 from agent.api.gate import LOOPBACK_HOSTS
-from agent.errors import StoreError
+from agent.api.issuers import FILE_VARIABLE, IdentitySettings, identity_settings
+from agent.errors import SettingsError, StoreError
 from agent.repository import check_repository
 from agent.store.open import open_store
+from agent.store.secrets import SecretBox, secret_box_of
 
 API_KEY_VARIABLE = "MIMO_API_KEY"
 _STOP_S = 10
@@ -26,12 +28,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code: 1 where the store cannot be opened, 2 for settings that cannot be; signals end it."""
     arguments = _parser().parse_args(argv)
     api_key = os.environ.get(API_KEY_VARIABLE) or None
-    if api_key is None and not _is_loopback(arguments.host):
-        print(f"{arguments.host} can be reached by others: set {API_KEY_VARIABLE}", file=sys.stderr)  # noqa: T201
+    try:
+        identity, secret_box = identity_settings(os.environ), secret_box_of(os.environ)
+    except SettingsError as error:
+        print(f"cannot start: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    if api_key is None and not identity.issuers and not _is_loopback(arguments.host):
+        remedy = f"set {API_KEY_VARIABLE} or {FILE_VARIABLE}"
+        print(f"{arguments.host} can be reached by others: {remedy}", file=sys.stderr)  # noqa: T201
         return 2
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
-        asyncio.run(_serve(arguments, api_key))
+        asyncio.run(_serve(arguments, api_key, identity, secret_box))
     except StoreError as error:
         print(f"cannot start: {error}", file=sys.stderr)  # noqa: T201
         return 1
@@ -42,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m agent.api",
         description="Serve the REST API over a store until SIGTERM. Workers are processes of their own.",
-        epilog=f"The key that callers must show comes from {API_KEY_VARIABLE}.",
+        epilog=f"The operator's key comes from {API_KEY_VARIABLE}, issuers from the file {FILE_VARIABLE} names.",
     )
     parser.add_argument("--store", required=True, metavar="URL", help="Address of the store that workers have too.")
     parser.add_argument("--host", default="127.0.0.1", help="Address to listen on; beyond loopback a key is needed.")
@@ -58,10 +66,14 @@ def _is_loopback(host: str) -> bool:
     return False
 
 
-async def _serve(arguments: argparse.Namespace, api_key: str | None) -> None:
-    hosts = None if api_key else LOOPBACK_HOSTS | {arguments.host}
+async def _serve(
+    arguments: argparse.Namespace, api_key: str | None, identity: IdentitySettings, secret_box: SecretBox | None
+) -> None:
+    hosts = None if api_key or identity.issuers else LOOPBACK_HOSTS | {arguments.host}
     async with open_store(arguments.store) as store:
-        app = create_app(store, check_repository, api_key=api_key, hosts=hosts)
+        app = create_app(
+            store, check_repository, api_key=api_key, identity=identity, secret_box=secret_box, hosts=hosts
+        )
         config = uvicorn.Config(
             app,
             host=arguments.host,

@@ -211,7 +211,7 @@ def serve(
     """
     from agent.cli import arguments
     from agent.cli.home import home
-    from agent.cli.serve import ServeOptions
+    from agent.cli.serve import ServeOptions, sealing, trusted_issuers
     from agent.cli.serve import serve as execute
     from agent.cli.terminal import open_terminal
 
@@ -225,6 +225,8 @@ def serve(
         backend=arguments.backend(sandbox),
         data=arguments.directory(data) if data else home(os.environ),
         api_key=os.environ.get("MIMO_API_KEY") or None,
+        identity=trusted_issuers(os.environ),
+        secret_box=sealing(os.environ),
     )
     _complete(execute(options, open_terminal(quiet=quiet, no_color=no_color)))
 

@@ -8,7 +8,7 @@ import asyncio
 import ipaddress
 import logging
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +21,15 @@ from rich.text import Text
 
 from agent.api.app import create_app
 from agent.api.gate import LOOPBACK_HOSTS
+from agent.api.issuers import FILE_VARIABLE, IdentitySettings, identity_settings
 from agent.cli.children import Child, Command, free_port, keep_alive, listen, model_command, module, wait_healthy
 from agent.cli.failure import ExitCode, Failure
 from agent.cli.terminal import Terminal
 from agent.config import ModelSettings
-from agent.errors import StoreError
+from agent.errors import SettingsError, StoreError
 from agent.repository import check_repository
 from agent.store.open import open_store
+from agent.store.secrets import KEY_VARIABLE, SecretBox, secret_box_of
 
 _STOP_S = 2
 """Open event streams are cut this long after Ctrl-C; their readers come back by the last id they saw."""
@@ -47,6 +49,25 @@ class ServeOptions:
     """What makes sandboxes."""
     data: Path
     api_key: str | None
+    """The operator's; None: whoever may call is the operator, or issuers say who calls."""
+    identity: IdentitySettings
+    secret_box: SecretBox | None
+
+
+def trusted_issuers(environment: Mapping[str, str]) -> IdentitySettings:
+    """Whose tokens the service believes, as the file says that the environment names."""
+    try:
+        return identity_settings(environment)
+    except SettingsError as error:
+        raise Failure(ExitCode.USAGE, str(error), f"mend that file, or unset {FILE_VARIABLE}") from error
+
+
+def sealing(environment: Mapping[str, str]) -> SecretBox | None:
+    """What seals the secrets of projects."""
+    try:
+        return secret_box_of(environment)
+    except SettingsError as error:
+        raise Failure(ExitCode.USAGE, str(error), f"set {KEY_VARIABLE} to such a key, or unset it") from error
 
 
 async def serve(options: ServeOptions, terminal: Terminal) -> None:
@@ -66,7 +87,14 @@ async def serve(options: ServeOptions, terminal: Terminal) -> None:
             store = await stack.enter_async_context(open_store(_store_url(options.data)))
         except StoreError as error:
             raise Failure(ExitCode.FAILED, str(error), "name another directory with --data") from error
-        app = create_app(store, check_repository, api_key=options.api_key, hosts=hosts)
+        app = create_app(
+            store,
+            check_repository,
+            api_key=options.api_key,
+            identity=options.identity,
+            secret_box=options.secret_box,
+            hosts=hosts,
+        )
         starting = asyncio.ensure_future(_start_children(options, stack, terminal))
         await _first(starting, stopping)
         if stopping.is_set():
@@ -85,11 +113,12 @@ def _hosts(options: ServeOptions) -> frozenset[str] | None:
     """
     if _is_loopback(options.host):
         return LOOPBACK_HOSTS | {options.host}
-    if options.api_key is None:
+    if options.api_key is None and not options.identity.issuers:
         raise Failure(
             ExitCode.USAGE,
             f"--host {options.host} would let other machines submit tasks, which run commands on this one",
-            "set MIMO_API_KEY to a long random text that callers must show, or leave --host out",
+            "set MIMO_API_KEY to a long random text that callers must show, name trusted issuers in the file "
+            f"{FILE_VARIABLE} names, or leave --host out",
         )
     return None
 

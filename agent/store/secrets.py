@@ -1,6 +1,7 @@
 """Seals the secrets of projects, so that the database holds nothing readable."""
 
 import json
+from collections.abc import Mapping
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
@@ -42,3 +43,13 @@ class SecretBox:
         if place != [project_id, name]:
             raise SettingsError(f"secret {name} of project {project_id} was sealed for another place")
         return str(value)
+
+
+def secret_box_of(environment: Mapping[str, str]) -> SecretBox | None:
+    """With the keys in ``MIMO_SECRETS_KEY``; None where it is unset or empty.
+
+    Raises:
+        SettingsError: a key is none.
+    """
+    keys = environment.get(KEY_VARIABLE)
+    return SecretBox(keys) if keys else None
