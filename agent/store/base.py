@@ -287,7 +287,7 @@ class ProjectStore(Protocol):
         """
 
     async def cancel(self, task_id: str) -> TaskRecord:
-        """Ask for the end of a task: runs no worker has end now, the others as soon as their worker sees it.
+        """Ask for the end of a task: runs nobody began end now, the others as soon as a worker sees it.
 
         A task that is over, or already asked to end, is left as it is.
         """

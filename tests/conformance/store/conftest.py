@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.identity import DEFAULT_PROJECT
-from agent.store.base import ProjectStore, Store
+from agent.store.base import Store
 from agent.store.open import open_store
 from tests.postgres import PostgresServer, postgres_server
 
@@ -52,8 +51,3 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 async def store(url: str, clock: Clock) -> AsyncIterator[Store]:
     async with open_store(url, clock=clock) as opened:
         yield opened
-
-
-@pytest.fixture
-def project(store: Store) -> ProjectStore:
-    return store.of(DEFAULT_PROJECT)

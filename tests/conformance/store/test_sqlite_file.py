@@ -8,6 +8,7 @@ import anyio
 import pytest
 
 from agent.errors import StoreError
+from agent.identity import DEFAULT_PROJECT
 from agent.store.open import open_store
 from agent.types import Event, TaskRequest
 
@@ -19,24 +20,24 @@ REQUEST = TaskRequest(repository="/repository", problem_statement="Repair it.")
 async def test_tasks_outlive_the_process_that_wrote_them(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'new' / 'store.db'}"
     async with open_store(url) as store:
-        task = await store.submit(REQUEST)
+        task = await store.of(DEFAULT_PROJECT).submit(REQUEST)
     async with open_store(url) as store:
-        assert await store.get(task.id) == task
+        assert await store.of(DEFAULT_PROJECT).get(task.id) == task
 
 
 async def test_waiter_sees_events_written_through_another_connection(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'store.db'}"
     async with open_store(url) as reader, open_store(url) as writer:
-        task = await writer.submit(REQUEST)
+        task = await writer.of(DEFAULT_PROJECT).submit(REQUEST)
         seen: list[tuple[Event, ...]] = []
 
         async def wait() -> None:
-            seen.append(await reader.wait_for_events(task.id, after=1, timeout_s=30))
+            seen.append(await reader.of(DEFAULT_PROJECT).wait_for_events(task.id, after=1, timeout_s=30))
 
         async with anyio.create_task_group() as group:
             group.start_soon(wait)
             await anyio.wait_all_tasks_blocked()
-            await writer.cancel(task.id)
+            await writer.of(DEFAULT_PROJECT).cancel(task.id)
 
         assert seen[0][0].type == "task.cancel_requested"
 
@@ -81,7 +82,7 @@ async def test_processes_that_open_a_new_file_at_once_share_it(tmp_path: Path) -
 
     assert [process.exitcode for process in processes] == [0, 0, 0]
     async with open_store(url) as store:
-        tasks = (await store.list_tasks()).tasks
+        tasks = (await store.of(DEFAULT_PROJECT).list_tasks()).tasks
     assert len(tasks) == 15
     assert {run.generation for task in tasks for run in task.runs} == {1}
 
@@ -93,5 +94,5 @@ def _submit_and_claim(url: str) -> None:
 async def _submit_and_claim_five(url: str) -> None:
     async with open_store(url) as store:
         for _ in range(5):
-            await store.submit(REQUEST)
+            await store.of(DEFAULT_PROJECT).submit(REQUEST)
             assert await store.claim("worker", 60) is not None

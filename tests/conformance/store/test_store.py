@@ -9,7 +9,8 @@ import pytest
 
 from agent.errors import InvalidCursor, LeaseLost, UnknownTask
 from agent.events import RunStopped, StepMessage
-from agent.store.base import Claim, RunRecord, RunResult, Store, TaskRecord
+from agent.identity import DEFAULT_PROJECT
+from agent.store.base import Claim, ProjectStore, RunRecord, RunResult, Store, TaskRecord
 from agent.store.derive import replay
 from agent.types import (
     AssistantMessage,
@@ -27,6 +28,10 @@ from tests.conformance.store.conftest import Clock
 pytestmark = pytest.mark.anyio
 
 FINISHED = RunResult(status=Status.SUCCEEDED, stop_reason=StopReason.FINISHED)
+
+
+def users(store: Store) -> ProjectStore:
+    return store.of(DEFAULT_PROJECT)
 
 
 def request(problem: str = "Repair it.", **fields: Any) -> TaskRequest:
@@ -55,16 +60,16 @@ async def claimed(store: Store, worker_id: str = "worker-1", ttl_s: float = 15.0
 
 
 async def types(store: Store, task: TaskRecord) -> list[str]:
-    return [event.type for event in await store.events(task.id)]
+    return [event.type for event in await users(store).events(task.id)]
 
 
 # Submitting and reading.
 
 
 async def test_submitted_task_is_queued_and_reads_back_as_it_was(store: Store, clock: Clock) -> None:
-    submitted = await store.submit(request(labels={"team": "a"}, attempts=2))
+    submitted = await users(store).submit(request(labels={"team": "a"}, attempts=2))
 
-    assert submitted == await store.get(submitted.id)
+    assert submitted == await users(store).get(submitted.id)
     assert submitted.id.startswith("task_")
     assert submitted.status is Status.QUEUED
     assert submitted.request == request(labels={"team": "a"}, attempts=2)
@@ -74,28 +79,28 @@ async def test_submitted_task_is_queued_and_reads_back_as_it_was(store: Store, c
 
 
 async def test_submission_is_the_first_event(store: Store) -> None:
-    task = await store.submit(request())
+    task = await users(store).submit(request())
 
-    (event,) = await store.events(task.id)
+    (event,) = await users(store).events(task.id)
 
     assert (event.seq, event.type, event.run_id) == (1, "task.submitted", None)
     assert TaskRequest.model_validate(event.body["request"]) == task.request
 
 
 async def test_unknown_task_is_an_error_everywhere(store: Store) -> None:
-    for ask in (store.get, store.events, store.cancel):
+    for ask in (users(store).get, users(store).events, users(store).cancel):
         with pytest.raises(UnknownTask, match="task_none"):
             await ask("task_none")
     with pytest.raises(UnknownTask):
-        await store.wait_for_events("task_none", after=0, timeout_s=1)
+        await users(store).wait_for_events("task_none", after=0, timeout_s=1)
 
 
 async def test_pages_are_newest_first_and_do_not_shift(store: Store) -> None:
-    old = [await store.submit(request(str(number))) for number in range(5)]
-    first = await store.list_tasks(limit=2)
-    await store.submit(request("late"))
-    second = await store.list_tasks(limit=2, cursor=first.next_cursor)
-    third = await store.list_tasks(limit=2, cursor=second.next_cursor)
+    old = [await users(store).submit(request(str(number))) for number in range(5)]
+    first = await users(store).list_tasks(limit=2)
+    await users(store).submit(request("late"))
+    second = await users(store).list_tasks(limit=2, cursor=first.next_cursor)
+    third = await users(store).list_tasks(limit=2, cursor=second.next_cursor)
 
     seen = [task.id for page in (first, second, third) for task in page.tasks]
     assert seen == [task.id for task in reversed(old)]
@@ -103,33 +108,33 @@ async def test_pages_are_newest_first_and_do_not_shift(store: Store) -> None:
 
 
 async def test_list_keeps_to_one_status(store: Store) -> None:
-    first, second = await store.submit(request()), await store.submit(request())
-    await store.cancel(first.id)
+    first, second = await users(store).submit(request()), await users(store).submit(request())
+    await users(store).cancel(first.id)
 
-    assert [task.id for task in (await store.list_tasks(status=Status.CANCELLED)).tasks] == [first.id]
-    assert [task.id for task in (await store.list_tasks(status=Status.QUEUED)).tasks] == [second.id]
+    assert [task.id for task in (await users(store).list_tasks(status=Status.CANCELLED)).tasks] == [first.id]
+    assert [task.id for task in (await users(store).list_tasks(status=Status.QUEUED)).tasks] == [second.id]
 
 
 async def test_list_leaves_out_patches_and_outputs(store: Store) -> None:
-    await store.submit(request())
+    await users(store).submit(request())
     claim = await claimed(store)
     verdict = Verdict(kind=VerdictKind.VERIFIED, evidence=(evidence("long"),))
     result = FINISHED.model_copy(update={"verdict": verdict, "patch": "diff"})
     await store.finish(claim.run_id, claim.generation, result)
 
-    (task,) = (await store.list_tasks()).tasks
+    (task,) = (await users(store).list_tasks()).tasks
 
     assert task.patch == ""
     assert task.verdict is not None
     assert task.verdict.evidence[0].output == ""
-    full = await store.get(task.id)
+    full = await users(store).get(task.id)
     assert (full.patch, full.verdict) == ("diff", verdict)
 
 
 @pytest.mark.parametrize("cursor", ["", "x", "cDE=cDE", "é", "cC0x", "eDE", "cDk5OTk5OTk5OTk5OTk5OTk5OTk5OTk5"])
 async def test_cursor_that_no_page_gave_is_refused(store: Store, cursor: str) -> None:
     with pytest.raises(InvalidCursor):
-        await store.list_tasks(cursor=cursor)
+        await users(store).list_tasks(cursor=cursor)
 
 
 # Claiming.
@@ -140,20 +145,20 @@ async def test_nothing_to_claim_in_an_empty_store(store: Store) -> None:
 
 
 async def test_oldest_task_is_claimed_first(store: Store) -> None:
-    tasks = [await store.submit(request(str(number))) for number in range(3)]
+    tasks = [await users(store).submit(request(str(number))) for number in range(3)]
 
     assert [(await claimed(store)).task.id for _ in tasks] == [task.id for task in tasks]
     assert await store.claim("worker-1", 15) is None
 
 
 async def test_attempts_are_claimed_one_by_one_and_share_the_log(store: Store) -> None:
-    task = await store.submit(request(attempts=2))
+    task = await users(store).submit(request(attempts=2))
     first, second = await claimed(store, "worker-1"), await claimed(store, "worker-2")
     await store.append(second.run_id, second.generation, "step.message", message(1))
     await store.append(first.run_id, first.generation, "step.message", message(1))
 
     assert first.run_id != second.run_id
-    log = await store.events(task.id)
+    log = await users(store).events(task.id)
     assert [event.seq for event in log] == list(range(1, len(log) + 1))
     assert [event.run_id for event in log[1:]] == [first.run_id, second.run_id, second.run_id, first.run_id]
     assert {event.run_id for event in (await _reclaimed(store, first)).events} == {first.run_id}
@@ -166,7 +171,7 @@ async def _reclaimed(store: Store, claim: Claim) -> Claim:
 
 async def test_many_workers_at_once_never_own_one_run(store: Store) -> None:
     for number in range(6):
-        await store.submit(request(str(number), attempts=2))
+        await users(store).submit(request(str(number), attempts=2))
     claims: list[Claim | None] = []
 
     async def take(worker: int) -> None:
@@ -182,7 +187,7 @@ async def test_many_workers_at_once_never_own_one_run(store: Store) -> None:
 
 
 async def test_lease_that_ended_goes_to_another_worker_with_what_was_done(store: Store, clock: Clock) -> None:
-    await store.submit(request())
+    await users(store).submit(request())
     first = await claimed(store, "worker-1", ttl_s=15)
     await store.append(first.run_id, 1, "run.provisioned", {})
     clock.advance(14)
@@ -197,7 +202,7 @@ async def test_lease_that_ended_goes_to_another_worker_with_what_was_done(store:
 
 
 async def test_renewed_lease_stays(store: Store, clock: Clock) -> None:
-    await store.submit(request())
+    await users(store).submit(request())
     claim = await claimed(store, ttl_s=15)
     for _ in range(3):
         clock.advance(14)
@@ -207,13 +212,13 @@ async def test_renewed_lease_stays(store: Store, clock: Clock) -> None:
 
 
 async def test_released_run_is_claimed_at_once_and_is_not_queued_again(store: Store) -> None:
-    task = await store.submit(request())
+    task = await users(store).submit(request())
     claim = await claimed(store)
     await store.append(claim.run_id, claim.generation, "run.provisioned", {})
 
     await store.release(claim.run_id, claim.generation)
 
-    assert (await store.get(task.id)).status is Status.RUNNING
+    assert (await users(store).get(task.id)).status is Status.RUNNING
     assert (await claimed(store, "worker-2")).generation == 2
 
 
@@ -221,21 +226,21 @@ async def test_released_run_is_claimed_at_once_and_is_not_queued_again(store: St
 
 
 async def test_every_write_of_an_old_generation_is_refused(store: Store, clock: Clock) -> None:
-    task = await store.submit(request())
+    task = await users(store).submit(request())
     old = await claimed(store, ttl_s=1)
     clock.advance(2)
     new = await claimed(store)
-    before = await store.events(task.id)
+    before = await users(store).events(task.id)
 
     for write in _writes(store, old):
         with pytest.raises(LeaseLost, match="generation 2"):
             await write
-    assert await store.events(task.id) == before
+    assert await users(store).events(task.id) == before
     await store.append(new.run_id, new.generation, "run.provisioned", {})
 
 
 async def test_writes_after_the_end_are_refused(store: Store) -> None:
-    await store.submit(request())
+    await users(store).submit(request())
     claim = await claimed(store)
     await store.finish(claim.run_id, claim.generation, FINISHED)
 
@@ -255,7 +260,7 @@ def _writes(store: Store, claim: Claim) -> list[Any]:
 
 
 async def test_late_write_of_the_owner_is_kept_while_nobody_else_claimed(store: Store, clock: Clock) -> None:
-    await store.submit(request())
+    await users(store).submit(request())
     claim = await claimed(store, ttl_s=1)
     clock.advance(10)
 
@@ -266,30 +271,30 @@ async def test_late_write_of_the_owner_is_kept_while_nobody_else_claimed(store: 
 
 
 async def test_body_comes_back_as_it_was_written(store: Store) -> None:
-    await store.submit(request())
+    await users(store).submit(request())
     claim = await claimed(store)
     body = {"text": "a\x00b \ud800 é \u2028 \r\n", "empty": "", "none": None, "number": 0.1, "list": [1, {"x": True}]}
 
     written = await store.append(claim.run_id, claim.generation, "note", body)
 
-    (read,) = await store.events(claim.task.id, after=written.seq - 1)
+    (read,) = await users(store).events(claim.task.id, after=written.seq - 1)
     assert read == written
     assert read.body == body
 
 
 @pytest.mark.parametrize("reasoning", [None, "", " because\n\n"])
 async def test_reasoning_keeps_its_three_states(store: Store, reasoning: str | None) -> None:
-    await store.submit(request())
+    await users(store).submit(request())
     claim = await claimed(store)
 
     event = await store.append(claim.run_id, claim.generation, "step.message", message(1, reasoning))
 
-    (read,) = await store.events(claim.task.id, after=event.seq - 1)
+    (read,) = await users(store).events(claim.task.id, after=event.seq - 1)
     assert StepMessage.model_validate(read.body).message.reasoning_content == reasoning
 
 
 async def test_concurrent_writers_leave_no_hole(store: Store) -> None:
-    task = await store.submit(request(attempts=3))
+    task = await users(store).submit(request(attempts=3))
     claims = [await claimed(store) for _ in range(3)]
 
     async def write(claim: Claim) -> None:
@@ -300,7 +305,7 @@ async def test_concurrent_writers_leave_no_hole(store: Store) -> None:
         for claim in claims:
             group.start_soon(write, claim)
 
-    log = await store.events(task.id)
+    log = await users(store).events(task.id)
     assert [event.seq for event in log] == list(range(1, 1 + 1 + 3 + 30))
     for claim in claims:
         own = [e.body["number"] for e in log if e.run_id == claim.run_id and e.type == "note"]
@@ -308,7 +313,7 @@ async def test_concurrent_writers_leave_no_hole(store: Store) -> None:
 
 
 async def test_caller_cancelled_in_a_write_leaves_a_whole_transaction(store: Store) -> None:
-    task = await store.submit(request())
+    task = await users(store).submit(request())
     claim = await claimed(store)
 
     writing = asyncio.ensure_future(store.append(claim.run_id, claim.generation, "note", {}))
@@ -319,7 +324,7 @@ async def test_caller_cancelled_in_a_write_leaves_a_whole_transaction(store: Sto
         await store.append(claim.run_id, claim.generation, "note", {})
 
     assert writing.cancelled()
-    log = await store.events(task.id)
+    log = await users(store).events(task.id)
     assert [event.seq for event in log] == list(range(1, len(log) + 1))
     await store.append(claim.run_id, claim.generation, "note", {})
 
@@ -327,7 +332,7 @@ async def test_caller_cancelled_in_a_write_leaves_a_whole_transaction(store: Sto
 async def test_failure_that_a_cancelled_caller_can_no_longer_be_told_is_logged(
     store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await store.submit(request())
+    await users(store).submit(request())
     claim = await claimed(store)
     await store.finish(claim.run_id, claim.generation, RunResult(status=Status.SUCCEEDED))
 
@@ -347,7 +352,7 @@ async def test_failure_that_a_cancelled_caller_can_no_longer_be_told_is_logged(
 
 
 async def test_status_follows_the_log(store: Store) -> None:
-    task = await store.submit(request())
+    task = await users(store).submit(request())
     seen = [task.status]
     claim = await claimed(store)
     seen.append(claim.task.status)
@@ -357,26 +362,26 @@ async def test_status_follows_the_log(store: Store) -> None:
         ("run.stopped", stopped(StopReason.FINISHED)),
     ):
         await store.append(claim.run_id, claim.generation, kind, body)
-        seen.append((await store.get(task.id)).status)
+        seen.append((await users(store).get(task.id)).status)
     seen.append((await store.finish(claim.run_id, claim.generation, FINISHED)).status)
 
     assert seen == ["queued", "provisioning", "running", "running", "finalizing", "succeeded"]
 
 
 async def test_steps_and_usage_are_sums_over_the_answers(store: Store) -> None:
-    task = await store.submit(request())
+    task = await users(store).submit(request())
     claim = await claimed(store)
     for step in (1, 2, 2, 3):  # The second step was sampled twice.
         await store.append(claim.run_id, claim.generation, "step.message", message(step))
 
-    record = await store.get(task.id)
+    record = await users(store).get(task.id)
 
     assert record.steps == 3
     assert record.usage == Usage(prompt_tokens=40, completion_tokens=8)
 
 
 async def test_finished_run_shows_its_result_and_frees_the_lease(store: Store, clock: Clock) -> None:
-    task = await store.submit(request())
+    task = await users(store).submit(request())
     claim = await claimed(store)
     await store.append(claim.run_id, claim.generation, "run.stopped", stopped(StopReason.STEP_LIMIT))
     clock.advance(30)
@@ -387,7 +392,7 @@ async def test_finished_run_shows_its_result_and_frees_the_lease(store: Store, c
 
     record = await store.finish(claim.run_id, claim.generation, result)
 
-    assert record == await store.get(task.id)
+    assert record == await users(store).get(task.id)
     assert (record.status, record.stop_reason) == (Status.FAILED, StopReason.STEP_LIMIT)
     assert (record.verdict, record.patch, record.error) == (verdict, "diff", "50 steps")
     assert record.duration_s == 30
@@ -397,7 +402,7 @@ async def test_finished_run_shows_its_result_and_frees_the_lease(store: Store, c
 
 
 async def test_stopped_run_that_changes_hands_is_still_finalizing(store: Store) -> None:
-    await store.submit(request())
+    await users(store).submit(request())
     claim = await claimed(store)
     await store.append(claim.run_id, claim.generation, "run.stopped", stopped(StopReason.FINISHED))
     await store.release(claim.run_id, claim.generation)
@@ -409,7 +414,7 @@ async def test_stopped_run_that_changes_hands_is_still_finalizing(store: Store) 
 
 
 async def test_record_is_what_a_replay_of_the_log_gives(store: Store, clock: Clock) -> None:
-    task = await store.submit(request())
+    task = await users(store).submit(request())
     claim = await claimed(store, ttl_s=1)
     await store.append(claim.run_id, 1, "run.provisioned", {})
     await store.append(claim.run_id, 1, "step.message", message(1))
@@ -422,23 +427,23 @@ async def test_record_is_what_a_replay_of_the_log_gives(store: Store, clock: Clo
     record = await store.finish(claim.run_id, 2, FINISHED.model_copy(update={"verdict": verdict}))
 
     fresh = RunRecord(run_id=claim.run_id, attempt=1, status=Status.QUEUED, generation=0)
-    assert replay(fresh, await store.events(task.id)) == record.runs[0]
+    assert replay(fresh, await users(store).events(task.id)) == record.runs[0]
 
 
 # Attempts.
 
 
 async def test_task_ends_with_its_last_run_and_shows_the_best(store: Store) -> None:
-    task = await store.submit(request(attempts=3))
+    task = await users(store).submit(request(attempts=3))
     claims = [await claimed(store) for _ in range(3)]
     kinds = (VerdictKind.UNVERIFIED, VerdictKind.VERIFIED, VerdictKind.VERIFIED)
     for claim, kind, steps in zip(claims, kinds, (1, 3, 2), strict=True):
-        assert not (await store.get(task.id)).status.terminal
+        assert not (await users(store).get(task.id)).status.terminal
         await store.append(claim.run_id, claim.generation, "step.message", message(steps))
         result = FINISHED.model_copy(update={"verdict": Verdict(kind=kind), "patch": f"{steps} steps"})
         await store.finish(claim.run_id, claim.generation, result)
 
-    record = await store.get(task.id)
+    record = await users(store).get(task.id)
 
     assert record.selected is not None
     assert record.selected.attempt == 3
@@ -448,7 +453,7 @@ async def test_task_ends_with_its_last_run_and_shows_the_best(store: Store) -> N
 
 
 async def test_every_task_gets_a_first_attempt_before_any_gets_a_second(store: Store) -> None:
-    tasks = [await store.submit(request(str(number), attempts=2)) for number in range(2)]
+    tasks = [await users(store).submit(request(str(number), attempts=2)) for number in range(2)]
 
     claims = [await claimed(store) for _ in range(4)]
 
@@ -456,13 +461,13 @@ async def test_every_task_gets_a_first_attempt_before_any_gets_a_second(store: S
 
 
 async def test_attempts_nobody_began_are_cancelled_once_one_is_verified(store: Store) -> None:
-    task = await store.submit(request(attempts=4))
+    task = await users(store).submit(request(attempts=4))
     claims = [await claimed(store) for _ in range(3)]
     kinds = (VerdictKind.UNVERIFIED, VerdictKind.VERIFIED, VerdictKind.UNVERIFIED)
     for claim, kind in zip(claims, kinds, strict=True):
         await store.finish(claim.run_id, 1, FINISHED.model_copy(update={"verdict": Verdict(kind=kind)}))
 
-    record = await store.get(task.id)
+    record = await users(store).get(task.id)
 
     done = Status.SUCCEEDED
     assert [run.status for run in record.runs] == [done, done, done, Status.CANCELLED]
@@ -472,13 +477,13 @@ async def test_attempts_nobody_began_are_cancelled_once_one_is_verified(store: S
 
 
 async def test_failed_attempt_gives_way_to_one_that_was_judged(store: Store) -> None:
-    task = await store.submit(request(attempts=2))
+    task = await users(store).submit(request(attempts=2))
     first, second = await claimed(store), await claimed(store)
     await store.finish(first.run_id, 1, RunResult(status=Status.FAILED, error="a bug"))
     unverified = Verdict(kind=VerdictKind.UNVERIFIED)
     await store.finish(second.run_id, 1, FINISHED.model_copy(update={"verdict": unverified}))
 
-    record = await store.get(task.id)
+    record = await users(store).get(task.id)
 
     assert (record.status, record.error) == (Status.SUCCEEDED, None)
 
@@ -487,9 +492,9 @@ async def test_failed_attempt_gives_way_to_one_that_was_judged(store: Store) -> 
 
 
 async def test_cancel_ends_a_queued_task_at_once(store: Store) -> None:
-    task = await store.submit(request(attempts=2))
+    task = await users(store).submit(request(attempts=2))
 
-    record = await store.cancel(task.id)
+    record = await users(store).cancel(task.id)
 
     assert (record.status, record.stop_reason) == (Status.CANCELLED, StopReason.CANCELLED)
     assert record.finished_at is not None
@@ -504,11 +509,11 @@ async def test_cancel_ends_a_queued_task_at_once(store: Store) -> None:
 
 
 async def test_cancel_of_a_running_task_asks_its_worker_and_ends_the_queued_rest(store: Store) -> None:
-    task = await store.submit(request(attempts=2))
+    task = await users(store).submit(request(attempts=2))
     claim = await claimed(store)
     assert not await store.cancel_requested(task.id)
 
-    record = await store.cancel(task.id)
+    record = await users(store).cancel(task.id)
 
     assert await store.cancel_requested(task.id)
     assert [run.status for run in record.runs] == [Status.PROVISIONING, Status.CANCELLED]
@@ -519,38 +524,38 @@ async def test_cancel_of_a_running_task_asks_its_worker_and_ends_the_queued_rest
 
 
 async def test_cancel_twice_or_after_the_end_changes_nothing(store: Store) -> None:
-    cancelled, finished = await store.submit(request()), await store.submit(request())
-    await store.cancel(cancelled.id)
+    cancelled, finished = await users(store).submit(request()), await users(store).submit(request())
+    await users(store).cancel(cancelled.id)
     claim = await claimed(store)
     await store.finish(claim.run_id, claim.generation, FINISHED)
 
     for task in (cancelled, finished):
-        before = await store.get(task.id)
-        assert await store.cancel(task.id) == before
+        before = await users(store).get(task.id)
+        assert await users(store).cancel(task.id) == before
 
 
 # Waiting.
 
 
 async def test_events_come_in_pages_after_a_number(store: Store) -> None:
-    task = await store.submit(request())
+    task = await users(store).submit(request())
     claim = await claimed(store)
     for number in range(5):
         await store.append(claim.run_id, claim.generation, "note", {"number": number})
 
-    page = await store.events(task.id, after=2, limit=2)
+    page = await users(store).events(task.id, after=2, limit=2)
 
     assert [event.seq for event in page] == [3, 4]
-    assert await store.events(task.id, after=100) == ()
+    assert await users(store).events(task.id, after=100) == ()
 
 
 async def test_waiter_wakes_with_the_event(store: Store) -> None:
-    task = await store.submit(request())
+    task = await users(store).submit(request())
     claim = await claimed(store)
     seen: list[tuple[Event, ...]] = []
 
     async def wait() -> None:
-        seen.append(await store.wait_for_events(task.id, after=2, timeout_s=30))
+        seen.append(await users(store).wait_for_events(task.id, after=2, timeout_s=30))
 
     async with anyio.create_task_group() as group:
         group.start_soon(wait)
@@ -561,15 +566,15 @@ async def test_waiter_wakes_with_the_event(store: Store) -> None:
 
 
 async def test_waiter_gives_up_with_nothing(store: Store) -> None:
-    task = await store.submit(request())
+    task = await users(store).submit(request())
 
-    assert await store.wait_for_events(task.id, after=1, timeout_s=0.05) == ()
+    assert await users(store).wait_for_events(task.id, after=1, timeout_s=0.05) == ()
 
 
 async def test_cancelled_waiter_leaves_the_store_usable(store: Store) -> None:
-    task = await store.submit(request())
+    task = await users(store).submit(request())
 
     with anyio.move_on_after(0.05):
-        await store.wait_for_events(task.id, after=1, timeout_s=30)
+        await users(store).wait_for_events(task.id, after=1, timeout_s=30)
 
-    assert (await store.get(task.id)).status is Status.QUEUED
+    assert (await users(store).get(task.id)).status is Status.QUEUED

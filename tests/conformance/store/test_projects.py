@@ -1,0 +1,197 @@
+"""What keeps projects apart, and how they share the workers."""
+
+from collections import Counter
+from typing import Any
+
+import anyio
+import pytest
+
+from agent.errors import IdempotencyConflict, UnknownProject, UnknownTask
+from agent.identity import DEFAULT_PROJECT
+from agent.store.base import Claim, Project, RunResult, Store
+from agent.types import Priority, Status, TaskRequest
+from tests.conformance.store.conftest import Clock
+
+pytestmark = pytest.mark.anyio
+
+DONE = RunResult(status=Status.SUCCEEDED)
+
+
+def request(**fields: Any) -> TaskRequest:
+    return TaskRequest(repository="/repository", problem_statement="Repair it.", **fields)
+
+
+async def claimed(store: Store) -> Claim:
+    claim = await store.claim("worker", 15)
+    assert claim is not None
+    return claim
+
+
+async def test_default_project_is_there_and_others_are_made(store: Store) -> None:
+    await store.put_project(Project(project_id="team", weight=2, max_running=3))
+    await store.put_project(Project(project_id="team", weight=4))
+
+    assert await store.project("team") == Project(project_id="team", weight=4)
+    assert [project.project_id for project in await store.projects()] == [DEFAULT_PROJECT, "team"]
+
+
+async def test_unknown_project_takes_no_task(store: Store) -> None:
+    with pytest.raises(UnknownProject, match="nobody"):
+        await store.of("nobody").submit(request())
+    with pytest.raises(UnknownProject, match="nobody"):
+        await store.project("nobody")
+
+
+async def test_nothing_of_another_project_can_be_seen_or_changed(store: Store) -> None:
+    await store.put_project(Project(project_id="theirs"))
+    mine, theirs = store.of(DEFAULT_PROJECT), store.of("theirs")
+    task = await mine.submit(request(), created_by="ada")
+
+    for ask in (theirs.get, theirs.events, theirs.cancel, theirs.queue_position):
+        with pytest.raises(UnknownTask, match=task.id):
+            await ask(task.id)
+    with pytest.raises(UnknownTask, match=task.id):
+        await theirs.tell(task.id, "task.paused", {})
+    with pytest.raises(UnknownTask, match=task.id):
+        await theirs.wait_for_events(task.id, after=0, timeout_s=0)
+    assert (await theirs.list_tasks()).tasks == ()
+    assert await mine.get(task.id) == task
+    assert (task.project_id, task.created_by) == (DEFAULT_PROJECT, "ada")
+
+
+async def test_list_keeps_to_one_user_and_to_a_time(store: Store, clock: Clock) -> None:
+    mine = store.of(DEFAULT_PROJECT)
+    early = await mine.submit(request(), created_by="ada")
+    clock.advance(60)
+    noon = clock()
+    late = await mine.submit(request(), created_by="bob")
+
+    assert (await mine.list_tasks(created_by="ada")).tasks == (early,)
+    assert (await mine.list_tasks(since=noon)).tasks == (late,)
+    assert (await mine.list_tasks(until=noon)).tasks == (early,)
+
+
+@pytest.mark.parametrize("text", ["task_\0", "\0"])
+async def test_id_with_a_zero_byte_is_an_unknown_task(store: Store, text: str) -> None:
+    mine = store.of(DEFAULT_PROJECT)
+    for ask in (mine.get, mine.events, mine.cancel):
+        with pytest.raises(UnknownTask):
+            await ask(text)
+    assert (await mine.list_tasks(created_by=text)).tasks == ()
+
+
+# The same request sent twice.
+
+
+async def test_same_key_and_request_give_one_task(store: Store) -> None:
+    mine = store.of(DEFAULT_PROJECT)
+    seen: set[str] = set()
+
+    async def submit() -> None:
+        seen.add((await mine.submit(request(), idempotency_key="once")).id)
+
+    async with anyio.create_task_group() as group:
+        for _ in range(5):
+            group.start_soon(submit)
+
+    assert len(seen) == 1
+    assert len((await mine.list_tasks()).tasks) == 1
+
+
+async def test_same_key_with_another_request_is_refused(store: Store) -> None:
+    await store.put_project(Project(project_id="theirs"))
+    await store.of(DEFAULT_PROJECT).submit(request(), idempotency_key="once")
+
+    with pytest.raises(IdempotencyConflict, match="once"):
+        await store.of(DEFAULT_PROJECT).submit(request(attempts=2), idempotency_key="once")
+    await store.of("theirs").submit(request(attempts=2), idempotency_key="once")
+
+
+# Turns.
+
+
+async def test_projects_are_served_by_weight(store: Store) -> None:
+    await store.put_project(Project(project_id="heavy", weight=3))
+    await store.put_project(Project(project_id="light", weight=1))
+    for _ in range(12):
+        for project_id in ("light", "heavy"):
+            await store.of(project_id).submit(request())
+
+    claims = [await claimed(store) for _ in range(8)]
+
+    assert Counter(claim.task.project_id for claim in claims) == {"heavy": 6, "light": 2}
+
+
+async def test_worker_time_is_what_is_shared(store: Store, clock: Clock) -> None:
+    for project_id in ("long", "short"):
+        await store.put_project(Project(project_id=project_id))
+        for _ in range(20):
+            await store.of(project_id).submit(request())
+    served: Counter[str] = Counter()
+    for _ in range(12):
+        claim = await claimed(store)
+        served[claim.task.project_id] += 1
+        clock.advance(100 if claim.task.project_id == "long" else 20)
+        await store.renew(claim.run_id, claim.generation, 15)
+        await store.finish(claim.run_id, claim.generation, DONE)
+
+    assert served == {"long": 2, "short": 10}
+
+
+async def test_caps_of_projects_and_users_hold_and_say_so(store: Store) -> None:
+    await store.put_project(Project(project_id="team", max_running=2, max_running_per_user=1))
+    team = store.of("team")
+    tasks = [await team.submit(request(), created_by=user) for user in ("ada", "ada", "bob", "carl")]
+
+    first = await claimed(store)
+    assert (await team.queue_position(tasks[1].id)).reason == (
+        "ada has 1 runs at work in the project, and at most 1 at once"
+    )
+    second = await claimed(store)
+
+    assert [first.task.id, second.task.id] == [tasks[0].id, tasks[2].id]
+    assert await store.claim("worker", 15) is None
+    assert (await team.queue_position(tasks[3].id)).reason == "the project has 2 runs at work, and at most 2 at once"
+    await store.finish(first.run_id, first.generation, DONE)
+    assert (await claimed(store)).task.id == tasks[1].id
+
+
+async def test_position_and_reason_say_who_comes_first(store: Store, clock: Clock) -> None:
+    await store.put_project(Project(project_id="team"))
+    mine = store.of(DEFAULT_PROJECT)
+    tasks = []
+    for _ in range(2):
+        tasks.append(await mine.submit(request()))
+        await store.of("team").submit(request())
+        clock.advance(1)
+
+    assert (await mine.queue_position(tasks[0].id)).reason == "it is next, and waits for a worker"
+    second = await mine.queue_position(tasks[1].id)
+    assert (second.position, second.reason) == (3, "1 runs of the project and 1 of others come first")
+    await claimed(store)
+    assert (await mine.queue_position(tasks[0].id)).position is None
+
+
+async def test_urgent_tasks_come_first_and_late_ones_do_not_overtake_for_ever(store: Store, clock: Clock) -> None:
+    mine = store.of(DEFAULT_PROJECT)
+    low = await mine.submit(request(priority=Priority.LOW))
+    normal = await mine.submit(request())
+    clock.advance(60)
+    high = await mine.submit(request(priority=Priority.HIGH))
+    clock.advance(3600)
+    late = await mine.submit(request(priority=Priority.HIGH))
+
+    assert [(await claimed(store)).task.id for _ in range(4)] == [high.id, normal.id, low.id, late.id]
+
+
+async def test_priority_can_be_changed_while_a_task_waits(store: Store) -> None:
+    mine = store.of(DEFAULT_PROJECT)
+    await mine.submit(request())
+    second = await mine.submit(request())
+
+    await mine.tell(second.id, "task.updated", {"priority": "high", "title": "Soon", "labels": {"for": "today"}})
+
+    claim = await claimed(store)
+    assert claim.task.id == second.id
+    assert (claim.task.priority, claim.task.title, claim.task.labels) == (Priority.HIGH, "Soon", {"for": "today"})
+    assert claim.task.request == second.request
