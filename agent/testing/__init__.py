@@ -1,11 +1,14 @@
-"""Doubles that ship: a scripted model, and an HTTP endpoint that answers by script and can misbehave."""
+"""Doubles that ship: a scripted model, an HTTP endpoint that answers by script and can misbehave, and an OpenID
+provider."""
 
+from agent.testing.identity_provider import IdentityProvider
 from agent.testing.scripted_endpoint import Cut, Garbage, ScriptedEndpoint, Stalled, Status
 from agent.testing.scripted_model import Script, ScriptedModel, call, in_order, turns
 
 __all__ = [
     "Cut",
     "Garbage",
+    "IdentityProvider",
     "Script",
     "ScriptedEndpoint",
     "ScriptedModel",
