@@ -1,0 +1,1 @@
+"""Grafana dashboards, written from the panels below by ``python -m deploy.dashboards``."""
