@@ -60,7 +60,9 @@ async def position_of(db: AsyncConnection, now: datetime, project_id: str, task_
 
 async def _heads(db: AsyncConnection, now: datetime) -> list[Head]:
     owner = (runs.c.project_id, runs.c.created_by)
-    query = select(*owner, func.coalesce(func.min(runs.c.due), now).label("due"), func.count().label("num")).where(claimable(now))
+    query = select(*owner, func.coalesce(func.min(runs.c.due), now).label("due"), func.count().label("num")).where(
+        claimable(now)
+    )
     found = await db.execute(query.group_by(*owner))
     return [Head(row.project_id, row.created_by, row.due, row.num) for row in found]
 

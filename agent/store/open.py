@@ -3,6 +3,8 @@
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
+from importlib import import_module
+from types import ModuleType
 
 import anyio
 from sqlalchemy import URL, make_url
@@ -28,7 +30,7 @@ async def open_store(url: str, *, clock: Callable[[], datetime] = utc_now) -> As
         StoreError: the address is of another kind, or the database cannot be used.
     """
     async with AsyncExitStack() as stack:
-        store = SqlStore(await _open(store_url(url), clock, stack))
+        store = SqlStore(await _open(_parsed(url), clock, stack))
         try:
             yield store
         finally:
@@ -36,7 +38,20 @@ async def open_store(url: str, *, clock: Callable[[], datetime] = utc_now) -> As
                 await store.close()
 
 
-def store_url(url: str) -> URL:
+async def migrate(url: str) -> None:
+    """Make the tables of a store, or bring them up to date.
+
+    Raises:
+        StoreError: the address is of another kind, or the database cannot be used.
+    """
+    parsed = _parsed(url)
+    if parsed.get_backend_name() == "sqlite":
+        await (await open_sqlite(parsed)).dispose()
+    else:
+        await _postgres().migrate_postgres(parsed)
+
+
+def _parsed(url: str) -> URL:
     """
     Raises:
         StoreError: the address is of another kind.
@@ -53,12 +68,15 @@ def store_url(url: str) -> URL:
 async def _open(url: URL, clock: Callable[[], datetime], stack: AsyncExitStack) -> Database:
     if url.get_backend_name() == "sqlite":
         return Database(await open_sqlite(url), Changes(POLL_S), clock, one_writer=True)
-    # Where nobody asks for a server, its driver need not be installed.
-    try:
-        from agent.store.postgres import PostgresChanges, open_postgres
-    except ImportError as error:
-        raise StoreError("a Postgres store needs psycopg; install mimo-coder[postgres]") from error
-
-    engine, changes = await open_postgres(url), PostgresChanges()
+    postgres = _postgres()
+    engine, changes = await postgres.open_postgres(url), postgres.PostgresChanges()
     await stack.enter_async_context(changes.listening(url))
     return Database(engine, changes, clock)
+
+
+def _postgres() -> ModuleType:
+    """Imported only here: where nobody asks for a server, its driver need not be installed."""
+    try:
+        return import_module("agent.store.postgres")
+    except ImportError as error:
+        raise StoreError("a Postgres store needs psycopg; install mimo-coder[postgres]") from error

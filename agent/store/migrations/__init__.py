@@ -44,8 +44,8 @@ def create(connection: Connection) -> None:
     _add_default_project(connection)
 
 
-def upgrade(connection: Connection) -> None:
-    """Bring the database to :data:`HEAD`, in the caller's transaction."""
+def upgrade(connection: Connection, revision: str = HEAD) -> None:
+    """Bring the database to a revision, in the caller's transaction."""
     # Slow to import, and seldom needed.
     from alembic import command
     from alembic.config import Config
@@ -54,7 +54,7 @@ def upgrade(connection: Connection) -> None:
     config.set_main_option("script_location", str(_FOLDER))
     if revision_of(connection) == "0001" and not inspect(connection).has_table("alembic_version"):
         command.stamp(config, "0001")
-    command.upgrade(config, "head")
+    command.upgrade(config, revision)
 
 
 def check_newer(revision: str) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.store.base import Store
 from agent.store.open import open_store
+from agent.store.sql import SqlStore
 from tests.postgres import PostgresServer, postgres_server
 
 
@@ -48,6 +48,6 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-async def store(url: str, clock: Clock) -> AsyncIterator[Store]:
+async def store(url: str, clock: Clock) -> AsyncIterator[SqlStore]:
     async with open_store(url, clock=clock) as opened:
         yield opened

@@ -1,0 +1,53 @@
+"""Looks after a store: ``python -m agent.store migrate|export|purge --store URL``."""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Sequence
+
+from agent.errors import StoreError, StoreUnavailable, UnknownProject
+from agent.store.open import migrate, open_store
+from agent.store.retention import Retention
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 1 where the store cannot do what was asked; what went wrong is on stderr."""
+    arguments = _parser().parse_args(argv)
+    try:
+        asyncio.run(_do(arguments))
+    except (StoreError, StoreUnavailable, UnknownProject) as error:
+        print(f"cannot {arguments.command}: {error}", file=sys.stderr)  # noqa: T201 - a command's own error
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m agent.store", description="Look after a store.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, text in (
+        ("migrate", "Make the tables, or bring them up to date; programs of the release before may go on."),
+        ("export", "Print everything a project has, one JSON object a line."),
+        ("purge", "Delete a project and everything it has, but for the audit log."),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("--store", required=True, metavar="URL", help="Address of the store.")
+        if name != "migrate":
+            command.add_argument("--project", required=True, metavar="ID")
+    return parser
+
+
+async def _do(arguments: argparse.Namespace) -> None:
+    if arguments.command == "migrate":
+        await migrate(arguments.store)
+        return
+    async with open_store(arguments.store) as store:
+        retention = Retention(store.database)
+        if arguments.command == "export":
+            async for line in retention.export(arguments.project):
+                print(line)  # noqa: T201 - a command's result
+        else:
+            print(f"{await retention.purge(arguments.project)} tasks deleted")  # noqa: T201
+
+
+if __name__ == "__main__":
+    sys.exit(main())

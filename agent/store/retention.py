@@ -1,0 +1,145 @@
+"""What is kept of a project, for how long, and how its users get all of it, or the end of it."""
+
+import json
+from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, delete, select
+
+from agent.errors import StoreError
+from agent.store.base import Project, RunResult
+from agent.store.database import Database, Transaction, whole
+from agent.store.journal import derive_task, end_run
+from agent.store.rows import project_record, read_events, read_project, read_runs, run_record, task_record
+from agent.store.tables import events, idempotent_answers, metadata, projects, runs, tasks, webhook_deliveries, webhooks
+from agent.types import Status
+
+_PAGE = 100
+
+_KEPT = frozenset({"audit_log"})
+"""What stays of a project that is purged: who did it."""
+
+
+class Retention:
+    """On a database whose tables exist."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    async def export(self, project_id: str) -> AsyncIterator[str]:
+        """Everything the project has, one JSON object a line: ``project``, then each ``task`` and its ``event`` s.
+
+        Raises:
+            UnknownProject: there is no such project.
+        """
+        async with self.database.reading() as db:
+            project = await read_project(db, project_id)
+        yield _line("project", project)
+        position = 0
+        while True:
+            async with self.database.reading() as db:
+                query = select(tasks).where(tasks.c.project_id == project_id, tasks.c.position > position)
+                rows = (await db.execute(query.order_by(tasks.c.position).limit(_PAGE))).mappings().all()
+                owned = await read_runs(db, runs.c.task_id.in_([row["task_id"] for row in rows]))
+            for row in rows:
+                position = row["position"]
+                yield _line("task", task_record(row, owned[row["task_id"]]))
+                async for line in self._log(row["task_id"]):
+                    yield line
+            if not rows:
+                return
+
+    @whole
+    async def purge(self, project_id: str) -> int:
+        """Delete the project and all it has, but for the audit log; the number of its tasks.
+
+        Raises:
+            UnknownProject: there is no such project.
+            StoreError: a worker has one of its runs.
+        """
+        async with self.database.writing() as transaction:
+            db = transaction.db
+            await read_project(db, project_id, lock=True)
+            at_work = and_(runs.c.project_id == project_id, runs.c.claimed_at.is_not(None))
+            if (await db.execute(select(runs.c.run_id).where(at_work).limit(1))).first() is not None:
+                raise StoreError(
+                    f"project {project_id} has runs at work; cancel its tasks, and purge it when they ended"
+                )
+            num_tasks = await self._delete(transaction, tasks.c.project_id == project_id)
+            its_hooks = select(webhooks.c.webhook_id).where(webhooks.c.project_id == project_id)
+            await db.execute(delete(webhook_deliveries).where(webhook_deliveries.c.webhook_id.in_(its_hooks)))
+            for table in reversed(metadata.sorted_tables):
+                if "project_id" in table.c and table.name not in _KEPT:
+                    await db.execute(delete(table).where(table.c.project_id == project_id))
+            return num_tasks
+
+    @whole
+    async def delete_old(self) -> int:
+        """Delete the tasks that ended longer ago than their project keeps them; how many there were."""
+        async with self.database.reading() as db:
+            kept = (await db.execute(select(projects).where(projects.c.retention_days.is_not(None)))).mappings()
+            limited = tuple(map(project_record, kept))
+        num_deleted = 0
+        for project in limited:
+            async with self.database.writing() as transaction:
+                num_deleted += await self._delete(transaction, _outlived(project, transaction.now))
+        return num_deleted
+
+    @whole
+    async def expire(self, max_idle: timedelta) -> int:
+        """End the runs that were queued, or waited for their user, for longer than that; how many there were."""
+        async with self.database.reading() as db:
+            its = (runs.c.task_id, runs.c.run_id)
+            found = (await db.execute(select(*its).where(_idle_since(self.database.clock() - max_idle)))).all()
+        num_expired = 0
+        for task_id, run_id in found:
+            async with self.database.writing() as transaction:
+                num_expired += await self._end_idle(transaction, task_id, run_id, max_idle)
+        return num_expired
+
+    async def _end_idle(self, transaction: Transaction, task_id: str, run_id: str, max_idle: timedelta) -> bool:
+        """Whether it was still idle, once its task's row was locked."""
+        await transaction.db.execute(select(tasks.c.position).where(tasks.c.task_id == task_id).with_for_update())
+        query = select(runs).where(runs.c.run_id == run_id, _idle_since(transaction.now - max_idle))
+        row = (await transaction.db.execute(query)).mappings().first()
+        if row is None:
+            return False
+        error = f"nothing went on for {max_idle}"
+        result = RunResult(status=Status.EXPIRED, stop_reason=row["stop_reason"], patch=row["patch"], error=error)
+        await end_run(transaction, task_id, run_record(row), result)
+        await derive_task(transaction, task_id)
+        return True
+
+    async def _log(self, task_id: str) -> AsyncIterator[str]:
+        after = 0
+        while True:
+            async with self.database.reading() as db:
+                page = await read_events(db, and_(events.c.task_id == task_id, events.c.seq > after), _PAGE)
+            for event in page:
+                after = event.seq
+                yield _line("event", event)
+            if not page:
+                return
+
+    async def _delete(self, transaction: Transaction, which: ColumnElement[bool]) -> int:
+        gone = select(tasks.c.task_id).where(which)
+        for table in (idempotent_answers, events, runs):
+            await transaction.db.execute(delete(table).where(table.c.task_id.in_(gone)))
+        return (await transaction.db.execute(delete(tasks).where(which))).rowcount
+
+
+def _idle_since(since: datetime) -> ColumnElement[bool]:
+    """Runs that no worker has, since before that."""
+    idle = runs.c.status.in_((Status.QUEUED, Status.WAITING, Status.PAUSED))
+    return and_(idle, runs.c.claimed_at.is_(None), runs.c.idle_since < since)
+
+
+def _outlived(project: Project, now: datetime) -> ColumnElement[bool]:
+    assert project.retention_days is not None, project
+    oldest = now - timedelta(days=project.retention_days)
+    return and_(tasks.c.project_id == project.project_id, tasks.c.finished_at < oldest)
+
+
+def _line(kind: str, record: Any) -> str:
+    return json.dumps({kind: record.model_dump(mode="json")})

@@ -1,0 +1,95 @@
+"""What is kept, for how long, and how it is taken out."""
+
+import json
+from datetime import timedelta
+
+import pytest
+
+from agent.errors import StoreError, UnknownProject, UnknownTask
+from agent.identity import DEFAULT_PROJECT
+from agent.store.base import Project, RunResult, TaskRecord
+from agent.store.retention import Retention
+from agent.store.sql import SqlStore
+from agent.types import Event, Status, TaskRequest, WaitingOn
+from tests.conformance.store.conftest import Clock
+
+pytestmark = pytest.mark.anyio
+
+REQUEST = TaskRequest(repository="/repository", problem_statement="Repair it.")
+DAY = timedelta(days=1)
+
+
+async def ended(store: SqlStore, project_id: str) -> TaskRecord:
+    await store.of(project_id).submit(REQUEST, idempotency_key="once")
+    claim = await store.claim("worker", 15)
+    assert claim is not None
+    return await store.finish(claim.run_id, claim.generation, RunResult(status=Status.SUCCEEDED, patch="diff"))
+
+
+async def test_tasks_are_deleted_once_their_project_keeps_them_no_longer(store: SqlStore, clock: Clock) -> None:
+    await store.put_project(Project(project_id="short", retention_days=7))
+    old, kept = await ended(store, "short"), await ended(store, DEFAULT_PROJECT)
+    waiting = await store.of("short").submit(REQUEST)
+    retention = Retention(store.database)
+    clock.advance(6 * DAY.total_seconds())
+    assert await retention.delete_old() == 0
+    clock.advance(2 * DAY.total_seconds())
+
+    assert await retention.delete_old() == 1
+
+    with pytest.raises(UnknownTask):
+        await store.of("short").get(old.id)
+    assert (await store.of("short").list_tasks()).tasks == (waiting,)
+    assert await store.of(DEFAULT_PROJECT).get(kept.id) == kept
+
+
+async def test_export_holds_everything_of_the_project_and_nothing_else(store: SqlStore) -> None:
+    await store.put_project(Project(project_id="team"))
+    mine, _ = await ended(store, "team"), await ended(store, DEFAULT_PROJECT)
+
+    lines = [json.loads(line) async for line in Retention(store.database).export("team")]
+
+    assert [next(iter(line)) for line in lines] == ["project", "task", *["event"] * mine.last_seq]
+    assert TaskRecord.model_validate(lines[1]["task"]) == mine
+    assert tuple(Event.model_validate(line["event"]) for line in lines[2:]) == await store.of("team").events(mine.id)
+
+
+async def test_purge_leaves_nothing_of_the_project(store: SqlStore) -> None:
+    await store.put_project(Project(project_id="team"))
+    mine, theirs = await ended(store, "team"), await ended(store, DEFAULT_PROJECT)
+    retention = Retention(store.database)
+
+    assert await retention.purge("team") == 1
+
+    with pytest.raises(UnknownTask):
+        await store.of("team").get(mine.id)
+    with pytest.raises(UnknownProject):
+        await retention.purge("team")
+    assert await store.of(DEFAULT_PROJECT).get(theirs.id) == theirs
+
+
+async def test_project_with_a_run_at_work_is_not_purged(store: SqlStore) -> None:
+    task = await store.of(DEFAULT_PROJECT).submit(REQUEST)
+    await store.claim("worker", 15)
+
+    with pytest.raises(StoreError, match="cancel its tasks"):
+        await Retention(store.database).purge(DEFAULT_PROJECT)
+    assert (await store.of(DEFAULT_PROJECT).get(task.id)).status is Status.PROVISIONING
+
+
+async def test_runs_that_wait_too_long_expire(store: SqlStore, clock: Clock) -> None:
+    mine = store.of(DEFAULT_PROJECT)
+    waiting = await mine.submit(REQUEST)
+    claim = await store.claim("worker", 15)
+    assert claim is not None
+    await store.park(claim.run_id, claim.generation, Status.WAITING, WaitingOn.QUESTION, {})
+    queued = await mine.submit(REQUEST)
+    clock.advance(DAY.total_seconds() + 1)
+    fresh = await mine.submit(REQUEST)
+
+    assert await Retention(store.database).expire(DAY) == 2
+
+    records = [await mine.get(task.id) for task in (waiting, queued, fresh)]
+    assert [record.status for record in records] == [Status.EXPIRED, Status.EXPIRED, Status.QUEUED]
+    assert records[0].error == "nothing went on for 1 day, 0:00:00"
+    assert (await mine.events(queued.id))[-1].type == "task.finished"
