@@ -63,7 +63,7 @@ app = typer.Typer(
     cls=_Commands,
     help="Coding tasks for an agent that works in a sandbox and shows what its patch proves.",
     epilog="Exit codes: 0 done, 1 failed, 2 usage, 3 unverified, 4 limit, 75 try again later, 130 interrupted.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # Rich takes longer to import than the rest of --help together.
@@ -118,11 +118,42 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def _program(
+    context: typer.Context,
     show_version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and exit.")
     ] = False,
+    repo: Annotated[Path, typer.Option("--repo", metavar="PATH", help="Folder to talk about.")] = Path(),
+    continued: Annotated[
+        bool, typer.Option("--continue", "-c", help="Go on with the newest conversation about the folder.")
+    ] = False,
+    resume: Annotated[
+        str | None, typer.Option(metavar="ID", help="Go on with this conversation; 'list' asks which.")
+    ] = None,
+    mode: Annotated[str | None, typer.Option(help="plan, ask, edits or auto.")] = None,
+    no_sandbox: Annotated[
+        bool, typer.Option("--no-sandbox", help="Run commands on this machine itself, with nothing around them.")
+    ] = False,
+    model_url: ModelUrl = None,
+    model: ModelName = None,
+    no_color: NoColor = False,
 ) -> None:
-    """Options of the program as a whole."""
+    """Without a command: talk about a folder's files and have them changed, here in the terminal."""
+    if context.invoked_subcommand is not None:
+        return
+    from agent.cli import arguments
+    from agent.cli.chat.start import ChatOptions, chat
+
+    options = ChatOptions(
+        root=arguments.directory(repo).resolve(),
+        resume=resume,
+        continued=continued,
+        no_sandbox=no_sandbox,
+        model_url=model_url,
+        model=model,
+        mode=arguments.mode(mode),
+        no_color=no_color,
+    )
+    _complete(chat(options, os.environ))
 
 
 @app.command()
@@ -353,13 +384,61 @@ def task_cancel(
     _with_client(server, lambda client: task.cancel(client, task_id, terminal, output))
 
 
+@app.command()
+def login(
+    with_key: Annotated[
+        bool, typer.Option("--with-key", help="Read an API key from standard input instead of signing in.")
+    ] = False,
+    server: Server = _LOCAL_SERVICE,
+    no_color: NoColor = False,
+) -> None:
+    """Sign in to a service with a browser, on this machine or another; later commands use it."""
+    from agent.cli.client import ServiceProblem, ServiceUnreachable
+    from agent.cli.credentials import Credentials
+    from agent.cli.home import home
+    from agent.cli.login import login as sign_in
+    from agent.cli.task import failure
+    from agent.cli.terminal import open_terminal
+
+    terminal = open_terminal(no_color=no_color)
+    try:
+        _complete(sign_in(server, Credentials(home(os.environ)), terminal, with_key=with_key))
+    except (ServiceProblem, ServiceUnreachable) as error:
+        raise failure(error) from error
+
+
+@app.command()
+def logout(server: Server = _LOCAL_SERVICE, no_color: NoColor = False) -> None:
+    """Forget the login to a service."""
+    from agent.cli.credentials import Credentials
+    from agent.cli.home import home
+    from agent.cli.login import logout as sign_out
+    from agent.cli.terminal import open_terminal
+
+    sign_out(server, Credentials(home(os.environ)), open_terminal(no_color=no_color))
+
+
+@app.command()
+def whoami(server: Server = _LOCAL_SERVICE, output: FormatAs = Format.TEXT, no_color: NoColor = False) -> None:
+    """Show whom a service takes you for, and what you may do."""
+    from agent.cli.login import whoami as introduce
+    from agent.cli.terminal import open_terminal
+
+    terminal = open_terminal(no_color=no_color)
+    _with_client(server, lambda client: introduce(client, terminal, as_json=output is Format.JSON))
+
+
 def _with_client(server: str, work: "Callable[[Client], Awaitable[_T]]") -> _T:
     """Do something with a service, and say in plain words where it refuses or does not answer."""
     from agent.cli.client import Client, ServiceProblem, ServiceUnreachable
+    from agent.cli.credentials import Credentials
+    from agent.cli.home import home
+    from agent.cli.login import credential_for
     from agent.cli.task import failure
 
     async def session() -> _T:
-        async with Client(server, api_key=os.environ.get("MIMO_API_KEY") or None) as client:
+        credential = await credential_for(server, os.environ, Credentials(home(os.environ)))
+        async with Client(server, api_key=credential) as client:
             return await work(client)
 
     try:

@@ -91,6 +91,14 @@ def status(name: str | None) -> Status | None:
         raise Failure(ExitCode.USAGE, f"there is no status {name!r}", f"use one of {known}") from error
 
 
+def mode(name: str | None) -> str | None:
+    """``edits`` is short for ``accept edits``."""
+    known = {"plan": "plan", "ask": "ask", "edits": "accept edits", "accept edits": "accept edits", "auto": "auto"}
+    if name is not None and name not in known:
+        raise Failure(ExitCode.USAGE, f"--mode: there is no {name!r}", "use one of plan, ask, edits, auto")
+    return None if name is None else known[name]
+
+
 def invalid(error: ValidationError) -> Failure:
     """A rejected value of the command line, by the name it has there."""
     parts = [(".".join(map(str, part["loc"])), part["msg"]) for part in error.errors(include_input=False)]

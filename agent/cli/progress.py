@@ -105,7 +105,7 @@ class Progress:
             return  # It answers a message without a call, which has its own line.
         what = describe(call, self._width) if call else "unusable tool call"
         mark, style = ("✗", "red") if observation.error else ("✓", "green")
-        self._line(done.step, mark, what, _ending(observation.text), observation.duration_s, style)
+        self._line(done.step, mark, what, ending(observation.text), observation.duration_s, style)
 
     def _line(self, step: int, mark: str, what: str, ending: str, duration_s: float | None, style: str) -> None:
         took = "" if duration_s is None else f"{duration_s:.1f} s"
@@ -156,7 +156,7 @@ def _arguments(call: ToolCall) -> Any:
         return None
 
 
-def _ending(observation: str) -> str:
+def ending(observation: str) -> str:
     """The bracketed line that says how a call ended: a command's last, another tool's first."""
     lines = observation.splitlines() or [""]
     line = lines[-1] if lines[-1].startswith("[") else lines[0]

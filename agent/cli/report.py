@@ -47,7 +47,7 @@ def table(terminal: Terminal, page: TaskList) -> None:
             task.id,
             Text(task.status, _STATUS_STYLES.get(task.status, "yellow")),
             Text(task.verdict.kind if task.verdict else "", _VERDICTS[task.verdict.kind][1] if task.verdict else ""),
-            _age((now - task.created_at).total_seconds()),
+            age((now - task.created_at).total_seconds()),
             one_line(task.problem_statement, 60),
         )
     terminal.out.print(rows, width=None if terminal.out.is_terminal else _FILE_WIDTH)
@@ -100,7 +100,7 @@ _TAIL_LINES = 15
 _FILE_WIDTH = 160
 
 
-def _age(seconds: float) -> str:
+def age(seconds: float) -> str:
     for unit, size in (("d", 86_400), ("h", 3600), ("m", 60)):
         if seconds >= size:
             return f"{seconds // size:.0f} {unit}"

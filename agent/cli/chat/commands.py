@@ -1,0 +1,223 @@
+"""What begins with a slash, and ``!`` for the shell."""
+
+import os
+import shlex
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from rich.text import Text
+
+from agent.cli.chat.conversation import Conversation, fork
+from agent.cli.chat.lines import diff_lines, spent
+from agent.cli.chat.screen import Screen
+from agent.cli.terminal import one_line, printable
+from agent.config import Prices
+from agent.errors import AgentError
+from agent.types import Message
+
+_INIT = (
+    "Write AGENTS.md at the top of this project, for coding agents that work on it: how to build, test and check it, "
+    "how it is laid out, and the conventions that its code follows. Read what is there first. At most one page."
+)
+
+_PAGER_LINES = 40
+"""A longer diff goes into the pager."""
+
+
+class Commands:
+    """The commands of one conversation on one screen."""
+
+    def __init__(self, screen: Screen, conversation: Conversation, *, prices: Prices | None) -> None:
+        self._screen = screen
+        self._conversation = conversation
+        self._prices = prices
+        self.next_folder: Path | None = None
+        """The conversation to go on with instead of this one."""
+        self._known: dict[str, tuple[str, Callable[[str], Awaitable[None]]]] = {
+            "/help": ("what can be typed", self._help),
+            "/rewind": ("back to an earlier turn: files, conversation or both", self._rewind),
+            "/fork": ("go on in a copy of this conversation", self._fork),
+            "/compact": ("sum up what was said, with a focus if you name one", self._compact),
+            "/context": ("what fills the model's context", self._context),
+            "/cost": ("tokens, and money where prices are set", self._cost),
+            "/diff": ("what changed since the conversation began", self._diff),
+            "/permissions": ("what is always allowed", self._permissions),
+            "/thinking": ("the newest thoughts in full", self._thinking),
+            "/export": ("write the conversation to a Markdown file", self._export),
+            "/init": ("have AGENTS.md written", self._init),
+            "/exit": ("leave; the conversation can be resumed", self._exit),
+        }
+
+    @property
+    def names(self) -> list[tuple[str, str]]:
+        return [(name, meaning) for name, (meaning, _) in self._known.items()]
+
+    async def __call__(self, text: str) -> None:
+        """Do what the user typed."""
+        if text.startswith("!"):
+            await self._shell(text[1:].strip())
+            return
+        name, _, rest = text.partition(" ")
+        known = self._known.get(name)
+        if known is None:
+            self._screen.note(f"there is no {name}; /help lists what there is", "red")
+            return
+        try:
+            await known[1](rest.strip())
+        except (AgentError, OSError) as error:
+            self._screen.note(f"! {error}", "red")
+
+    async def _help(self, rest: str) -> None:
+        lines = [f"  {name:<14} {meaning}" for name, meaning in self.names]
+        keys = [f"  {key:<14} {meaning}" for key, meaning in _KEYS]
+        self._screen.print(Text("\n".join(["", *lines, "", *keys, ""])))
+
+    async def _shell(self, command: str) -> None:
+        """The user's own shell, on the machine itself: the agent is not told."""
+        if command:
+            self._screen.note(f"! {command}")
+            shell = os.environ.get("SHELL") or "/bin/sh"
+            code = await self._screen.outside([shell, "-c", command], self._conversation.history.root)
+            if code:
+                self._screen.note(f"exit {code}", "red")
+
+    async def _rewind(self, rest: str) -> None:
+        conversation = self._conversation
+        if self._busy():
+            return
+        turns = conversation.state.turns
+        if not turns:
+            self._screen.note("there is nothing to go back to")
+            return
+        shown = turns[-9:]
+        titles = [one_line(turn.text, self._screen.width - 6) for turn in shown]
+        chosen = await self._screen.choose("Back to before which turn? (Esc leaves all as it is)", titles)
+        if chosen is None:
+            return
+        turn, at = shown[chosen], len(turns) - len(shown) + chosen
+        what = await self._screen.choose("What?", ["files and conversation", "conversation alone", "files alone"])
+        if what is None:
+            return
+        if what in (0, 2):
+            await conversation.put_back(turn.before)
+        if what in (0, 1):
+            conversation.rewind(at)
+        undo = " (the files until now are kept: /rewind again goes back further)" if what == 2 else ""
+        self._screen.note(f"back to before: {one_line(turn.text, self._screen.width - 24)}{undo}", "yellow")
+
+    async def _fork(self, rest: str) -> None:
+        if self._busy():
+            return
+        self.next_folder = fork(self._conversation.folder)
+        self._screen.leave()
+
+    async def _compact(self, rest: str) -> None:
+        if self._busy() or not self._conversation.state.turns:
+            return
+        self._screen.note("summing up …")
+        summary = await self._conversation.compact(rest)
+        shown = summary or "the model said nothing; all stays as it was"
+        self._screen.print(Text(printable(shown), "dim"))
+
+    async def _context(self, rest: str) -> None:
+        messages = await self._conversation.messages()
+        chars = dict.fromkeys(("user", "assistant", "tool"), 0)
+        for message in messages:
+            chars[message["role"]] += _size(message)
+        whole = sum(chars.values()) or 1
+        named = {"user": "you", "assistant": "the agent", "tool": "what tools gave back"}
+        lines = [
+            f"  {named[role]:<22}{count:>10,} characters {100 * count // whole:>3}%" for role, count in chars.items()
+        ]
+        compacted = self._conversation.state.compacted
+        if compacted:
+            lines.append(f"  turns 1 to {compacted.turns} are summed up")
+        self._screen.print(Text("\n".join(lines)))
+
+    async def _cost(self, rest: str) -> None:
+        usage = await self._conversation.usage()
+        self._screen.note(spent(usage), "")
+        if self._prices is not None:
+            self._screen.note(f"{self._prices.cost(usage):.4f} at the prices that are set", "")
+
+    async def _diff(self, rest: str) -> None:
+        turns = self._conversation.state.turns
+        if not turns:
+            self._screen.note("nothing was done yet")
+            return
+        history = self._conversation.history
+        patch = await history.patch(turns[0].before, await history.keep())
+        if not patch:
+            self._screen.note("nothing changed since the conversation began")
+        elif patch.count("\n") > _PAGER_LINES:
+            pager = shlex.split(os.environ.get("PAGER") or "less -R")
+            await self._screen.outside(pager, history.root, printable(patch))
+        else:
+            self._screen.print(*diff_lines(patch))
+
+    async def _permissions(self, rest: str) -> None:
+        grants = self._conversation.state.grants
+        if not grants:
+            self._screen.note("nothing is always allowed; Shift-Tab changes what is asked for")
+            return
+        chosen = await self._screen.choose(
+            "Always allowed in this conversation; a number takes it back, Esc leaves all",
+            [str(grant) for grant in grants[:9]],
+        )
+        if chosen is not None:
+            self._conversation.revoke(grants[chosen])
+            self._screen.note(f"asked again from now on: {grants[chosen]}")
+
+    async def _thinking(self, rest: str) -> None:
+        self._screen.print(Text(printable(self._screen.lines.last_thought or "(none)"), "dim"))
+
+    async def _export(self, rest: str) -> None:
+        path = self._conversation.history.root / (rest or f"conversation-{self._conversation.id}.md")
+        parts = [_markdown(message) for message in await self._conversation.messages()]
+        with path.open("x", encoding="utf-8") as file:
+            file.write("\n\n".join(part for part in parts if part) + "\n")
+        self._screen.note(f"written to {path}")
+
+    async def _init(self, rest: str) -> None:
+        await self._screen.submit(_INIT, steer=False)
+
+    async def _exit(self, rest: str) -> None:
+        self._screen.leave()
+
+    def _busy(self) -> bool:
+        if self._conversation.busy:
+            self._screen.note("not while the agent works; Esc interrupts it", "red")
+        return self._conversation.busy
+
+
+_KEYS = [
+    ("Enter", "send; while the agent works: queue"),
+    ("Ctrl-S", "send into the turn, for its next step"),
+    ("Alt-Enter", "new line"),
+    ("Esc", "interrupt; twice: /rewind"),
+    ("Shift-Tab", "plan, ask, accept edits, auto"),
+    ("Up", "take back what is queued; what was typed before"),
+    ("Ctrl-G", "write in your editor"),
+    ("Ctrl-O", "the newest output in full"),
+    ("@path", "name a file"),
+    ("!command", "your own shell; the agent is not told"),
+]
+
+
+def _size(message: Message) -> int:
+    calls = sum(len(call["function"]["arguments"]) for call in message.get("tool_calls", ()))
+    return len(message["content"]) + len(message.get("reasoning_content") or "") + calls
+
+
+def _markdown(message: Message) -> str:
+    match message["role"]:
+        case "user":
+            return f"## You\n\n{message['content']}"
+        case "tool":
+            return f"```\n{message['content']}\n```"
+        case _:
+            calls = [
+                f"`{call['function']['name']}` {call['function']['arguments']}"
+                for call in message.get("tool_calls", ())
+            ]
+            return "\n\n".join(part for part in ("## MiMo", message["content"], *calls) if part)

@@ -1,0 +1,394 @@
+"""A conversation about the files of a folder, whoever shows it: turns, permissions, rewinding. Knows no terminal."""
+
+import asyncio
+import fcntl
+import os
+import secrets
+import shutil
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import anyio
+
+from agent.cli.chat.files import FileHistory
+from agent.cli.chat.journal import (
+    Compacted,
+    Granted,
+    Journal,
+    JournalDamaged,
+    ModeChosen,
+    Opened,
+    PutBack,
+    Queued,
+    Revoked,
+    Rewound,
+    State,
+    TurnBegan,
+    Unqueued,
+)
+from agent.cli.chat.turn import LEASE_TTL_S, Ears, Ended, Means, Question, Turn, messages_of
+from agent.cli.chat.workplace import Host, Sandboxed, Workplace
+from agent.events import ApprovalDecided, ApprovalRequested
+from agent.identity import DEFAULT_PROJECT
+from agent.loop import LoopSettings
+from agent.model import Delta, Model
+from agent.permissions.policy import Asked, Decision, Grant, Mode, decide
+from agent.profiles.base import Profile
+from agent.store.base import Claim, Store
+from agent.store.open import open_store
+from agent.types import Event, Limits, Message, ModelOptions, TaskRequest, ToolCall, Usage
+from sandbox.types import Backend
+
+MAX_WORDS_CHARS = 100_000
+"""Longest thing a user can say at once; more belongs into a file."""
+
+
+class ConversationBusy(Exception):
+    """Another terminal has the conversation open."""
+
+
+class UnknownConversation(Exception):
+    """There is no conversation of this id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a conversation works with."""
+
+    model: Model
+    profile: Profile
+    options: ModelOptions
+    limits: Limits
+    loop: LoopSettings
+    backend: Callable[[], Backend] | None
+    """Makes sandboxes; None where commands run on the machine itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Consent:
+    """The user's answer to a question about a call."""
+
+    allowed: bool
+    always: tuple[Grant, ...] = ()
+    reason: str = ""
+    """The model reads it where the call is refused."""
+
+
+class Audience:
+    """Whoever follows a conversation. Every method is called after the thing is stored."""
+
+    def event(self, event: Event) -> None:
+        """Something happened in the turn."""
+
+    def delta(self, step: int, delta: Delta) -> None:
+        """A piece of an answer that is being written."""
+
+    def conflict(self, paths: tuple[str, ...]) -> None:
+        """Files changed on both sides; they stay as the user has them."""
+
+    async def consent(self, call: ToolCall, asked: Asked) -> Consent:
+        """Ask the user whether a call may be made."""
+        return Consent(False, reason="nobody is there to be asked")
+
+    async def answer(self, question: Question) -> str:
+        """Ask the user what the agent wants to know."""
+        return "nobody is there to be asked"
+
+
+class Conversation:
+    """Use :func:`open_conversation`."""
+
+    def __init__(
+        self,
+        folder: Path,
+        journal: Journal,
+        store: Store,
+        history: FileHistory,
+        workplace: Workplace,
+        setting: Setting,
+        audience: Audience,
+        left: Claim | None,
+    ) -> None:
+        self.folder = folder
+        self.history = history
+        self._journal = journal
+        self._store = store
+        self._workplace = workplace
+        self._setting = setting
+        self._audience = audience
+        self._turn: Turn | None = None
+        self._left = left
+        self._project = store.of(DEFAULT_PROJECT)
+
+    @property
+    def id(self) -> str:
+        return self.folder.name
+
+    @property
+    def state(self) -> State:
+        return self._journal.state
+
+    @property
+    def sandboxed(self) -> bool:
+        return self._workplace.sandboxed
+
+    @property
+    def busy(self) -> bool:
+        """A turn is under way, or waits to be taken up."""
+        return self._turn is not None or self._left is not None
+
+    @property
+    def unfinished(self) -> bool:
+        """The newest turn was under way when its process ended; :meth:`go_on` takes it up."""
+        return self._left is not None
+
+    async def say(self, text: str) -> Ended:
+        """One turn: the agent works until it answers, finishes, reaches a limit or is interrupted."""
+        assert not self.busy, "one turn at a time"
+        before = await self.history.keep()
+        request = TaskRequest(
+            repository=str(self.history.root),
+            problem_statement=text,
+            limits=self._setting.limits,
+            model=self._setting.options,
+            review=False,
+        )
+        task = await self._project.submit(request)
+        self._journal.add(TurnBegan(task_id=task.id, text=text, before=before))
+        claim = await self._store.claim(_worker_id(), LEASE_TTL_S)
+        assert claim is not None, task
+        return await self._work(claim)
+
+    async def go_on(self) -> Ended:
+        """Take up the turn that was left unfinished, where its log ends."""
+        assert self._left is not None
+        claim, self._left = self._left, None
+        return await self._work(claim)
+
+    async def drop_unfinished(self) -> None:
+        """End the turn that was left unfinished."""
+        assert self._left is not None
+        claim, self._left = self._left, None
+        await self._work(claim, interrupted=True)
+
+    async def _work(self, claim: Claim, *, interrupted: bool = False) -> Ended:
+        begun = self.state.turns[-1]
+        means = Means(
+            self._setting.profile,
+            self._setting.model,
+            self._workplace,
+            self._decide,
+            await self.messages(turns=len(self.state.turns) - 1),
+            lambda tree: self.history.patch(begun.before, tree),
+            self._setting.loop,
+        )
+        ears = Ears(self._audience.event, self._audience.delta, self._consent, self._audience.answer)
+        self._turn = Turn(self._store, self._project, claim, means, ears)
+        if interrupted:
+            self._turn.interrupt()
+        try:
+            return await self._turn.run()
+        finally:
+            self._turn = None
+
+    def interrupt(self) -> None:
+        """End the turn now."""
+        if self._turn:
+            self._turn.interrupt()
+
+    async def steer(self, text: str) -> None:
+        """Say something into the turn; the agent reads it before its next answer."""
+        assert self._turn is not None
+        await self._turn.tell(text)
+
+    async def messages(self, turns: int | None = None) -> list[Message]:
+        """What the model is shown of the first ``turns`` turns, or of all."""
+        compacted = self.state.compacted
+        messages: list[Message] = []
+        if compacted:
+            messages.append({"role": "user", "content": f"{_SUMMARY}\n\n{compacted.summary}"})
+            messages.append({"role": "assistant", "content": "Understood.", "reasoning_content": ""})
+        for turn in self.state.turns[compacted.turns if compacted else 0 : turns]:
+            task = await self._project.get(turn.task_id)
+            messages.extend(messages_of(task.request, await self.events(turn)))
+        return messages
+
+    async def events(self, turn: TurnBegan) -> tuple[Event, ...]:
+        """The log of a turn."""
+        found: list[Event] = []
+        while page := await self._project.events(turn.task_id, after=found[-1].seq if found else 0):
+            found.extend(page)
+        return tuple(found)
+
+    async def usage(self) -> Usage:
+        """Tokens of all turns, those that were rewound excepted."""
+        tasks = [await self._project.get(turn.task_id) for turn in self.state.turns]
+        return sum((task.usage for task in tasks), Usage())
+
+    async def compact(self, focus: str = "") -> str:
+        """Have the model sum up what was said; from now on it reads that instead. Nothing is deleted."""
+        asked = _SUM_UP + (f" Above all: {focus}" if focus else "")
+        system = {"role": "system", "content": self._setting.profile.system_prompt(datetime.now(UTC).date())}
+        messages = [system, *await self.messages(), {"role": "user", "content": asked}]
+        options = self._setting.options.model_copy(update={"thinking": False})
+        completion = await self._setting.model.complete(messages, [], options)
+        summary = completion.message.content.strip()
+        if summary:
+            self._journal.add(Compacted(turns=len(self.state.turns), summary=summary))
+        return summary
+
+    def rewind(self, turns: int) -> None:
+        """Forget all but the first ``turns`` turns; their files are another matter."""
+        self._journal.add(Rewound(turns=turns))
+
+    async def put_back(self, tree: str) -> None:
+        """Make the files what they were then."""
+        until_now = await self.history.put_back(tree)
+        self._journal.add(PutBack(tree=tree, until_now=until_now))
+
+    def choose(self, mode: Mode) -> None:
+        self._journal.add(ModeChosen(mode=mode))
+
+    def revoke(self, grant: Grant) -> None:
+        self._journal.add(Revoked(grant=grant))
+
+    def queue(self, text: str) -> None:
+        """To be said when the turn is over."""
+        self._journal.add(Queued(text=text))
+
+    def unqueue(self, *, newest: bool = False) -> str | None:
+        """Take a word out of the queue; None where it is empty."""
+        queue = self.state.queue
+        if not queue:
+            return None
+        self._journal.add(Unqueued(end="newest" if newest else "oldest"))
+        return queue[-1 if newest else 0]
+
+    def _decide(self, call: ToolCall) -> Decision:
+        return decide(call, self.state.mode, self.state.grants, sandboxed=self.sandboxed)
+
+    async def _consent(self, request: ApprovalRequested) -> ApprovalDecided:
+        decision = self._decide(request.call)
+        # The mode may have changed since the question was written down.
+        asked = decision if isinstance(decision, Asked) else Asked(())
+        consent = await self._audience.consent(request.call, asked) if asked.parts else Consent(True)
+        for grant in consent.always:
+            self._journal.add(Granted(grant=grant))
+        return ApprovalDecided(
+            approval_id=request.approval_id,
+            decision="allow" if consent.allowed else "deny",
+            scope="task" if consent.always else "once",
+            reason=consent.reason,
+        )
+
+
+def _worker_id() -> str:
+    return f"terminal:{os.getpid()}"
+
+
+_SUMMARY = "The conversation so far is not shown. This is a summary of it:"
+_SUM_UP = (
+    "Sum up this conversation for whoever goes on with it: what the user wants, what was found out, which files were "
+    "changed and how, what is still to be done. Facts only, no more than a page. Call no tool."
+)
+
+
+@asynccontextmanager
+async def open_conversation(
+    folder: Path, root: Path, setting: Setting, audience: Audience, *, wait_s: float = LEASE_TTL_S + 2
+) -> AsyncIterator[Conversation]:
+    """The conversation kept in ``folder``, which is made where it is missing.
+
+    Raises:
+        ConversationBusy: another terminal has it open.
+        JournalDamaged: its journal cannot be read.
+        GitError: the history of the files cannot be kept.
+        StoreError: its store cannot be opened.
+    """
+    await anyio.Path(folder).mkdir(parents=True, exist_ok=True)
+    async with AsyncExitStack() as stack:
+        stack.enter_context(_alone(folder))
+        journal = Journal(folder / "journal.jsonl")
+        if not journal.state.root:
+            journal.add(Opened(root=str(root), at=datetime.now(UTC)))
+        store = await stack.enter_async_context(open_store(f"sqlite:///{folder / 'turns.db'}"))
+        left = await _unfinished(store, journal.state, wait_s)
+        history = await FileHistory.open(root, folder / "files.git")
+        workplace: Workplace
+        if setting.backend is None:
+            workplace = Host(history)
+        else:
+            workplace = Sandboxed(history, setting.backend, folder / "checkpoints", audience.conflict)
+        stack.push_async_callback(workplace.leave)
+        yield Conversation(folder, journal, store, history, workplace, setting, audience, left)
+
+
+def new_folder(conversations: Path) -> Path:
+    """For a conversation that begins now."""
+    return conversations / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+
+
+def fork(folder: Path, *, turns: int | None = None) -> Path:
+    """A copy of a conversation that goes its own way from here. The conversation must not be in a turn."""
+    copy = new_folder(folder.parent)
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("lock", "checkpoints"))
+    journal = Journal(copy / "journal.jsonl")
+    if turns is not None:
+        journal.add(Rewound(turns=turns))
+    return copy
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A conversation in a list."""
+
+    folder: Path
+    root: str
+    title: str
+    turns: int
+    changed_at: float
+    """Seconds since the epoch."""
+
+
+def list_conversations(conversations: Path, root: Path | None = None) -> list[Listed]:
+    """Conversations with at least one turn, newest first; those about ``root`` where it is given."""
+    found = []
+    for path in conversations.glob("*/journal.jsonl"):
+        try:
+            state = Journal(path).state
+        except JournalDamaged:
+            continue  # It says so when it is opened by name.
+        if state.turns and (root is None or state.root == str(root)):
+            title = state.turns[0].text.strip().split("\n")[0]
+            found.append(Listed(path.parent, state.root, title, len(state.turns), path.stat().st_mtime))
+    return sorted(found, key=lambda listed: listed.changed_at, reverse=True)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One terminal at a time; the kernel lets go of the lock however the process ends."""
+    with (folder / "lock").open("ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConversationBusy(f"conversation {folder.name} is open in another terminal") from error
+        yield
+
+
+async def _unfinished(store: Store, state: State, wait_s: float) -> Claim | None:
+    """The newest turn, where its process ended before it did; it is ours once that process's lease has run out."""
+    if not state.turns:
+        return None
+    task = await store.of(DEFAULT_PROJECT).get(state.turns[-1].task_id)
+    if task.status.terminal:
+        return None
+    deadline = time.monotonic() + wait_s
+    while (claim := await store.claim(_worker_id(), LEASE_TTL_S)) is None:
+        if time.monotonic() > deadline:
+            raise ConversationBusy("the last turn is still under way in another process")
+        await asyncio.sleep(0.2)
+    return claim

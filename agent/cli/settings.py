@@ -1,0 +1,168 @@
+"""What the configuration files say: the system's, the user's, and that of a folder the user trusts.
+
+Later ones win: defaults, system, user, project, environment, options of the command line.
+"""
+
+import json
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import platformdirs
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from agent.cli.failure import ExitCode, Failure
+
+SYSTEM_FILE = Path("/etc/mimo/config.toml")
+PROJECT_FILE = Path(".mimo", "config.toml")
+
+
+class Settings(BaseModel):
+    """Everything that can stand in a ``config.toml``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model_url: str | None = Field(None, description="OpenAI-compatible endpoint up to /v1; none: the embedded model.")
+    model: str | None = Field(None, description="Served name, or checkpoint of the embedded model.")
+    profile: Literal["native", "assistant"] | None = Field(
+        None, description="Tools of the agent; none: native for the embedded model, else assistant."
+    )
+    mode: Literal["plan", "ask", "accept edits", "auto"] = Field("ask", description="Of new conversations.")
+    sandbox: Literal["local", "docker"] = Field("local", description="What runs commands.")
+    temperature: float | None = Field(None, ge=0, le=2, description="How the model is asked.")
+    thinking: bool | None = Field(None, description="Reason before acting.")
+    max_steps: int = Field(200, gt=0, le=1000, description="Most model calls of one turn.")
+
+
+_USERS_ONLY = ("model_url", "sandbox", "mode")
+"""What a folder's file must not decide: where the user's words go, and what holds commands back."""
+
+_VARIABLES = {"model_url": "MIMO_MODEL_URL", "model": "MIMO_MODEL_NAME"}
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a value comes from."""
+
+    name: str
+    """``default``, the path of a file, or the name of a variable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    settings: Settings
+    origins: Mapping[str, Origin]
+
+
+def load(environment: Mapping[str, str], root: Path | None = None) -> Loaded:
+    """All files that there are, in their order.
+
+    Args:
+        root: folder whose own file counts; only one the user trusts.
+
+    Raises:
+        Failure: a file cannot be read; says line and column.
+    """
+    values: dict[str, Any] = {}
+    origins = dict.fromkeys(Settings.model_fields, Origin("default"))
+    for path, forbidden in _files(environment, root):
+        for key, value in _read(path, forbidden).items():
+            values[key], origins[key] = value, Origin(str(path))
+    for key, variable in _VARIABLES.items():
+        if environment.get(variable):
+            values[key], origins[key] = environment[variable], Origin(variable)
+    return Loaded(Settings.model_validate(values), origins)
+
+
+def user_file(environment: Mapping[str, str]) -> Path:
+    """``config.toml`` in ``MIMO_HOME``, else in the user's configuration directory."""
+    given = environment.get("MIMO_HOME")
+    folder = Path(given).expanduser().absolute() if given else platformdirs.user_config_path("mimo")
+    return folder / "config.toml"
+
+
+def _files(environment: Mapping[str, str], root: Path | None) -> list[tuple[Path, Sequence[str]]]:
+    files: list[tuple[Path, Sequence[str]]] = [(SYSTEM_FILE, ()), (user_file(environment), ())]
+    if root is not None:
+        files.append((root / PROJECT_FILE, _USERS_ONLY))
+    return [(path, forbidden) for path, forbidden in files if path.is_file()]
+
+
+def _read(path: Path, forbidden: Sequence[str]) -> dict[str, Any]:
+    try:
+        text = path.read_text("utf-8")
+        values = tomllib.loads(text)
+        Settings.model_validate(values)
+    except tomllib.TOMLDecodeError as error:
+        raise _broken(path, str(error)) from error
+    except UnicodeDecodeError as error:
+        raise _broken(path, f"not UTF-8 text (at byte {error.start})") from error
+    except ValidationError as error:
+        first = error.errors(include_input=False)[0]
+        key = str(first["loc"][0])
+        message = "there is no such setting" if first["type"] == "extra_forbidden" else first["msg"]
+        raise _broken(path, f"{key}: {message} ({_place(text, key)})") from error
+    for key in values:
+        if key in forbidden:
+            raise _broken(path, f"{key}: a folder cannot decide this ({_place(text, key)}); set it in your own file")
+    return values
+
+
+def _place(text: str, key: str) -> str:
+    for number, line in enumerate(text.splitlines(), start=1):
+        if found := re.match(rf"\s*[\"'\[]*{re.escape(key)}\b", line):
+            return f"at line {number}, column {found.end() - len(key) + 1}"
+    return "somewhere in it"
+
+
+def _broken(path: Path, what: str) -> Failure:
+    return Failure(ExitCode.USAGE, f"{path}: {what}", "mend or move that file; mimo config show lists what it may hold")
+
+
+class Trust:
+    """The folders whose own files the user lets speak: their configuration and their AGENTS.md."""
+
+    def __init__(self, home: Path) -> None:
+        self._path = home / "trusted.json"
+
+    def decided(self, root: Path) -> bool | None:
+        """None where the user was not asked yet."""
+        return self._read().get(str(root))
+
+    def decide(self, root: Path, trusted: bool) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        new = self._path.with_suffix(".new")
+        new.write_text(json.dumps({**self._read(), str(root): trusted}, indent=1), "utf-8")
+        new.replace(self._path)
+
+    def _read(self) -> dict[str, bool]:
+        try:
+            known = json.loads(self._path.read_text("utf-8"))
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            raise Failure(ExitCode.USAGE, f"{self._path}: not JSON ({error})", "remove that file") from error
+        return {str(path): bool(trusted) for path, trusted in known.items()} if isinstance(known, dict) else {}
+
+
+INSTRUCTIONS = ("AGENTS.md", "CLAUDE.md")
+"""Names of a folder's words to agents; the first that is there counts."""
+
+_MAX_INSTRUCTIONS_CHARS = 30_000
+
+
+def speaks(root: Path) -> bool:
+    """The folder has files that would tell us what to do."""
+    return any((root / name).is_file() for name in (*INSTRUCTIONS, PROJECT_FILE))
+
+
+def instructions(root: Path) -> str:
+    """What the folder tells agents; empty where it does not."""
+    for name in INSTRUCTIONS:
+        path = root / name
+        if path.is_file():
+            return path.read_text("utf-8", errors="replace")[:_MAX_INSTRUCTIONS_CHARS].strip()
+    return ""

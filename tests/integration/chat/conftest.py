@@ -1,0 +1,84 @@
+"""A folder, a scripted model, and conversations about them without a terminal."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from agent.cli.chat.conversation import Audience, Consent, Conversation, Setting, open_conversation
+from agent.cli.chat.turn import Question
+from agent.loop import LoopSettings
+from agent.model import Delta
+from agent.permissions.policy import Asked
+from agent.profiles.native import native
+from agent.testing import Script, ScriptedModel
+from agent.types import Event, Limits, ModelOptions, ToolCall
+from sandbox.backends import open_backend
+from sandbox.config import SandboxSettings
+
+
+class Recorder(Audience):
+    """Answers questions as it was told to, and writes down what it heard."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.asked: list[Asked] = []
+        self.consents: list[Consent] = []
+        self.conflicts: list[tuple[str, ...]] = []
+        self.on_consent: Callable[[], None] = lambda: None
+
+    def event(self, event: Event) -> None:
+        self.events.append(event)
+
+    def delta(self, step: int, delta: Delta) -> None:
+        pass
+
+    def conflict(self, paths: tuple[str, ...]) -> None:
+        self.conflicts.append(paths)
+
+    async def consent(self, call: ToolCall, asked: Asked) -> Consent:
+        self.asked.append(asked)
+        self.on_consent()
+        return self.consents.pop(0)
+
+    async def answer(self, question: Question) -> str:
+        return "blue"
+
+
+Open = Callable[..., AbstractAsyncContextManager[Conversation]]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (folder / "calc.py").write_text("def add(a, b):\n    return a - b\n")
+    (folder / ".gitignore").write_text("secret\n")
+    (folder / "secret").write_text("1234")
+    return folder
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture
+def open_chat(tmp_path: Path, root: Path, recorder: Recorder) -> Open:
+    """A conversation about ``root``; the same name is the same conversation."""
+
+    @asynccontextmanager
+    async def opened(script: Script, name: str = "one", *, sandboxed: bool = True) -> AsyncIterator[Conversation]:
+        setting = Setting(
+            ScriptedModel(script),
+            native(),
+            ModelOptions(),
+            Limits(),
+            LoopSettings(),
+            (lambda: open_backend("local", SandboxSettings())) if sandboxed else None,
+        )
+        async with open_conversation(tmp_path / "conversations" / name, root, setting, recorder) as conversation:
+            yield conversation
+
+    return opened

@@ -1,0 +1,196 @@
+"""A conversation as whoever shows it sees it: real sandboxes and files, a scripted model."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from agent.cli.chat.conversation import Consent, ConversationBusy, fork, list_conversations
+from agent.cli.chat.files import FileHistory
+from agent.permissions.policy import Mode
+from agent.testing import call, in_order
+from agent.types import AssistantMessage, Message, StopReason
+from tests.integration.chat.conftest import Open, Recorder
+from tests.integration.cli.conftest import git
+
+pytestmark = pytest.mark.anyio
+
+
+def say(text: str) -> AssistantMessage:
+    return AssistantMessage(content=text, reasoning_content="", finish_reason="stop")
+
+
+EDIT = call("str_replace", path="calc.py", old_str="a - b", new_str="a + b")
+
+
+async def test_an_answer_without_a_call_ends_the_turn_and_the_next_turn_remembers_it(open_chat: Open) -> None:
+    seen: list[Sequence[Message]] = []
+
+    def script(messages: Sequence[Message]) -> AssistantMessage:
+        seen.append(list(messages))
+        return say(f"answer {len(seen)}")
+
+    async with open_chat(script) as chat:
+        assert (await chat.say("first")).stop_reason is StopReason.FINISHED
+        await chat.say("second")
+    assert [message["content"] for message in seen[1][1:]] == ["first", "answer 1", "second"]
+
+
+async def test_what_the_sandbox_changes_reaches_the_folder_and_what_git_ignores_stays_out(
+    open_chat: Open, root: Path
+) -> None:
+    script = in_order(EDIT, call("bash", command="ls -a > listing; mkdir -p a && touch a/b"), say("done"))
+    async with open_chat(script) as chat:
+        chat.choose(Mode.AUTO)
+        await chat.say("repair it")
+    assert (root / "calc.py").read_text().endswith("a + b\n")
+    assert (root / "a" / "b").exists()
+    assert "secret" not in (root / "listing").read_text().split()
+    assert (root / "secret").read_text() == "1234"
+
+
+async def test_the_next_command_sees_what_the_user_changed_meanwhile(open_chat: Open, root: Path) -> None:
+    show = call("bash", command="cat calc.py; ls")
+    async with open_chat(in_order(show, say("1"), show, say("2"))) as chat:
+        await chat.say("look")
+        (root / "calc.py").write_text("mine\n")
+        (root / "new").touch()
+        (root / ".gitignore").unlink()
+        (root / "secret").unlink()
+        await chat.say("look again")
+        text = (await chat.messages())[-2]["content"]
+    assert text == "mine\ncalc.py\nnew\n[exit code: 0]"
+
+
+async def test_a_refused_call_is_not_made_and_the_model_reads_why(
+    open_chat: Open, root: Path, recorder: Recorder
+) -> None:
+    recorder.consents = [Consent(False, reason="keep the minus")]
+    async with open_chat(in_order(EDIT, say("as you like"))) as chat:
+        await chat.say("repair it")
+        refusal = (await chat.messages())[-2]
+    assert "keep the minus" in refusal["content"]
+    assert (root / "calc.py").read_text().endswith("a - b\n")
+
+
+async def test_always_holds_for_the_conversation_and_after_it_was_opened_again(
+    open_chat: Open, recorder: Recorder
+) -> None:
+    make = call("bash", command="true && touch x")
+    async with open_chat(in_order(make, say("ok"))) as chat:
+        recorder.consents = [Consent(True)]
+        await chat.say("once")
+        grants = recorder.asked[0].grants
+        assert grants is not None
+    async with open_chat(in_order(make, say("ok"), make, say("ok"))) as chat:
+        recorder.consents = [Consent(True, always=grants)]
+        await chat.say("again")
+        await chat.say("and again")
+    assert len(recorder.asked) == 2
+
+
+async def test_planning_changes_nothing_and_asks_nothing(open_chat: Open, root: Path, recorder: Recorder) -> None:
+    async with open_chat(in_order(EDIT, say("I would add"))) as chat:
+        chat.choose(Mode.PLAN)
+        await chat.say("repair it")
+    assert recorder.asked == []
+    assert (root / "calc.py").read_text().endswith("a - b\n")
+
+
+async def test_an_interrupted_turn_leaves_a_conversation_that_goes_on(open_chat: Open, recorder: Recorder) -> None:
+    async with open_chat(in_order(EDIT, say("fine"))) as chat:
+        recorder.consents = [Consent(True)]
+        recorder.on_consent = chat.interrupt
+        ended = await chat.say("repair it")
+        assert ended.stop_reason is StopReason.CANCELLED
+        assert (await chat.say("what now?")).stop_reason is StopReason.FINISHED
+        roles = [message["role"] for message in await chat.messages()]
+    assert roles == ["user", "assistant", "tool", "user", "assistant"]
+
+
+async def test_what_the_user_says_into_a_turn_is_read_before_the_next_answer(
+    open_chat: Open, recorder: Recorder
+) -> None:
+    steering: list[asyncio.Future[None]] = []
+    async with open_chat(in_order(EDIT, say("ok"))) as chat:
+        recorder.consents = [Consent(True)]
+        recorder.on_consent = lambda: steering.append(asyncio.ensure_future(chat.steer("and document it")))
+        await chat.say("repair it")
+        said = [message["content"] for message in await chat.messages() if message["role"] == "user"]
+    assert said == ["repair it", "and document it"]
+
+
+async def test_rewinding_restores_files_conversation_or_both(open_chat: Open, root: Path, recorder: Recorder) -> None:
+    script = in_order(EDIT, say("done"), call("bash", command="rm calc.py; touch other"), say("gone"), say("what?"))
+    async with open_chat(script, sandboxed=False) as chat:
+        chat.choose(Mode.ACCEPT_EDITS)
+        await chat.say("repair it")
+        before = chat.state.turns[-1].before
+        chat.choose(Mode.AUTO)
+        recorder.consents = [Consent(True)]
+        await chat.say("remove it")
+        assert not (root / "calc.py").exists()
+        await chat.put_back(before)
+        assert (root / "calc.py").read_text().endswith("a - b\n")
+        assert not (root / "other").exists()
+        assert (root / "secret").read_text() == "1234"
+        assert len(await chat.messages()) > 4
+        await chat.put_back(chat.state.put_back[-1].until_now)
+        assert (root / "other").exists()
+        chat.rewind(0)
+        assert await chat.messages() == []
+
+
+async def test_a_fork_goes_its_own_way(open_chat: Open, tmp_path: Path) -> None:
+    async with open_chat(in_order(say("1"), say("2"))) as chat:
+        await chat.say("a")
+        copy = fork(chat.folder)
+        await chat.say("b")
+        async with open_chat(in_order(say("3")), copy.name) as other:
+            await other.say("c")
+            said = [message["content"] for message in await other.messages()]
+    assert said == ["a", "1", "c", "3"]
+    assert len(list_conversations(tmp_path / "conversations")) == 2
+
+
+async def test_a_compacted_conversation_is_shown_to_the_model_as_its_summary(open_chat: Open) -> None:
+    async with open_chat(in_order(say("1"), say("the user greets"), say("2"))) as chat:
+        await chat.say("a")
+        await chat.compact("greetings")
+        await chat.say("b")
+        texts = [message["content"] for message in await chat.messages()]
+    assert "the user greets" in texts[0]
+    assert texts[2:] == ["b", "2"]
+
+
+async def test_two_terminals_do_not_share_a_conversation(open_chat: Open) -> None:
+    async with open_chat(in_order()):
+        with pytest.raises(ConversationBusy, match="another terminal"):
+            async with open_chat(in_order()):
+                pass
+
+
+async def test_files_changed_on_both_sides_stay_the_users(root: Path, tmp_path: Path) -> None:
+    history = await FileHistory.open(root, tmp_path / "files.git")
+    old = await history.keep()
+    (root / "calc.py").write_text("theirs\n")
+    (root / "added").touch()
+    new = await history.keep()
+    await history.put_back(old)
+    (root / "calc.py").write_text("mine\n")
+    assert await history.bring(old, new) == ("calc.py",)
+    assert (root / "calc.py").read_text() == "mine\n"
+    assert (root / "added").exists()
+
+
+async def test_the_users_git_is_left_alone(root: Path, tmp_path: Path) -> None:
+    git(root, "init", "-q")
+    git(root, "add", "-f", "secret", "calc.py")
+    history = await FileHistory.open(root, tmp_path / "files.git")
+    before, status = await history.keep(), git(root, "status", "--porcelain")
+    (root / "secret").write_text("5678")
+    (root / "calc.py").unlink()
+    await history.put_back(before)
+    assert (root / "secret").read_text() == "1234"
+    assert git(root, "status", "--porcelain") == status

@@ -1,0 +1,284 @@
+"""``mimo`` as a person sees it: the real program on a real terminal, a scripted endpoint."""
+
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from agent.testing import Script, ScriptedEndpoint, Stalled, call, in_order
+from agent.types import AssistantMessage, Message
+from tests.integration.chat.terminal import (
+    CTRL_C,
+    CTRL_D,
+    CTRL_O,
+    CTRL_S,
+    ENTER,
+    ESCAPE,
+    SHIFT_TAB,
+    UP,
+    Terminal,
+)
+
+EDIT = call("str_replace", path="calc.py", old_str="a - b", new_str="a + b")
+
+
+def say(text: str, reasoning: str = "") -> AssistantMessage:
+    return AssistantMessage(content=text, reasoning_content=reasoning, finish_reason="stop")
+
+
+Start = Callable[..., Terminal]
+
+
+@pytest.fixture
+def start(tmp_path: Path, root: Path) -> Iterator[Start]:
+    """``mimo`` about ``root``, against an endpoint that answers by script."""
+    endpoints, terminals = [], []
+
+    def started(script: Script, *arguments: object, faults: Sequence[Stalled] = (), **more: object) -> Terminal:
+        running = ScriptedEndpoint(script, faults).running()
+        endpoints.append(running)
+        url = running.__enter__()
+        options = ("--repo", root, "--model-url", url, "--model", "scripted", *arguments)
+        terminal = Terminal(*options, home=tmp_path / "home", **more)  # type: ignore[arg-type]
+        terminals.append(terminal)
+        return terminal
+
+    yield started
+    for terminal in terminals:
+        terminal.__exit__(None, None, None)
+    for running in endpoints:
+        running.__exit__(None, None, None)
+
+
+def ready(terminal: Terminal) -> Terminal:
+    terminal.see("/help")
+    return terminal
+
+
+@pytest.mark.parametrize("columns", [40, 100])
+def test_a_turn_is_seen_from_question_to_answer(start: Start, root: Path, columns: int) -> None:
+    answer = "# Done\n\nIt *adds* now.\n\n- one\n- two\n"
+    terminal = ready(start(in_order(EDIT, say(answer, reasoning="Let me think.")), columns=columns))
+    terminal.type("repair it", ENTER)
+    terminal.see("May it do this?")
+    assert "+     return a + b" in terminal.text
+    assert "4. no, and tell it why" in terminal.screen
+    terminal.type("1")
+    terminal.see("✓ edit calc.py")
+    terminal.see("• two")
+    terminal.see("✻ thought")
+    assert "> repair it" in terminal.text
+    assert (root / "calc.py").read_text().endswith("a + b\n")
+    assert max(map(len, terminal.text.splitlines())) <= columns
+    terminal.type(CTRL_D)
+    assert terminal.ended() == 0
+    assert "To go on: mimo --resume " in terminal.text
+
+
+def test_a_refusal_with_its_reason_reaches_the_model(start: Start, root: Path) -> None:
+    heard: list[str] = []
+
+    def script(messages: Sequence[Message]) -> AssistantMessage:
+        heard.append(messages[-1]["content"])
+        return call("bash", command="rm calc.py") if len(heard) == 1 else say("as you like")
+
+    terminal = ready(start(script))
+    terminal.type("clean up", ENTER)
+    terminal.see("rm calc.py  (can lose work)")
+    terminal.type("4")
+    terminal.see("Tell it why:")
+    terminal.type("I need it", ENTER)
+    terminal.see("as you like")
+    assert "I need it" in heard[1]
+    assert (root / "calc.py").exists()
+
+
+def test_the_badge_says_how_far_the_agent_may_go(start: Start) -> None:
+    terminal = ready(start(in_order(), "--no-sandbox"))
+    assert "NO SANDBOX" in terminal.screen
+    for mode in (" accept edits ", " auto ", " plan ", " ask "):
+        terminal.type(SHIFT_TAB)
+        terminal.see(mode)
+
+
+def test_what_is_typed_meanwhile_waits_can_be_taken_back_and_steers(start: Start) -> None:
+    seen: list[list[str]] = []
+
+    def script(messages: Sequence[Message]) -> AssistantMessage:
+        seen.append([message["content"] for message in messages if message["role"] == "user"])
+        return EDIT if len(seen) == 1 else say(f"answer {len(seen)}")
+
+    terminal = ready(start(script))
+    terminal.type("first", ENTER)
+    terminal.see("May it do this?")
+    terminal.type("1")
+    terminal.see("answer 2")
+    terminal.type("/help", ENTER)
+    terminal.see("Shift-Tab")
+    terminal.type("second", ENTER)
+    terminal.see("answer 3")
+    assert seen[-1] == ["first", "second"]
+
+
+def test_words_are_queued_taken_back_and_steered_while_the_model_is_silent(start: Start) -> None:
+    terminal = ready(start(in_order(say("after all")), faults=[Stalled()]))
+    terminal.type("first", ENTER)
+    terminal.see("asking the model")
+    terminal.type("second", ENTER)
+    terminal.see("⋯ second")
+    terminal.type(UP)
+    terminal.see_no_more("⋯ second")
+    terminal.see("> second")
+    terminal.type(CTRL_C)
+    terminal.see("interrupted")
+    terminal.type(ENTER)
+    terminal.see("after all")
+
+
+def test_words_sent_into_a_turn_are_shown_there(start: Start) -> None:
+    sleep = call("bash", command="sleep 2; echo slept")
+    terminal = ready(start(in_order(sleep, say("understood")), "--mode", "auto"))
+    terminal.type("wait", ENTER)
+    terminal.see("$ sleep 2")
+    terminal.type("hurry up", CTRL_S)
+    terminal.see("understood")
+    assert terminal.text.index("✓ $ sleep 2") < terminal.text.index("understood")
+    assert "> hurry up" in terminal.text
+
+
+def test_a_killed_conversation_goes_on_with_its_question(start: Start, root: Path, tmp_path: Path) -> None:
+    terminal = ready(start(in_order(EDIT)))
+    terminal.type("repair it", ENTER)
+    terminal.see("May it do this?")
+    terminal.kill()
+    terminal = start(in_order(say("repaired")), "--continue")
+    terminal.see("The last turn was not finished.")
+    assert "> repair it" in terminal.text
+    terminal.type("1")
+    terminal.see("May it do this?")
+    terminal.type("1")
+    terminal.see("repaired")
+    assert (root / "calc.py").read_text().endswith("a + b\n")
+
+
+def test_leaving_in_the_middle_and_resuming_keeps_what_was_said(start: Start, tmp_path: Path) -> None:
+    terminal = ready(start(in_order(), faults=[Stalled()]))
+    terminal.type("think hard", ENTER)
+    terminal.see("asking the model")
+    terminal.type(CTRL_D)
+    assert terminal.ended() == 0
+    name = terminal.text.split("mimo --resume ")[1].split()[0]
+    terminal = start(in_order(say("here again")), "--resume", name)
+    terminal.see("The last turn was not finished.")
+    terminal.type("2")
+    terminal.see_no_more("The last turn")
+    terminal.type("hello", ENTER)
+    terminal.see("here again")
+
+
+def test_rewind_brings_back_files_and_words(start: Start, root: Path) -> None:
+    terminal = ready(start(in_order(EDIT, say("done")), "--mode", "edits"))
+    terminal.type("repair it", ENTER)
+    terminal.see("done")
+    terminal.see_no_more("Esc interrupts")
+    terminal.type(ESCAPE)
+    terminal.type(ESCAPE)
+    terminal.see("Back to before which turn?")
+    terminal.type("1")
+    terminal.see("files and conversation")
+    terminal.type("1")
+    terminal.see("back to before: repair it")
+    assert (root / "calc.py").read_text().endswith("a - b\n")
+
+
+def test_a_long_paste_is_folded_and_sent_whole(start: Start) -> None:
+    heard: list[str] = []
+
+    def script(messages: Sequence[Message]) -> AssistantMessage:
+        heard.append(messages[-1]["content"])
+        return say("read")
+
+    terminal = ready(start(script))
+    text = "\n".join(f"line {number}" for number in range(50))
+    terminal.type(f"look: \x1b[200~{text}\x1b[201~", ENTER)
+    terminal.see("read")
+    assert heard == [f"look: {text}"]
+
+
+def test_a_megabyte_is_refused_in_words(start: Start) -> None:
+    terminal = ready(start(in_order()))
+    terminal.type("\x1b[200~" + "x" * 3000 + "\x1b[201~")
+    terminal.see("[paste 1: 3,000 characters]")
+    for _ in range(40):
+        terminal.type("\x1b[200~" + "y" * 3000 + "\x1b[201~")
+    terminal.type(ENTER)
+    terminal.see("are too many")
+
+
+def test_without_colour_nothing_is_coloured(start: Start) -> None:
+    terminal = ready(start(in_order(EDIT, say("**done**")), NO_COLOR="1"))
+    terminal.type("repair it", ENTER)
+    terminal.see("May it do this?")
+    terminal.type("1")
+    terminal.see("done")
+    assert terminal.colors == {"default"}
+
+
+def test_escape_sequences_of_a_model_or_a_file_do_nothing(start: Start, root: Path) -> None:
+    (root / "evil").write_text("\x1b]0;stolen\x07\x1b[2J\x1b[31mred")
+    script = in_order(call("bash", command="cat evil; false"), say("see \x1b[2J\x1b]52;c;eA==\x07 there"))
+    terminal = ready(start(script, "--mode", "auto"))
+    terminal.type("look", ENTER)
+    terminal.see("there")
+    terminal.type(CTRL_O)
+    terminal.see("\\x1b]0;stolen", times=2)
+    assert b"\x1b]0;stolen" not in terminal.raw
+    assert b"\x1b]52" not in terminal.raw
+
+
+def test_an_endpoint_that_is_away_is_said_and_the_conversation_stays(start: Start, root: Path, tmp_path: Path) -> None:
+    options = ("--repo", root, "--model-url", "http://127.0.0.1:9/v1")
+    with Terminal(*options, home=tmp_path / "home") as terminal:
+        ready(terminal)
+        terminal.type("hello", ENTER)
+        terminal.see("127.0.0.1:9")
+        terminal.type("/cost", ENTER)
+        terminal.see("0 tokens read")
+        terminal.type(CTRL_C, CTRL_C)
+        assert terminal.ended() == 0
+
+
+def test_instructions_of_a_folder_are_read_only_where_the_user_trusts_it(start: Start, root: Path) -> None:
+    (root / "AGENTS.md").write_text("Always say {please}.")
+    prompts: list[str] = []
+
+    def script(messages: Sequence[Message]) -> AssistantMessage:
+        prompts.append(messages[0]["content"])
+        return say("well")
+
+    for answer in ("n", "y"):
+        terminal = start(script)
+        terminal.see("Do you trust this folder?")
+        terminal.type(answer, ENTER)
+        ready(terminal).type("hi", ENTER)
+        terminal.see("well")
+        (root.parent / "home" / "trusted.json").unlink()
+    assert ["Always say {please}." in prompt for prompt in prompts] == [False, True]
+
+
+def test_the_users_own_shell_runs_on_the_machine_itself(start: Start, root: Path) -> None:
+    terminal = ready(start(in_order()))
+    terminal.type("!cat secret; touch made", ENTER)
+    terminal.see("1234")
+    terminal.type("/exit", ENTER)
+    terminal.ended()
+    assert (root / "made").exists()
+
+
+def test_without_a_terminal_it_says_what_to_use(root: Path) -> None:
+    ended = subprocess.run(
+        ["mimo", "--repo", root], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 2
+    assert "mimo run" in ended.stderr
