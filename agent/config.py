@@ -1,9 +1,31 @@
 """Settings of the agent. Entry points read them once, at the start; everything else receives them."""
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints
+
+from agent.types import Usage
+
+
+class Prices(BaseModel):
+    """What a million tokens cost, in a currency of the operator's choice."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prompt: float = Field(ge=0)
+    """Prompt tokens that were not cached."""
+    cached: float = Field(ge=0)
+    completion: float = Field(ge=0)
+
+    def cost(self, usage: Usage) -> float:
+        """
+        >>> Prices(prompt=1, cached=0, completion=2).cost(Usage(prompt_tokens=3_000_000, completion_tokens=500_000))
+        4.0
+        """
+        uncached = usage.prompt_tokens - usage.cached_tokens
+        parts = (uncached * self.prompt, usage.cached_tokens * self.cached, usage.completion_tokens * self.completion)
+        return sum(parts) / 1_000_000
 
 
 class ModelSettings(BaseModel):
@@ -17,6 +39,10 @@ class ModelSettings(BaseModel):
     """Model asked for where a task names none."""
     api_key: SecretStr | None = None
     """Sent as a bearer token; None sends no such header."""
+    context_tokens: int | None = Field(None, gt=0)
+    """Longest prompt and answer together; None asks the endpoint."""
+    prices: Prices | None = None
+    """None where nothing has a price: tasks with a limit of cost are refused then."""
     connect_timeout_s: float = Field(10.0, gt=0)
     first_token_s: float = Field(300.0, gt=0)
     """Longest wait for the first token: covers the endpoint's queue and a long prompt."""
@@ -28,14 +54,24 @@ class ModelSettings(BaseModel):
     """First pause between two tries; it doubles, with jitter, up to 30 s. A ``Retry-After`` wins."""
 
 
-_ENVIRONMENT = {"url": "MIMO_MODEL_URL", "name": "MIMO_MODEL_NAME", "api_key": "MIMO_MODEL_API_KEY"}
+_ENVIRONMENT = {
+    "url": "MIMO_MODEL_URL",
+    "name": "MIMO_MODEL_NAME",
+    "api_key": "MIMO_MODEL_API_KEY",
+    "context_tokens": "MIMO_MODEL_CONTEXT_TOKENS",
+    "prices": "MIMO_MODEL_PRICES",
+}
 
 
 def model_settings(environment: Mapping[str, str]) -> ModelSettings:
-    """Settings with what ``MIMO_MODEL_URL``, ``MIMO_MODEL_NAME`` and ``MIMO_MODEL_API_KEY`` say; empty is unset.
+    """Settings with what the variables ``MIMO_MODEL_...`` say; empty is unset. Prices are written as JSON.
 
     Raises:
         pydantic.ValidationError: a value is unusable; the message does not repeat it.
     """
-    given = {field: environment[variable] for field, variable in _ENVIRONMENT.items() if environment.get(variable)}
+    given: dict[str, Any] = {
+        field: environment[variable] for field, variable in _ENVIRONMENT.items() if environment.get(variable)
+    }
+    if "prices" in given:
+        given["prices"] = Prices.model_validate_json(given["prices"])
     return ModelSettings.model_validate(given)

@@ -1,22 +1,27 @@
-"""What stands in the body of the events that the loop writes.
+"""What stands in the body of the events that the loop writes, and of those in which the user speaks to it.
 
-| event           | body            |
-|-----------------|-----------------|
-| step.started    | StepStarted     |
-| step.message    | StepMessage     |
-| tool.intent     | ToolIntent      |
-| tool.completed  | ToolCompleted   |
-| step.completed  | StepCompleted   |
-| guard.tripped   | GuardTripped    |
-| run.resumed     | RunResumed      |
-| run.stopped     | RunStopped      |
+| of the loop        | body              | | of the user      | body            |
+|--------------------|-------------------|-|------------------|-----------------|
+| step.started       | StepStarted       | | message.added    | MessageAdded    |
+| step.message       | StepMessage       | | message.removed  | MessageRemoved  |
+| tool.intent        | ToolIntent        | | task.paused      | nothing         |
+| tool.completed     | ToolCompleted     | | task.resumed     | nothing         |
+| step.completed     | StepCompleted     | | task.updated     | TaskUpdated     |
+| guard.tripped      | GuardTripped      | | budget.granted   | BudgetGranted   |
+| message.taken      | MessageTaken      | | approval.decided | ApprovalDecided |
+| approval.requested | ApprovalRequested |
+| question.asked     | QuestionAsked     |
+| note.written       | NoteWritten       |
+| view.compacted     | ViewCompacted     |
+| run.resumed        | RunResumed        |
+| run.stopped        | RunStopped        |
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from agent.types import AssistantMessage, Observation, StopReason, ToolCall, Usage
+from agent.types import AssistantMessage, Observation, Priority, StopReason, ToolCall, Usage
 
 
 class _Body(BaseModel):
@@ -65,6 +70,14 @@ class ToolCompleted(_Body):
     """The whole work tree then, in the run's store of checkpoints; None where it is not there."""
     finished: bool = False
     """The call ended the run."""
+    reviewed: bool = False
+    """The call would have ended the run; the model was shown its patch and the checks instead."""
+    denied: Literal["policy", "user"] | None = None
+    """Who did not allow the call; None where it was not refused."""
+    message_id: str | None = None
+    """The user's message that answered the call."""
+    usage: Usage | None = None
+    """What a sub-agent cost."""
 
 
 class StepCompleted(_Body):
@@ -97,3 +110,87 @@ class RunStopped(_Body):
     stop_reason: StopReason
     detail: str = ""
     """One sentence for people: which limit, or what the endpoint said."""
+
+
+class MessageTaken(_Body):
+    """A message of the user stands in the view from now on, before the answer of ``step``."""
+
+    step: int
+    message_id: str
+    text: str
+
+
+class ApprovalRequested(_Body):
+    """The call waits until the user decides."""
+
+    step: int
+    approval_id: str
+    """Unique in the task."""
+    call: ToolCall
+    parts: tuple[str, ...]
+    """What of the call needs the user's word."""
+
+
+class QuestionAsked(_Body):
+    """The next message of the user is the answer."""
+
+    step: int
+    question_id: str
+    text: str
+    options: tuple[str, ...] = ()
+
+
+class NoteWritten(_Body):
+    """The model's note about its work so far: kept outside the view until the view is compacted."""
+
+    after_step: int
+    text: str
+    usage: Usage
+
+
+class ViewCompacted(_Body):
+    """From ``step`` on, the view is the problem, what the user said, ``note``, and the steps from ``from_step`` on."""
+
+    step: int
+    from_step: int
+    note: str
+
+
+class MessageAdded(_Body):
+    message_id: Annotated[str, StringConstraints(min_length=1, max_length=64)]
+    text: Annotated[str, StringConstraints(min_length=1, max_length=100_000)]
+    delivery: Literal["steer", "queue", "interrupt"] = "steer"
+    """Before the next model call; after the agent called ``finish``; or at once, for which a model call under way is
+    given up."""
+
+
+class MessageRemoved(_Body):
+    """Takes a message back that is in no view yet."""
+
+    message_id: str
+
+
+class TaskUpdated(_Body):
+    """None leaves it as it is."""
+
+    title: Annotated[str, StringConstraints(max_length=256)] | None = None
+    labels: dict[str, str] | None = None
+    priority: Priority | None = None
+
+
+class BudgetGranted(_Body):
+    """New limits, where they are higher than the old ones."""
+
+    max_steps: int | None = Field(None, gt=0, le=10_000)
+    max_tokens: int | None = Field(None, gt=0)
+    wall_clock_s: float | None = Field(None, gt=0, le=86_400)
+    max_cost: float | None = Field(None, gt=0)
+
+
+class ApprovalDecided(_Body):
+    approval_id: str
+    decision: Literal["allow", "deny"]
+    scope: Literal["once", "task"] = "once"
+    """``task``: what was asked for is allowed for the rest of the task."""
+    reason: Annotated[str, StringConstraints(max_length=2000)] = ""
+    """The model reads it where the call is denied."""

@@ -1,33 +1,67 @@
 """From the events of a run to the messages of its next model call: the only serializer.
 
-The view only grows: a step that was sent once is sent the same way ever after, unless the guard drops it. So the
-endpoint's prefix cache holds, and a run can be replayed.
+The view only grows: a step that was sent once is sent the same way ever after, unless the guard drops it or the view
+is compacted. So the endpoint's prefix cache holds, and a run can be replayed.
 """
 
 import json
 from collections.abc import Sequence
 
+from agent.events import ViewCompacted
 from agent.trajectory import Step, last_snapshot, last_tree, steps
 from agent.types import AssistantMessage, Event, Message, Observation, ToolCall
 
-__all__ = ["last_snapshot", "last_tree", "view"]
+__all__ = ["last_compaction", "last_snapshot", "last_tree", "view", "without_reasoning"]
 
 
-def view(system_prompt: str, problem: str, events: Sequence[Event]) -> list[Message]:
-    """The messages of the next model call. Aborted answers and dropped steps stay in the log only."""
+def view(
+    system_prompt: str, problem: str, events: Sequence[Event], done: Sequence[Step] | None = None
+) -> list[Message]:
+    """The messages of the next model call. Aborted answers and dropped steps stay in the log only.
+
+    Args:
+        done: the steps of ``events``, where the caller has them.
+    """
+    done = steps(events) if done is None else done
+    compacted = last_compaction(events)
+    first = compacted.from_step if compacted else 0
+    if compacted:
+        problem = _retold(problem, [step for step in done if step.number < first], compacted.note)
     messages: list[Message] = [
         {"role": "system", "content": system_prompt},
         {"role": "user", "content": problem},
     ]
-    for step in steps(events):
-        messages.extend(_step(step))
+    for step in done:
+        if step.number >= first:
+            messages.extend(_step(step))
     return messages
 
 
+def last_compaction(events: Sequence[Event]) -> ViewCompacted | None:
+    """What the view is made of since it was last compacted; None while it never was."""
+    newest = next((event for event in reversed(events) if event.type == "view.compacted"), None)
+    return ViewCompacted.model_validate(newest.body) if newest else None
+
+
+def without_reasoning(messages: Sequence[Message]) -> list[Message]:
+    """For a model call that begins another segment: reasoning goes as a whole or not at all."""
+    return [message | {"reasoning_content": ""} if message["role"] == "assistant" else message for message in messages]
+
+
+def _retold(problem: str, gone: Sequence[Step], note: str) -> str:
+    """The first message of a compacted view: the user's own words, and the model's note about the rest."""
+    said = [heard.text for step in gone for heard in step.heard]
+    return "\n\n".join([problem, *said, f"{_NOTE}\n\n{note}"])
+
+
+_NOTE = "You have worked on this for a while. The steps so far are not shown; this is your own note about them:"
+
+
 def _step(step: Step) -> list[Message]:
+    heard: list[Message] = [{"role": "user", "content": message.text} for message in step.heard]
     if step.message is None or step.dropped:
-        return []
-    return [_assistant(step.message), *(_observation(result.observation) for result in step.results)]
+        return heard
+    return [*heard, _assistant(step.message), *(_observation(result.observation) for result in step.results)]
 
 
 def _assistant(message: AssistantMessage) -> Message:

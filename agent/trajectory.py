@@ -3,7 +3,17 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from agent.events import GuardTripped, StepCompleted, StepMessage, StepStarted, ToolCompleted, ToolIntent
+from agent.events import (
+    ApprovalRequested,
+    GuardTripped,
+    MessageTaken,
+    QuestionAsked,
+    StepCompleted,
+    StepMessage,
+    StepStarted,
+    ToolCompleted,
+    ToolIntent,
+)
 from agent.types import AssistantMessage, Event, Snapshot
 
 
@@ -12,11 +22,15 @@ class Step:
     """One model call with its tool calls and observations, as far as it came."""
 
     number: int
+    heard: tuple[MessageTaken, ...] = ()
+    """What the user said just before the answer."""
     answers: tuple[StepMessage, ...] = ()
     """Aborted ones too; at most the last one counts."""
     intents: tuple[ToolIntent, ...] = ()
     results: tuple[ToolCompleted, ...] = ()
     trips: tuple[GuardTripped, ...] = ()
+    requests: tuple[ApprovalRequested, ...] = ()
+    questions: tuple[QuestionAsked, ...] = ()
     completed: StepCompleted | None = None
 
     @property
@@ -30,21 +44,44 @@ class Step:
         return any(result.finished for result in self.results)
 
     @property
+    def malformed(self) -> bool:
+        """Nothing in the answer was a call that could be made."""
+        return not self.intents and not self.questions and not any(result.denied for result in self.results)
+
+    @property
+    def denied(self) -> bool:
+        """The policy refused every call."""
+        return bool(self.results) and all(result.denied == "policy" for result in self.results)
+
+    @property
     def dropped(self) -> bool:
         """The guard took this step out of the view."""
         return any(trip.action == "drop" for trip in self.trips)
 
 
+class Trajectory:
+    """The steps of a run, as its events come in."""
+
+    def __init__(self, events: Iterable[Event] = ()) -> None:
+        self._steps: dict[int, Step] = {}
+        for event in events:
+            self.add(event)
+
+    def add(self, event: Event) -> None:
+        """Take in the run's next event; those that belong to no step change nothing."""
+        if reader := _READERS.get(event.type):
+            part = reader.model_validate(event.body)
+            self._steps[part.step] = _with(self._steps.get(part.step) or Step(part.step), part)
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """In order; the last one may be open."""
+        return tuple(self._steps.values())
+
+
 def steps(events: Iterable[Event]) -> tuple[Step, ...]:
     """The steps of a run in order; the last one may be open."""
-    found: dict[int, Step] = {}
-    for event in events:
-        reader = _READERS.get(event.type)
-        if reader is None:
-            continue
-        part = reader.model_validate(event.body)
-        found[part.step] = _with(found.get(part.step) or Step(part.step), part)
-    return tuple(found.values())
+    return Trajectory(events).steps
 
 
 def last_snapshot(events: Sequence[Event]) -> Snapshot | None:
@@ -60,11 +97,24 @@ def last_tree(events: Sequence[Event]) -> str | None:
     return newest.tree if newest else None
 
 
-_Part = StepStarted | StepMessage | ToolIntent | ToolCompleted | StepCompleted | GuardTripped
+_Part = (
+    StepStarted
+    | MessageTaken
+    | StepMessage
+    | ApprovalRequested
+    | QuestionAsked
+    | ToolIntent
+    | ToolCompleted
+    | StepCompleted
+    | GuardTripped
+)
 
 _READERS: dict[str, type[_Part]] = {
     "step.started": StepStarted,
+    "message.taken": MessageTaken,
     "step.message": StepMessage,
+    "approval.requested": ApprovalRequested,
+    "question.asked": QuestionAsked,
     "tool.intent": ToolIntent,
     "tool.completed": ToolCompleted,
     "step.completed": StepCompleted,
@@ -74,8 +124,14 @@ _READERS: dict[str, type[_Part]] = {
 
 def _with(step: Step, part: _Part) -> Step:
     match part:
+        case MessageTaken():
+            return replace(step, heard=(*step.heard, part))
         case StepMessage():
             return replace(step, answers=(*step.answers, part))
+        case ApprovalRequested():
+            return replace(step, requests=(*step.requests, part))
+        case QuestionAsked():
+            return replace(step, questions=(*step.questions, part))
         case ToolIntent():
             return replace(step, intents=(*step.intents, part))
         case ToolCompleted():

@@ -11,15 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from agent.approvals import approver
 from agent.errors import GitError, RepositoryError
 from agent.events import RunStopped
 from agent.history import last_snapshot
-from agent.loop import run_loop
+from agent.inbox import Inbox
+from agent.loop import LoopSettings, Wait, run_loop
 from agent.model import Delta, Model
 from agent.orchestrator.forecast import Forecast
 from agent.orchestrator.log import StoreLog
 from agent.orchestrator.workspace import Workspace
-from agent.profiles.native import native
+from agent.profiles.by_name import profile
 from agent.store.base import Claim, RunResult, Store, TaskRecord
 from agent.types import Snapshot, Status, StopReason, TaskRequest, Verdict, VerdictKind
 from agent.verdict import reach_verdict
@@ -58,7 +60,11 @@ class _Work:
     workspace: Workspace
     tools: RunTools
     """Makes its sandboxes."""
-    cancelled: asyncio.Event
+    inbox: Inbox
+
+    @property
+    def cancelled(self) -> asyncio.Event:
+        return self.inbox.cancelled
 
     @property
     def kept(self) -> Snapshot:
@@ -91,6 +97,7 @@ class Runner:
         allow_hosts: tuple[str, ...] = (),
         uncommitted: bool = False,
         on_delta: OnDelta | None = None,
+        loop_settings: LoopSettings | None = None,
     ) -> None:
         """
         Args:
@@ -110,25 +117,33 @@ class Runner:
         self._allow_hosts = allow_hosts
         self._uncommitted = uncommitted
         self._on_delta = on_delta
+        self._loop_settings = loop_settings or LoopSettings()
 
-    async def run(self, claim: Claim, cancelled: asyncio.Event) -> TaskRecord:
-        """Go on with a run until it has ended; the task as it is then.
+    async def run(self, claim: Claim, inbox: Inbox) -> TaskRecord:
+        """Go on with a run until it has ended, or is parked until the user says something; the task as it is then.
 
         Args:
-            cancelled: once set, the run ends within a second, with the patch as far as it came.
+            inbox: what the user says meanwhile; once it is ``cancelled``, the run ends within a second, with the patch
+                as far as it came.
 
         Raises:
             LeaseLost: another worker owns the run; its sandbox here is closed.
         """
+        inbox.put(await self._store.user_events(claim.task.id))
         caller = Caller(run=claim.run_id, job=claim.task.id, tenant=claim.task.request.repository)
         async with self._toolbox.of(caller) as tools:
             try:
-                result = await self._result(claim, tools, cancelled)
+                result = await self._result(claim, tools, inbox)
             finally:
                 await self._forecast.forget(claim.run_id)
-        return await self._store.finish(claim.run_id, claim.generation, result)
+        if isinstance(result, RunResult):
+            return await self._store.finish(claim.run_id, claim.generation, result)
+        await self._store.park(
+            claim.run_id, claim.generation, result.status, result.waiting_on, result.body, seen=inbox.last_seq
+        )
+        return await self._store.of(claim.task.project_id).get(claim.task.id)
 
-    async def _result(self, claim: Claim, tools: RunTools, cancelled: asyncio.Event) -> RunResult:
+    async def _result(self, claim: Claim, tools: RunTools, inbox: Inbox) -> RunResult | Wait:
         request = _as_attempt(claim)
         await self._forecast.say(claim.run_id, self._agent_spec(claim.run_id, request), *self._check_specs(request))
         git_dir = self._repositories / f"{claim.task.id}.git"
@@ -140,8 +155,10 @@ class Runner:
                 self._repositories / f"{claim.run_id}.checkpoints",
                 uncommitted=self._uncommitted,
             )
-            work = _Work(claim.run_id, request, StoreLog(self._store, claim), workspace, tools, cancelled)
+            work = _Work(claim.run_id, request, StoreLog(self._store, claim), workspace, tools, inbox)
             broken = await self._let_agent_work(work)
+            if isinstance(broken, Wait):
+                return broken
             patch = await workspace.patch(work.tree)
             if len(patch) > MAX_PATCH_CHARS:
                 broken = f"the patch has {len(patch)} characters, more than {MAX_PATCH_CHARS}"
@@ -152,11 +169,15 @@ class Runner:
             return RunResult(status=Status.FAILED, error=str(error))
         return _ended(work, patch, verdict, broken or unchecked)
 
-    async def _let_agent_work(self, work: _Work) -> str | None:
-        """Run the agent until it stopped, in a new sandbox whenever one is lost; why it could not, or None."""
+    async def _let_agent_work(self, work: _Work) -> Wait | str | None:
+        """Run the agent until it stopped, in a new sandbox whenever one is lost; why it could not, or None.
+
+        A :class:`Wait` is what it cannot go on without.
+        """
         while work.log.stopped is None:
             try:
-                await self._let_agent_work_once(work)
+                if wait := await self._let_agent_work_once(work):
+                    return wait
             except SandboxLost as error:
                 await work.log.append("sandbox.lost", {"detail": str(error)})
                 if work.log.num_sandboxes_lost > MAX_RESTORES:
@@ -166,12 +187,12 @@ class Runner:
                 return str(error)
         return None
 
-    async def _let_agent_work_once(self, work: _Work) -> None:
+    async def _let_agent_work_once(self, work: _Work) -> Wait | None:
         """In one sandbox, from the newest snapshot on."""
         provisioned = await _unless(work.cancelled, self._provision(work))
         if provisioned is None:
             await work.stop(StopReason.CANCELLED, _CANCELLED)
-            return
+            return None
         sandbox, is_whole = provisioned
         try:
             base = work.workspace.base
@@ -182,17 +203,21 @@ class Runner:
                 "checkpoint": work.kept.checkpoint if is_whole else None,
             }
             await work.log.append("run.provisioned", body)
-            await run_loop(
+            ended = await run_loop(
                 work.request,
-                native(),
+                profile(work.request.profile),
                 self._model,
                 sandbox,
                 work.log,
                 base_tree=base.tree,
                 snapshot=lambda: work.workspace.snapshot(sandbox),
-                cancelled=work.cancelled,
+                patch=work.workspace.patch,
+                inbox=work.inbox,
+                approve=approver(work.request, work.inbox, work.log),
                 on_delta=self._listener(work.run_id),
+                settings=self._loop_settings,
             )
+            return ended if isinstance(ended, Wait) else None
         finally:
             await sandbox.close()
 

@@ -7,6 +7,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from agent.errors import LeaseLost
+from agent.inbox import Inbox
 from agent.orchestrator.log import num_fruitless_claims
 from agent.orchestrator.runner import Runner
 from agent.store.base import Claim, RunResult, Store
@@ -17,8 +18,8 @@ MAX_FRUITLESS_CLAIMS = 5
 
 _IDLE_S = 5.0
 _MAX_ERROR_CHARS = 2000
-_CANCEL_POLL_S = 0.4
-"""How often a running task is looked at for a cancel request: seen within a second, with room for a slow disk."""
+_LISTEN_S = 0.4
+"""How often the user is listened to: what they say is heard within a second, with room for a slow disk."""
 
 _log = logging.getLogger(__name__)
 
@@ -61,9 +62,9 @@ class Worker:
     async def _own(self, claim: Claim, stopping: asyncio.Event) -> None:
         """Have a run until it ended, its lease was lost, or the worker stops."""
         _log.info("action=claim task=%s run=%s generation=%d", claim.task.id, claim.run_id, claim.generation)
-        cancelled = asyncio.Event()
+        inbox = Inbox()
         try:
-            await _first_of(self._do(claim, cancelled), self._keep(claim, cancelled), stopping.wait())
+            await _first_of(self._do(claim, inbox), self._keep(claim, inbox), stopping.wait())
             if stopping.is_set():
                 await self._store.release(claim.run_id, claim.generation)
                 _log.info("action=release task=%s run=%s", claim.task.id, claim.run_id)
@@ -74,23 +75,20 @@ class Worker:
             _log.exception("action=fail task=%s run=%s", claim.task.id, claim.run_id)
             await self._give_up(claim, f"internal error: {type(bug).__name__}: {bug}")
 
-    async def _do(self, claim: Claim, cancelled: asyncio.Event) -> None:
+    async def _do(self, claim: Claim, inbox: Inbox) -> None:
         if num_fruitless_claims(claim.events) > MAX_FRUITLESS_CLAIMS:
             await self._give_up(claim, f"{MAX_FRUITLESS_CLAIMS} workers vanished while they did this run")
             return
-        if claim.task.cancel_requested:
-            cancelled.set()
-        task = await self._runner.run(claim, cancelled)
-        _log.info("action=finish task=%s run=%s status=%s", task.id, claim.run_id, task.status)
+        task = await self._runner.run(claim, inbox)
+        _log.info("action=leave task=%s run=%s status=%s", task.id, claim.run_id, task.status)
 
-    async def _keep(self, claim: Claim, cancelled: asyncio.Event) -> None:
-        """Renew the lease and look for a cancel request; ends only by :class:`LeaseLost`."""
+    async def _keep(self, claim: Claim, inbox: Inbox) -> None:
+        """Renew the lease and listen to the user; ends only by :class:`LeaseLost`."""
         every_s = self._lease_ttl_s / 3
         renewed = time.monotonic()
         while True:
-            await asyncio.sleep(min(_CANCEL_POLL_S, every_s))
-            if await self._store.cancel_requested(claim.task.id):
-                cancelled.set()
+            await asyncio.sleep(min(_LISTEN_S, every_s))
+            inbox.put(await self._store.user_events(claim.task.id, after=inbox.last_seq))
             if time.monotonic() - renewed >= every_s:
                 await self._store.renew(claim.run_id, claim.generation, self._lease_ttl_s)
                 renewed = time.monotonic()

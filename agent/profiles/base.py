@@ -15,6 +15,10 @@ class Profile:
     prompt: str
     """Template of the system prompt; ``{date}`` and ``{weekday}`` are filled once, at the start of a run."""
     tools: tuple[Tool, ...]
+    review: bool = False
+    """Whether the first ``finish`` shows the patch and the checks, where the task does not say."""
+    helper: "Profile | None" = None
+    """The sub-agent that its tools may ask."""
 
     def system_prompt(self, today: date) -> str:
         return self.prompt.format(date=today.isoformat(), weekday=today.strftime("%A"))

@@ -1,10 +1,12 @@
 """What a tool is: a schema the model reads, and a coroutine that turns arguments into an observation."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ValidationError
 
+from agent.types import Usage
 from sandbox.types import Sandbox
 
 OBSERVATION_CHARS = 10_000
@@ -19,6 +21,13 @@ class ToolResult:
     error: bool = False
     truncated_bytes: int = 0
     finished: bool = False
+    reviewed: bool = False
+    """What the model reads is its own patch and the checks, before it may end."""
+    denied: Literal["policy", "user"] | None = None
+    message_id: str | None = None
+    """The user's message that this is."""
+    usage: Usage | None = None
+    """What a sub-agent cost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +38,8 @@ class ToolContext:
     call_id: str
     """Id of the intent; the sandbox never runs the same id twice."""
     command_timeout_s: float
+    delegate: Callable[[str, str], Awaitable[ToolResult]] | None = None
+    """Has a sub-agent answer a question, under the id of the call; None where there is none to ask."""
 
 
 class Tool(Protocol):
@@ -51,7 +62,7 @@ def function_schema(tool: Tool) -> dict[str, Any]:
     """The tool as an OpenAI ``tools`` entry. Key order is fixed: the rendered prompt must not change between runs."""
     schema = tool.arguments.model_json_schema()
     properties = {
-        name: {key: value[key] for key in ("type", "description") if key in value}
+        name: {key: value[key] for key in ("type", "items", "enum", "description") if key in value}
         for name, value in schema["properties"].items()
     }
     parameters = {"type": "object", "properties": properties, "required": schema.get("required", [])}

@@ -1,8 +1,9 @@
 """``finish``: the agent says it is done. Whether it is right, the checks say later."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agent.tools.base import ToolContext, ToolResult
+from agent.types import ToolCall
 
 
 class FinishArguments(BaseModel):
@@ -20,3 +21,11 @@ class Finish:
 
     async def run(self, arguments: FinishArguments, context: ToolContext) -> ToolResult:
         return ToolResult("[finished]", finished=True)
+
+
+def summary_of(call: ToolCall) -> str:
+    """What the agent said when it called ``finish``; empty where the arguments cannot be read."""
+    try:
+        return FinishArguments.model_validate_json(call.arguments).summary
+    except ValidationError:
+        return ""

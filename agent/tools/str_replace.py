@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from agent.tools.base import ToolContext, ToolResult
-from sandbox.errors import SandboxRejected
+from agent.tools.text_file import read_text, write_text
 
 _NEAREST_LINES = 3
 
@@ -29,25 +29,13 @@ class StrReplace:
     arguments = StrReplaceArguments
 
     async def run(self, arguments: StrReplaceArguments, context: ToolContext) -> ToolResult:
-        path = arguments.path if arguments.path.startswith("/") else f"/workspace/{arguments.path}"
-        try:
-            data = await context.sandbox.read(path)
-        except FileNotFoundError:
-            return ToolResult(f"[error] {arguments.path}: no such file", error=True)
-        except (SandboxRejected, OSError) as error:
-            return ToolResult(f"[error] {arguments.path}: {error}", error=True)
-        try:
-            text = data.decode("utf-8")
-        except UnicodeDecodeError:
-            return ToolResult(f"[error] {arguments.path}: not UTF-8 text; edit it with bash", error=True)
+        text = await read_text(context.sandbox, arguments.path)
+        if isinstance(text, ToolResult):
+            return text
         result, changed = replace(text, arguments.old_str, arguments.new_str)
         if changed is None:
             return result
-        try:
-            await context.sandbox.write(path, changed.encode("utf-8"))
-        except OSError as error:
-            return ToolResult(f"[error] {arguments.path}: {error.strerror}", error=True)
-        return result
+        return await write_text(context.sandbox, arguments.path, changed) or result
 
 
 def replace(text: str, old: str, new: str) -> tuple[ToolResult, str | None]:

@@ -1,6 +1,5 @@
 """A task whose agent has a real repository and real sandboxes, and whose model is scripted."""
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,8 +8,9 @@ import pytest
 
 from agent.guard import GuardSettings
 from agent.history import last_tree
+from agent.inbox import Inbox
 from agent.log import Log, MemoryLog
-from agent.loop import run_loop
+from agent.loop import LoopSettings, Wait, run_loop
 from agent.model import Delta, Model
 from agent.patch import TaskRepository
 from agent.profiles.native import native
@@ -39,7 +39,7 @@ class Desk:
         self.spec = SandboxSpec()
         self.max_kept_bytes = 64 * 1024 * 1024
         self.log = MemoryLog()
-        self.cancelled = asyncio.Event()
+        self.inbox = Inbox()
         self.deltas: list[tuple[int, Delta]] = []
 
     async def work(
@@ -50,7 +50,7 @@ class Desk:
         options: ModelOptions | None = None,
         guard: GuardSettings | None = None,
         log: Log | None = None,
-    ) -> StopReason:
+    ) -> StopReason | Wait:
         log = log or self.log
         task = TaskRequest(
             repository="/unused",
@@ -72,9 +72,10 @@ class Desk:
                 log,
                 base_tree=self.base_tree,
                 snapshot=snapshot,
-                cancelled=self.cancelled,
+                patch=lambda tree: self.repository.patch(self.base_tree, tree),
+                inbox=self.inbox,
                 on_delta=lambda step, delta: self.deltas.append((step, delta)),
-                guard=guard,
+                settings=LoopSettings(guard=guard or GuardSettings()),
             )
 
     @asynccontextmanager

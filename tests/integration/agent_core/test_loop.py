@@ -169,7 +169,7 @@ async def test_a_cancelled_run_ends_in_the_middle_of_an_answer(desk: Desk) -> No
     model = Endless()
     working = asyncio.create_task(desk.work(model))
     await model.asked.wait()
-    desk.cancelled.set()
+    desk.inbox.cancelled.set()
     assert await asyncio.wait_for(working, 10) is StopReason.CANCELLED
 
 
@@ -177,13 +177,13 @@ async def test_a_cancelled_run_ends_in_the_middle_of_a_command_and_keeps_its_pat
     working = asyncio.create_task(desk.work(in_order(FIX, call("bash", command="sleep 600"))))
     while [event.type for event in desk.log.events].count("tool.intent") < 2:  # noqa: ASYNC110
         await asyncio.sleep(0.01)
-    desk.cancelled.set()
+    desk.inbox.cancelled.set()
     assert await asyncio.wait_for(working, 10) is StopReason.CANCELLED
     assert "+ b" in await desk.patch()
 
 
 async def test_a_run_that_was_cancelled_before_it_began_asks_nothing(desk: Desk) -> None:
-    desk.cancelled.set()
+    desk.inbox.cancelled.set()
     assert await desk.work(in_order()) is StopReason.CANCELLED
 
 

@@ -1,12 +1,12 @@
 """A worker dies at each event of a run; the next one must end it as if nothing had happened."""
 
-import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from agent.inbox import Inbox
 from agent.orchestrator.runner import Runner
 from agent.orchestrator.worker import Worker
 from agent.store.base import Store
@@ -70,7 +70,7 @@ async def test_death_at_an_event_changes_neither_patch_nor_what_was_executed(
     toolbox = over(backend, ToolboxSettings())
     runner = Runner(mortal, toolbox, ScriptedModel(persistent(*REPAIR)), tmp_path / "data")
     with pytest.raises(_Death):
-        await runner.run(claim, asyncio.Event())
+        await runner.run(claim, Inbox())
     clock.advance(16)
     await make_worker(script=persistent(*REPAIR), worker_id="heir").drain()
 

@@ -56,7 +56,7 @@ def _problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
         ({"attempts": 1.5}, "#/attempts"),
         ({"checks": [{"command": "true"}, {"command": ""}]}, "#/checks/1/command"),
         ({"checks": "pytest"}, "#/checks"),
-        ({"profile": "assistant"}, "#/profile"),
+        ({"profile": "expert"}, "#/profile"),
         ({"labels": {"a/b~c": 1}}, "#/labels/a~1b~0c"),
         ({"repo": "/x"}, "#/repo"),
     ],
@@ -214,7 +214,7 @@ async def test_description_lists_the_strict_body_and_the_problem_document(api: h
 
 async def test_probes_answer(api: httpx.AsyncClient) -> None:
     assert (await api.get("/livez")).json() == {"status": "alive"}
-    assert (await api.get("/readyz")).json() == {"status": "ready"}
+    assert (await api.get("/readyz")).json() == {"status": "ready", "checks": {"store": "ok"}}
 
 
 async def test_every_answer_carries_a_request_id(api: httpx.AsyncClient) -> None:

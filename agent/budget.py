@@ -1,0 +1,42 @@
+"""What a run has used, and which of its limits that reaches."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from agent.config import Prices
+from agent.types import Event, Limits, StopReason, Usage
+
+_WITH_USAGE = frozenset({"step.message", "tool.completed", "note.written"})
+
+
+def spent(events: Sequence[Event]) -> Usage:
+    """Tokens of every model call of a run, aborted ones, notes and sub-agents included."""
+    used = (event.body.get("usage") for event in events if event.type in _WITH_USAGE)
+    return sum((Usage.model_validate(usage) for usage in used if usage), Usage())
+
+
+def worked_s(events: Sequence[Event], now: datetime) -> float:
+    """How long the run was worked on, s: since its first event, without the time it was parked."""
+    if not events:
+        return 0.0
+    parked = timedelta()
+    since: datetime | None = None
+    for event in events:
+        if event.type == "run.parked":
+            since = event.at
+        elif event.type == "run.claimed" and since is not None:
+            parked += event.at - since
+            since = None
+    return (now - events[0].at - parked).total_seconds()
+
+
+def reached(limits: Limits, num_steps: int, usage: Usage, prices: Prices | None) -> tuple[StopReason, str] | None:
+    """The limit that allows no further step, and a sentence for people; time is not among them."""
+    tokens = usage.prompt_tokens - usage.cached_tokens + usage.completion_tokens
+    if num_steps >= limits.max_steps:
+        return StopReason.STEP_LIMIT, f"the limit of {limits.max_steps} steps is reached"
+    if tokens >= limits.max_tokens:
+        return StopReason.TOKEN_BUDGET, f"the budget of {limits.max_tokens} tokens is spent"
+    if limits.max_cost is not None and prices is not None and prices.cost(usage) >= limits.max_cost:
+        return StopReason.COST_BUDGET, f"the budget of {limits.max_cost:g} is spent"
+    return None

@@ -1,0 +1,41 @@
+"""Text files in a sandbox: a path as the model writes it, and what it reads where a file cannot be had."""
+
+from agent.tools.base import ToolResult
+from sandbox.errors import SandboxRejected
+from sandbox.types import Sandbox
+
+
+async def read_text(sandbox: Sandbox, path: str) -> str | ToolResult:
+    """The text of a file; a :class:`ToolResult` says why there is none."""
+    try:
+        data = await sandbox.read(_absolute(path))
+    except FileNotFoundError:
+        return ToolResult(f"[error] {path}: no such file", error=True)
+    except (SandboxRejected, OSError) as error:
+        return ToolResult(f"[error] {path}: {error}", error=True)
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return ToolResult(f"[error] {path}: not UTF-8 text; edit it with bash", error=True)
+
+
+async def write_text(sandbox: Sandbox, path: str, text: str) -> ToolResult | None:
+    """Replace a file as a whole; a :class:`ToolResult` says why that could not be done."""
+    try:
+        await sandbox.write(_absolute(path), text.encode("utf-8"))
+    except OSError as error:
+        return ToolResult(f"[error] {path}: {error.strerror}", error=True)
+    return None
+
+
+def numbered(lines: list[str], first: int) -> str:
+    """
+    >>> numbered(["a", "b"], first=9)
+    ' 9: a\\n10: b'
+    """
+    width = len(str(first + len(lines) - 1))
+    return "\n".join(f"{number:>{width}}: {line}" for number, line in enumerate(lines, start=first))
+
+
+def _absolute(path: str) -> str:
+    return path if path.startswith("/") else f"/workspace/{path}"
