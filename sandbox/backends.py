@@ -14,12 +14,12 @@ def open_backend(name: str, settings: SandboxSettings) -> Backend:
         SandboxUnavailable: there is no such backend, or what it needs is not installed.
     """
     if name == "local":
-        from sandbox.local import LocalBackend
+        from sandbox.local.backend import LocalBackend
 
         return LocalBackend(settings)
     if name == "docker":
         try:
-            from sandbox.docker import DockerBackend
+            from sandbox.docker.backend import DockerBackend
         except ModuleNotFoundError as error:
             raise SandboxUnavailable(
                 f"the backend 'docker' needs the package {error.name}; install mimo-coder[docker]"

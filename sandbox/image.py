@@ -4,9 +4,9 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from sandbox.blueprint import Blueprint
 from sandbox.config import SandboxSettings
 from sandbox.errors import SandboxUnavailable
+from sandbox.local.blueprint import Blueprint
 from sandbox.types import SandboxSpec
 
 UID = 1000

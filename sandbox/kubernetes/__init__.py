@@ -5,6 +5,6 @@ knows of every pod what ``pod`` reads out of it, and ``starting`` waits for one 
 ``canary`` tries what a sandbox reaches before any is handed out, and ``fences`` are the objects that keep a namespace
 of sandboxes, for whoever sets one up.
 
-Nothing here runs a command: that goes straight to sandboxd in the pod (``sandbox/client.py``), never through the API
-server.
+Nothing here runs a command: that goes straight to sandboxd in the pod (``sandbox/wire/client.py``), never through the
+API server.
 """

@@ -10,12 +10,12 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
 from sandbox import image
-from sandbox.client import Client, Dial, tcp
+from sandbox.chores import Chores
 from sandbox.config import KubernetesSettings, SandboxSettings
 from sandbox.errors import NoRoom, SandboxError, SandboxLost, SandboxUnavailable, UnknownImage
 from sandbox.inventory import Found, Handle
@@ -26,6 +26,7 @@ from sandbox.kubernetes.sandbox import KubernetesSandbox
 from sandbox.kubernetes.starting import Unstarted, failure, first_contact
 from sandbox.kubernetes.watch import PodWatch, list_pods
 from sandbox.types import Capability, NetworkMode, SandboxSpec
+from sandbox.wire.client import Client, Dial, tcp
 
 _SWEEP_S = 60.0
 _LATE_S = 60.0
@@ -50,22 +51,13 @@ class KubernetesBackend:
         self._turn = asyncio.Lock()
         self._swept = -_SWEEP_S
         self._proven = -_PROVEN_S
-        self._making: set[asyncio.Task[KubernetesSandbox]] = set()
-        self._tidying: set[asyncio.Task[None]] = set()
+        self._chores = Chores()
         self._sandboxes: dict[str, KubernetesSandbox] = {}
 
     async def acquire(self, spec: SandboxSpec) -> KubernetesSandbox:
         if spec.network is not NetworkMode.NONE:
             raise SandboxUnavailable(f"pods have no network mode {spec.network.value!r} yet; use the docker backend")
-        making = asyncio.create_task(self._acquire(spec))
-        self._making.add(making)
-        making.add_done_callback(self._making.discard)
-        try:
-            # Shielded: a pod that is being made when its caller gives up must be found to be ended.
-            return await asyncio.shield(making)
-        except asyncio.CancelledError:
-            self._tidy(_give_up(making))
-            raise
+        return await self._chores.make(self._acquire(spec))
 
     async def attach(self, handle: Handle, spec: SandboxSpec) -> KubernetesSandbox:
         """Take over a sandbox of a service that is gone; see :class:`sandbox.inventory.LastingBackend`."""
@@ -92,12 +84,11 @@ class KubernetesBackend:
         await self._delete(id, manifest.GRACE_S)
 
     async def close(self) -> None:
-        await asyncio.gather(*self._making, return_exceptions=True)
+        await self._chores.made()
         try:
             await asyncio.gather(*(sandbox.close() for sandbox in list(self._sandboxes.values())))
         finally:
-            while self._tidying:
-                await asyncio.gather(*self._tidying, return_exceptions=True)
+            await self._chores.tidied()
             if self._opened is not None:
                 (cluster, watch), self._opened = self._opened, None
                 await watch.close()
@@ -116,7 +107,7 @@ class KubernetesBackend:
         await self._open()
         if time.monotonic() > self._swept + _SWEEP_S:
             self._swept = time.monotonic()
-            self._tidy(self._sweep())
+            self._chores.tidy(self._sweep())
         async with self._turn:
             if canary.is_needed(self._settings) and time.monotonic() > self._proven + _PROVEN_S:
                 await self._prove(spec)
@@ -152,7 +143,7 @@ class KubernetesBackend:
         except BaseException as error:
             state = error.state if isinstance(error, Unstarted) else watch.state(name)
             late = await self._last_event(name) if isinstance(error, TimeoutError) and not state.cause else ""
-            self._tidy(self._abandon(name))
+            self._chores.tidy(self._abandon(name))
             if isinstance(error, Unstarted | TimeoutError):
                 state = replace(state, detail=late or state.detail)
                 raise failure(name, state, manifest.image(spec, self._settings)) from error
@@ -201,7 +192,7 @@ class KubernetesBackend:
         """Have a pod ended. That it is gone is waited for beside whatever comes next."""
         self._sandboxes.pop(name, None)
         if await self._delete(name, manifest.GRACE_S):
-            self._tidy(self._confirm(name))
+            self._chores.tidy(self._confirm(name))
         else:
             (await self._open())[1].forget(name)
 
@@ -258,11 +249,6 @@ class KubernetesBackend:
             )
         return SandboxUnavailable(f"the cluster refuses such a pod in the namespace {namespace}: {refusal}")
 
-    def _tidy(self, work: Coroutine[object, object, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tidying.add(task)
-        task.add_done_callback(self._tidying.discard)
-
 
 def _capabilities(settings: KubernetesSettings) -> frozenset[Capability]:
     own = {Capability.OWN_USERS} if settings.profile == "root" else set()
@@ -279,8 +265,3 @@ def _found(pod: Pod) -> Found:
         ends_at=float(ends) if ends.isdigit() else 0.0,
         ending=pod.metadata.deletion_timestamp is not None,
     )
-
-
-async def _give_up(making: "asyncio.Task[KubernetesSandbox]") -> None:
-    with contextlib.suppress(SandboxError):
-        await (await making).close()

@@ -4,13 +4,13 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
-from sandbox.client import Client, Health
-from sandbox.ending import Ended, Result
 from sandbox.errors import LifetimeOver, MachineLost, SandboxEvicted, SandboxLost
 from sandbox.inventory import Handle
 from sandbox.kubernetes.pod import Cause, PodState
 from sandbox.kubernetes.watch import PodWatch
-from sandbox.machine import Machine
+from sandbox.wire.client import Client, Health
+from sandbox.wire.ending import Ended, Result
+from sandbox.wire.machine import Machine
 
 _WORD_S = 3.0
 """A connection ends before the API server has heard why; so long we wait for it to say."""

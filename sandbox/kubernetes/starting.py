@@ -3,11 +3,11 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from sandbox.client import Client, Dial
 from sandbox.errors import ImageMismatch, NoRoom, SandboxError, SandboxUnavailable, UnknownImage
 from sandbox.kubernetes.pod import Cause, PodState
 from sandbox.kubernetes.sandbox import loss
 from sandbox.kubernetes.watch import PodWatch
+from sandbox.wire.client import Client, Dial
 
 _CONNECT_S = 1.0
 """Where packets were dropped until a moment ago, it is quicker to begin anew than to wait for the kernel to do so."""

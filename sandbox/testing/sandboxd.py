@@ -12,9 +12,9 @@ import secrets
 import sys
 from collections.abc import Sequence
 
-from sandbox import frames
-from sandbox.client import Health
-from sandbox.ending import Ended
+from sandbox.wire import frames
+from sandbox.wire.client import Health
+from sandbox.wire.ending import Ended
 
 _BACKLOG = 4096
 _HEALTH = Health(

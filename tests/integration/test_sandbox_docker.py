@@ -16,12 +16,12 @@ import docker
 import pytest
 
 from sandbox.backends import open_backend
-from sandbox.client import Client, unix
 from sandbox.config import DockerSettings, SandboxSettings
-from sandbox.docker import WRITABLE, DockerBackend
-from sandbox.engine import FOLDER_LABEL, LABEL
+from sandbox.docker.backend import WRITABLE, DockerBackend
+from sandbox.docker.engine import FOLDER_LABEL, LABEL
 from sandbox.errors import ImageMismatch, SandboxLost, SandboxUnavailable, UnknownImage
 from sandbox.types import Command, Exited, Resources, SandboxSpec, Signalled
+from sandbox.wire.client import Client, unix
 from tests.conformance.sandbox import dockerd
 
 pytestmark = pytest.mark.anyio

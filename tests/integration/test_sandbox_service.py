@@ -14,7 +14,7 @@ import pytest
 from sandbox.backends import open_backend
 from sandbox.config import SandboxSettings
 from sandbox.errors import SandboxUnavailable
-from sandbox.local import LocalBackend
+from sandbox.local.backend import LocalBackend
 from sandbox.types import Backend, Command, Exited, OomKilled, Resources, SandboxSpec, TimedOut
 
 pytestmark = pytest.mark.anyio
@@ -24,7 +24,7 @@ import asyncio, sys
 from sandbox.backends import open_backend
 from sandbox.config import SandboxSettings
 from sandbox.errors import SandboxUnavailable
-from sandbox.local import LocalBackend
+from sandbox.local.backend import LocalBackend
 from sandbox.types import Command, SandboxSpec
 
 async def main():

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from sandbox import frames, program
-from sandbox.client import Client, Dial, tcp, unix
-from sandbox.ending import Result
+from sandbox import program
 from sandbox.errors import SandboxLost, SandboxRejected
+from sandbox.wire import frames
+from sandbox.wire.client import Client, Dial, tcp, unix
+from sandbox.wire.ending import Result
 
 pytestmark = [
     pytest.mark.anyio,
@@ -219,8 +220,8 @@ async def test_a_hundred_megabytes_arrive_whole_and_the_client_stays_small(clien
     script = f"""
 import asyncio, hashlib, resource, sys
 from pathlib import Path
-from sandbox.client import Client, unix
-from sandbox.ending import Ended
+from sandbox.wire.client import Client, unix
+from sandbox.wire.ending import Ended
 async def main():
     client = await Client.attach(unix(Path(sys.argv[1])), bytes.fromhex(sys.argv[2]), sys.argv[3], lease_s=60)
     await client.run({command("true", "warm up")!r}, b"", 20, 0)

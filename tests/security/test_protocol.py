@@ -5,12 +5,12 @@ import json
 
 import pytest
 
-from sandbox import frames
-from sandbox.client import Health
-from sandbox.docker import DockerSandbox
+from sandbox.docker.backend import DockerSandbox
 from sandbox.kubernetes.sandbox import KubernetesSandbox
-from sandbox.local import LocalSandbox
+from sandbox.local.backend import LocalSandbox
 from sandbox.types import Command, Exited, Sandbox, TimedOut
+from sandbox.wire import frames
+from sandbox.wire.client import Health
 from tests.security.conftest import Acquire, run, tried
 
 pytestmark = pytest.mark.anyio

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sandbox import cgroups
+from sandbox.local import cgroups
 
 
 def test_a_group_of_version_2_is_one_folder_with_both_bounds(tmp_path: Path) -> None:

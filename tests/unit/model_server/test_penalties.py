@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from tests.numerics.small_models import full_logits, random_ids, random_model, s
 pytestmark = pytest.mark.anyio
 
 CONFIG = small_config()
-PENALTIES = [
+PENALTIES: list[dict[str, Any]] = [
     {"frequency_penalty": 0.7},
     {"presence_penalty": 1.5},
     {"frequency_penalty": -0.5, "presence_penalty": 2.0},
@@ -34,7 +35,7 @@ def model() -> MiMoV2Flash:
 
 @pytest.mark.parametrize("penalties", PENALTIES)
 async def test_greedy_text_is_that_of_a_plain_forward_with_penalised_logits(
-    model: MiMoV2Flash, penalties: dict[str, float]
+    model: MiMoV2Flash, penalties: dict[str, Any]
 ) -> None:
     prompt = random_ids(CONFIG, 20)[0].tolist()
     engine = EmbeddedEngine(model, context_length=256, speculation=Speculation(always=True))
@@ -52,14 +53,14 @@ async def test_sequences_that_are_made_to_stop_and_prefixes_that_are_reused_coun
     plan = CachePlan(num_pages=5, num_snapshots=4, num_sessions=0)
     engine = EmbeddedEngine(model, max_running=3, context_length=256, plan=plan)
     try:
-        told = await asyncio.gather(*(ask(engine, prompt, 180, **PENALTIES[-1]) for prompt in prompts))
+        told = await asyncio.gather(*(ask(engine, prompt, count=180, **PENALTIES[-1]) for prompt in prompts))
         cache = engine.stats().cache
     finally:
         await engine.close()
     assert cache is not None
     assert cache.preemptions
     assert cache.hit_tokens
-    assert told == [expected(model, prompt, 180, **PENALTIES[-1]) for prompt in prompts]
+    assert told == [expected(model, prompt, count=180, **PENALTIES[-1]) for prompt in prompts]
 
 
 async def test_logprobs_are_the_models_own(model: MiMoV2Flash) -> None:

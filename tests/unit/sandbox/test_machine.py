@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator, Mapping
 
 import pytest
 
-from sandbox.ending import Ended, Result
-from sandbox.machine import Machine
+from sandbox.wire.ending import Ended, Result
+from sandbox.wire.machine import Machine
 
 pytestmark = pytest.mark.anyio
 

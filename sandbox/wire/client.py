@@ -24,9 +24,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sandbox import frames
-from sandbox.ending import Ended, Result
 from sandbox.errors import SandboxError, SandboxLost, SandboxRejected
+from sandbox.wire import frames
+from sandbox.wire.ending import Ended, Result
 
 Dial = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
 """Opens a new connection to the sandbox."""
@@ -176,7 +176,7 @@ class Client:
         return cls(dial, key, await _attach(dial, key, boot_id), lease_s=lease_s, sealed=sealed, env=env)
 
     async def run(self, request: Mapping[str, object], data: bytes, timeout_s: float, limit: int) -> Result:
-        """Run one job to its end, or follow it to there if it runs already; see :class:`sandbox.machine.Wire`."""
+        """Run one job to its end, or follow it to there if it runs already; see :class:`sandbox.wire.machine.Wire`."""
         output = bytearray()
         async for part in self.follow(request, data, timeout_s, limit):
             if isinstance(part, Ended):

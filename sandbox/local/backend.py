@@ -1,8 +1,8 @@
 """Sandboxes on this machine, made of Linux namespaces without any container engine.
 
-What holds a sandbox is described in ``sandbox/namespaces.py``, who watches over it in ``sandbox/holder.py``; what runs
-in it is asked of sandboxd, over a socket that only the two of them have. Either all of it stands or
-:class:`SandboxUnavailable` says what is missing; nothing ever runs with less.
+What holds a sandbox is described in ``sandbox/local/namespaces.py``, who watches over it in
+``sandbox/local/holder.py``; what runs in it is asked of sandboxd, over a socket that only the two of them have. Either
+all of it stands or :class:`SandboxUnavailable` says what is missing; nothing ever runs with less.
 """
 
 import asyncio
@@ -16,14 +16,14 @@ import tempfile
 from pathlib import Path
 
 from sandbox import image, program
-from sandbox.blueprint import MAX_MESSAGE, Blueprint, Verdict
-from sandbox.client import Client, Health, connected
 from sandbox.config import SandboxSettings
 from sandbox.egress import Door, Egress, variables
 from sandbox.errors import SandboxError, SandboxLost, SandboxUnavailable
 from sandbox.images.store import ImageStore, StoredImage
-from sandbox.machine import Machine
+from sandbox.local.blueprint import MAX_MESSAGE, Blueprint, Verdict
 from sandbox.types import Capability, NetworkMode, SandboxSpec
+from sandbox.wire.client import Client, Health, connected
+from sandbox.wire.machine import Machine
 
 _MAKING_S = 60.0
 _CLOSE_PATIENCE_S = 30.0
@@ -32,7 +32,7 @@ _NURSE = """
 import sys
 from pathlib import Path
 sys.path.append(sys.argv[1])
-from sandbox.holder import main
+from sandbox.local.holder import main
 main(int(sys.argv[2]), sys.argv[3] == "root", tuple(map(Path, sys.argv[4:])))
 """
 
@@ -199,7 +199,7 @@ async def _have_built(plan: Blueprint, lifeline: socket.socket) -> Verdict:
 
 
 class _Nursery:
-    """The process that forks sandboxes; see ``sandbox/holder.py``."""
+    """The process that forks sandboxes; see ``sandbox/local/holder.py``."""
 
     def __init__(self, root_mode: bool, cgroup_parents: tuple[Path, ...]) -> None:
         self._control, theirs = socket.socketpair()
@@ -207,7 +207,7 @@ class _Nursery:
             # A terminal's Ctrl-C is for the service, which then closes its sandboxes in order: hence a new session.
             self._process = subprocess.Popen(
                 [
-                    *(sys.executable, "-I", "-S", "-c", _NURSE, str(Path(__file__).parents[1])),
+                    *(sys.executable, "-I", "-S", "-c", _NURSE, str(Path(__file__).parents[2])),
                     *(str(theirs.fileno()), "root" if root_mode else "user", *map(str, cgroup_parents)),
                 ],
                 stdin=subprocess.DEVNULL,

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from sandbox import linux, rooted
-from sandbox.blueprint import Blueprint
+from sandbox.local.blueprint import Blueprint
 
 UID = 1000
 _GROUND = "/tmp"  # noqa: S108  # covered by a new file system of our own before anything is made in it

@@ -1,9 +1,9 @@
 """Sandboxes in containers of the Docker daemon.
 
 The daemon makes a container and ends it; everything between goes over a unix socket to sandboxd, which is the
-container's first process (``sandbox/sandboxd``, ``sandbox/client.py``). The container has no network unless its spec
-asks for one, no capability, a read-only root and a bounded file system in memory for each folder that commands may
-write.
+container's first process (``sandbox/sandboxd``, ``sandbox/wire/client.py``). The container has no network unless its
+spec asks for one, no capability, a read-only root and a bounded file system in memory for each folder that commands
+may write.
 
 A container that nobody wants any more ends in three ways: it is closed; sandboxd ends it with its lease, whatever
 became of the service; and what even that did not reach, the next service finds by its labels.
@@ -21,14 +21,15 @@ from collections.abc import Coroutine, Sequence
 from pathlib import Path
 
 from sandbox import image, program
-from sandbox.client import Client, Health, unix
+from sandbox.chores import Chores
 from sandbox.config import SandboxSettings
+from sandbox.docker.engine import FOLDER_LABEL, LABEL, Engine, Image
 from sandbox.egress import Door, Egress, variables
-from sandbox.engine import FOLDER_LABEL, LABEL, Engine, Image
 from sandbox.errors import SandboxError, SandboxLost, SandboxUnavailable
 from sandbox.inventory import Found, Handle
-from sandbox.machine import Machine
 from sandbox.types import Capability, NetworkMode, SandboxSpec
+from sandbox.wire.client import Client, Health, unix
+from sandbox.wire.machine import Machine
 
 WRITABLE = ("/workspace", "/tmp", "/var/tmp", "/home/sandbox")  # noqa: S108  # in the sandbox
 _PROGRAM = "/sandboxd"
@@ -63,21 +64,12 @@ class DockerBackend:
         self._sockets: Path | None = None
         self._turn = asyncio.Lock()
         self._swept = 0.0
-        self._making: set[asyncio.Task[DockerSandbox]] = set()
-        self._tidying: set[asyncio.Task[None]] = set()
+        self._chores = Chores()
         self._sandboxes: set[DockerSandbox] = set()
         self._egress = Egress(settings.egress)
 
     async def acquire(self, spec: SandboxSpec) -> "DockerSandbox":
-        making = asyncio.create_task(self._make(spec))
-        self._making.add(making)
-        making.add_done_callback(self._making.discard)
-        try:
-            # Shielded: a container that is being made when its caller gives up must be found to be ended.
-            return await asyncio.shield(making)
-        except asyncio.CancelledError:
-            self._tidy(_give_up(making))
-            raise
+        return await self._chores.make(self._make(spec))
 
     async def attach(self, handle: Handle, spec: SandboxSpec) -> "DockerSandbox":
         engine = await self._connected()
@@ -104,8 +96,8 @@ class DockerBackend:
         await asyncio.to_thread(_discard, engine, id, self._socket_folder() / id)
 
     async def close(self) -> None:
-        await asyncio.gather(*self._making, return_exceptions=True)
-        await asyncio.gather(*self._tidying, return_exceptions=True)
+        await self._chores.made()
+        await self._chores.tidied()
         await asyncio.gather(*(sandbox.close() for sandbox in self._sandboxes))
         self._sandboxes.clear()
         await self._egress.close()
@@ -159,13 +151,8 @@ class DockerBackend:
                 self._engine = await asyncio.to_thread(Engine, self._settings.docker.address)
         if time.monotonic() > self._swept + _SWEEP_S:
             self._swept = time.monotonic()
-            self._tidy(asyncio.to_thread(_sweep, self._engine, self._socket_folder()))
+            self._chores.tidy(asyncio.to_thread(_sweep, self._engine, self._socket_folder()))
         return self._engine
-
-    def _tidy(self, work: Coroutine[object, object, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tidying.add(task)
-        task.add_done_callback(self._tidying.discard)
 
     def _socket_folder(self) -> Path:
         if self._sockets is None:
@@ -286,11 +273,6 @@ async def _while_running(claiming: Coroutine[object, object, Client], engine: En
             task.cancel()
             raise SandboxLost("it ended before it served; the daemon's log may say why")
     return task.result()
-
-
-async def _give_up(making: "asyncio.Task[DockerSandbox]") -> None:
-    with contextlib.suppress(SandboxError):
-        await (await making).close()
 
 
 def _discard(engine: Engine, name: str, folder: Path) -> None:

@@ -27,9 +27,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from sandbox import cgroups, linux, namespaces
-from sandbox.blueprint import MAX_MESSAGE, Blueprint, Verdict
-from sandbox.process import ends_here
+from sandbox import linux
+from sandbox.local import cgroups, namespaces
+from sandbox.local.blueprint import MAX_MESSAGE, Blueprint, Verdict
+from sandbox.local.process import ends_here
 
 GROUP_PREFIX = "mimo-sandbox-"
 _GROUPED, _ALONE = b"g", b"-"

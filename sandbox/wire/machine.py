@@ -12,10 +12,10 @@ from typing import Protocol, TypedDict
 
 from sandbox.checkpoints import transfer
 from sandbox.checkpoints.store import CheckpointStore
-from sandbox.ending import Ended, Result
 from sandbox.errors import NotStarted, SandboxError, SandboxRejected
-from sandbox.file_turns import FileTurns
 from sandbox.types import Command, Exited, OomKilled, Outcome, OutputLimit, Signalled, TimedOut
+from sandbox.wire.ending import Ended, Result
+from sandbox.wire.file_turns import FileTurns
 
 _FILE_TIMEOUT_S = 300.0
 _TREE_TIMEOUT_S = 900.0

@@ -1,0 +1,1 @@
+"""Sandboxes on this machine, made of Linux namespaces without any container engine."""
