@@ -4,7 +4,10 @@ A project is a tenant. Everything a user makes belongs to one, and nobody sees a
 """
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal, get_args
+
+from pydantic import BaseModel, ConfigDict
 
 Scope = Literal["tasks:read", "tasks:write", "approvals:write", "projects:admin", "service:admin"]
 """One right. ``projects:admin``: keys, secrets and audit log of one's own project. ``service:admin``: make and close
@@ -45,3 +48,59 @@ class Principal:
 
 LOCAL = Principal(DEFAULT_PROJECT, "local", "local", SCOPES)
 """Whoever calls a service that listens on loopback only and has no key and no issuer."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ApiKey(_Record):
+    """What is known of a key: everything but the key."""
+
+    id: str
+    project_id: str
+    name: str
+    scopes: tuple[Scope, ...]
+    created_by: str
+    created_at: datetime
+    expires_at: datetime | None = None
+    """None: never."""
+    revoked_at: datetime | None = None
+    last_used_at: datetime | None = None
+    """To ten minutes; None: never."""
+
+
+class SecretNote(_Record):
+    """What is shown of a secret: everything but its value."""
+
+    name: str
+    updated_by: str
+    updated_at: datetime
+
+
+class Deed(_Record):
+    """Who did what."""
+
+    project_id: str
+    subject: str
+    kind: str
+    action: str
+    """Method and route, such as ``POST /v1/tasks/{task_id}/cancel``."""
+    target: str
+    """Path of what was made or changed."""
+    status: int
+    """HTTP status of the answer; 403 is an attempt that was refused."""
+    request_id: str
+
+
+class AuditEntry(Deed):
+    """Who did what, when."""
+
+    at: datetime
+
+
+class AuditPage(_Record):
+    entries: tuple[AuditEntry, ...]
+    """Newest first."""
+    next_before: int | None
+    """Give it back for the next page; None at the end."""

@@ -6,8 +6,8 @@ from starlette.datastructures import Headers
 from starlette.types import Message, Scope
 
 from agent.api.problems import request_id
-from agent.identity import Principal
-from agent.store.identity import Deed, Identities
+from agent.identity import Deed, Principal
+from agent.store.identity import Identities
 
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _FORBIDDEN = 403

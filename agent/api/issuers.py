@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
+from agent.api.access import ProjectId
 from agent.errors import SettingsError
 from agent.identity import ROLES, Kind, Principal, Scope
 
@@ -29,9 +30,6 @@ FILE_VARIABLE = "MIMO_IDENTITY_SETTINGS"
 """Names the TOML file."""
 
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
-
-ProjectId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
-"""Chosen by whoever makes the project; fit for a path and for the name of a namespace."""
 
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 """Signatures made with a private key. HMAC is left out: with it the public key would be the secret."""

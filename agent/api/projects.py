@@ -5,91 +5,32 @@ from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
+from agent.api.access import (
+    CreatedKey,
+    KeyList,
+    LoginOffer,
+    Me,
+    NewKey,
+    NewProject,
+    NewSecret,
+    ProjectList,
+    ProjectView,
+    Quotas,
+    SecretList,
+)
 from agent.api.auth import Caller, lacks, needs
 from agent.api.body import described, read_body, rejected
 from agent.api.context import Context, Services, Shared, services
-from agent.api.issuers import ProjectId
 from agent.api.problems import Problem
 from agent.errors import UnknownProject
-from agent.identity import DEFAULT_PROJECT, Kind, Principal, Scope
+from agent.identity import DEFAULT_PROJECT, ApiKey, AuditPage, Principal, SecretNote
 from agent.store.base import Project
-from agent.store.identity import ApiKey, AuditPage, SecretNote
 
 router = APIRouter(prefix="/v1", tags=["projects"])
 
-_MAX_SECRET_CHARS = 65_536
-Name = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{1,200}$")]
 InPath = Annotated[str, Path(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 SecretName = Annotated[str, Path(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$", description="Fit for a variable's name.")]
-
-
-class _Shape(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Me(_Shape):
-    """Who the service takes the caller for."""
-
-    subject: str
-    kind: Kind
-    project: str = Field(description="Where this request acts.")
-    scopes: tuple[Scope, ...] = Field(description="What it may do there.")
-
-
-class LoginOffer(_Shape):
-    """How people sign in from a terminal: by the device authorization grant (RFC 8628) of this issuer."""
-
-    issuer: str
-    client_id: str
-    scopes: tuple[str, ...]
-
-
-class Quotas(_Shape):
-    """A project's part of the workers; what is left out stays as it is."""
-
-    weight: float = Field(1.0, gt=0, le=1000, description="Share of worker time where others wait too.")
-    max_running: int | None = Field(None, ge=1, le=1_000_000, description="Most runs at once; null is no limit.")
-    max_running_per_user: int | None = Field(None, ge=1, le=1_000_000)
-    retention_days: int | None = Field(None, ge=1, le=100_000, description="Days a task is kept after its end.")
-
-
-class NewProject(Quotas):
-    id: ProjectId = Field(description="Chosen by you, for good.")
-
-
-class ProjectView(Quotas):
-    id: str
-
-
-class ProjectList(_Shape):
-    projects: tuple[ProjectView, ...]
-
-
-class NewKey(_Shape):
-    name: Name = Field(description="For you, such as who will have it.")
-    scopes: frozenset[Scope] = Field(min_length=1, description="At most what you may do yourself.")
-    expires_at: AwareDatetime | None = Field(None, description="Null: never.")
-
-
-class CreatedKey(_Shape):
-    """The only answer that holds the key itself."""
-
-    key: ApiKey
-    secret: str = Field(description="Shown this once; send it as 'Authorization: Bearer SECRET'.")
-
-
-class KeyList(_Shape):
-    api_keys: tuple[ApiKey, ...]
-
-
-class NewSecret(_Shape):
-    value: Annotated[str, StringConstraints(min_length=1, max_length=_MAX_SECRET_CHARS)]
-
-
-class SecretList(_Shape):
-    secrets: tuple[SecretNote, ...]
 
 
 BODIES = (NewProject, Quotas, NewKey, NewSecret)

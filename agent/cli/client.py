@@ -13,6 +13,7 @@ import httpx
 import httpx_sse
 from pydantic import BaseModel, ValidationError
 
+from agent.api.access import LoginOffer, Me
 from agent.api.schemas import LAST_EVENT, STREAM_NOTES, DiffView, EventView, TaskList, TaskView
 from agent.types import Status, TaskRequest
 
@@ -93,6 +94,14 @@ class Client:
 
     async def cancel(self, task_id: str) -> TaskView:
         return self._read(TaskView, await self._send("POST", f"{_task(task_id)}/cancel"))
+
+    async def me(self) -> Me:
+        """Whom the service takes us for."""
+        return self._read(Me, await self._send("GET", "/v1/me"))
+
+    async def login_offer(self) -> LoginOffer:
+        """How people sign in to the service."""
+        return self._read(LoginOffer, await self._send("GET", "/v1/login"))
 
     async def watch(self, task_id: str, *, after: int = 0) -> AsyncIterator[EventView]:
         """Every event after ``after``, until the task's last one; lost connections are taken up again without a hole.

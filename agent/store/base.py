@@ -22,13 +22,12 @@ Beside the loop's events (``agent.events``) and the words of the user (:data:`US
 """
 
 from datetime import datetime
-from typing import Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from agent.identity import DEFAULT_PROJECT
 from agent.store.database import Database
-from agent.store.identity import Identities
 from agent.types import (
     Event,
     Priority,
@@ -40,6 +39,9 @@ from agent.types import (
     VerdictKind,
     WaitingOn,
 )
+
+if TYPE_CHECKING:  # A client of the API needs the records, and no database.
+    from agent.store.identity import Identities
 
 USER_EVENTS: dict[str, frozenset[WaitingOn | Literal["paused"]]] = {
     "message.added": frozenset({WaitingOn.QUESTION}),
@@ -308,7 +310,7 @@ class Store(Protocol):
         """Where other tables of the service are."""
 
     @property
-    def identities(self) -> Identities:
+    def identities(self) -> "Identities":
         """Keys, secrets and the audit log of all projects."""
 
     def of(self, project_id: str) -> ProjectStore:

@@ -11,10 +11,9 @@ import secrets
 from datetime import datetime, timedelta
 from typing import Final
 
-from pydantic import BaseModel, ConfigDict
 from sqlalchemy import ColumnElement, RowMapping, and_, delete, insert, or_, select, update
 
-from agent.identity import Scope
+from agent.identity import ApiKey, AuditEntry, AuditPage, Deed, Scope, SecretNote
 from agent.store.database import Database, whole
 from agent.store.tables import api_keys, audit_log, project_secrets, projects
 
@@ -22,62 +21,6 @@ _USE_IS_NOTED_EVERY = timedelta(minutes=10)
 """A key's last use is written at most so often: a write for every call would cost more than the call."""
 
 _TOKEN: Final = re.compile(r"mimo_(?P<id>[0-9a-f]{16})_[0-9a-f]{64}")
-
-
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ApiKey(_Record):
-    """What is known of a key: everything but the key."""
-
-    id: str
-    project_id: str
-    name: str
-    scopes: tuple[Scope, ...]
-    created_by: str
-    created_at: datetime
-    expires_at: datetime | None = None
-    """None: never."""
-    revoked_at: datetime | None = None
-    last_used_at: datetime | None = None
-    """To ten minutes; None: never."""
-
-
-class SecretNote(_Record):
-    """What is shown of a secret: everything but its value."""
-
-    name: str
-    updated_by: str
-    updated_at: datetime
-
-
-class Deed(_Record):
-    """Who did what."""
-
-    project_id: str
-    subject: str
-    kind: str
-    action: str
-    """Method and route, such as ``POST /v1/tasks/{task_id}/cancel``."""
-    target: str
-    """Path of what was made or changed."""
-    status: int
-    """HTTP status of the answer; 403 is an attempt that was refused."""
-    request_id: str
-
-
-class AuditEntry(Deed):
-    """Who did what, when."""
-
-    at: datetime
-
-
-class AuditPage(_Record):
-    entries: tuple[AuditEntry, ...]
-    """Newest first."""
-    next_before: int | None
-    """Give it back for the next page; None at the end."""
 
 
 class Identities:
