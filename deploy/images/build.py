@@ -6,34 +6,15 @@ from collections.abc import Mapping
 from importlib.metadata import distribution
 from pathlib import Path
 
-from deploy.images import archive, debian
+from deploy.images import archive, debian, dockerfile
 from deploy.images.archive import Tree
+from deploy.images.dockerfile import Dockerfile
 from sandbox import image
 from sandbox.program import sandboxd
 
 PAUSE = "mimo.local/pause:1"
 SANDBOXD = "mimo.local/sandboxd:1"
 TASK = "mimo.local/task:1"
-"""What commands of an agent usually need: bash, the usual small programs, git, Python and pytest; for any user."""
-_TASK_PACKAGES = (
-    "base-files",
-    "bash",
-    "coreutils",
-    "diffutils",
-    "findutils",
-    "git",
-    "grep",
-    "gzip",
-    "libc-bin",
-    "mawk",
-    "nftables",
-    "patch",
-    "procps",
-    "python3",
-    "sed",
-    "tar",
-    "util-linux",
-)
 _TEST_RUNNER = ("pytest", "pluggy", "iniconfig", "packaging", "pygments")
 
 _log = logging.getLogger(__name__)
@@ -42,12 +23,16 @@ _log = logging.getLogger(__name__)
 def build_images(folder: Path, pause: Path) -> dict[str, Path]:
     """Write all of them as archives into ``folder``; by name. ``pause`` is the program that waits."""
     folder.mkdir(parents=True, exist_ok=True)
-    task = {"Env": ["PATH=/usr/local/bin:/usr/bin:/bin"], "Cmd": ["/bin/bash"]}
+    task = task_dockerfile()
     return {
         PAUSE: _write(folder, PAUSE, Tree(files={"pause": pause}), {"Entrypoint": ["/pause"]}),
         SANDBOXD: _write(folder, SANDBOXD, Tree(files={"sandboxd": sandboxd(None)}), {"Entrypoint": ["/sandboxd"]}),
-        TASK: _write(folder, TASK, _task(), task),
+        TASK: _write(folder, TASK, task_tree(task), task.config),
     }
+
+
+def task_dockerfile(**given: str) -> Dockerfile:
+    return dockerfile.read(Path(__file__).with_name("task.Dockerfile"), **given)
 
 
 def _write(folder: Path, name: str, tree: Tree, config: Mapping[str, object]) -> Path:
@@ -61,8 +46,9 @@ def _write(folder: Path, name: str, tree: Tree, config: Mapping[str, object]) ->
     return target
 
 
-def _task() -> Tree:
-    system = debian.files(*_TASK_PACKAGES)
+def task_tree(described: Dockerfile) -> Tree:
+    """What the image to work in holds: the packages of its Dockerfile, pytest, and the files of every sandbox."""
+    system = debian.files(*described.arguments["PACKAGES"].split())
     python = Path("/usr/bin/python3").readlink().name
     return Tree(
         files={**system, **_test_runner(f"usr/local/lib/{python}/dist-packages")},

@@ -20,6 +20,7 @@ from platformdirs import user_cache_path
 
 from deploy.images import archive, debian, dockerfile, python, sbom, torch
 from deploy.images.archive import Layer, Tree
+from deploy.images.build import task_tree
 from deploy.images.dockerfile import Dockerfile
 from sandbox.program import egressd, sandboxd
 
@@ -54,12 +55,12 @@ class Service:
 
 
 SERVICES = {
-    "agent": Service(("kubernetes", "postgres"), (), ("agent", "sandbox", "evals"), {"data": 0o1777}),
+    "agent": Service(("docker", "kubernetes", "postgres"), (), ("agent", "sandbox", "evals"), {"data": 0o1777}),
     "model-server": Service(("model",), torch.LEFT_OUT, ("model_server",), {}),
 }
 PROGRAMS: Mapping[str, Callable[[Path | None], Path]] = {"sandboxd": sandboxd, "egress-proxy": egressd}
 """Images of one program and nothing else."""
-NAMES = (*SERVICES, *PROGRAMS)
+NAMES = (*SERVICES, *PROGRAMS, "task")
 
 
 def build_services(folder: Path, names: Collection[str] = NAMES) -> dict[str, Path]:
@@ -79,7 +80,7 @@ def build_services(folder: Path, names: Collection[str] = NAMES) -> dict[str, Pa
 
 def _build(folder: Path, cache: Path, name: str, tag: str) -> Path:
     described = dockerfile.read(_FOLDER / f"{name}.Dockerfile", VERSION=tag)
-    layers = _program(cache, name) if name in PROGRAMS else _service(cache, name, tag, described)
+    layers = _layers(cache, name, tag, described)
     target = folder / f"{name}-{archive.identity(layers, described.config)[:16]}.tar"
     if not target.exists():
         _log.info("writing the image %s", name)
@@ -98,9 +99,15 @@ def _forget_unused(cache: Path) -> None:
                 kept.unlink()
 
 
-def _program(cache: Path, name: str) -> list[Layer]:
-    program = PROGRAMS[name](None)
-    return [_layer(cache, str(program), lambda _: Tree({program.name: program}))]
+def _layers(cache: Path, name: str, tag: str, described: Dockerfile) -> list[Layer]:
+    if name in SERVICES:
+        return _service(cache, name, tag, described)
+    if name in PROGRAMS:
+        program = PROGRAMS[name](None)
+        return [_layer(cache, str(program), lambda _: Tree({program.name: program}))]
+    system = debian.versions(*described.arguments["PACKAGES"].split())
+    tree = task_tree(described)
+    return [_layer(cache, f"{name} {system} {tree.texts} {sorted(tree.files)}", lambda _: tree)]
 
 
 def _service(cache: Path, name: str, tag: str, described: Dockerfile) -> list[Layer]:
@@ -125,7 +132,11 @@ def _service(cache: Path, name: str, tag: str, described: Dockerfile) -> list[La
         return Tree(python.staged(work), texts={"usr/share/mimo/sbom.cdx.json": bill}, folders=service.folders)
 
     return [
-        _layer(cache, f"{python.check_interpreter()} {system}", lambda _: _system(tuple(system), described)),
+        _layer(
+            cache,
+            f"{python.check_interpreter()} {system} {described.config['User']}",
+            lambda _: _system(tuple(system), described),
+        ),
         _layer(cache, f"{service} {listed}", of_others),
         _layer(cache, f"{service} {wheel} {bill}", of_ours),
     ]
