@@ -27,7 +27,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from agent.identity import DEFAULT_PROJECT
-from agent.store.database import Database
 from agent.types import (
     Event,
     Priority,
@@ -41,6 +40,7 @@ from agent.types import (
 )
 
 if TYPE_CHECKING:  # A client of the API needs the records, and no database.
+    from agent.store.database import Database
     from agent.store.identity import Identities
 
 USER_EVENTS: dict[str, frozenset[WaitingOn | Literal["paused"]]] = {
@@ -306,7 +306,7 @@ class Store(Protocol):
     """Where tasks live: the way in for users, and what workers do."""
 
     @property
-    def database(self) -> Database:
+    def database(self) -> "Database":
         """Where other tables of the service are."""
 
     @property

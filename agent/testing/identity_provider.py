@@ -4,7 +4,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,6 +44,8 @@ class IdentityProvider:
     num_key_fetches: int = 0
     slow_downs: int = 0
     """So many polls more are answered with ``slow_down``."""
+    person: Callable[[str], None] | None = None
+    """What whoever signs in does with the code that is shown, at once: calls ``confirm``, ``deny`` or nothing."""
     devices: dict[str, _Device] = field(default_factory=dict)
     """Sign-ins by the code that people type in."""
     _keys: list[tuple[str, RSAPrivateKey]] = field(default_factory=lambda: [_new_key()])
@@ -101,6 +103,10 @@ class IdentityProvider:
     def deny(self, user_code: str) -> None:
         self.devices[user_code].denied = True
 
+    def forget(self) -> None:
+        """Refuse to renew any token that was given so far."""
+        self._refreshes.clear()
+
     async def _discover(self, request: Request) -> Response:
         return self._answer(
             {
@@ -121,6 +127,8 @@ class IdentityProvider:
             return self._answer({"error": "invalid_client"}, 401)
         user_code = secrets.token_hex(4).upper()
         device = self.devices[user_code] = _Device(secrets.token_urlsafe())
+        if self.person is not None:
+            self.person(user_code)
         return self._answer(
             {
                 "device_code": device.code,
