@@ -101,8 +101,8 @@ class Weights(Values):
     source: Literal["claim", "hostPath", "image", "download"] = Field(
         "claim",
         description="`claim`: a volume of yours that many may read. `hostPath`: a folder of each node. `image`: a "
-        "volume out of an image (Kubernetes 1.31 or later, with its feature on). `download`: each pod fetches them to a "
-        "claim of its own before its engine starts.",
+        "volume out of an image (Kubernetes 1.31 or later, with its feature on). `download`: each pod fetches them to "
+        "a claim of its own before its engine starts.",
     )
     claim: Name = Field("", description="For `claim`: its name.")
     host_path: str = Field("", description="For `hostPath`: the folder.")

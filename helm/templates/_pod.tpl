@@ -55,6 +55,14 @@ annotations:
 {{- end }}
 {{- end }}
 
+{{- /* (list values labels annotations) -> the values, with these on the pods too */ -}}
+{{- define "mimo.with" -}}
+{{- $values := index . 0 }}
+{{- $labels := merge (deepCopy (index . 1)) $values.podLabels }}
+{{- $annotations := merge (deepCopy (index . 2)) $values.podAnnotations }}
+{{- toJson (merge (dict "podLabels" $labels "podAnnotations" $annotations) $values) }}
+{{- end }}
+
 {{- /* Pod Security "restricted", for our own programs */ -}}
 {{- define "mimo.podSecurity" -}}
 runAsNonRoot: true

@@ -139,9 +139,15 @@ volumeMounts:
               fieldRef: {fieldPath: metadata.namespace}
 {{- end }}
 
-{{- /* Pod labels beside the usual: who may make and reach sandboxes; and what starts a pod anew when it changes. */ -}}
+{{- /* On whoever may make and reach sandboxes. */ -}}
 {{- define "mimo.executorLabel" -}}
 mimo-coder/executor: "true"
+{{- end }}
+
+{{- /* (list . values) -> the values of whoever works, marked so that pods start anew when settings change */ -}}
+{{- define "mimo.executorValues" -}}
+{{- $mark := include "mimo.sandboxSettings" (index . 0) | sha256sum | trunc 16 }}
+{{- include "mimo.with" (list (index . 1) (fromYaml (include "mimo.executorLabel" .)) (dict "mimo-coder/settings" $mark)) }}
 {{- end }}
 
 {{- /* The settings of sandboxes, as the program reads them. */ -}}

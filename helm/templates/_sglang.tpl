@@ -16,8 +16,13 @@
 
 {{- /* All settings: ours over those of the program. */ -}}
 {{- define "mimo.launchSettings" -}}
-{{- $decided := dict "model_path" (printf "/weights/%s" .Values.modelServer.weights.path) }}
-{{- toJson (merge $decided (deepCopy .Values.modelServer.sglang.settings) (fromJson (.Files.Get "files/launch.json"))) }}
+{{- $settings := fromJson (.Files.Get "files/launch.json") }}
+{{- /* One by one: merge would take a 0 for nothing. */ -}}
+{{- range $setting, $value := .Values.modelServer.sglang.settings }}
+{{- $_ := set $settings $setting $value }}
+{{- end }}
+{{- $_ := set $settings "model_path" (printf "/weights/%s" .Values.modelServer.weights.path) }}
+{{- toJson $settings }}
 {{- end }}
 
 {{- define "mimo.flags" -}}

@@ -10,32 +10,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agent.api.schemas import TaskView
+from agent.api.schemas import EventView, TaskView
 from agent.cli.client import Client
 from agent.git import git
 from deploy.chart.__main__ import CHART
 from deploy.cluster import programs
 from deploy.cluster.cluster import Cluster
 from evals.repository import write_repository
-from evals.runner import Sampling, request_of
 from evals.types import EvalTask
+
+_PATIENTLY = ("--wait", "--timeout=280s")
 
 
 class HelmError(Exception):
     """Helm says no, with these words."""
 
 
-def helm(*arguments: str, kubeconfig: Path | None = None, stdin: str = "") -> str:
+def helm(*arguments: str, kubeconfig: Path | None = None) -> str:
     """What it says.
 
     Raises:
         HelmError: with what it complains about.
     """
-    program = programs.build()["helm"]
     environment = {**os.environ, "KUBECONFIG": str(kubeconfig or os.devnull)}
-    done = subprocess.run(
-        [program, *arguments], input=stdin, env=environment, capture_output=True, text=True, check=False
-    )
+    command = [str(programs.build()["helm"]), *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise HelmError(done.stderr)
     return done.stdout
@@ -52,14 +51,18 @@ class Release:
         """The namespace of its sandboxes."""
         return f"{self.name}-sandboxes"
 
-    def helm(self, command: str, *arguments: str) -> str:
-        return helm(command, self.name, f"--namespace={self.namespace}", *arguments, kubeconfig=self.cluster.kubeconfig)
-
     def install(self, *arguments: str) -> str:
         return self.helm("install", str(CHART), f"--values={CHART}/values-dev.yaml", *_PATIENTLY, *arguments)
 
     def upgrade(self, *arguments: str) -> str:
         return self.helm("upgrade", str(CHART), f"--values={CHART}/values-dev.yaml", *_PATIENTLY, *arguments)
+
+    def helm(self, command: str, *arguments: str) -> str:
+        return helm(command, self.name, f"--namespace={self.namespace}", *arguments, kubeconfig=self.cluster.kubeconfig)
+
+    def is_installed(self) -> bool:
+        listed = helm("list", f"--namespace={self.namespace}", "--short", kubeconfig=self.cluster.kubeconfig)
+        return self.name in listed.split()
 
     def kubectl(self, *arguments: str, stdin: str = "") -> str:
         return self.cluster.kubectl(f"--namespace={self.namespace}", *arguments, stdin=stdin)
@@ -71,22 +74,27 @@ class Release:
 
     def pods(self, component: str) -> list[str]:
         """The names of its pods that are not about to end."""
-        found = self.get(
-            "pods", f"--selector=app.kubernetes.io/instance={self.name},app.kubernetes.io/component={component}"
-        )
-        return [pod["metadata"]["name"] for pod in found["items"] if "deletionTimestamp" not in pod["metadata"]]
+        mine = f"app.kubernetes.io/instance={self.name},app.kubernetes.io/component={component}"
+        return _living(self.get("pods", f"--selector={mine}"))
 
     def sandbox_pods(self) -> list[str]:
-        return [pod["metadata"]["name"] for pod in self.get("pods", namespace=self.sandboxes)["items"]]
+        return _living(self.get("pods", namespace=self.sandboxes))
 
-    def key(self, name: str = "api-key") -> str:
-        return base64.b64decode(self.get("secret", f"{self.name}-keys")["data"][name]).decode()
+    def kill(self, *pods: str, namespace: str | None = None) -> None:
+        """As when their node is lost: nobody may end anything in order."""
+        where = f"--namespace={namespace or self.namespace}"
+        self.cluster.kubectl(where, "delete", "pod", "--grace-period=0", "--force", *pods)
+
+    def keys(self) -> Mapping[str, str]:
+        data: Mapping[str, str] = self.get("secret", f"{self.name}-keys")["data"]
+        return {name: base64.b64decode(value).decode() for name, value in data.items()}
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[Client]:
         """Of its API, at the address of the service."""
         address = self.get("service", f"{self.name}-api")["spec"]["clusterIP"]
-        async with Client(f"http://{address}:8080", api_key=self.key()) as client:
+        # Its pod may be away for a minute.
+        async with Client(f"http://{address}:8080", api_key=self.keys()["api-key"], reconnect_s=4.0) as client:
             yield client
 
     async def put(self, exercise: EvalTask, folder: Path) -> Path:
@@ -94,17 +102,18 @@ class Release:
         await write_repository(exercise, folder / exercise.id)
         history = (await git("fast-export", "--all", cwd=folder / exercise.id)).decode()
         inside = f"/data/checkouts/{exercise.id}"
-        line = f"git init -q {inside} && cd {inside} && git fast-import --quiet --force && git reset -q --hard main"
-        self.kubectl(
-            "exec", "--stdin", f"deploy/{self.name}-api", "--container=api", "--", "sh", "-c", line, stdin=history
-        )
+        line = f"git init -q {inside} && cd {inside} && git fast-import --quiet && git reset -q --hard main"
+        api = ("exec", "--stdin", f"deploy/{self.name}-api", "--container=api", "--")
+        self.kubectl(*api, "sh", "-c", line, stdin=history)
         return Path(inside)
 
-    async def submit(self, client: Client, exercise: EvalTask, folder: Path) -> TaskView:
-        return await client.submit(request_of(exercise, await self.put(exercise, folder), Sampling(), None))
 
-
-_PATIENTLY = ("--wait", "--timeout=240s")
+async def until(client: Client, task_id: str, kind: str) -> EventView:
+    """The first event of that kind."""
+    async for event in client.watch(task_id):
+        if event.type == kind:
+            return event
+    raise AssertionError(f"the task ended without {kind}")
 
 
 async def ended(client: Client, task_id: str) -> TaskView:
@@ -112,3 +121,7 @@ async def ended(client: Client, task_id: str) -> TaskView:
     async for _ in client.watch(task_id):
         pass
     return await client.show(task_id)
+
+
+def _living(pods: Mapping[str, Any]) -> list[str]:
+    return [pod["metadata"]["name"] for pod in pods["items"] if "deletionTimestamp" not in pod["metadata"]]

@@ -1,0 +1,93 @@
+"""The chart, rendered without a cluster."""
+
+import functools
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from deploy.chart.__main__ import CHART
+from tests.helm.release import helm
+
+Object = dict[str, Any]
+
+SITE: Mapping[str, Any] = {
+    "global": {"imageRegistry": "registry.example.internal"},
+    "networkPolicy": {"apiServer": {"cidrs": ["10.0.0.1/32"]}},
+    "database": {"cidrs": ["10.0.0.9/32"]},
+}
+"""What no profile can know."""
+LWS = "leaderworkerset.x-k8s.io/v1/LeaderWorkerSet"
+PROFILES: Mapping[str, tuple[str, ...]] = {
+    "dev": ("dev",),
+    "h200": ("h200",),
+    "h100-no-rdma": ("h100-no-rdma",),
+    "two-node-lws": ("two-node-lws",),
+    "airgapped": ("h200", "airgapped"),
+    "hardened": ("h200", "hardened"),
+}
+"""Name -> the files of values, in their order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    objects: list[Object]
+
+    def of(self, kind: str) -> list[Object]:
+        return [each for each in self.objects if each["kind"] == kind]
+
+    def one(self, kind: str, name: str) -> Object:
+        [found] = [each for each in self.of(kind) if each["metadata"]["name"] == name]
+        return found
+
+    def pods(self) -> Iterator[tuple[Object, Object]]:
+        """Every template of a pod, with what it is part of."""
+        for each in self.objects:
+            for template in _templates(each):
+                yield each, template
+
+
+def render(values: Mapping[str, Any] | None = None, *profiles: str, arguments: tuple[str, ...] = ()) -> Rendered:
+    """The objects of a release ``mimo`` in the namespace ``coder``.
+
+    Raises:
+        HelmError: with what it complains about.
+    """
+    return _render(json.dumps(values or {}), profiles, arguments)
+
+
+def profile(name: str, *arguments: str) -> Rendered:
+    """A profile of the chart on a cluster that has all it asks for."""
+    site = {} if name == "dev" else SITE
+    return render(site, *PROFILES[name], arguments=(*arguments, f"--api-versions={LWS}"))
+
+
+def containers(template: Object) -> list[Object]:
+    return [*template["spec"].get("initContainers", ()), *template["spec"]["containers"]]
+
+
+@functools.cache
+def _render(values: str, profiles: tuple[str, ...], arguments: tuple[str, ...]) -> Rendered:
+    files = [f"--values={CHART}/values-{name}.yaml" for name in profiles]
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        file.write(values)
+        file.flush()
+        named = ("mimo", str(CHART), "--namespace=coder")
+        text = helm("template", *named, *files, f"--values={Path(file.name)}", *arguments)
+    return Rendered([each for each in yaml.safe_load_all(text) if each is not None])
+
+
+def _templates(each: Object) -> list[Object]:
+    match each["kind"]:
+        case "Pod":
+            return [each]
+        case "Deployment" | "StatefulSet":
+            return [each["spec"]["template"]]
+        case "LeaderWorkerSet":
+            group = each["spec"]["leaderWorkerTemplate"]
+            return [group["leaderTemplate"], group["workerTemplate"]]
+    return []

@@ -1,0 +1,86 @@
+"""Values that cannot be are refused before anything changes, with the name of the value and what to do."""
+
+import pytest
+
+from deploy.cluster import programs
+from tests.helm.release import HelmError
+from tests.helm.rendered import SITE, render
+
+pytestmark = pytest.mark.skipif(
+    bool(programs.missing()) or not programs.are_built(),
+    reason="Helm is not built: deploy/setup.sh --for-tests",
+)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("modelServer.engine=vllm", "at '/modelServer/engine': value must be one of 'sglang', 'embedded', 'external'"),
+        ("modelServer.engin=embedded", "at '/modelServer': additional properties 'engin' not allowed"),
+        ("api.replicas=-1", "at '/api/replicas': minimum: got -1, want 0"),
+        ("api.resources.limits.memory=1TiB", "at '/api/resources/limits/memory': '1TiB' does not match pattern"),
+        ("sandbox.settings.network=open", "at '/sandbox/settings/network': value must be one of 'sealed', 'fence'"),
+        ("sandbox.settings.namespace=mine", "at '/sandbox/settings': additional properties 'namespace' not allowed"),
+        ("sandbox.image.digest=sha256:12", "at '/sandbox/image/digest': 'sha256:12' does not match pattern"),
+        ("router.policy=random", "at '/router/policy': value must be one of"),
+        ("global.pullPolicy=never", "at '/global/pullPolicy': value must be one of 'IfNotPresent', 'Always', 'Never'"),
+        ("networkPolicy.apiServer.cidrs={10.0.0.1}", "at '/networkPolicy/apiServer/cidrs/0'"),
+        ("modelServer.sglang.settings.gpu=8", "at '/modelServer/sglang/settings': additional properties 'gpu'"),
+        ("modelServer.sglang.settings.memory_share=2", "at '/modelServer/sglang/settings/memory_share'"),
+    ],
+)
+def test_a_value_that_cannot_be_is_named_with_what_is_allowed(given: str, words: str) -> None:
+    assert words in refusal(f"--set={given}", profiles=("dev",))
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("api.replicas=2", "set database.mode to embedded or external"),
+        ("orchestrator.replicas=2", "set database.mode to embedded or external"),
+        ("api.autoscaling.enabled=true", "set database.mode to embedded or external"),
+        ("database.mode=embedded,orchestrator.replicas=2", "data.accessMode is ReadWriteOnce"),
+        ("database.mode=external,database.cidrs={10.0.0.9/32}", "name in database.urlSecret a Secret"),
+        ("database.mode=external,database.urlSecret=mine,database.cidrs=null", "list its addresses in database.cidrs"),
+        ("networkPolicy.apiServer.cidrs=null", "networkPolicy.apiServer.cidrs is empty"),
+        ("router.enabled=true,router.policy=manual", "set router.replicas to 1, or router.policy to"),
+        ("router.enabled=true,router.terminationGracePeriodSeconds=60", "router.terminationGracePeriodSeconds is less"),
+        ("modelServer.replicas=2", "enable router, or leave it at 1"),
+        ("modelServer.engine=external", "set modelServer.url to its address"),
+        ("modelServer.engine=external,modelServer.url=http://model/v1", "list its addresses in modelServer.cidrs"),
+        ("modelServer.weights.claim=", "modelServer.weights.source is claim: set modelServer.weights.claim"),
+        ("modelServer.weights.source=download", "set modelServer.weights.revision"),
+        ("modelServer.leaderWorkerSet.enabled=true", "install LeaderWorkerSet"),
+        ("modelServer.autoscaling.enabled=true", "does not know KEDA"),
+        (
+            "modelServer.autoscaling.enabled=true,router.enabled=true",
+            "router.discovery is static, so new servers would get nothing: set it to kubernetes",
+        ),
+        ("modelServer.preStopSeconds=1000", "must be more than modelServer.preStopSeconds"),
+        ("api.ingress.enabled=true,api.httpRoute.enabled=true", "enable one of them"),
+        ("api.ingress.enabled=true", "name its hosts in api.ingress.hosts"),
+        ("fullnameOverride=a-name-that-goes-on-and-on-and-on-and-on-and-on", "is longer than 40 characters"),
+        ("sandbox.namespace.name=coder", "sandboxes need one for themselves"),
+        ("global.imageRegistry=", "global.imageRegistry: nothing says where"),
+        ("modelServer.sglang.version=v9", "modelServer.sglang.version: v9 is not known to this chart; use 0.5.23"),
+        ("modelServer.sglang.settings.flags.enable-mtp=true", "prediction layers are used with draft_steps above 0"),
+        ("modelServer.sglang.settings.flags.tp-size=4", "use modelServer.sglang.settings.gpus"),
+        ("modelServer.sglang.settings.flags.grammar-backend=outlines", "it must be xgrammar"),
+        ("modelServer.sglang.settings.flags.attention-backend=flashinfer", "leave it out, or use fa3"),
+    ],
+)
+def test_values_that_cannot_be_together_are_refused_with_what_to_do(given: str, words: str) -> None:
+    fine = SITE | {"modelServer": {"weights": {"claim": "weights"}}}
+    assert words in refusal(f"--set={given}", values=fine)
+
+
+def test_all_that_is_wrong_is_said_at_once() -> None:
+    said = refusal("--set=api.replicas=2,networkPolicy.apiServer.cidrs=null", values=SITE)
+    assert said.count("\n- ") == 3
+
+
+def refusal(*arguments: str, values: object = None, profiles: tuple[str, ...] = ()) -> str:
+    """What Helm says."""
+    with pytest.raises(HelmError) as refused:
+        render(values, *profiles, arguments=arguments)  # type: ignore[arg-type]
+    return str(refused.value)

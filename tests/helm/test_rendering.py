@@ -1,0 +1,247 @@
+"""What the chart makes of its profiles, as far as that shows without a cluster."""
+
+import tomllib
+from itertools import chain
+
+import pytest
+import yaml
+
+from deploy.chart.__main__ import CHART, PAGE, with_table
+from deploy.chart.files import chart_files
+from deploy.cluster import programs
+from model_server.sglang.arguments import LaunchSettings
+from model_server.sglang.command import plan_launch
+from sandbox.config import KubernetesSettings, SandboxSettings
+from sandbox.kubernetes.fences import Bounds, Executors, fences
+from tests.helm.rendered import PROFILES, SITE, Object, Rendered, containers, profile, render
+
+pytestmark = pytest.mark.skipif(
+    bool(programs.missing()) or not programs.are_built(),
+    reason="Helm is not built: deploy/setup.sh --for-tests",
+)
+KNOWN_SECRETS = {"mimo-database", "mimo-api-key", "mimo-model-key", "mimo-registry"}
+"""Those that a profile expects from its user."""
+OURS = "registry.example.internal/"
+
+
+@pytest.fixture(params=PROFILES)
+def rendered(request: pytest.FixtureRequest) -> Rendered:
+    return profile(request.param)
+
+
+@pytest.mark.parametrize("version", ["1.30.0", "1.37.0"])
+@pytest.mark.parametrize("name", PROFILES)
+def test_every_profile_is_for_every_supported_kubernetes(name: str, version: str) -> None:
+    assert profile(name, f"--kube-version={version}").objects
+
+
+def test_files_written_by_programs_are_those_that_would_be_written_now() -> None:
+    for path, content in chart_files().items():
+        assert (CHART / path).read_text("utf-8") == content, f"{path}: run python -m deploy.chart"
+    assert with_table(PAGE.read_text("utf-8")) == PAGE.read_text("utf-8"), "run python -m deploy.chart"
+
+
+def test_no_two_objects_have_one_name(rendered: Rendered) -> None:
+    names = [(each["kind"], each["metadata"].get("namespace"), each["metadata"]["name"]) for each in rendered.objects]
+    assert len(names) == len(set(names))
+
+
+def test_selectors_of_services_budgets_and_policies_find_pods(rendered: Rendered) -> None:
+    labels = [template["metadata"]["labels"] for _, template in rendered.pods()]
+    for each in chain(rendered.of("Service"), rendered.of("PodDisruptionBudget"), rendered.of("NetworkPolicy")):
+        if each["metadata"]["namespace"] != "coder":
+            continue
+        for selector in selectors(each):
+            assert any(selector.items() <= found.items() for found in labels), (each["kind"], each["metadata"]["name"])
+
+
+def test_a_controller_selects_its_own_pods_by_what_never_changes(rendered: Rendered) -> None:
+    for each in chain(rendered.of("Deployment"), rendered.of("StatefulSet")):
+        selector = each["spec"]["selector"]["matchLabels"]
+        assert selector.items() <= each["spec"]["template"]["metadata"]["labels"].items()
+        assert set(selector) == {f"app.kubernetes.io/{part}" for part in ("name", "instance", "component")}
+
+
+def test_whatever_a_pod_names_is_there(rendered: Rendered) -> None:
+    secrets = {each["metadata"]["name"] for each in rendered.of("Secret")} | KNOWN_SECRETS
+    accounts = {each["metadata"]["name"] for each in rendered.of("ServiceAccount")} | {"default"}
+    for _, template in rendered.pods():
+        spec = template["spec"]
+        assert spec.get("serviceAccountName", "default") in accounts
+        own = {each["metadata"]["name"] for each in template_claims(rendered, template)}
+        volumes = {volume["name"] for volume in spec["volumes"]} | own
+        for container in containers(template):
+            assert {mount["name"] for mount in container["volumeMounts"]} <= volumes, container["name"]
+            for variable in container.get("env", ()):
+                reference = variable.get("valueFrom", {}).get("secretKeyRef")
+                assert reference is None or reference["name"] in secrets, variable
+        for volume in spec["volumes"]:
+            if "configMap" in volume:
+                rendered.one("ConfigMap", volume["configMap"]["name"])
+
+
+def test_secrets_hold_the_keys_that_pods_read(rendered: Rendered) -> None:
+    held = {(each["metadata"]["name"], key) for each in rendered.of("Secret") for key in each.get("data") or {}}
+    for _, template in rendered.pods():
+        for container in containers(template):
+            for variable in container.get("env", ()):
+                reference = variable.get("valueFrom", {}).get("secretKeyRef")
+                if reference is not None and reference["name"] not in KNOWN_SECRETS:
+                    assert (reference["name"], reference["key"]) in held
+
+
+def test_our_own_containers_are_restricted(rendered: Rendered) -> None:
+    for _, template in rendered.pods():
+        pod = template["spec"]["securityContext"]
+        assert pod["seccompProfile"]["type"] == "RuntimeDefault"
+        for container in containers(template):
+            security = container["securityContext"]
+            assert security["allowPrivilegeEscalation"] is False
+            assert security["capabilities"]["drop"] == ["ALL"]
+            if container["name"] not in ("sglang", "download"):  # the stock image runs as the superuser
+                assert security["readOnlyRootFilesystem"]
+                assert security.get("runAsNonRoot", pod.get("runAsNonRoot"))
+
+
+def test_only_whoever_makes_sandboxes_has_a_token(rendered: Rendered) -> None:
+    for _, template in rendered.pods():
+        assert template["spec"]["automountServiceAccountToken"] is False
+        for container in containers(template):
+            has_token = any(mount["name"] == "token" for mount in container["volumeMounts"])
+            tests_sandboxes = template["metadata"].get("name") == "mimo-test-sandbox"
+            assert has_token == (tests_sandboxes or container["name"] == "orchestrator"), container["name"]
+
+
+def test_nothing_is_bound_for_the_whole_cluster(rendered: Rendered) -> None:
+    assert not rendered.of("ClusterRole")
+    assert not rendered.of("ClusterRoleBinding")
+    rules = list(chain.from_iterable(role["rules"] for role in rendered.of("Role")))
+    assert all("*" not in part for rule in rules for part in rule.values())
+
+
+def test_images_are_pinned_and_ours_come_from_the_registry_that_was_named(rendered: Rendered) -> None:
+    for _, template in rendered.pods():
+        for container in containers(template):
+            assert not container["image"].endswith(":latest")
+            assert ":" in container["image"].rpartition("/")[2]
+
+
+def test_an_airgapped_release_takes_everything_from_one_registry() -> None:
+    for _, template in profile("airgapped").pods():
+        for container in containers(template):
+            assert container["image"].startswith(OURS)
+            assert "@sha256:" in container["image"]
+    assert OURS in str(profile("airgapped").one("ValidatingAdmissionPolicy", "mimo-sandbox-mimo-sandboxes"))
+
+
+def test_probes_are_of_one_kind_and_leave_time(rendered: Rendered) -> None:
+    for _, template in rendered.pods():
+        for container in containers(template):
+            for name in ("startupProbe", "readinessProbe", "livenessProbe"):
+                probe = container.get(name)
+                if probe is not None:
+                    assert len({"exec", "httpGet", "tcpSocket", "grpc"} & set(probe)) == 1
+                    assert "initialDelaySeconds" not in probe
+                    if name == "livenessProbe":
+                        assert probe["failureThreshold"] * probe["periodSeconds"] >= 30
+
+
+def test_gpus_are_asked_for_as_they_are_bounded() -> None:
+    for name in ("h200", "h100-no-rdma", "two-node-lws"):
+        for container in chain.from_iterable(containers(template) for _, template in profile(name).pods()):
+            if container["name"] == "sglang":
+                resources = container["resources"]
+                assert resources["requests"]["nvidia.com/gpu"] == resources["limits"]["nvidia.com/gpu"] == "8"
+
+
+@pytest.mark.parametrize("name", ["h200", "h100-no-rdma"])
+def test_sglang_is_started_as_the_model_server_would_start_it(name: str) -> None:
+    sglang = sglang_container(profile(name))
+    given = yaml.safe_load((CHART / f"values-{name}.yaml").read_text())["modelServer"]["sglang"]["settings"]
+    launch = plan_launch(LaunchSettings(model_path="/weights/MiMo-V2-Flash", **given))
+    assert tuple(sglang["args"]) == launch.arguments
+    variables = {variable["name"]: variable["value"] for variable in sglang["env"]}
+    assert launch.environment.items() <= variables.items()
+
+
+def test_flags_of_sglang_can_be_added_changed_and_taken_away() -> None:
+    flags = {"attention-backend": "fa3", "page-size": 64, "enable-cache-report": None, "enable-mixed-chunk": True}
+    settings = {"gpus": 8, "draft_steps": 0, "memory_share": 0.8, "flags": flags}
+    values = SITE | {"modelServer": {"sglang": {"settings": settings}, "weights": {"claim": "weights"}}}
+    launch = plan_launch(LaunchSettings(model_path="/weights/MiMo-V2-Flash", **settings))
+    assert tuple(sglang_container(render(values))["args"]) == launch.arguments
+
+
+def test_over_two_nodes_each_is_told_its_place() -> None:
+    leader, worker = (pod for each, pod in profile("two-node-lws").pods() if each["kind"] == "LeaderWorkerSet")
+    assert [container["name"] for container in containers(leader)] == ["model-server", "sglang"]
+    [alone] = containers(worker)
+    assert "--node-rank=$(LWS_WORKER_INDEX)" in alone["args"]
+    assert "startupProbe" not in alone
+
+
+@pytest.mark.parametrize("profile_of_pods", ["restricted", "root"])
+@pytest.mark.parametrize("network", ["sealed", "fence", "policy"])
+@pytest.mark.parametrize("registry", ["", OURS])
+def test_the_namespace_of_sandboxes_is_kept_as_the_code_keeps_it(
+    profile_of_pods: str, network: str, registry: str
+) -> None:
+    settings = {"profile": profile_of_pods, "network": network, "port": 7171}
+    bounds = {"pods": 7, "memoryMib": 8000, "cpus": 3, "podMemoryMib": 900, "registry": registry}
+    made = render({"sandbox": {"settings": settings, "bounds": bounds}}, "dev")
+    wanted = fences(
+        KubernetesSettings.model_validate(
+            {**settings, "namespace": "mimo-sandboxes", "agent_image": "mimo-coder/sandboxd:0.1.0"}
+        ),
+        Executors(
+            namespace="coder",
+            account="mimo-orchestrator",
+            labels={"app.kubernetes.io/instance": "mimo", "mimo-coder/executor": "true"},
+        ),
+        Bounds(pods=7, memory_mib=8000, cpus=3, pod_memory_mib=900, registry=registry),
+    )
+    found = {(each["kind"], each["metadata"]["name"]): each for each in made.objects}
+    for each in wanted:
+        one = found[each["kind"], each["metadata"]["name"]]
+        labels = each["metadata"].get("labels", {})
+        assert labels.items() <= one["metadata"].pop("labels").items()
+        each["metadata"].pop("labels", None)
+        assert one == each
+
+
+def test_the_worker_reads_the_settings_of_sandboxes_that_were_given(rendered: Rendered) -> None:
+    text = rendered.one("ConfigMap", "mimo-orchestrator")["data"]["sandbox.toml"]
+    settings = SandboxSettings.model_validate(tomllib.loads(text)).kubernetes
+    assert settings.namespace == "mimo-sandboxes"
+    assert settings.service == "mimo"
+    assert "mimo-coder/sandboxd" in settings.agent_image
+
+
+def test_a_changed_setting_of_sandboxes_starts_the_worker_anew() -> None:
+    given = [{"sandbox": {"settings": {"lease_s": lease_s}}} for lease_s in (30, 40)]
+    before, after = (render(values, "dev").one("Deployment", "mimo-api") for values in given)
+    assert before["spec"]["template"] != after["spec"]["template"]
+
+
+def selectors(each: Object) -> list[Object]:
+    spec = each["spec"]
+    match each["kind"]:
+        case "Service":
+            return [spec["selector"]]
+        case "PodDisruptionBudget":
+            return [spec["selector"]["matchLabels"]]
+    return [spec["podSelector"].get("matchLabels", {})]
+
+
+def sglang_container(rendered: Rendered) -> Object:
+    [template] = [template for each, template in rendered.pods() if each["kind"] == "StatefulSet"]
+    [container] = template["spec"]["containers"]
+    return container
+
+
+def template_claims(rendered: Rendered, template: Object) -> list[Object]:
+    claims: list[Object] = []
+    for each in rendered.of("StatefulSet"):
+        if each["spec"]["template"] is template:
+            claims += each["spec"].get("volumeClaimTemplates") or []
+    return claims
