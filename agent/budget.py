@@ -37,6 +37,10 @@ def reached(limits: Limits, num_steps: int, usage: Usage, prices: Prices | None)
         return StopReason.STEP_LIMIT, f"the limit of {limits.max_steps} steps is reached"
     if tokens >= limits.max_tokens:
         return StopReason.TOKEN_BUDGET, f"the budget of {limits.max_tokens} tokens is spent"
-    if limits.max_cost is not None and prices is not None and prices.cost(usage) >= limits.max_cost:
+    if limits.max_cost is None:
+        return None
+    if prices is None:
+        return StopReason.COST_BUDGET, "the task limits its cost, and this service has no prices (MIMO_MODEL_PRICES)"
+    if prices.cost(usage) >= limits.max_cost:
         return StopReason.COST_BUDGET, f"the budget of {limits.max_cost:g} is spent"
     return None

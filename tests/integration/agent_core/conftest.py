@@ -2,17 +2,22 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from agent.config import Prices
 from agent.guard import GuardSettings
 from agent.history import last_tree
 from agent.inbox import Inbox
 from agent.log import Log, MemoryLog
-from agent.loop import LoopSettings, Wait, run_loop
+from agent.loop import Approve, LoopSettings, Wait, run_loop
 from agent.model import Delta, Model
 from agent.patch import TaskRepository
+from agent.permissions.policy import Allowed
+from agent.profiles.base import Profile
 from agent.profiles.native import native
 from agent.repository import prepare_repository
 from agent.testing import ScriptedModel
@@ -50,13 +55,20 @@ class Desk:
         options: ModelOptions | None = None,
         guard: GuardSettings | None = None,
         log: Log | None = None,
+        agent: Profile | None = None,
+        approve: Approve = lambda call: Allowed(),
+        context_tokens: int | None = None,
+        prices: Prices | None = None,
+        **fields: Any,
     ) -> StopReason | Wait:
+        """``fields`` are the task's."""
         log = log or self.log
         task = TaskRequest(
             repository="/unused",
             problem_statement="add() subtracts",
             limits=limits or Limits(),
             model=options or ModelOptions(),
+            **fields,
         )
         async with self.sandbox(last_tree(log.events) or self.base_tree) as sandbox:
 
@@ -66,7 +78,7 @@ class Desk:
 
             return await run_loop(
                 task,
-                native(),
+                agent or native(),
                 model if hasattr(model, "complete") else ScriptedModel(model),
                 sandbox,
                 log,
@@ -74,9 +86,16 @@ class Desk:
                 snapshot=snapshot,
                 patch=lambda tree: self.repository.patch(self.base_tree, tree),
                 inbox=self.inbox,
+                approve=approve,
                 on_delta=lambda step, delta: self.deltas.append((step, delta)),
-                settings=LoopSettings(guard=guard or GuardSettings()),
+                settings=LoopSettings(guard or GuardSettings(), prices, context_tokens),
             )
+
+    def say(self, kind: str, **body: Any) -> None:
+        """The user's next word."""
+        seq = max(self.inbox.last_seq, len(self.log.events)) + 1
+        word = Event(task_id="task", seq=seq, run_id=None, generation=0, type=kind, body=body, at=datetime.now(UTC))
+        self.inbox.put([word])
 
     @asynccontextmanager
     async def sandbox(self, tree: str) -> AsyncIterator[Sandbox]:
