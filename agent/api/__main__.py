@@ -10,14 +10,19 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 import uvicorn
+from pydantic import ValidationError
 
 from agent.api.app import create_app
 from agent.api.gate import LOOPBACK_HOSTS
 from agent.api.issuers import FILE_VARIABLE, IdentitySettings, identity_settings
+from agent.config import ModelSettings, model_settings
 from agent.errors import SettingsError, StoreError
+from agent.integrations.addresses import NETWORKS_VARIABLE, Network, allowed_networks
+from agent.integrations.webhooks import Sender, sending
 from agent.repository import check_repository
 from agent.store.open import open_store
 from agent.store.secrets import SecretBox, secret_box_of
+from agent.store.webhooks import Webhooks
 
 API_KEY_VARIABLE = "MIMO_API_KEY"
 _STOP_S = 10
@@ -30,7 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     api_key = os.environ.get(API_KEY_VARIABLE) or None
     try:
         identity, secret_box = identity_settings(os.environ), secret_box_of(os.environ)
-    except SettingsError as error:
+        networks, model = allowed_networks(os.environ), model_settings(os.environ)
+    except (SettingsError, ValidationError) as error:
         print(f"cannot start: {error}", file=sys.stderr)  # noqa: T201
         return 2
     if api_key is None and not identity.issuers and not _is_loopback(arguments.host):
@@ -39,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
-        asyncio.run(_serve(arguments, api_key, identity, secret_box))
+        asyncio.run(_serve(arguments, api_key, identity, secret_box, networks, model))
     except StoreError as error:
         print(f"cannot start: {error}", file=sys.stderr)  # noqa: T201
         return 1
@@ -50,11 +56,15 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m agent.api",
         description="Serve the REST API over a store until SIGTERM. Workers are processes of their own.",
-        epilog=f"The operator's key comes from {API_KEY_VARIABLE}, issuers from the file {FILE_VARIABLE} names.",
+        epilog=f"The operator's key comes from {API_KEY_VARIABLE}, issuers from the file {FILE_VARIABLE} names; "
+        f"{NETWORKS_VARIABLE} lists private networks that webhooks may be in.",
     )
     parser.add_argument("--store", required=True, metavar="URL", help="Address of the store that workers have too.")
     parser.add_argument("--host", default="127.0.0.1", help="Address to listen on; beyond loopback a key is needed.")
     parser.add_argument("--port", type=int, default=8080, help="TCP port.")
+    parser.add_argument(
+        "--requests-per-minute", type=int, metavar="N", help="Most requests of one caller; without it, any number."
+    )
     return parser
 
 
@@ -67,12 +77,24 @@ def _is_loopback(host: str) -> bool:
 
 
 async def _serve(
-    arguments: argparse.Namespace, api_key: str | None, identity: IdentitySettings, secret_box: SecretBox | None
+    arguments: argparse.Namespace,
+    api_key: str | None,
+    identity: IdentitySettings,
+    secret_box: SecretBox | None,
+    networks: tuple[Network, ...],
+    model: ModelSettings,
 ) -> None:
     hosts = None if api_key or identity.issuers else LOOPBACK_HOSTS | {arguments.host}
     async with open_store(arguments.store) as store:
         app = create_app(
-            store, check_repository, api_key=api_key, identity=identity, secret_box=secret_box, hosts=hosts
+            store,
+            check_repository,
+            api_key=api_key,
+            identity=identity,
+            secret_box=secret_box,
+            hosts=hosts,
+            requests_per_minute=arguments.requests_per_minute,
+            model=model,
         )
         config = uvicorn.Config(
             app,
@@ -83,7 +105,8 @@ async def _serve(
             lifespan="off",
             timeout_graceful_shutdown=_STOP_S,
         )
-        await uvicorn.Server(config).serve()
+        async with sending(Sender(Webhooks(store.database, secret_box), allowed=networks)):
+            await uvicorn.Server(config).serve()
 
 
 if __name__ == "__main__":

@@ -5,17 +5,43 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
-from agent.api import events, projects, tasks
+from agent.api import approvals, events, messages, probes, projects, runs, service, tasks, trajectories, webhooks
 from agent.api.auth import Authenticator
 from agent.api.context import ResolveCommit, Services
 from agent.api.gate import Gate
 from agent.api.issuers import IdentitySettings
+from agent.api.metrics import ApiMetrics, CountAnswers
 from agent.api.problems import ProblemDocument, install
+from agent.api.rates import RateHeaders, Rates
+from agent.api.schemas import Decision, MessageText, TaskChange
 from agent.api.tokens import Tokens
 from agent.api.watching import Watching
+from agent.api.web import app as web
+from agent.config import ModelSettings
+from agent.store.accounts import Accounts
 from agent.store.base import Store
+from agent.store.idempotency import Idempotency
 from agent.store.secrets import SecretBox
+from agent.store.webhooks import Webhooks
 from agent.types import TaskRequest
+
+_ROUTERS = tuple(
+    module.router
+    for module in (
+        tasks,
+        runs,
+        messages,
+        events,
+        trajectories,
+        approvals,
+        service,
+        webhooks,
+        projects,
+        probes,
+    )
+)
+_BODIES = (TaskRequest, TaskChange, MessageText, Decision, *projects.BODIES, *webhooks.BODIES)
+"""What routes read by themselves, strictly."""
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
     "default": {
@@ -35,6 +61,8 @@ def create_app(
     hosts: frozenset[str] | None = None,
     heartbeat_s: float = 15.0,
     num_kept: int = 256,
+    requests_per_minute: int | None = None,
+    model: ModelSettings = ModelSettings(),  # noqa: B008 - frozen
 ) -> FastAPI:
     """The application. The caller keeps the store and closes it.
 
@@ -45,6 +73,8 @@ def create_app(
         hosts: names this service answers to; None accepts any, as behind a proxy.
         heartbeat_s: longest silence of an event stream, s.
         num_kept: so many events of a watched log are kept for slow readers; one who falls further behind is dropped.
+        requests_per_minute: of one subject, at this process; None: any number.
+        model: its name and prices are shown; it is not asked anything here.
     """
     app = FastAPI(
         title="mimo-coder",
@@ -55,34 +85,34 @@ def create_app(
         responses=_ERRORS,
         redirect_slashes=False,
     )
+    metrics = ApiMetrics()
     local = api_key is None and not identity.issuers
     authenticator = Authenticator(store.identities, Tokens(identity), bootstrap_key=api_key, local=local)
     app.state.services = Services(
-        store, resolve_commit, heartbeat_s, Watching(num_kept), authenticator, identity.login, secret_box
+        store,
+        resolve_commit,
+        heartbeat_s,
+        Watching(num_kept),
+        authenticator,
+        identity.login,
+        secret_box,
+        Idempotency(store.database),
+        Accounts(store.database),
+        Webhooks(store.database, secret_box),
+        Rates(requests_per_minute) if requests_per_minute else None,
+        model.name,
+        model.prices,
+        metrics,
     )
-    install(app, [*tasks.router.routes, *events.router.routes, *projects.router.routes])
+    install(app, [route for router in _ROUTERS for route in router.routes])
     app.add_middleware(Gate, authenticator=authenticator, identities=store.identities, hosts=hosts)
-    app.include_router(tasks.router)
-    app.include_router(events.router)
-    app.include_router(projects.router)
-    app.add_api_route("/livez", _live, tags=["probes"])
-    app.add_api_route("/readyz", _ready_probe(store), tags=["probes"])
+    app.add_middleware(RateHeaders)
+    app.add_middleware(CountAnswers, metrics=metrics)
+    for router in _ROUTERS:
+        app.include_router(router)
+    web.install(app)
     _describe(app)
     return app
-
-
-async def _live() -> dict[str, str]:
-    """The process answers."""
-    return {"status": "alive"}
-
-
-def _ready_probe(store: Store) -> Any:
-    async def ready() -> dict[str, str]:
-        """The store answers too."""
-        await store.list_tasks(limit=1)
-        return {"status": "ready"}
-
-    return ready
 
 
 def _describe(app: FastAPI) -> None:
@@ -93,7 +123,7 @@ def _describe(app: FastAPI) -> None:
         description = generate()
         schemas = description["components"]["schemas"]
         _, extra = models_json_schema(
-            [*((shape, "validation") for shape in (TaskRequest, *projects.BODIES)), (ProblemDocument, "serialization")],
+            [*((shape, "validation") for shape in _BODIES), (ProblemDocument, "serialization")],
             ref_template="#/components/schemas/{model}",
         )
         for name, schema in extra["$defs"].items():

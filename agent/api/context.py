@@ -9,10 +9,16 @@ from fastapi import Depends, Request
 
 from agent.api.auth import Authenticator, Caller
 from agent.api.issuers import Issuer
+from agent.api.metrics import ApiMetrics
+from agent.api.rates import Rates, too_many
 from agent.api.watching import Watching
+from agent.config import Prices
 from agent.identity import Principal
+from agent.store.accounts import Accounts
 from agent.store.base import ProjectStore, Store
+from agent.store.idempotency import Idempotency
 from agent.store.secrets import SecretBox
+from agent.store.webhooks import Webhooks
 
 ResolveCommit = Callable[[Path, str], Awaitable[str]]
 """Checks that a repository and a commit in it can be used; returns the commit's full id.
@@ -35,6 +41,15 @@ class Services:
     """Through whom people sign in from a terminal; None: not at all."""
     secret_box: SecretBox | None
     """Seals the secrets of projects; None: the service has no key for that."""
+    idempotency: Idempotency
+    accounts: Accounts
+    webhooks: Webhooks
+    rates: Rates | None
+    """How many requests a caller may make; None: any number."""
+    model_name: str
+    """What tasks get that name no model."""
+    prices: Prices | None
+    metrics: ApiMetrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +68,11 @@ def services(request: Request) -> Services:
     return found
 
 
-def _context(principal: Caller, built: Annotated[Services, Depends(services)]) -> Context:
+def _context(request: Request, principal: Caller, built: Annotated[Services, Depends(services)]) -> Context:
+    if built.rates:
+        standing = request.scope["state"]["standing"] = built.rates.take(principal.subject)
+        if standing.retry_after_s is not None:
+            raise too_many(standing)
     same = {field.name: getattr(built, field.name) for field in fields(Services)}
     return Context(**same, principal=principal, tasks=built.store.of(principal.project_id))
 

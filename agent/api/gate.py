@@ -30,7 +30,7 @@ comes would see a broken connection instead of the reason."""
 
 SIGN_IN_PATH = "/sign-in"
 
-OPEN_PATHS = frozenset({"/livez", "/readyz", "/v1/login", SIGN_IN_PATH})
+OPEN_PATHS = frozenset({"/livez", "/readyz", "/metrics", "/v1/login", SIGN_IN_PATH})
 """Probes carry no key, and nobody has one before signing in."""
 
 _OPEN_FOLDER = "/static/"

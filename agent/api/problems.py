@@ -18,7 +18,15 @@ from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Scope
 
-from agent.errors import UnknownTask
+from agent.errors import (
+    AgentError,
+    IdempotencyConflict,
+    RequestUnderWay,
+    StoreUnavailable,
+    TaskOver,
+    UnknownProject,
+    UnknownTask,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +132,8 @@ def install(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
         return problem_response(_http_problem(request, error, routes), request.scope)
 
     app.add_exception_handler(Problem, _on_problem)
-    app.add_exception_handler(UnknownTask, _on_unknown_task)
+    for kind in _AGENT_ERRORS:
+        app.add_exception_handler(kind, _on_agent_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, on_http_exception)
     app.add_exception_handler(Exception, _on_bug)
@@ -157,14 +166,33 @@ async def _on_problem(request: Request, error: Exception) -> JSONResponse:
     return problem_response(error, request.scope)
 
 
-async def _on_unknown_task(request: Request, error: Exception) -> JSONResponse:
-    problem = Problem(
-        HTTPStatus.NOT_FOUND,
-        "unknown_task",
-        str(error) or "No task has this id.",
-        remedy="GET /v1/tasks lists the tasks of this service.",
-    )
-    return problem_response(problem, request.scope)
+async def _on_agent_error(request: Request, error: Exception) -> JSONResponse:
+    """What the parts below raise for callers to know, each as its own problem."""
+    assert isinstance(error, AgentError), error
+    status, code, remedy = _AGENT_ERRORS[type(error)]
+    headers = {"Retry-After": "2"} if type(error) in _PASSING else {}
+    return problem_response(Problem(status, code, str(error), remedy=remedy, headers=headers), request.scope)
+
+
+_AGENT_ERRORS: dict[type[AgentError], tuple[HTTPStatus, str, str]] = {
+    UnknownTask: (HTTPStatus.NOT_FOUND, "unknown_task", "GET /v1/tasks lists the tasks of your project."),
+    UnknownProject: (HTTPStatus.NOT_FOUND, "unknown_project", "GET /v1/me says in which project you act."),
+    TaskOver: (HTTPStatus.CONFLICT, "task_already_ended", "GET /v1/tasks/{id} shows its result; submit a new task."),
+    IdempotencyConflict: (
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        "idempotency_key_reused",
+        "Take a new Idempotency-Key for every new request; send the same body to get the first answer again.",
+    ),
+    RequestUnderWay: (
+        HTTPStatus.CONFLICT,
+        "request_under_way",
+        "Wait as long as the Retry-After header says, s, and send the same request again.",
+    ),
+    StoreUnavailable: (HTTPStatus.SERVICE_UNAVAILABLE, "store_unavailable", "Try again in a moment."),
+}
+
+_PASSING = (RequestUnderWay, StoreUnavailable)
+"""Waiting helps."""
 
 
 async def _on_validation_error(request: Request, error: Exception) -> JSONResponse:

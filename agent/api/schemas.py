@@ -4,13 +4,28 @@ What it is told is :class:`agent.types.TaskRequest`. ``mimo run --output json`` 
 the same function.
 """
 
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from agent.config import Prices
+from agent.events import ApprovalDecided, ApprovalRequested, BudgetGranted, TaskUpdated
+from agent.store.accounts import Group
 from agent.store.base import RunRecord, TaskRecord
-from agent.types import Check, Event, Limits, ModelOptions, Status, StopReason, Usage, Verdict
+from agent.types import (
+    Check,
+    Event,
+    Limits,
+    ModelOptions,
+    Priority,
+    Status,
+    StopReason,
+    Usage,
+    Verdict,
+    WaitingOn,
+)
 
 LAST_EVENT = "task.finished"
 """No event of a task comes after this one."""
@@ -18,9 +33,21 @@ LAST_EVENT = "task.finished"
 STREAM_NOTES = frozenset({"gap", "stream.slow", "stream.dropped"})
 """What a stream says about itself, between the events; it has no ``seq``."""
 
+Delivery = Literal["steer", "queue", "interrupt"]
+"""Before the next model call; once the agent has finished; or at once, for which a model call is given up."""
+
+MessageState = Literal["queued", "taken", "removed"]
+"""``queued``: the agent has not read it; ``taken``: it has; ``removed``: the user took it back before."""
+
 
 class _View(BaseModel):
     """Clients must accept members they do not know; only this side refuses them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class _Told(BaseModel):
+    """What a caller sends: read strictly, and nothing unknown in it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -43,7 +70,12 @@ class TaskSummary(_View):
     """A task in a list: no patch, no attempts, and the evidence without its output."""
 
     id: str
+    project: str
+    created_by: str = Field(description="Subject of the caller that submitted it.")
+    title: str | None
+    priority: Priority
     status: Status
+    waiting_on: WaitingOn | None = Field(description="What it waits for while its status is waiting.")
     stop_reason: StopReason | None = Field(description="Why the agent stopped; null while it works.")
     verdict: Verdict | None = Field(description="What the checks proved about the patch; null until they ran.")
     steps: int = Field(description="Model calls of the selected attempt, or of the one that is furthest.")
@@ -61,14 +93,23 @@ class TaskSummary(_View):
     cancel_requested: bool
 
 
+class QueuePlace(_View):
+    """Where a task stands, and why it is not served yet."""
+
+    position: int | None = Field(description="From 1; null where none of its runs is queued.")
+    reason: str
+
+
 class TaskView(TaskSummary):
     """A task as a whole."""
 
     patch: str = Field(description="Unified diff against base_commit; empty until the task ended.")
     attempts: tuple[AttemptView, ...]
     checks: tuple[Check, ...]
-    limits: Limits
+    limits: Limits = Field(description="With what was granted since it was submitted.")
     model: ModelOptions
+    profile: str
+    queue: QueuePlace | None = Field(description="Null unless it is queued.")
 
 
 class TaskList(_View):
@@ -108,20 +149,177 @@ class DiffView(_View):
     files: tuple[FileChange, ...]
 
 
+class UsageView(_View):
+    """What some tasks used, all attempts counted."""
+
+    group: dict[Group, str | None] = Field(description="What they have in common; empty for one sum of all.")
+    num_tasks: int
+    num_runs: int
+    num_steps: int
+    usage: Usage
+    cost: float | None = Field(description="By the service's prices; null where it has none.")
+
+
+class UsageList(_View):
+    project: str
+    usage: tuple[UsageView, ...]
+
+
+class QueueView(_View):
+    """Tasks of the project that are not over."""
+
+    num_queued: int
+    num_working: int
+    num_waiting: int = Field(description="For a user, a budget or a quota.")
+    num_paused: int
+    oldest_queued_s: float = Field(description="How long the oldest queued one has waited, s; 0: none.")
+
+
+class LimitsView(_View):
+    requests_per_minute: int | None = Field(description="Of one caller, at one process; null is no limit.")
+    max_body_bytes: int
+    max_running: int | None = Field(description="Most runs of the project at once; null is no limit.")
+    max_running_per_user: int | None
+    weight: float = Field(description="The project's share of worker time where others wait too.")
+    retention_days: int | None = Field(description="Tasks are deleted so long after their end; null keeps them.")
+    task_defaults: Limits
+
+
+class ModelView(_View):
+    name: str
+    default: bool = Field(description="Whether tasks get it that name none.")
+    prices: Prices | None = Field(description="Of a million tokens; null where nothing has a price.")
+
+
+class ModelList(_View):
+    models: tuple[ModelView, ...]
+
+
+class RunView(AttemptView):
+    """An attempt by itself."""
+
+    waiting_on: WaitingOn | None
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class RunList(_View):
+    runs: tuple[RunView, ...]
+
+
+class TaskChange(TaskUpdated):
+    """What can be changed of a task after it was submitted. Null, or left out: it stays."""
+
+    limits: BudgetGranted | None = Field(None, description="Higher limits; a wait for budget then ends.")
+
+
+class MessageText(_Told):
+    """A message to a task."""
+
+    text: Annotated[str, StringConstraints(min_length=1, max_length=100_000)]
+    delivery: Delivery = "steer"
+    expected_run_id: Annotated[str, StringConstraints(max_length=64)] | None = Field(
+        None, description="Refuse the message where another attempt is shown by now."
+    )
+
+
+class MessageView(_View):
+    """A message, and whether the agent has read it."""
+
+    id: str
+    text: str
+    delivery: Delivery
+    state: MessageState
+    seq: int = Field(description="Of its event message.added.")
+    at: datetime
+
+
+class MessageList(_View):
+    messages: tuple[MessageView, ...]
+
+
+class Decision(_Told):
+    """A user's word on a call."""
+
+    decision: Literal["allow", "deny"]
+    scope: Literal["once", "task"] = Field(
+        "once", description="task: what was asked for is allowed for the rest of the task."
+    )
+    reason: Annotated[str, StringConstraints(max_length=2000)] = Field(
+        "", description="The model reads it where the call is denied."
+    )
+
+
+class ApprovalView(_View):
+    """A call that a run wants to make."""
+
+    id: str
+    task_id: str
+    run_id: str
+    step: int
+    tool: str
+    arguments: str = Field(description="As the model wrote them.")
+    parts: tuple[str, ...] = Field(description="What of the call needs the user's word.")
+    requested_at: datetime
+    decision: Literal["allow", "deny"] | None = Field(description="Null while it waits.")
+    scope: Literal["once", "task"] | None
+    reason: str | None
+
+
+class ApprovalList(_View):
+    approvals: tuple[ApprovalView, ...]
+
+
 def summarise(task: TaskRecord) -> TaskSummary:
     """A task as lists show it."""
     return TaskSummary(**_shared(task))
 
 
-def show(task: TaskRecord) -> TaskView:
-    """A task as ``GET /v1/tasks/{id}`` and ``mimo run --output json`` show it."""
+def show(task: TaskRecord, limits: Limits | None = None, queue: QueuePlace | None = None) -> TaskView:
+    """A task as ``GET /v1/tasks/{id}`` and ``mimo run --output json`` show it.
+
+    Args:
+        limits: those it has now; None for those of the request.
+        queue: where it stands; None where it does not wait, or nobody asked.
+    """
     return TaskView(
         **_shared(task),
         patch=task.patch,
         attempts=tuple(_attempt(run, task.selected) for run in task.runs),
         checks=task.request.checks,
-        limits=task.request.limits,
+        limits=limits or task.request.limits,
         model=task.request.model,
+        profile=task.request.profile,
+        queue=queue,
+    )
+
+
+def show_run(run: RunRecord, task: TaskRecord) -> RunView:
+    attempt = _attempt(run, task.selected).model_dump()
+    return RunView(**attempt, waiting_on=run.waiting_on, started_at=run.started_at, finished_at=run.finished_at)
+
+
+def show_approval(event: Event, decided: Mapping[str, ApprovalDecided]) -> ApprovalView:
+    """
+    Args:
+        event: an ``approval.requested``.
+        decided: the task's decisions, by the run's own id of the request.
+    """
+    request = ApprovalRequested.model_validate(event.body)
+    decision = decided.get(request.approval_id)
+    assert event.run_id is not None, event
+    return ApprovalView(
+        id=f"{event.task_id}.{request.approval_id}",
+        task_id=event.task_id,
+        run_id=event.run_id,
+        step=request.step,
+        tool=request.call.name,
+        arguments=request.call.arguments,
+        parts=request.parts,
+        requested_at=event.at,
+        decision=decision.decision if decision else None,
+        scope=decision.scope if decision else None,
+        reason=decision.reason if decision else None,
     )
 
 
@@ -132,7 +330,12 @@ def show_event(event: Event) -> EventView:
 def _shared(task: TaskRecord) -> dict[str, Any]:
     return {
         "id": task.id,
+        "project": task.project_id,
+        "created_by": task.created_by,
+        "title": task.title,
+        "priority": task.priority,
         "status": task.status,
+        "waiting_on": task.waiting_on,
         "stop_reason": task.stop_reason,
         "verdict": task.verdict,
         "steps": task.steps,
@@ -140,7 +343,7 @@ def _shared(task: TaskRecord) -> dict[str, Any]:
         "repository": task.request.repository,
         "base_commit": task.request.base_commit,
         "problem_statement": task.request.problem_statement,
-        "labels": task.request.labels,
+        "labels": task.labels,
         "created_at": task.created_at,
         "updated_at": task.updated_at,
         "started_at": task.started_at,

@@ -1,29 +1,31 @@
-"""Submit, list, show and cancel tasks, and read what they changed."""
+"""Submit, list, show, change and end tasks, and read what they changed."""
 
+import hashlib
+import json
 from http import HTTPStatus
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Request, Response
-from pydantic import ValidationError
+from fastapi import APIRouter, Header, Query, Request, Response
+from pydantic import AwareDatetime
 
 from agent.api.auth import needs
+from agent.api.body import described, read_body, rejected
 from agent.api.context import Context, Shared
 from agent.api.diff import changed_files
-from agent.api.problems import FieldError, Problem, invalid_input
-from agent.api.schemas import DiffView, TaskList, TaskView, show, summarise
-from agent.errors import InvalidCursor, RepositoryError
-from agent.types import Status, TaskRequest
+from agent.api.once import IdempotencyKey, once
+from agent.api.problems import FieldError, Problem
+from agent.api.schemas import DiffView, QueuePlace, TaskChange, TaskList, TaskView, show, summarise
+from agent.errors import InvalidCursor, RepositoryError, TaskOver
+from agent.inbox import Inbox
+from agent.store.base import TaskRecord
+from agent.types import Limits, Status, TaskRequest
 
 router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
 
-_SUBMISSION: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/TaskRequest"}}},
-    }
-}
-_DIFF_ANSWERS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/x-diff": {"schema": {"type": "string"}}}}}
+DIFF_ANSWERS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/x-diff": {"schema": {"type": "string"}}}}}
+_ETAG = {"ETag": {"description": "Version of what PATCH changes; send it as If-Match.", "schema": {"type": "string"}}}
+_WITH_ETAG: dict[int | str, dict[str, Any]] = {200: {"headers": _ETAG}}
 
 
 @router.post(
@@ -31,47 +33,77 @@ _DIFF_ANSWERS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/x-diff
     dependencies=[needs("tasks:write")],
     status_code=HTTPStatus.ACCEPTED,
     response_model=TaskView,
-    openapi_extra=_SUBMISSION,
+    openapi_extra=described(TaskRequest),
 )
-async def submit(request: Request, response: Response, shared: Shared) -> TaskView:
+async def submit(request: Request, shared: Shared, idempotency_key: IdempotencyKey = None) -> Response:
     """Queue a task. The commit is resolved now, so that what is repaired does not move while the task waits."""
     task = await _read_submission(request)
-    commit = await resolve_repository(shared, task)
-    record = await shared.tasks.submit(
-        task.model_copy(update={"base_commit": commit}), created_by=shared.principal.subject
-    )
-    response.headers["Location"] = f"/v1/tasks/{record.id}"
-    return show(record)
+
+    async def do() -> tuple[str, TaskView]:
+        commit = await resolve_repository(shared, task)
+        resolved = task.model_copy(update={"base_commit": commit})
+        record = await shared.tasks.submit(resolved, created_by=shared.principal.subject)
+        return record.id, await view(shared, record)
+
+    return await once(shared, request, idempotency_key, do, location=lambda task: f"/v1/tasks/{task.id}")
 
 
 @router.get("", dependencies=[needs("tasks:read")])
 async def list_tasks(
     shared: Shared,
     status: Annotated[Status | None, Query(description="Only tasks in this state.")] = None,
+    created_by: Annotated[str | None, Query(max_length=256, description="Only tasks of this subject.")] = None,
+    since: Annotated[AwareDatetime | None, Query(description="Only tasks submitted then or later.")] = None,
+    until: Annotated[AwareDatetime | None, Query(description="Only tasks submitted before.")] = None,
     cursor: Annotated[str | None, Query(description="next_cursor of the page before.")] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> TaskList:
     """Tasks, newest first."""
     try:
-        page = await shared.tasks.list_tasks(status=status, cursor=cursor, limit=limit)
+        page = await shared.tasks.list_tasks(
+            status=status, created_by=created_by, since=since, until=until, cursor=cursor, limit=limit
+        )
     except InvalidCursor as error:
-        raise Problem(
-            HTTPStatus.UNPROCESSABLE_ENTITY,
-            "invalid_request",
-            "cursor: not a cursor that this service gave",
-            remedy="Give back next_cursor of the page before, or leave cursor out for the first page.",
-            errors=[FieldError(parameter="cursor", detail="Not a cursor that this service gave")],
-        ) from error
+        raise invalid_cursor() from error
     return TaskList(tasks=tuple(map(summarise, page.tasks)), next_cursor=page.next_cursor)
 
 
-@router.get("/{task_id}", dependencies=[needs("tasks:read")])
-async def show_task(task_id: str, shared: Shared) -> TaskView:
+@router.get("/{task_id}", dependencies=[needs("tasks:read")], responses=_WITH_ETAG)
+async def show_task(task_id: str, response: Response, shared: Shared) -> TaskView:
     """A task as a whole."""
-    return show(await shared.tasks.get(task_id))
+    shown = await view(shared, await shared.tasks.get(task_id))
+    response.headers["ETag"] = _etag(shown)
+    return shown
 
 
-@router.get("/{task_id}/diff", dependencies=[needs("tasks:read")], response_model=DiffView, responses=_DIFF_ANSWERS)
+@router.patch(
+    "/{task_id}", dependencies=[needs("tasks:write")], responses=_WITH_ETAG, openapi_extra=described(TaskChange)
+)
+async def change_task(
+    task_id: str,
+    request: Request,
+    response: Response,
+    shared: Shared,
+    if_match: Annotated[str | None, Header(description="Change it only if this is still its ETag.")] = None,
+) -> TaskView:
+    """Give a task another title, other labels or another priority, or raise its limits, which ends a wait for budget.
+    Members that are left out, or null, stay as they are."""
+    change = await read_body(request, TaskChange)
+    before = await view(shared, await shared.tasks.get(task_id))
+    if if_match is not None and if_match != "*" and _etag(before) not in _etags(if_match):
+        raise Problem(
+            HTTPStatus.PRECONDITION_FAILED,
+            "task_changed",
+            f"Task {task_id} was changed since it had the ETag {if_match[:100]}.",
+            remedy="GET the task again, decide anew, and send its present ETag.",
+        )
+    await _apply(shared, before, change)
+    after = await view(shared, await shared.tasks.get(task_id))
+    response.headers["ETag"] = _etag(after)
+    return after
+
+
+@router.get("/{task_id}/diff", dependencies=[needs("tasks:read")], response_model=DiffView, responses=DIFF_ANSWERS)
 async def show_diff(task_id: str, request: Request, shared: Shared) -> DiffView | Response:
     """What the task changed: as JSON, or with ``Accept: text/x-diff`` as the patch itself."""
     record = await shared.tasks.get(task_id)
@@ -82,9 +114,7 @@ async def show_diff(task_id: str, request: Request, shared: Shared) -> DiffView 
             f"Task {task_id} is {record.status}; its patch is computed when it ends.",
             remedy="Wait for the event task.finished (GET /v1/tasks/{id}/events), then ask again.",
         )
-    if "text/x-diff" in request.headers.get("accept", ""):
-        return Response(record.patch, media_type="text/x-diff; charset=utf-8")
-    return DiffView(patch=record.patch, files=await changed_files(record.patch))
+    return await diff_answer(request, record.patch)
 
 
 @router.post("/{task_id}/cancel", dependencies=[needs("tasks:write")], status_code=HTTPStatus.ACCEPTED)
@@ -98,26 +128,81 @@ async def cancel(task_id: str, shared: Shared) -> TaskView:
             f"Task {task_id} had ended as {record.status} before it could be cancelled.",
             remedy="Nothing needs to be stopped; GET /v1/tasks/{id} shows its result.",
         )
-    return show(record)
+    return await view(shared, record)
+
+
+@router.post("/{task_id}/pause", dependencies=[needs("tasks:write")], status_code=HTTPStatus.ACCEPTED)
+async def pause(task_id: str, shared: Shared) -> TaskView:
+    """Let the agent stop before its next step, until the task is resumed. Asking again changes nothing."""
+    return await _say(shared, task_id, "task.paused")
+
+
+@router.post("/{task_id}/resume", dependencies=[needs("tasks:write")], status_code=HTTPStatus.ACCEPTED)
+async def resume(task_id: str, shared: Shared) -> TaskView:
+    """Let a paused task go on. Asking again changes nothing."""
+    return await _say(shared, task_id, "task.resumed")
+
+
+async def view(shared: Context, record: TaskRecord) -> TaskView:
+    """A task with the limits it has now, and its place in the queue."""
+    queue = None
+    if record.status is Status.QUEUED:
+        place = await shared.tasks.queue_position(record.id)
+        queue = QueuePlace(position=place.position, reason=place.reason)
+    return show(record, await limits_of(shared, record), queue)
+
+
+async def limits_of(shared: Context, record: TaskRecord) -> Limits:
+    """The limits of the request, with what was granted since."""
+    return Inbox(await shared.store.user_events(record.id)).raised(record.request.limits)
+
+
+async def diff_answer(request: Request, patch: str) -> DiffView | Response:
+    if "text/x-diff" in request.headers.get("accept", ""):
+        return Response(patch, media_type="text/x-diff; charset=utf-8")
+    return DiffView(patch=patch, files=await changed_files(patch))
+
+
+async def _say(shared: Context, task_id: str, word: Literal["task.paused", "task.resumed"]) -> TaskView:
+    """Tell a task to stop or to go on, unless that was the last word on it."""
+    record = await shared.tasks.get(task_id)
+    if Inbox(await shared.store.user_events(task_id)).paused != (word == "task.paused"):
+        await shared.tasks.tell(task_id, word, {})
+        record = await shared.tasks.get(task_id)
+    elif record.status.terminal:
+        raise TaskOver(f"task {task_id} had ended as {record.status}")
+    return await view(shared, record)
+
+
+async def _apply(shared: Context, before: TaskView, change: TaskChange) -> None:
+    """Say what is new; a limit that would fall is refused before anything is said."""
+    granted = change.limits.model_dump(exclude_none=True) if change.limits else {}
+    for name, value in granted.items():
+        old = getattr(before.limits, name)
+        if old is None or value < old:
+            detail = f"{value} is lower than {old}" if old is not None else "there is no such limit to raise"
+            raise rejected(f"/limits/{name}", detail, "Limits of a task can only be raised; to end it, cancel it.")
+    updated = change.model_dump(exclude={"limits"}, exclude_none=True, mode="json")
+    if updated:
+        await shared.tasks.tell(before.id, "task.updated", updated)
+    if granted:
+        await shared.tasks.tell(before.id, "budget.granted", granted)
+
+
+def _etag(task: TaskView) -> str:
+    """Names the version of what a user can change; what workers change is not part of it."""
+    changeable = task.model_dump(mode="json", include={"title", "labels", "priority", "limits"})
+    return f'"{hashlib.sha256(json.dumps(changeable, sort_keys=True).encode()).hexdigest()[:16]}"'
+
+
+def _etags(header: str) -> set[str]:
+    return {tag.strip() for tag in header.split(",")}
 
 
 async def _read_submission(request: Request) -> TaskRequest:
-    """The body, checked strictly: no text for numbers, no truth values for counts, no unknown fields."""
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json":
-        # A form of a foreign page can send any other type without asking first.
-        raise Problem(
-            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-            "unsupported_media_type",
-            f"The body is {media_type or 'of no stated type'}, not application/json.",
-            remedy="Send the header 'Content-Type: application/json'.",
-        )
-    try:
-        task = TaskRequest.model_validate_json(await request.body(), strict=True)
-    except ValidationError as error:
-        raise invalid_input(error.errors(include_url=False, include_context=False)) from error
+    task = await read_body(request, TaskRequest)
     if not task.problem_statement.strip():
-        raise _rejected("/problem_statement", "The problem statement is blank", "Say what is wrong or wanted.")
+        raise rejected("/problem_statement", "The problem statement is blank", "Say what is wrong or wanted.")
     return task
 
 
@@ -128,7 +213,7 @@ async def resolve_repository(shared: Context, task: TaskRequest) -> str:
         Problem: the repository or the commit cannot be used.
     """
     if not task.repository.startswith("/") or "\0" in task.repository:
-        raise _rejected(
+        raise rejected(
             "/repository",
             f"{task.repository!r} is not an absolute path",
             "Give the absolute path of a git repository on the service's machine; clone a remote one first.",
@@ -145,11 +230,11 @@ async def resolve_repository(shared: Context, task: TaskRequest) -> str:
         ) from error
 
 
-def _rejected(pointer: str, detail: str, remedy: str) -> Problem:
+def invalid_cursor() -> Problem:
     return Problem(
         HTTPStatus.UNPROCESSABLE_ENTITY,
         "invalid_request",
-        f"#{pointer}: {detail}",
-        remedy=remedy,
-        errors=[FieldError(pointer=f"#{pointer}", detail=detail)],
+        "cursor: not a cursor that this service gave",
+        remedy="Give back next_cursor of the page before, or leave cursor out for the first page.",
+        errors=[FieldError(parameter="cursor", detail="Not a cursor that this service gave")],
     )

@@ -7,6 +7,7 @@ given) and the workers. They meet in the store, so any of them may die and come 
 import asyncio
 import ipaddress
 import logging
+import os
 import signal
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
@@ -27,9 +28,12 @@ from agent.cli.failure import ExitCode, Failure
 from agent.cli.terminal import Terminal
 from agent.config import ModelSettings
 from agent.errors import SettingsError, StoreError
+from agent.integrations.addresses import NETWORKS_VARIABLE, Network, allowed_networks
+from agent.integrations.webhooks import Sender, sending
 from agent.repository import check_repository
 from agent.store.open import open_store
 from agent.store.secrets import KEY_VARIABLE, SecretBox, secret_box_of
+from agent.store.webhooks import Webhooks
 
 _STOP_S = 2
 """Open event streams are cut this long after Ctrl-C; their readers come back by the last id they saw."""
@@ -76,7 +80,7 @@ async def serve(options: ServeOptions, terminal: Terminal) -> None:
     Raises:
         Failure: the service cannot start.
     """
-    hosts = _hosts(options)
+    hosts, networks = _hosts(options), _webhook_networks(os.environ)
     _log_to(terminal)
     stopping = asyncio.Event()
     async with AsyncExitStack() as stack:
@@ -94,15 +98,26 @@ async def serve(options: ServeOptions, terminal: Terminal) -> None:
             identity=options.identity,
             secret_box=options.secret_box,
             hosts=hosts,
+            model=options.model,
         )
+        sender = Sender(Webhooks(store.database, options.secret_box), allowed=networks)
         starting = asyncio.ensure_future(_start_children(options, stack, terminal))
         await _first(starting, stopping)
         if stopping.is_set():
             return
+        await stack.enter_async_context(sending(sender))
         url = await stack.enter_async_context(_serving(app, listener))
         _announce(options, url, terminal)
         await stopping.wait()
         terminal.note("Stopping; unfinished runs go on at the next start.")
+
+
+def _webhook_networks(environment: Mapping[str, str]) -> tuple[Network, ...]:
+    """Networks that are not public, in which webhooks may be."""
+    try:
+        return allowed_networks(environment)
+    except SettingsError as error:
+        raise Failure(ExitCode.USAGE, str(error), f"set {NETWORKS_VARIABLE} to such networks, or unset it") from error
 
 
 def _hosts(options: ServeOptions) -> frozenset[str] | None:

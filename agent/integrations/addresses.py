@@ -3,13 +3,33 @@
 import asyncio
 import ipaddress
 import socket
+from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+
+from agent.errors import SettingsError
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 """Leads to the IPv4 address in its last 32 bits (RFC 6052)."""
+
+
+NETWORKS_VARIABLE = "MIMO_WEBHOOK_NETWORKS"
+
+
+def allowed_networks(environment: Mapping[str, str]) -> tuple[Network, ...]:
+    """The networks that ``MIMO_WEBHOOK_NETWORKS`` lists, with commas between: there requests may go, though they are
+    not public.
+
+    Raises:
+        SettingsError: one of them is none.
+    """
+    names = [name.strip() for name in environment.get(NETWORKS_VARIABLE, "").split(",") if name.strip()]
+    try:
+        return tuple(map(ipaddress.ip_network, names))
+    except ValueError as error:
+        raise SettingsError(f"{NETWORKS_VARIABLE}: {error}; write networks like 10.0.0.0/8") from error
 
 
 class ForbiddenAddress(Exception):

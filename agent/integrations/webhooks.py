@@ -8,16 +8,19 @@ import asyncio
 import base64
 import hashlib
 import hmac
+import ipaddress
 import json
 import logging
 import random
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
 import httpx
 
-from agent.integrations.addresses import ForbiddenAddress, Network, resolve
+from agent.integrations.addresses import ForbiddenAddress, Network, is_public, resolve
 from agent.store.webhooks import Delivery, Outcome, Webhooks
 
 logger = logging.getLogger(__name__)
@@ -49,7 +52,7 @@ class Sender:
             while True:
                 try:
                     num_sent = await self._send_due(http)
-                except Exception:  # noqa: BLE001 - the outermost loop: a database that is away comes back
+                except Exception:  # The outermost loop: a database that is away comes back.
                     logger.exception("action=send_failed")
                     num_sent = 0
                 if not num_sent:
@@ -86,6 +89,8 @@ class Sender:
         url = httpx.URL(delivery.url)
         async with asyncio.timeout(_TIMEOUT_S):
             address = await resolve(url.host, url.port or (443 if url.scheme == "https" else 80), self._allowed)
+            if url.scheme != "https" and is_public(ipaddress.ip_address(address)):
+                raise ForbiddenAddress(f"{url.host} is public: it is called by https only")
             body = json.dumps(delivery.body, separators=(",", ":")).encode()
             headers = {
                 "Host": url.netloc.decode(),
@@ -100,6 +105,17 @@ class Sender:
             response = await http.send(request, stream=True)
             await response.aclose()
         return response.status_code
+
+
+@asynccontextmanager
+async def sending(sender: Sender) -> AsyncIterator[None]:
+    """The sender runs as long as this does."""
+    running = asyncio.ensure_future(sender.run())
+    try:
+        yield
+    finally:
+        running.cancel()
+        await asyncio.wait({running})
 
 
 def sign(secret: str, message_id: str, timestamp: int, body: bytes) -> dict[str, str]:

@@ -1,0 +1,205 @@
+"""What a task's runs did, whole, in the formats of those who read it. A format's name ends in its version."""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from itertools import takewhile
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, ConfigDict, Field
+
+from agent.api.auth import needs
+from agent.api.context import Shared
+from agent.api.log import whole_log
+from agent.api.schemas import EventView, show_event
+from agent.events import StepMessage
+from agent.history import view
+from agent.profiles.base import Profile
+from agent.profiles.by_name import profile
+from agent.store.base import RunRecord, TaskRecord
+from agent.tools.base import function_schema
+from agent.trajectory import Step, Trajectory
+from agent.types import Event, Message, Status, StopReason, Usage, VerdictKind
+
+router = APIRouter(prefix="/v1/tasks", tags=["trajectories"])
+
+Format = Literal["native", "openai", "mini", "training"]
+
+
+class _View(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class NativeTrajectory(_View):
+    """The log itself; the others are derived from it."""
+
+    format: Literal["mimo-coder-native-1"] = "mimo-coder-native-1"
+    task_id: str
+    events: tuple[EventView, ...]
+
+
+class Conversation(_View):
+    """A run as the messages of its last model call, and what came of it."""
+
+    run_id: str
+    attempt: int
+    status: Status
+    stop_reason: StopReason | None
+    verdict: VerdictKind | None
+    messages: tuple[Message, ...]
+    tools: tuple[dict[str, Any], ...]
+
+
+class OpenaiTrajectory(_View):
+    """Runs as chat conversations, in the shape in which they were sent; aborted answers are not part of them."""
+
+    format: Literal["mimo-coder-openai-1"] = "mimo-coder-openai-1"
+    task_id: str
+    runs: tuple[Conversation, ...]
+
+
+class MiniStats(_View):
+    instance_cost: float
+    api_calls: int
+
+
+class MiniInfo(_View):
+    exit_status: str
+    submission: str = Field(description="The patch.")
+    model_stats: MiniStats
+
+
+class MiniTrajectory(_View):
+    """The selected run as mini-swe-agent writes its own, for tools that read those."""
+
+    trajectory_format: Literal["mini-swe-agent-1.1"] = "mini-swe-agent-1.1"
+    instance_id: str
+    info: MiniInfo
+    messages: tuple[Message, ...]
+
+
+class Sample(_View):
+    """One model call: what the model saw, and what it answered, aborted answers too."""
+
+    step: int
+    num_kept: int = Field(description="So many messages at the beginning are those of the sample before.")
+    prompt: tuple[Message, ...] = Field(description="The messages after those.")
+    answer: StepMessage
+    token_ids: tuple[int, ...] | None = Field(None, description="Null where the engine did not return them.")
+    logprobs: tuple[float, ...] | None = Field(None, description="Null where the engine did not return them.")
+    routed_experts: str | None = Field(None, description="Null where the engine did not return them.")
+
+
+class TrainingRun(_View):
+    run_id: str
+    attempt: int
+    status: Status
+    stop_reason: StopReason | None
+    verdict: VerdictKind | None
+    patch: str
+    usage: Usage
+    tools: tuple[dict[str, Any], ...]
+    samples: tuple[Sample, ...]
+
+
+class TrainingTrajectory(_View):
+    """Every model call of every run by itself."""
+
+    format: Literal["mimo-coder-training-1"] = "mimo-coder-training-1"
+    task_id: str
+    runs: tuple[TrainingRun, ...]
+
+
+@router.get("/{task_id}/trajectory", dependencies=[needs("tasks:read")])
+async def read_trajectory(
+    task_id: str,
+    shared: Shared,
+    format: Annotated[Format, Query()] = "native",  # noqa: A002 - the parameter's name
+) -> NativeTrajectory | OpenaiTrajectory | MiniTrajectory | TrainingTrajectory:
+    """All that the task's runs did so far. Reasoning is part of it."""
+    task = await shared.tasks.get(task_id)
+    events = [event async for event in whole_log(shared.tasks, task_id)]
+    return await asyncio.to_thread(_write, format, task, events)  # Long logs take seconds.
+
+
+def _write(
+    form: Format, task: TaskRecord, events: Sequence[Event]
+) -> NativeTrajectory | OpenaiTrajectory | MiniTrajectory | TrainingTrajectory:
+    agent = profile(task.request.profile)
+    match form:
+        case "native":
+            return NativeTrajectory(task_id=task.id, events=tuple(map(show_event, events)))
+        case "openai":
+            runs = tuple(_conversation(task, run, _of(run, events), agent) for run in task.runs)
+            return OpenaiTrajectory(task_id=task.id, runs=runs)
+        case "mini":
+            return _mini(task, _of(task.shown, events), agent)
+        case "training":
+            trained = tuple(_training(task, run, _of(run, events), agent) for run in task.runs)
+            return TrainingTrajectory(task_id=task.id, runs=trained)
+
+
+def _of(run: RunRecord, events: Sequence[Event]) -> list[Event]:
+    return [event for event in events if event.run_id == run.run_id]
+
+
+def _messages(
+    task: TaskRecord, events: Sequence[Event], agent: Profile, taken: Sequence[Step] | None = None
+) -> tuple[Message, ...]:
+    """What the next model call would see; nothing before the first event, whose date the prompt has."""
+    if not events:
+        return ()
+    return tuple(view(agent.system_prompt(events[0].at.date()), task.request.problem_statement, events, taken))
+
+
+def _tools(agent: Profile) -> tuple[dict[str, Any], ...]:
+    return tuple(function_schema(tool) for tool in agent.tools)
+
+
+def _conversation(task: TaskRecord, run: RunRecord, events: Sequence[Event], agent: Profile) -> Conversation:
+    return Conversation(
+        run_id=run.run_id,
+        attempt=run.attempt,
+        status=run.status,
+        stop_reason=run.stop_reason,
+        verdict=run.verdict.kind if run.verdict else None,
+        messages=_messages(task, events, agent),
+        tools=_tools(agent),
+    )
+
+
+def _mini(task: TaskRecord, events: Sequence[Event], agent: Profile) -> MiniTrajectory:
+    run = task.shown
+    num_calls = sum(event.type == "step.message" for event in events)
+    exit_status = "Submitted" if run.stop_reason is StopReason.FINISHED else str(run.stop_reason or run.status)
+    info = MiniInfo(
+        exit_status=exit_status, submission=run.patch, model_stats=MiniStats(instance_cost=0.0, api_calls=num_calls)
+    )
+    return MiniTrajectory(instance_id=task.id, info=info, messages=_messages(task, events, agent))
+
+
+def _training(task: TaskRecord, run: RunRecord, events: Sequence[Event], agent: Profile) -> TrainingRun:
+    return TrainingRun(
+        run_id=run.run_id,
+        attempt=run.attempt,
+        status=run.status,
+        stop_reason=run.stop_reason,
+        verdict=run.verdict.kind if run.verdict else None,
+        patch=run.patch,
+        usage=run.usage,
+        tools=_tools(agent),
+        samples=tuple(_samples(task, events, agent)),
+    )
+
+
+def _samples(task: TaskRecord, events: Sequence[Event], agent: Profile) -> Iterator[Sample]:
+    so_far = Trajectory()
+    before: tuple[Message, ...] = ()
+    for number, event in enumerate(events):
+        if event.type == "step.message":
+            prompt = _messages(task, events[:number], agent, so_far.steps)
+            kept = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, prompt, strict=False)))
+            answer = StepMessage.model_validate(event.body)
+            yield Sample(step=answer.step, num_kept=kept, prompt=prompt[kept:], answer=answer)
+            before = prompt
+        so_far.add(event)
