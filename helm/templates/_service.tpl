@@ -91,6 +91,28 @@ volumeMounts:
     readOnly: true
 {{- end }}
 
+{{- /* Tables are made or brought up to date before anything reads them; pods that do so at once wait for each other.
+       With SQLite the programs do it themselves. */ -}}
+{{- define "mimo.migrations" -}}
+{{- if ne .Values.database.mode "sqlite" }}
+initContainers:
+  - name: migrate
+    image: {{ include "mimo.image" (list . .Values.orchestrator.image) }}
+    imagePullPolicy: {{ .Values.global.pullPolicy }}
+    command: [python, -P, -m, agent.store, migrate, --store=$(MIMO_STORE)]
+    env:
+      {{- include "mimo.storeVariables" . | nindent 6 }}
+    securityContext:
+      {{- include "mimo.security" . | nindent 6 }}
+    resources:
+      requests: {cpu: 50m, memory: 128Mi}
+      limits: {memory: 512Mi}
+    volumeMounts:
+      - name: tmp
+        mountPath: /tmp
+{{- end }}
+{{- end }}
+
 {{- define "mimo.serviceMounts" -}}
 - name: tmp
   mountPath: /tmp

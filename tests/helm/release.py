@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,9 +110,10 @@ class Release:
 
 async def until(client: Client, task_id: str, kind: str) -> EventView:
     """The first event of that kind."""
-    async for event in client.watch(task_id):
-        if event.type == kind:
-            return event
+    async with aclosing(client.watch(task_id)) as events:
+        async for event in events:
+            if event.type == kind:
+                return event
     raise AssertionError(f"the task ended without {kind}")
 
 

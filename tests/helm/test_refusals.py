@@ -1,5 +1,8 @@
 """Values that cannot be are refused before anything changes, with the name of the value and what to do."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import pytest
 
 from deploy.cluster import programs
@@ -70,7 +73,7 @@ def test_a_value_that_cannot_be_is_named_with_what_is_allowed(given: str, words:
     ],
 )
 def test_values_that_cannot_be_together_are_refused_with_what_to_do(given: str, words: str) -> None:
-    fine = SITE | {"modelServer": {"weights": {"claim": "weights"}}}
+    fine = {**SITE, "modelServer": {"weights": {"claim": "weights"}}}
     assert words in refusal(f"--set={given}", values=fine)
 
 
@@ -79,8 +82,8 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
     assert said.count("\n- ") == 3
 
 
-def refusal(*arguments: str, values: object = None, profiles: tuple[str, ...] = ()) -> str:
+def refusal(*arguments: str, values: Mapping[str, Any] | None = None, profiles: tuple[str, ...] = ()) -> str:
     """What Helm says."""
     with pytest.raises(HelmError) as refused:
-        render(values, *profiles, arguments=arguments)  # type: ignore[arg-type]
+        render(values, *profiles, arguments=arguments)
     return str(refused.value)

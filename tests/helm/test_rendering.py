@@ -167,7 +167,7 @@ def test_sglang_is_started_as_the_model_server_would_start_it(name: str) -> None
 def test_flags_of_sglang_can_be_added_changed_and_taken_away() -> None:
     flags = {"attention-backend": "fa3", "page-size": 64, "enable-cache-report": None, "enable-mixed-chunk": True}
     settings = {"gpus": 8, "draft_steps": 0, "memory_share": 0.8, "flags": flags}
-    values = SITE | {"modelServer": {"sglang": {"settings": settings}, "weights": {"claim": "weights"}}}
+    values = {**SITE, "modelServer": {"sglang": {"settings": settings}, "weights": {"claim": "weights"}}}
     launch = plan_launch(LaunchSettings(model_path="/weights/MiMo-V2-Flash", **settings))
     assert tuple(sglang_container(render(values))["args"]) == launch.arguments
 
@@ -200,13 +200,13 @@ def test_the_namespace_of_sandboxes_is_kept_as_the_code_keeps_it(
         ),
         Bounds(pods=7, memory_mib=8000, cpus=3, pod_memory_mib=900, registry=registry),
     )
-    found = {(each["kind"], each["metadata"]["name"]): each for each in made.objects}
-    for each in wanted:
-        one = found[each["kind"], each["metadata"]["name"]]
-        labels = each["metadata"].get("labels", {})
-        assert labels.items() <= one["metadata"].pop("labels").items()
-        each["metadata"].pop("labels", None)
-        assert one == each
+    for expected in map(Object, wanted):
+        metadata = Object(expected["metadata"])
+        found = made.one(expected["kind"], metadata["name"])
+        labels = metadata.pop("labels", {})
+        assert labels.items() <= found["metadata"]["labels"].items()
+        assert {**found["metadata"], "labels": None} == {**metadata, "labels": None}
+        assert {**found, "metadata": None} == {**expected, "metadata": None}
 
 
 def test_the_worker_reads_the_settings_of_sandboxes_that_were_given(rendered: Rendered) -> None:
@@ -235,6 +235,7 @@ def selectors(each: Object) -> list[Object]:
 
 def sglang_container(rendered: Rendered) -> Object:
     [template] = [template for each, template in rendered.pods() if each["kind"] == "StatefulSet"]
+    container: Object
     [container] = template["spec"]["containers"]
     return container
 
