@@ -1,0 +1,18 @@
+"""Adds the pages to the application."""
+
+from pathlib import Path
+
+from fastapi import FastAPI
+from starlette.staticfiles import StaticFiles
+
+from agent.api.web import project, session, talk, tasks
+from agent.api.web.html import Templates
+
+_STATIC = Path(__file__).parent / "static"
+
+
+def install(app: FastAPI) -> None:
+    app.state.templates = Templates()
+    for part in (session, tasks, talk, project):
+        app.include_router(part.router)
+    app.mount("/static", StaticFiles(directory=_STATIC))

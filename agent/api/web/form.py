@@ -1,0 +1,127 @@
+"""What people type into the pages' forms."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from urllib.parse import parse_qsl
+
+from fastapi import Request
+from pydantic import ValidationError
+
+from agent.api.problems import Problem
+from agent.types import Limits, ModelOptions, TaskRequest
+
+Form = Mapping[str, str]
+
+_MAX_FIELDS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected(Exception):
+    """The form cannot be used as it is."""
+
+    errors: Mapping[str, str]
+    """What is wrong, by field."""
+
+
+async def read_form(request: Request) -> Form:
+    """The fields of a posted form.
+
+    Raises:
+        Problem: it comes from no page of this service, or is no form.
+    """
+    if "origin" not in request.headers:
+        # The gate refuses foreign origins; every browser says one with a form.
+        raise _unreadable(HTTPStatus.FORBIDDEN, "The form does not say which page it comes from.")
+    if request.headers.get("content-type", "").partition(";")[0] != "application/x-www-form-urlencoded":
+        raise _unreadable(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body is not a form.")
+    try:
+        text = (await request.body()).decode("ascii")
+        return dict(parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=_MAX_FIELDS))
+    except ValueError as error:
+        raise _unreadable(HTTPStatus.BAD_REQUEST, "The form cannot be read.") from error
+
+
+def _unreadable(status: HTTPStatus, detail: str) -> Problem:
+    return Problem(status, "unreadable_form", detail, remedy="Open the page anew and send its form from there.")
+
+
+def empty_task_form() -> dict[str, str]:
+    """What the form of a new task shows at first."""
+    # Nothing is checked here: an empty text is no task yet.
+    blank = TaskRequest.model_construct(
+        repository="", base_commit="HEAD", problem_statement="", limits=Limits(), model=ModelOptions(), labels={}
+    )
+    return filled_task_form(blank)
+
+
+def filled_task_form(request: TaskRequest) -> dict[str, str]:
+    """What the form shows to ask the same again."""
+    return {
+        "repository": request.repository,
+        "base_commit": request.base_commit,
+        "problem_statement": request.problem_statement,
+        "checks": "\n".join(check.command for check in request.checks),
+        "attempts": str(request.attempts),
+        "max_steps": str(request.limits.max_steps),
+        "max_tokens": str(request.limits.max_tokens),
+        "minutes": f"{request.limits.wall_clock_s / 60:g}",
+        "model": request.model.name or "",
+        "thinking": "on" if request.model.thinking else "",
+        "labels": ", ".join(f"{name}={value}" for name, value in request.labels.items()),
+    }
+
+
+def task_request(form: Form) -> TaskRequest:
+    """
+    Raises:
+        Rejected: with a sentence for each field that has to change.
+    """
+    labels, wrong = _labels(form.get("labels", ""))
+    given = {
+        "repository": form.get("repository", "").strip(),
+        "base_commit": form.get("base_commit", "").strip() or "HEAD",
+        "problem_statement": form.get("problem_statement", "").replace("\r\n", "\n").strip(),
+        "checks": [{"command": line.strip()} for line in form.get("checks", "").splitlines() if line.strip()],
+        "attempts": form.get("attempts", ""),
+        "limits": {
+            "max_steps": form.get("max_steps", ""),
+            "max_tokens": form.get("max_tokens", ""),
+            "wall_clock_s": _seconds(form.get("minutes", "")),
+        },
+        "model": {"name": form.get("model", "").strip() or None, "thinking": form.get("thinking") == "on"},
+        "labels": labels,
+    }
+    try:
+        request = TaskRequest.model_validate(given)
+    except ValidationError as error:
+        found = {_field(part["loc"]): _sentence(part["type"], part["msg"]) for part in error.errors()}
+        raise Rejected({**found, **wrong}) from error
+    if wrong:
+        raise Rejected(wrong)
+    return request
+
+
+def _labels(text: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Labels as ``name=value``, separated by commas or lines; and what is wrong with them."""
+    parts = [part.strip() for part in text.replace("\n", ",").split(",") if part.strip()]
+    if any("=" not in part for part in parts):
+        return {}, {"labels": "Write each label as name=value."}
+    return {name.strip(): value.strip() for name, _, value in (part.partition("=") for part in parts)}, {}
+
+
+def _seconds(minutes: str) -> float | str:
+    try:
+        return float(minutes) * 60
+    except ValueError:
+        return minutes
+
+
+def _field(location: tuple[int | str, ...]) -> str:
+    """The name of a field on the page, from where its value is in the request."""
+    inner = str(location[1]) if location[0] in ("limits", "model") and len(location) > 1 else str(location[0])
+    return {"wall_clock_s": "minutes", "name": "model"}.get(inner, inner)
+
+
+def _sentence(kind: str, message: str) -> str:
+    return "Fill this in." if kind == "string_too_short" else f"{message}."

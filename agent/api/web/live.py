@@ -1,0 +1,61 @@
+"""The stream a task's page follows: entries as HTML, made by the same templates as the page itself.
+
+It differs from the REST stream in two ways. Many events travel in one message, so that ten thousand of them are a few
+hundred insertions. And a message of its own says that nothing more comes, because a browser cannot tell an answer
+without content from a broken one.
+"""
+
+import json
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from typing import Any
+
+from agent.api.context import Context
+from agent.api.schemas import LAST_EVENT
+from agent.api.web.entry import entries
+from agent.api.web.html import Templates
+from agent.api.web.state import draw_state, read_state
+from agent.store.base import TaskRecord
+from agent.types import Event
+
+BATCH = 50
+"""Most events of one message."""
+
+
+async def messages(
+    shared: Context, templates: Templates, task_id: str, after: int, run_id: str | None
+) -> AsyncIterator[str]:
+    """Server-sent messages from after an event to the task's end.
+
+    ``entries`` {last, html}, where ``last`` is the sequence number to come back with; ``state`` {facts, status} after
+    all that is known; ``beat`` in silence; ``end``.
+    """
+    task = await shared.tasks.get(task_id)
+    while not (task.status.terminal and after >= task.last_seq):
+        events = await shared.tasks.wait_for_events(task_id, after=after, timeout_s=shared.heartbeat_s)
+        task = await shared.tasks.get(task_id)
+        if not events:
+            yield _message("beat", {})
+        for batch in _batches(events):
+            after = batch[-1].seq
+            html = draw_entries(templates, task, batch, run_id)
+            yield _message("entries", {"last": after, "html": html})
+        if events:
+            yield _message("state", draw_state(templates, await read_state(shared.tasks, task)))
+        if events and events[-1].type == LAST_EVENT:
+            break
+    yield _message("end", {})
+
+
+def draw_entries(templates: Templates, task: TaskRecord, events: Sequence[Event], run_id: str | None) -> str:
+    """Events as HTML; with a run only what concerns it."""
+    wanted = events if run_id is None else [event for event in events if event.run_id in (None, run_id)]
+    attempts = {run.run_id: run.attempt for run in task.runs}
+    return templates.part("entries.html", entries=entries(wanted, attempts), task=task)
+
+
+def _batches(events: Sequence[Event]) -> Iterator[Sequence[Event]]:
+    return (events[start : start + BATCH] for start in range(0, len(events), BATCH))
+
+
+def _message(name: str, body: Mapping[str, Any]) -> str:
+    return f"event: {name}\ndata: {json.dumps(body)}\n\n"

@@ -1,0 +1,59 @@
+// What every page does: the theme, times that pass, and a question before something is ended.
+"use strict";
+
+const theme = document.getElementById("theme");
+theme.addEventListener("click", () => {
+  const dark = getComputedStyle(document.documentElement).colorScheme === "dark"
+    || (!document.documentElement.dataset.theme && matchMedia("(prefers-color-scheme: dark)").matches);
+  const chosen = dark ? "light" : "dark";
+  document.documentElement.dataset.theme = chosen;
+  document.cookie = `mimo_theme=${chosen}; path=/; max-age=31536000; samesite=strict`;
+});
+
+addEventListener("submit", (event) => {
+  const question = event.target.dataset.confirm;
+  if (question && !confirm(question)) event.preventDefault();
+});
+
+addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && event.target.form) event.target.form.requestSubmit();
+});
+
+function duration(seconds) {
+  if (seconds < 60) return `${Math.floor(seconds)} s`;
+  const minutes = Math.floor(seconds / 60);
+  return minutes < 60 ? `${minutes} min ${Math.floor(seconds % 60)} s` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+}
+
+function ago(seconds) {
+  if (seconds < 45) return "just now";
+  if (seconds < 3600) return `${Math.max(1, Math.round(seconds / 60))} min ago`;
+  if (seconds < 86400) return `${Math.round(seconds / 3600)} h ago`;
+  return null; // Days do not pass while one looks.
+}
+
+function tick() {
+  for (const place of document.querySelectorAll("[data-since]")) {
+    place.textContent = duration(Math.max(0, (Date.now() - Date.parse(place.dataset.since)) / 1000));
+  }
+  for (const place of document.querySelectorAll("time[datetime]")) {
+    const text = ago((Date.now() - Date.parse(place.dateTime)) / 1000);
+    if (text && text !== place.textContent) place.textContent = text;
+  }
+}
+tick();
+setInterval(tick, 1000);
+
+// A link from another site comes without the cookie; asked again from here, the browser sends it.
+const signIn = document.getElementById("sign-in");
+if (signIn && !signIn.querySelector(".error")) {
+  fetch(location.href).then((answer) => { if (answer.redirected) location.replace(signIn.dataset.next); });
+}
+
+addEventListener("htmx:afterRequest", (event) => {
+  const { elt: form, successful } = event.detail;
+  const said = form.querySelector("[data-said]");
+  if (!said) return;
+  if (successful) form.reset();
+  said.textContent = successful ? "Sent." : "It could not be sent; try again.";
+});

@@ -1,0 +1,115 @@
+"""What people say to a task while it works, and the inbox of what it asks them."""
+
+import secrets
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+from fastapi import Request, Response
+from fastapi.responses import HTMLResponse, RedirectResponse
+from pydantic import BaseModel, ValidationError
+
+from agent.api.auth import needs
+from agent.api.context import Context, Shared
+from agent.api.problems import Problem
+from agent.api.web.form import read_form
+from agent.api.web.page import Html, page_router
+from agent.api.web.state import State, read_state
+from agent.events import ApprovalDecided, BudgetGranted, MessageAdded
+from agent.types import Status
+
+router = page_router("tasks:read")
+
+_INBOX_SIZE = 100
+_Word = TypeVar("_Word", bound=BaseModel)
+
+
+@router.post("/tasks/{task_id}/messages", dependencies=[needs("tasks:write")])
+async def add_message(request: Request, task_id: str, shared: Shared) -> Response:
+    form = await read_form(request)
+    given = {"message_id": f"msg_{secrets.token_hex(12)}", "text": form.get("text", "").strip()}
+    message = _checked(MessageAdded, {**given, "delivery": form.get("delivery", "steer")}, "Write a message first.")
+    await shared.tasks.tell(task_id, "message.added", message.model_dump(mode="json"))
+    if "hx-request" in request.headers:  # The page goes on, and reads the message from the log.
+        return Response(status_code=HTTPStatus.NO_CONTENT)
+    return _back(task_id)
+
+
+@router.post("/tasks/{task_id}/cancel", dependencies=[needs("tasks:write")])
+async def cancel(request: Request, task_id: str, shared: Shared) -> Response:
+    await read_form(request)
+    await shared.tasks.cancel(task_id)
+    return _back(task_id)
+
+
+@router.post("/tasks/{task_id}/pause", dependencies=[needs("tasks:write")])
+async def pause(request: Request, task_id: str, shared: Shared) -> Response:
+    await read_form(request)
+    await shared.tasks.tell(task_id, "task.paused", {})
+    return _back(task_id)
+
+
+@router.post("/tasks/{task_id}/resume", dependencies=[needs("tasks:write")])
+async def resume(request: Request, task_id: str, shared: Shared) -> Response:
+    await read_form(request)
+    await shared.tasks.tell(task_id, "task.resumed", {})
+    return _back(task_id)
+
+
+@router.post("/tasks/{task_id}/budget", dependencies=[needs("tasks:write")])
+async def grant_budget(request: Request, task_id: str, shared: Shared) -> Response:
+    form = await read_form(request)
+    given = {name: form[name] for name in ("max_steps", "max_tokens", "wall_clock_s", "max_cost") if form.get(name)}
+    granted = _checked(BudgetGranted, given, "Say the new limit as a number.")
+    await shared.tasks.tell(task_id, "budget.granted", granted.model_dump(mode="json", exclude_none=True))
+    return _back(task_id)
+
+
+@router.post("/tasks/{task_id}/approvals/{approval_id}", dependencies=[needs("approvals:write")])
+async def decide(request: Request, task_id: str, approval_id: str, shared: Shared) -> Response:
+    form = await read_form(request)
+    decision, _, scope = form.get("decision", "").partition(" ")
+    given = {
+        "approval_id": approval_id,
+        "decision": decision,
+        "scope": scope or "once",
+        "reason": form.get("reason", ""),
+    }
+    decided = _checked(ApprovalDecided, given, "Allow it or deny it.")
+    state = await read_state(shared.tasks, await shared.tasks.get(task_id))
+    if approval_id not in {asked.approval_id for asked in state.permissions}:
+        raise Problem(
+            HTTPStatus.CONFLICT, "already_decided", "Somebody has decided this already.", remedy="Look at the task."
+        )
+    await shared.tasks.tell(task_id, "approval.decided", decided.model_dump(mode="json"))
+    return RedirectResponse("/approvals" if form.get("from") == "inbox" else f"/tasks/{task_id}", HTTPStatus.SEE_OTHER)
+
+
+@router.get("/approvals")
+async def show_inbox(request: Request, shared: Shared, html: Html) -> Response:
+    return html.page(request, "inbox.html", states=await waiting(shared))
+
+
+@router.get("/approvals/count")
+async def count_inbox(shared: Shared) -> Response:
+    """How many tasks wait, for the navigation; empty for none."""
+    num_waiting = len(await waiting(shared))
+    return HTMLResponse(f' <span class="badge">{num_waiting}</span>' if num_waiting else "")
+
+
+async def waiting(shared: Context) -> list[State]:
+    """The tasks that wait for somebody, those that wait longest first."""
+    page = await shared.tasks.list_tasks(status=Status.WAITING, limit=_INBOX_SIZE)
+    states = [await read_state(shared.tasks, task) for task in reversed(page.tasks)]
+    return [state for state in states if state.permissions or state.question or state.limit]
+
+
+def _checked(shape: type[_Word], given: dict[str, Any], remedy: str) -> _Word:
+    try:
+        return shape.model_validate(given)
+    except ValidationError as error:
+        detail = "; ".join(str(part["msg"]) for part in error.errors())
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_request", f"{detail}.", remedy=remedy) from error
+
+
+def _back(task_id: str) -> Response:
+    return RedirectResponse(f"/tasks/{task_id}", HTTPStatus.SEE_OTHER)
