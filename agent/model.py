@@ -80,6 +80,7 @@ class HttpModel:
     def __init__(self, settings: ModelSettings, client: httpx.AsyncClient) -> None:
         self._settings = settings
         self._client = client
+        self._context_tokens: int | None = None
 
     async def complete(
         self,
@@ -99,6 +100,28 @@ class HttpModel:
         )
         return await tries(self._answer, body, tell)
 
+    async def context_tokens(self) -> int | None:
+        """Longest prompt and answer together; None where neither the settings nor the endpoint say.
+
+        An endpoint that does not answer now is asked again the next time.
+        """
+        if self._settings.context_tokens is not None or self._context_tokens is not None:
+            return self._settings.context_tokens or self._context_tokens
+        headers = self._headers()
+        url = f"{self._settings.url.rstrip('/')}/models"
+        try:
+            response = await self._client.get(url, headers=headers, timeout=self._settings.connect_timeout_s)
+            served = _Models.model_validate_json(response.content).data
+        except (httpx.HTTPError, httpx.InvalidURL, ValidationError):
+            return None
+        lengths = [model.max_model_len for model in served if model.id == self._settings.name]
+        self._context_tokens = lengths[0] if lengths else None
+        return self._context_tokens
+
+    def _headers(self) -> dict[str, str]:
+        key = self._settings.api_key
+        return {} if key is None else {"Authorization": f"Bearer {key.get_secret_value()}"}
+
     def _body(
         self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], options: ModelOptions
     ) -> dict[str, Any]:
@@ -111,7 +134,7 @@ class HttpModel:
             "max_tokens": options.max_tokens,
             "stream": True,
             "stream_options": {"include_usage": True},
-            "chat_template_kwargs": {"enable_thinking": options.thinking, "keep_all_reasoning": True},
+            "chat_template_kwargs": {"enable_thinking": options.thinking is not False, "keep_all_reasoning": True},
         }
         if tools:
             body["tools"] = list(tools)
@@ -146,9 +169,7 @@ class HttpModel:
         self, body: dict[str, Any], answer: "_Answer", tell: "_Audience", deadline: asyncio.Timeout
     ) -> str | None:
         """Fill ``answer`` from the stream; returns why the guard ended it, or None."""
-        headers = {}
-        if self._settings.api_key is not None:
-            headers["Authorization"] = f"Bearer {self._settings.api_key.get_secret_value()}"
+        headers = self._headers()
         url = f"{self._settings.url.rstrip('/')}/chat/completions"
         timeout = httpx.Timeout(None, connect=self._settings.connect_timeout_s)
         async with aconnect_sse(self._client, "POST", url, json=body, headers=headers, timeout=timeout) as source:
@@ -269,6 +290,17 @@ class _Audience:
         if self._on_delta:
             self._on_delta(delta)
         return self._guard.watch(delta.kind, delta.text, delta.index) if self._guard else None
+
+
+class _Served(BaseModel):
+    id: str
+    max_model_len: int | None = None
+
+
+class _Models(BaseModel):
+    """What ``GET /models`` says."""
+
+    data: list[_Served]
 
 
 class _FunctionPiece(BaseModel):

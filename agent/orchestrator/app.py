@@ -1,9 +1,11 @@
 """Builds a worker out of its settings."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from agent.model import open_model
+from agent.model import Model, open_model
+from agent.orchestrator.contract import ContractWatch
 from agent.orchestrator.runner import OnDelta, Runner
 from agent.orchestrator.settings import WorkerSettings
 from agent.orchestrator.worker import Worker
@@ -49,6 +51,8 @@ async def open_worker(
             allow_hosts=settings.sandbox.egress.allow_hosts,
             uncommitted=uncommitted,
             on_delta=on_delta,
+            prices=settings.model.prices,
+            context_tokens=model.context_tokens,
         )
         yield Worker(
             store,
@@ -56,4 +60,20 @@ async def open_worker(
             worker_id=settings.worker_id,
             concurrency=settings.concurrency,
             lease_ttl_s=settings.lease_ttl_s,
+            may_claim=await stack.enter_async_context(_may_claim(model, settings.probe_every_s)),
         )
+
+
+@asynccontextmanager
+async def _may_claim(model: Model, probe_every_s: float | None) -> AsyncIterator[Callable[[], bool]]:
+    """Whether runs may be taken now."""
+    if probe_every_s is None:
+        yield lambda: True
+        return
+    watch = ContractWatch(model, probe_every_s)
+    watching = asyncio.ensure_future(watch.run())
+    try:
+        yield lambda: watch.kept
+    finally:
+        watching.cancel()
+        await asyncio.wait({watching})

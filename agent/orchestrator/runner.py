@@ -5,13 +5,14 @@ an agent that stopped is not asked again, a verdict that was reached is not reac
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from agent.approvals import approver
+from agent.config import Prices
 from agent.errors import GitError, RepositoryError
 from agent.events import RunStopped
 from agent.history import last_snapshot
@@ -97,7 +98,8 @@ class Runner:
         allow_hosts: tuple[str, ...] = (),
         uncommitted: bool = False,
         on_delta: OnDelta | None = None,
-        loop_settings: LoopSettings | None = None,
+        prices: Prices | None = None,
+        context_tokens: Callable[[], Awaitable[int | None]] | None = None,
     ) -> None:
         """
         Args:
@@ -107,6 +109,8 @@ class Runner:
             allow_hosts: what the agent's commands may reach by name; the checks have no network.
             uncommitted: tasks start from their checkout as it is, not from the commit alone.
             on_delta: hears the model while it writes; nothing of it is stored.
+            prices: what tasks with a limit of cost are counted by.
+            context_tokens: says how much the model holds, or that it is not known.
         """
         self._store = store
         self._toolbox = toolbox
@@ -117,7 +121,8 @@ class Runner:
         self._allow_hosts = allow_hosts
         self._uncommitted = uncommitted
         self._on_delta = on_delta
-        self._loop_settings = loop_settings or LoopSettings()
+        self._prices = prices
+        self._context_tokens = context_tokens
 
     async def run(self, claim: Claim, inbox: Inbox) -> TaskRecord:
         """Go on with a run until it has ended, or is parked until the user says something; the task as it is then.
@@ -203,6 +208,7 @@ class Runner:
                 "checkpoint": work.kept.checkpoint if is_whole else None,
             }
             await work.log.append("run.provisioned", body)
+            context_tokens = await self._context_tokens() if self._context_tokens else None
             ended = await run_loop(
                 work.request,
                 profile(work.request.profile),
@@ -215,7 +221,7 @@ class Runner:
                 inbox=work.inbox,
                 approve=approver(work.request, work.inbox, work.log),
                 on_delta=self._listener(work.run_id),
-                settings=self._loop_settings,
+                settings=LoopSettings(prices=self._prices, context_tokens=context_tokens),
             )
             return ended if isinstance(ended, Wait) else None
         finally:

@@ -23,6 +23,12 @@ class WorkerSettings(BaseModel):
     store: str = Field(description="Address of the store, such as sqlite:////var/lib/mimo/store.db.")
     data: Path = Field(description="Folder for the git directories of tasks; shared by all workers of a store.")
     model: ModelSettings = ModelSettings()
+    probe_every_s: float | None = Field(
+        None,
+        gt=0,
+        description="How often it is proved that the endpoint keeps the model's reasoning, s; nothing is claimed while "
+        "it does not. None never asks.",
+    )
     backend: str = Field("local", description="Name of the sandbox backend.")
     sandbox: SandboxSettings = SandboxSettings()
     resources: Resources = Field(Resources(), description="Bounds of every sandbox.")

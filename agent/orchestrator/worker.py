@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from agent.errors import LeaseLost
@@ -28,13 +28,21 @@ class Worker:
     """Does what is claimable, so many runs at once."""
 
     def __init__(
-        self, store: Store, runner: Runner, *, worker_id: str, concurrency: int = 1, lease_ttl_s: float = 15.0
+        self,
+        store: Store,
+        runner: Runner,
+        *,
+        worker_id: str,
+        concurrency: int = 1,
+        lease_ttl_s: float = 15.0,
+        may_claim: Callable[[], bool] = lambda: True,
     ) -> None:
         self._store = store
         self._runner = runner
         self._worker_id = worker_id
         self._concurrency = concurrency
         self._lease_ttl_s = lease_ttl_s
+        self._may_claim = may_claim
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Work until ``stopping`` is set; runs under way are then given back, so that other workers go on with them."""
@@ -51,7 +59,7 @@ class Worker:
 
     async def _work(self, stopping: asyncio.Event, *, drain: bool = False) -> None:
         while not stopping.is_set():
-            claim = await self._store.claim(self._worker_id, self._lease_ttl_s)
+            claim = await self._store.claim(self._worker_id, self._lease_ttl_s) if self._may_claim() else None
             if claim is not None:
                 await self._own(claim, stopping)
             elif drain:

@@ -18,10 +18,8 @@ FIX = call("str_replace", path="calc.py", old_str="a - b", new_str="a + b")
 
 async def observed(desk: Desk, *answers: AssistantMessage) -> list[str]:
     """What the assistant reads from each call; its run ends without a review."""
-    ending = (FIX, FINISH)
-    assert (
-        await desk.work(in_order(*answers, *ending), agent=assistant(), review=False, **fields) is StopReason.FINISHED
-    )
+    script = in_order(*answers, FIX, FINISH)
+    assert await desk.work(script, agent=assistant(), review=False) is StopReason.FINISHED
     return desk.observations()[: len(answers)]
 
 

@@ -72,7 +72,7 @@ class Hesitant(Endless):
         super().__init__()
         self.then = ScriptedModel(in_order(FIX, FINISH))
 
-    async def complete(self, messages, tools, options, on_delta=None, watch=None):  # type: ignore[no-untyped-def]
+    async def complete(self, messages, tools, options, on_delta=None, watch=None):
         if self.asked.is_set():
             return await self.then.complete(messages, tools, options, on_delta, watch)
         on_delta(Delta("reasoning", "I could rewrite"))
