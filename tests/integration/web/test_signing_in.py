@@ -1,0 +1,118 @@
+"""Who may see and do what through the page: the same as through REST."""
+
+import httpx
+import pytest
+from playwright.async_api import Page, expect
+
+from agent.identity import DEFAULT_PROJECT, ROLES
+from agent.store.base import Project, ProjectStore, Store
+
+from .conftest import KEY, Tab, task
+
+pytestmark = pytest.mark.anyio
+
+
+async def _sign_in(page: Page, key: str) -> None:
+    await page.get_by_label("API key").fill(key)
+    await page.get_by_role("button", name="Sign in").click()
+
+
+async def _key(store: Store, role: str, project: str = DEFAULT_PROJECT) -> str:
+    _, secret = await store.identities.create_key(project, role, ROLES[role], created_by="test", expires_at=None)
+    return secret
+
+
+async def test_a_key_opens_the_page_that_was_asked_for(guarded: str, tasks: ProjectStore, tab: Tab) -> None:
+    submitted = await tasks.submit(task())
+    page = tab.page
+    await page.goto(f"{guarded}/tasks/{submitted.id}")
+    await expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+    await _sign_in(page, "wrong")
+    await expect(page.get_by_role("alert")).to_contain_text("wrong, revoked or expired")
+    await _sign_in(page, KEY)
+    await expect(page.get_by_role("heading", name="add() subtracts")).to_be_visible()
+
+    [cookie] = await page.context.cookies()
+    assert (cookie["httpOnly"], cookie["sameSite"]) == (True, "Strict")
+    await page.get_by_role("button", name="Sign out").click()
+    await page.goto(f"{guarded}/tasks")
+    await expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+
+
+async def test_a_link_from_elsewhere_opens_for_whoever_is_signed_in(
+    guarded: str, service: str, tasks: ProjectStore, page: Page
+) -> None:
+    submitted = await tasks.submit(task())
+    await page.goto(f"{guarded}/sign-in")
+    await _sign_in(page, KEY)
+    await page.wait_for_url(f"{guarded}/tasks")
+    elsewhere = service.replace("127.0.0.1", "localhost")
+    await page.goto(elsewhere)
+    await page.evaluate("(address) => { location.href = address; }", f"{guarded}/tasks/{submitted.id}")
+
+    await expect(page.get_by_role("heading", name="add() subtracts")).to_be_visible()
+
+
+async def test_sign_in_leads_to_no_other_site(guarded: str) -> None:
+    async with httpx.AsyncClient(base_url=guarded, trust_env=False, headers={"Origin": guarded}) as http:
+        for address in ("//elsewhere.example", "https://elsewhere.example", "/\\elsewhere.example", "x"):
+            answer = await http.post("/sign-in", data={"key": KEY, "next": address})
+            assert (answer.status_code, answer.headers["location"]) == (303, "/tasks")
+
+
+async def test_forms_of_other_pages_are_refused(guarded: str, tasks: ProjectStore) -> None:
+    form = {"repository": "/srv/x", "problem_statement": "x"}
+    async with httpx.AsyncClient(base_url=guarded, trust_env=False, cookies={"mimo_session": KEY}) as http:
+        foreign = await http.post("/tasks", data=form, headers={"Origin": "https://elsewhere.example"})
+        unnamed = await http.post("/tasks", data=form)
+
+    assert (foreign.status_code, unnamed.status_code) == (403, 403)
+    assert (await tasks.list_tasks()).tasks == ()
+
+
+async def test_a_viewer_sees_and_does_nothing_else(guarded: str, store: Store, tasks: ProjectStore) -> None:
+    submitted = await tasks.submit(task())
+    cookies = {"mimo_session": await _key(store, "viewer")}
+    async with httpx.AsyncClient(
+        base_url=guarded, trust_env=False, cookies=cookies, headers={"Origin": guarded}
+    ) as http:
+        assert (await http.get(f"/tasks/{submitted.id}")).status_code == 200
+        for path in ("/tasks", *(f"/tasks/{submitted.id}/{word}" for word in _WORDS), "/settings/keys"):
+            answer = await http.post(path, data={"text": "x"})
+            assert answer.status_code == 403, path
+            assert "takes the scope" in answer.text
+
+    assert (await tasks.get(submitted.id)).last_seq == submitted.last_seq
+
+
+_WORDS = ("messages", "cancel", "pause", "resume", "budget", "approvals/a")
+
+
+async def test_another_projects_task_is_not_there(guarded: str, store: Store, tasks: ProjectStore) -> None:
+    submitted = await tasks.submit(task())
+    await store.put_project(Project(project_id="other"))
+    cookies = {"mimo_session": await _key(store, "admin", "other")}
+    parts = ("", "/live", "/changes", "/patch", "/verdict", "/attempts", "/details")
+    async with httpx.AsyncClient(base_url=guarded, trust_env=False, cookies=cookies) as http:
+        for part in parts:
+            assert (await http.get(f"/tasks/{submitted.id}{part}")).status_code == 404, part
+        assert submitted.id not in (await http.get("/tasks")).text
+        assert (await http.get(f"/tasks/new?like={submitted.id}")).status_code == 404
+
+
+async def test_a_key_is_made_shown_once_used_and_revoked(guarded: str, tab: Tab) -> None:
+    page = tab.page
+    await page.goto(f"{guarded}/settings")
+    await _sign_in(page, KEY)
+    await page.get_by_label("Name").fill("ci")
+    await page.get_by_role("button", name="Make a key").click()
+    secret = await page.locator(".secret").inner_text()
+    await page.goto(f"{guarded}/settings")
+    await expect(page.locator("table")).to_contain_text("ci")
+    await expect(page.get_by_text(secret)).to_have_count(0)
+    async with httpx.AsyncClient(base_url=guarded, trust_env=False, cookies={"mimo_session": secret}) as http:
+        assert (await http.get("/tasks")).status_code == 200
+        page.once("dialog", lambda dialog: dialog.accept())
+        await page.get_by_role("button", name="Revoke ci").click()
+        await expect(page.locator("table")).to_contain_text("revoked")
+        assert (await http.get("/tasks")).status_code == 401

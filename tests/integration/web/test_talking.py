@@ -1,0 +1,128 @@
+"""What people tell a task through its page reaches the log."""
+
+import json
+import re
+
+import pytest
+from playwright.async_api import Page, expect
+
+from agent.store.base import ProjectStore, Store
+from agent.types import Event, Status, ToolCall, WaitingOn
+
+from .conftest import Agent, Tab, task
+
+pytestmark = pytest.mark.anyio
+
+
+async def _said(tasks: ProjectStore, task_id: str, kind: str) -> list[Event]:
+    return [event for event in await tasks.events(task_id) if event.type == kind]
+
+
+async def test_a_message_is_sent_beside_the_page_and_appears_in_it(
+    service: str, store: Store, tasks: ProjectStore, tab: Tab
+) -> None:
+    submitted = await tasks.submit(task())
+    await Agent.claims(store)
+    page = tab.page
+    await page.goto(f"{service}/tasks/{submitted.id}")
+    box = page.get_by_label("Message to the agent")
+    await box.fill("Use integers only.")
+    await page.get_by_label("When it is read").select_option("interrupt")
+    await box.press("Control+Enter")
+
+    await expect(page.locator(".entry.asked").last).to_contain_text("Use integers only.")
+    await expect(box).to_have_value("")
+    [event] = await _said(tasks, submitted.id, "message.added")
+    assert (event.body["text"], event.body["delivery"]) == ("Use integers only.", "interrupt")
+    assert tab.complaints == []
+
+
+async def test_a_running_task_is_paused_and_cancelled_after_a_question(
+    service: str, store: Store, tasks: ProjectStore, page: Page
+) -> None:
+    submitted = await tasks.submit(task())
+    agent = await Agent.claims(store)
+    await agent.log("run.provisioned", {})
+    await page.goto(f"{service}/tasks/{submitted.id}")
+    await page.get_by_role("button", name="Pause").click()
+    await expect(page.locator(".entry.notice").last).to_contain_text("Pausing")
+    assert await _said(tasks, submitted.id, "task.paused")
+
+    page.once("dialog", lambda dialog: dialog.dismiss())
+    await page.get_by_role("button", name="Cancel").click()
+    assert not (await tasks.get(submitted.id)).cancel_requested
+    page.once("dialog", lambda dialog: dialog.accept())
+    await page.get_by_role("button", name="Cancel").click()
+    await expect(page.locator("#status")).to_contain_text("ends as soon as")
+    assert (await tasks.get(submitted.id)).cancel_requested
+
+
+async def _asks(store: Store, agent: Agent) -> None:
+    call = ToolCall(id="c", name="bash", arguments=json.dumps({"command": "git reset --hard && make"}))
+    body = {"step": 1, "approval_id": "approval_1", "call": call.model_dump(), "parts": ["git reset --hard"]}
+    await agent.log("approval.requested", body)
+    await store.park(agent.claim.run_id, agent.claim.generation, Status.WAITING, WaitingOn.APPROVAL, {})
+
+
+@pytest.mark.parametrize(
+    ("button", "decision", "scope"),
+    [("Allow once", "allow", "once"), ("Allow for this task", "allow", "task"), ("Deny", "deny", "once")],
+)
+async def test_a_permission_is_decided_in_the_inbox(
+    button: str, decision: str, scope: str, service: str, store: Store, tasks: ProjectStore, page: Page
+) -> None:
+    submitted = await tasks.submit(task())
+    await _asks(store, await Agent.claims(store))
+    await page.goto(f"{service}/tasks")
+    await page.get_by_role("link", name=re.compile("Inbox")).click()
+    await expect(page.locator(".ask")).to_contain_text("git reset --hard && make")
+    await page.get_by_label("What to do instead").fill("Make a branch first.")
+    await page.get_by_role("button", name=button).click()
+
+    await expect(page.get_by_role("heading", name="Nothing waits for you")).to_be_visible()
+    [event] = await _said(tasks, submitted.id, "approval.decided")
+    assert (event.body["decision"], event.body["scope"]) == (decision, scope)
+    assert (await tasks.get(submitted.id)).status is Status.QUEUED
+
+
+async def test_a_permission_is_asked_on_the_page_that_is_open(
+    service: str, store: Store, tasks: ProjectStore, page: Page
+) -> None:
+    submitted = await tasks.submit(task())
+    agent = await Agent.claims(store)
+    await page.goto(f"{service}/tasks/{submitted.id}")
+    await expect(page.locator(".ask")).to_have_count(0)
+    await _asks(store, agent)
+
+    await page.locator(".ask").get_by_role("button", name="Allow once").click()
+
+    await expect(page.locator("#status [role=status]")).to_contain_text("queued")
+
+
+async def test_a_question_is_answered(service: str, store: Store, tasks: ProjectStore, page: Page) -> None:
+    submitted = await tasks.submit(task())
+    agent = await Agent.claims(store)
+    question = {"step": 1, "question_id": "q", "text": "Python **3.11** or 3.12?", "options": ["3.11", "3.12"]}
+    await agent.log("question.asked", question)
+    await store.park(agent.claim.run_id, agent.claim.generation, Status.WAITING, WaitingOn.QUESTION, {})
+    await page.goto(f"{service}/tasks/{submitted.id}")
+
+    await page.get_by_role("button", name="3.12").click()
+
+    await expect(page.locator("#status [role=status]")).to_contain_text("queued")
+    [event] = await _said(tasks, submitted.id, "message.added")
+    assert event.body["text"] == "3.12"
+
+
+async def test_a_limit_is_raised(service: str, store: Store, tasks: ProjectStore, page: Page) -> None:
+    submitted = await tasks.submit(task(limits={"max_steps": 5}))
+    agent = await Agent.claims(store)
+    reached = {"stop_reason": "step_limit", "detail": "5 steps were taken."}
+    await store.park(agent.claim.run_id, agent.claim.generation, Status.WAITING, WaitingOn.BUDGET, reached)
+    await page.goto(f"{service}/tasks/{submitted.id}")
+
+    await page.get_by_role("button", name="Raise it and go on").click()
+
+    await expect(page.locator("#status [role=status]")).to_contain_text("queued")
+    [event] = await _said(tasks, submitted.id, "budget.granted")
+    assert event.body == {"max_steps": 10}
