@@ -21,6 +21,7 @@ Beside the loop's events (``agent.events``) and the words of the user (:data:`US
 | task.finished         | run_id of the selected run; its status, stop_reason, verdict, error         |
 """
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
@@ -198,11 +199,17 @@ _BEST_FIRST = (
 
 
 def select(runs: tuple[RunRecord, ...]) -> RunRecord:
-    """The best of several attempts: by what the checks proved, then the fewest steps, then the first."""
+    """The best of several attempts.
 
-    def rank(run: RunRecord) -> tuple[int, bool, int, int]:
+    By what the checks proved, then by how many attempts came to the very same patch, then the fewest steps, then the
+    first.
+    """
+    trees = [run.verdict.tree for run in runs if run.verdict]
+
+    def rank(run: RunRecord) -> tuple[int, bool, int, int, int]:
         proof = _BEST_FIRST.index(run.verdict.kind) if run.verdict else len(_BEST_FIRST)
-        return proof, run.status is not Status.SUCCEEDED, run.steps, run.attempt
+        agreeing = trees.count(run.verdict.tree) if run.verdict and run.verdict.tree else 0
+        return proof, run.status is not Status.SUCCEEDED, -agreeing, run.steps, run.attempt
 
     return min(runs, key=rank)
 
@@ -352,6 +359,12 @@ class Store(Protocol):
 
         Raises:
             LeaseLost: another worker owns the run, or it ended.
+        """
+
+    async def said(self, task_ids: Collection[str]) -> dict[str, int]:
+        """The sequence number of the user's newest word, by task; tasks whose user said nothing are left out.
+
+        Cheap, for a worker that looks twice a second at all that it has.
         """
 
     async def user_events(self, task_id: str, *, after: int = 0) -> tuple[Event, ...]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from agent.events import RunStopped, StepMessage
 from agent.store.base import RunRecord, select
-from agent.types import Event, Status, StopReason, Verdict, WaitingOn
+from agent.types import Event, Status, StopReason, Usage, Verdict, WaitingOn
 
 _FURTHEST_FIRST = (
     Status.RUNNING,
@@ -37,6 +37,8 @@ def advance(run: RunRecord, event: Event) -> RunRecord:
         case "step.message":
             answer = StepMessage.model_validate(body)
             return run.model_copy(update={"steps": max(run.steps, answer.step), "usage": run.usage + answer.usage})
+        case "note.written" | "tool.completed" if body.get("usage"):
+            return run.model_copy(update={"usage": run.usage + Usage.model_validate(body["usage"])})
         case "run.stopped":
             stopped = RunStopped.model_validate(body)
             return run.model_copy(update={"status": Status.FINALIZING, "stop_reason": stopped.stop_reason})

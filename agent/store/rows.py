@@ -76,21 +76,34 @@ async def owned_run(db: AsyncConnection, run_id: str, generation: int) -> tuple[
     row = (await db.execute(select(runs).where(runs.c.run_id == run_id))).mappings().first()
     if row is None:
         raise LeaseLost(f"no run {run_id}")
-    run = run_record(row)
-    if run.generation != generation:
-        raise LeaseLost(f"run {run_id} is at generation {run.generation}, this worker's is {generation}")
-    if run.status.terminal:
+    verify_owner(row, generation)
+    return row, run_record(row)
+
+
+def verify_owner(row: RowMapping, generation: int) -> None:
+    """
+    Raises:
+        LeaseLost: the generation is not the one that owns the run, or the run ended.
+    """
+    run_id = row["run_id"]
+    if row["generation"] != generation:
+        raise LeaseLost(f"run {run_id} is at generation {row['generation']}, this worker's is {generation}")
+    if Status(row["status"]).terminal:
         raise LeaseLost(f"run {run_id} has ended")
     if row["claimed_at"] is None:
         raise LeaseLost(f"run {run_id} was let go")
-    return row, run
 
 
 async def save_run(db: AsyncConnection, run: RunRecord, **columns: Any) -> None:
+    await db.execute(update(runs).where(runs.c.run_id == run.run_id).values(run_values(run) | columns))
+
+
+def run_values(run: RunRecord) -> dict[str, Any]:
+    """What stands in the row of a run, but for its patch, which is written once."""
     values = run.model_dump(mode="python", exclude={"run_id", "attempt", "patch", "verdict", "usage"})
     values["usage"] = run.usage.model_dump()
     values["verdict"] = run.verdict.model_dump(mode="json") if run.verdict else None
-    await db.execute(update(runs).where(runs.c.run_id == run.run_id).values(values | columns))
+    return values
 
 
 def run_record(row: RowMapping) -> RunRecord:

@@ -1,5 +1,6 @@
 """The store over SQL: what workers do, and the way in for users, whose calls are in ``tasks``."""
 
+from collections.abc import Collection
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -8,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from agent.identity import DEFAULT_PROJECT
 from agent.store.base import USER_EVENTS, Claim, Project, ProjectStore, RunResult, TaskPage, TaskRecord
+from agent.store.batches import Batches
 from agent.store.claims import claimable, take_turn
 from agent.store.database import Database, whole
 from agent.store.derive import advance
@@ -29,6 +31,9 @@ from agent.types import Event, Status, TaskRequest, VerdictKind, WaitingOn
 _RETRY_S = 60.0
 """So long a run that waits on quota or capacity is left alone."""
 
+_MOST_IDS = 500
+"""Ids of one statement; databases bound their number."""
+
 _RETRIED = (WaitingOn.QUOTA, WaitingOn.CAPACITY)
 
 
@@ -38,6 +43,7 @@ class SqlStore:
     def __init__(self, database: Database) -> None:
         self.database = database
         self.identities = Identities(database)
+        self._batches = Batches(database)
 
     def of(self, project_id: str) -> ProjectStore:
         return SqlProjectStore(self.database, project_id)
@@ -107,10 +113,17 @@ class SqlStore:
 
     @whole
     async def renew(self, run_id: str, generation: int, ttl_s: float) -> None:
-        async with self.database.writing() as transaction:
-            await owned_run(transaction.db, run_id, generation)
-            until = transaction.now + timedelta(seconds=ttl_s)
-            await transaction.db.execute(update(runs).where(runs.c.run_id == run_id).values(lease_until=until))
+        await self._batches.renew(run_id, generation, ttl_s)
+
+    @whole
+    async def said(self, task_ids: Collection[str]) -> dict[str, int]:
+        query = select(tasks.c.task_id, tasks.c.last_user_seq).where(tasks.c.last_user_seq > 0)
+        ids, found = list(task_ids), dict[str, int]()
+        async with self.database.reading() as db:
+            for start in range(0, len(ids), _MOST_IDS):
+                rows = await db.execute(query.where(tasks.c.task_id.in_(ids[start : start + _MOST_IDS])))
+                found |= {row.task_id: row.last_user_seq for row in rows}
+        return found
 
     @whole
     async def user_events(self, task_id: str, *, after: int = 0) -> tuple[Event, ...]:
@@ -128,15 +141,7 @@ class SqlStore:
 
     @whole
     async def append(self, run_id: str, generation: int, type: str, body: dict[str, Any]) -> Event:  # noqa: A002
-        async with self.database.writing() as transaction:
-            row, run = await owned_run(transaction.db, run_id, generation)
-            event = await write_event(transaction, row["task_id"], type, body, run_id=run_id, generation=generation)
-            advanced = advance(run, event)
-            if advanced != run:
-                await save_run(transaction.db, advanced)
-                if advanced.status != run.status:
-                    await derive_task(transaction, row["task_id"])
-            return event
+        return await self._batches.append(run_id, generation, type, body)
 
     @whole
     async def finish(self, run_id: str, generation: int, result: RunResult) -> TaskRecord:

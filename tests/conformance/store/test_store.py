@@ -312,6 +312,22 @@ async def test_concurrent_writers_leave_no_hole(store: Store) -> None:
         assert own == list(range(10))
 
 
+async def test_write_that_cannot_be_made_fails_alone(store: Store) -> None:
+    task = await users(store).submit(request(attempts=3))
+    claims = [await claimed(store) for _ in range(3)]
+    bodies: list[dict[str, Any]] = [{"number": 1}, {"number": object()}, {"number": 3}]
+
+    outcomes = await asyncio.gather(
+        *(store.append(claim.run_id, 1, "note", body) for claim, body in zip(claims, bodies, strict=True)),
+        return_exceptions=True,
+    )
+
+    assert [isinstance(outcome, Event) for outcome in outcomes] == [True, False, True]
+    log = await users(store).events(task.id)
+    assert [event.body["number"] for event in log if event.type == "note"] == [1, 3]
+    assert [event.seq for event in log] == list(range(1, len(log) + 1))
+
+
 async def test_caller_cancelled_in_a_write_leaves_a_whole_transaction(store: Store) -> None:
     task = await users(store).submit(request())
     claim = await claimed(store)
