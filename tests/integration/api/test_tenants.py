@@ -1,0 +1,309 @@
+"""Two tenants on one service: every route is walked with the other's credentials.
+
+A new route takes part by itself. It fails here until its parameters have ids in ``alpha``, it says which scope it
+takes (or is listed as one that takes none), and, where it needs one, a body in ``BODIES`` or ``FORMS``.
+"""
+
+import re
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from cryptography.fernet import Fernet
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from starlette.routing import Route
+
+from agent.api.app import create_app
+from agent.api.auth import Needs
+from agent.api.gate import OPEN_PATHS
+from agent.identity import SCOPES, Scope
+from agent.store.base import RunResult, Store
+from agent.store.open import open_store
+from agent.store.secrets import SecretBox
+from agent.types import Status
+
+pytestmark = pytest.mark.anyio
+
+OPERATOR = "the operator's own key"
+CANARY = "canary-of-alpha"
+BASE = "http://mimo.example"
+PATCH = f"diff --git a/f b/f\n--- a/f\n+++ b/f\n@@ -1 +1 @@\n-old\n+{CANARY}\n"
+
+ANY_MEMBER = {
+    "GET /v1/me": "says who one is",
+    "GET /v1/projects": "shows one's own, or for operators all",
+    "GET /v1/projects/{project_id}": "is one's own, or nobody's",
+    "GET /v1/projects/{project_id}/api_keys": "asks for projects:admin once the project is known to be one's own",
+    "POST /v1/projects/{project_id}/api_keys": "the same",
+    "DELETE /v1/projects/{project_id}/api_keys/{key_id}": "the same",
+    "GET /v1/projects/{project_id}/secrets": "the same",
+    "PUT /v1/projects/{project_id}/secrets/{name}": "the same",
+    "DELETE /v1/projects/{project_id}/secrets/{name}": "the same",
+    "POST /sign-out": "takes a cookie away",
+}
+"""Routes that take no scope, or look at it by themselves, and why."""
+
+NOT_FOUND_BY_SILENCE = {"POST /settings/keys/{key_id}/revoke"}
+"""Sends back to the list of one's own keys, whatever was named."""
+
+NEW_TASK = {"repository": "/repo", "problem_statement": "beta's own"}
+BODIES: dict[str, dict[str, Any]] = {
+    "POST /v1/tasks": NEW_TASK,
+    "POST /v1/tasks/{task_id}/messages": {"text": "hello"},
+    "PATCH /v1/tasks/{task_id}": {"title": "mine"},
+    "POST /v1/approvals/{approval_id}": {"decision": "allow"},
+    "POST /v1/projects": {"id": "gamma"},
+    "PATCH /v1/projects/{project_id}": {"weight": 2.0},
+    "POST /v1/projects/{project_id}/api_keys": {"name": "mine", "scopes": ["tasks:read"]},
+    "PUT /v1/projects/{project_id}/secrets/{name}": {"value": "mine"},
+    "POST /v1/webhooks": {"url": "https://hooks.example/beta"},
+    "PATCH /v1/webhooks/{webhook_id}": {"enabled": False},
+}
+FORMS: dict[str, dict[str, str]] = {
+    "POST /sign-out": {},
+    "POST /settings/keys": {"name": "mine", "role": "viewer", "days": "1"},
+    "POST /settings/keys/{key_id}/revoke": {},
+    "POST /tasks": {"repository": "/repo", "problem_statement": "beta's own", "attempts": "1"},
+    "POST /tasks/{task_id}/messages": {"text": "hello"},
+    "POST /tasks/{task_id}/cancel": {},
+    "POST /tasks/{task_id}/pause": {},
+    "POST /tasks/{task_id}/resume": {},
+    "POST /tasks/{task_id}/budget": {"max_steps": "900"},
+    "POST /tasks/{task_id}/approvals/{approval_id}": {"decision": "allow once"},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    method: str
+    path: str
+    scopes: frozenset[Scope]
+
+    @property
+    def name(self) -> str:
+        return f"{self.method} {self.path}"
+
+    @property
+    def open(self) -> bool:
+        return self.path in OPEN_PATHS
+
+    @property
+    def parameters(self) -> list[str]:
+        return re.findall(r"\{(\w+)", self.path)
+
+    def filled(self, ids: dict[str, str]) -> str:
+        return re.sub(r"\{(\w+)[^}]*\}", lambda match: ids[match[1]], self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class Tenants:
+    http: httpx.AsyncClient
+    endpoints: tuple[Endpoint, ...]
+    alpha: str
+    """Key of the first tenant with every scope a tenant can have."""
+    beta: str
+    ids: dict[str, str]
+    """What alpha has, by the name of a path's parameter."""
+    store: Store
+
+    async def call(self, endpoint: Endpoint, credential: str | None) -> httpx.Response:
+        headers = {} if credential is None else {"Authorization": f"Bearer {credential}"}
+        content: dict[str, Any] = {}
+        if endpoint.name in FORMS:
+            content = {"data": FORMS[endpoint.name] or {"from": "here"}}
+            headers["Origin"] = BASE
+        elif endpoint.method in ("POST", "PUT", "PATCH"):
+            content = {"json": BODIES.get(endpoint.name, {})}
+        return await self.http.request(endpoint.method, endpoint.filled(self.ids), headers=headers, **content)
+
+    async def key(self, scopes: frozenset[Scope]) -> str:
+        """One of alpha's with fewer scopes."""
+        _, secret = await self.store.identities.create_key(
+            "alpha", "weak", scopes, created_by="a test", expires_at=None
+        )
+        return secret
+
+    async def state(self) -> Any:
+        """All that alpha has and another could have changed."""
+        mine = self.store.of("alpha")
+        identities = self.store.identities
+        task = await mine.get(self.ids["task_id"])
+        headers = {"Authorization": f"Bearer {self.alpha}"}
+        return (
+            task.model_copy(update={"updated_at": task.created_at}),
+            await mine.events(task.id),
+            [key.model_copy(update={"last_used_at": None}) for key in await identities.keys("alpha")],
+            await identities.secrets("alpha"),
+            await self.store.project("alpha"),
+            (await self.http.get("/v1/webhooks", headers=headers)).json(),
+            len((await mine.list_tasks()).tasks),
+        )
+
+
+@pytest.fixture
+async def tenants(tmp_path: Path) -> AsyncIterator[Tenants]:
+    async with open_store(f"sqlite:///{tmp_path}/mimo.db") as store:
+        box = SecretBox(Fernet.generate_key().decode())
+        app = create_app(store, _resolve, api_key=OPERATOR, secret_box=box)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=BASE) as http:
+            alpha, beta = await _tenant(http, "alpha"), await _tenant(http, "beta")
+            ids = await _belongings(http, store, alpha)
+            yield Tenants(http, tuple(_endpoints(app)), alpha, beta, ids, store)
+
+
+async def _resolve(path: Path, commit: str) -> str:
+    return "c" * 40
+
+
+async def _tenant(http: httpx.AsyncClient, project: str) -> str:
+    headers = {"Authorization": f"Bearer {OPERATOR}"}
+    await http.post("/v1/projects", json={"id": project}, headers=headers)
+    wanted = {"name": f"all of {project}", "scopes": sorted(SCOPES - {"service:admin"})}
+    made = await http.post(f"/v1/projects/{project}/api_keys", json=wanted, headers=headers)
+    return str(made.json()["secret"])
+
+
+async def _belongings(http: httpx.AsyncClient, store: Store, key: str) -> dict[str, str]:
+    """One of everything a tenant can have, the canary in whatever holds a text."""
+    headers = {"Authorization": f"Bearer {key}"}
+
+    async def post(path: str, **body: Any) -> Any:
+        answer = await http.post(path, json=body, headers=headers)
+        assert answer.is_success, answer.text
+        return answer.json()
+
+    hook = await post("/v1/webhooks", url=f"https://hooks.example/{CANARY}")
+    wanted = {"repository": "/repo", "problem_statement": CANARY, "labels": {CANARY: CANARY}}
+    task_id = (await post("/v1/tasks", **wanted))["id"]
+    claim = await store.claim(CANARY, 60.0)
+    assert claim is not None
+    asked = {"step": 1, "approval_id": "first", "parts": [CANARY]}
+    call = {"id": "1", "name": "bash", "arguments": CANARY}
+    await store.append(claim.run_id, claim.generation, "approval.requested", asked | {"call": call})
+    message = await post(f"/v1/tasks/{task_id}/messages", text=CANARY)
+    await store.finish(claim.run_id, claim.generation, RunResult(status=Status.FAILED, error=CANARY, patch=PATCH))
+    made = await post("/v1/projects/alpha/api_keys", name=CANARY, scopes=["tasks:read"])
+    secret = await http.put("/v1/projects/alpha/secrets/TOKEN", json={"value": CANARY}, headers=headers)
+    assert secret.is_success, secret.text
+    deliveries = (await http.get(f"/v1/webhooks/{hook['webhook']['id']}/deliveries", headers=headers)).json()
+    return {
+        "task_id": task_id,
+        "run_id": claim.run_id,
+        "message_id": message["id"],
+        "approval_id": f"{task_id}.first",
+        "webhook_id": hook["webhook"]["id"],
+        "delivery_id": deliveries["deliveries"][0]["id"],
+        "project_id": "alpha",
+        "key_id": made["key"]["id"],
+        "name": "TOKEN",
+    }
+
+
+def _endpoints(app: FastAPI) -> Iterator[Endpoint]:
+    for included in app.routes:
+        router = getattr(included, "original_router", None)
+        for route in router.routes if router is not None else [included]:
+            if isinstance(route, APIRoute):
+                needed = [part.call.scope for part in route.dependant.dependencies if isinstance(part.call, Needs)]
+                for method in route.methods or ():
+                    yield Endpoint(method, route.path, frozenset(needed))
+            elif isinstance(route, Route):
+                yield Endpoint("GET", route.path, frozenset())
+
+
+def _ordered(endpoints: tuple[Endpoint, ...]) -> list[Endpoint]:
+    """What takes something away comes last, what closes the project after all."""
+    order = {"GET": 0, "PUT": 1, "PATCH": 1, "POST": 2, "DELETE": 3}
+    return sorted(endpoints, key=lambda e: (order[e.method], "service:admin" in e.scopes, -len(e.path)))
+
+
+async def test_every_route_says_which_scope_it_takes(tenants: Tenants) -> None:
+    silent = {e.name for e in tenants.endpoints if not e.scopes and not e.open and e.path != "/openapi.json"}
+
+    assert silent == set(ANY_MEMBER)
+
+
+async def test_every_route_that_changes_something_takes_more_than_the_scope_to_read(tenants: Tenants) -> None:
+    weak = {e.name for e in tenants.endpoints if e.method != "GET" and e.scopes == {"tasks:read"}}
+
+    assert weak == set()
+
+
+async def test_no_route_answers_without_a_credential(tenants: Tenants) -> None:
+    closed = [endpoint for endpoint in tenants.endpoints if not endpoint.open]
+    answers = {endpoint.name: (await tenants.call(endpoint, None)).status_code for endpoint in closed}
+
+    assert {name: status for name, status in answers.items() if status != 401} == {}
+
+
+async def test_no_route_lets_in_whoever_lacks_its_scope(tenants: Tenants) -> None:
+    answers: dict[tuple[str, Scope], int] = {}
+    for endpoint in tenants.endpoints:
+        for scope in endpoint.scopes:
+            weak = await tenants.key(SCOPES - {"service:admin", scope})
+            answers[endpoint.name, scope] = (await tenants.call(endpoint, weak)).status_code
+
+    assert answers
+    assert {name: status for name, status in answers.items() if status != 403} == {}
+
+
+async def test_keys_and_secrets_are_for_administrators_of_the_project(tenants: Tenants) -> None:
+    weak = await tenants.key(SCOPES - {"service:admin", "projects:admin"})
+    of_project = [e for e in tenants.endpoints if re.match(r"/v1/projects/\{project_id\}/.", e.path)]
+    answers = {endpoint.name: (await tenants.call(endpoint, weak)).status_code for endpoint in of_project}
+
+    assert answers
+    assert set(answers.values()) == {403}, answers
+
+
+async def test_nothing_of_another_tenant_is_found(tenants: Tenants) -> None:
+    before = await tenants.state()
+    answers = {}
+    for endpoint in _ordered(tenants.endpoints):
+        if endpoint.parameters and not endpoint.open:
+            answer = await tenants.call(endpoint, tenants.beta)
+            assert CANARY not in answer.text.replace(endpoint.filled(tenants.ids), ""), endpoint.name
+            # Beta is no operator, and is told so before it is told that there is no such project.
+            refused = answer.status_code == 404 or ("service:admin" in endpoint.scopes and answer.status_code == 403)
+            if not refused and endpoint.name not in NOT_FOUND_BY_SILENCE:
+                answers[endpoint.name] = answer.status_code
+
+    assert answers == {}
+    assert await tenants.state() == before
+
+
+async def test_nothing_of_another_tenant_is_in_a_list(tenants: Tenants) -> None:
+    before = await tenants.state()
+    wrong = {}
+    for endpoint in _ordered(tenants.endpoints):
+        if not endpoint.parameters:
+            answer = await tenants.call(endpoint, tenants.beta)
+            if CANARY in answer.text or "alpha" in answer.text or answer.status_code >= 500:
+                wrong[endpoint.name] = answer.status_code
+
+    assert wrong == {}
+    assert await tenants.state() == before
+
+
+async def test_the_owner_finds_it_all(tenants: Tenants) -> None:
+    """What the other tests walk is really there: an id that leads nowhere would hide anything."""
+    wrong = {}
+    for endpoint in _ordered(tenants.endpoints):
+        if endpoint.parameters and "service:admin" not in endpoint.scopes:
+            answer = await tenants.call(endpoint, tenants.alpha)
+            if answer.status_code in (401, 403, 404, 415, 422) or answer.status_code >= 500:
+                wrong[endpoint.name] = (answer.status_code, answer.text[:200])
+
+    assert wrong == {}
+
+
+async def test_events_of_another_tenant_are_not_streamed(tenants: Tenants) -> None:
+    headers = {"Authorization": f"Bearer {tenants.beta}", "Accept": "text/event-stream"}
+    answer = await tenants.http.get(f"/v1/tasks/{tenants.ids['task_id']}/events", headers=headers)
+
+    assert answer.status_code == 404
+    assert CANARY not in answer.text
