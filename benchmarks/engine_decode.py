@@ -26,7 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -42,6 +42,7 @@ from transformers import DynamicCache
 from benchmarks.peak_memory import peak_above_start
 from model_server.config import ModelConfig
 from model_server.engine.cpu_backend import CpuBackend
+from model_server.kernels.cpu.build import NoLibrary
 from model_server.kernels.cpu.library import best_library
 from model_server.kernels.memory import empty
 from model_server.models.mimo_v2_flash import MiMoV2Flash
@@ -57,6 +58,8 @@ _PREFILL_ROUNDS = 2
 _THREADS_STEPS = 64
 _THREADS_TURNS = 16
 _DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
+_PAIRS = "bf16 products"
+"""bf16 weights, and inputs rounded to bf16 (``--kernels cpu-bf16``), which is how the others compute with them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +150,8 @@ def main(arguments: Sequence[str]) -> None:
     config = reference_config()
     with ExitStack() as stack:
         ours = [OurSide(random_model(config), dtype) for dtype in _DTYPES]
+        with suppress(NoLibrary):  # not every processor has the instruction
+            ours.append(OurSide(random_model(config), "bf16", pairs=True))
         sides: list[Side] = [*ours, *(TransformersSide(random_model(config), dtype) for dtype in _DTYPES)]
         if options.llama_python is not None:
             peer = stack.enter_context(LlamaCpp(options.llama_python, random_model(config)))
@@ -199,10 +204,13 @@ class OurSide:
 
     name = "engine"
 
-    def __init__(self, model: MiMoV2Flash, dtype: str) -> None:
-        self.dtype = dtype
+    def __init__(self, model: MiMoV2Flash, dtype: str, *, pairs: bool = False) -> None:
+        """``pairs``: with products of bf16 numbers. Raises NoLibrary."""
+        self.dtype = _PAIRS if pairs else dtype
         self._config = model.config
-        self._backend = CpuBackend(model.to(_DTYPES[dtype]), model.config.max_position_embeddings, best_library())
+        self._cache_dtype = _DTYPES[dtype]
+        library = best_library(pairs=pairs)
+        self._backend = CpuBackend(model.to(_DTYPES[dtype]), model.config.max_position_embeddings, library)
         self.bytes_per_step: dict[Workload, int] = {}
 
     def seconds(self, workload: Workload) -> float:
@@ -231,7 +239,7 @@ class OurSide:
         return time.process_time() - start
 
     def _sequences(self, num: int, length: int) -> PooledSequences:
-        return PooledSequences(self._config, self._backend, num, length, _DTYPES[self.dtype])
+        return PooledSequences(self._config, self._backend, num, length, self._cache_dtype)
 
     def _read(self, sequences: PooledSequences, index: int, prompt: list[int]) -> Tensor:
         for first in range(0, len(prompt), _CHUNK_TOKENS):
@@ -241,7 +249,7 @@ class OurSide:
 
     def _num_bytes(self, experts: Tensor, context: int, batch: int) -> int:
         """What one step must read."""
-        config, size = self._config, _DTYPES[self.dtype].itemsize
+        config, size = self._config, self._cache_dtype.itemsize
         hidden = config.hidden_size
         weights = config.vocab_size * hidden + 3 * hidden * config.intermediate_size
         keys = 0
@@ -415,8 +423,7 @@ def _print(results: Sequence[Result], peaks: dict[str, int]) -> None:
         "workload",
         *(f"{side} {dtype}" for side, dtype in columns),
         *(f"against {side}" for side in others),
-        "above floor, f32",
-        "bf16",
+        *(f"{dtype}, above floor" for dtype in results[0].floors),
         title="tokens/s, one thread, processor time; ratios of the better type of each side",
     )
     for result in results:
@@ -424,10 +431,7 @@ def _print(results: Sequence[Result], peaks: dict[str, int]) -> None:
             result.workload,
             *(f"{result.speeds[side][dtype]:.0f}" for side, dtype in columns),
             *(f"{result.times(side):.1f}x" for side in others),
-            *(
-                f"{result.floors[dtype] / result.speeds['engine'][dtype]:.2f}x" if dtype in result.floors else ""
-                for dtype in _DTYPES
-            ),
+            *(f"{floor / result.speeds['engine'][dtype]:.2f}x" for dtype, floor in result.floors.items()),
         )
     console = Console(width=200)
     console.print(table)

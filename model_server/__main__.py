@@ -112,9 +112,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--no-speculation", action="store_true", help="never guess tokens ahead")
     parser.add_argument(
         "--kernels",
-        choices=("auto", "ref", "cpu"),
+        choices=("auto", "ref", "cpu", "cpu-bf16"),
         default="auto",
-        help="what runs the model: ref is PyTorch, cpu compiled C++ (made on first use), auto cpu where it can be",
+        help="what runs the model: ref is PyTorch, cpu compiled C++ (made on first use), auto cpu where it can be;"
+        " cpu-bf16 multiplies matrices stored in bf16 with inputs rounded to bf16, where the processor can",
     )
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     sglang = parser.add_argument_group("SGLang as the engine; of the checkpoint only config and tokenizer are read")
@@ -196,7 +197,7 @@ def _app(checkpoint: Path, key: str | None, options: argparse.Namespace) -> "Fas
     try:
         kernels = choose_kernels(options.kernels, options.threads)
     except NoLibrary as error:
-        raise StartError(f"--kernels cpu: {error}") from error
+        raise StartError(f"--kernels {options.kernels}: {error}") from error
     logger.info("kernels name=%s reason=%s", kernels.name, kernels.reason)
     # The reference dequantises for every use, which only memory is good for.
     load = partial(load_model, dtype=getattr(torch, options.dtype), keep_fp8=kernels.name == "cpu")

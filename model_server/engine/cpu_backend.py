@@ -1,6 +1,7 @@
 """The backend `cpu`: a model in the hands of the C++ step. Its weights are packed, its records filled, its calls made.
 
-Computes in f32 whatever the weights are stored as; f32, bf16 and FP8 blocks keep their size. A row's results do not
+Computes in f32 whatever the weights are stored as; f32, bf16 and FP8 blocks keep their size. With a library that
+multiplies pairs, matrices stored in bf16 are multiplied with inputs rounded to bf16. Either way a row's results do not
 depend, to the last bit, on which rows share its step, on how a prompt was cut, or on what a cache held.
 """
 
@@ -54,7 +55,7 @@ class CpuBackend:
         self.config = model.config
         self._library = library
         self._context_length = context_length
-        self._packed = _PackedModel(model, context_length, take_weights)
+        self._packed = _PackedModel(model, context_length, take_weights, pairs=library.pairs)
         self._model = ctypes.addressof(self._packed.record)
         self._batch = BatchRecord(crew=library.new_crew(num_threads))
         weakref.finalize(self, library.end_crew, self._batch.crew)
@@ -147,8 +148,9 @@ class CpuBackend:
 class _PackedModel:
     """The model's record, and everything it points to."""
 
-    def __init__(self, model: MiMoV2Flash, context_length: int, take_weights: bool) -> None:
+    def __init__(self, model: MiMoV2Flash, context_length: int, take_weights: bool, *, pairs: bool) -> None:
         config = model.config
+        self._pairs = pairs
         self._kept: list[object] = []
         self.arena = Arena()
         layers = [layer for layer in model.model.layers if isinstance(layer, DecoderLayer)]
@@ -240,13 +242,13 @@ class _PackedModel:
     def _add_experts(self, record: LayerRecord, moe: MoE) -> None:
         pairs = [_expert(moe.experts, index) for index in range(len(moe.experts.gate_up))]
         record.has_experts = True
-        record.router = self._pack(Weight(moe.gate.weight.detach().float()))
+        record.router = self._pack(Weight(moe.gate.weight.detach().float()), pairs=False)  # which experts must be exact
         record.router_bias = self._vector(moe.gate.e_score_correction_bias)
         record.expert_gate_up = self._array(MatrixRecord, [self._pack(gate_up) for gate_up, _ in pairs])
         record.expert_down = self._array(MatrixRecord, [self._pack(down) for _, down in pairs])
 
-    def _pack(self, weight: Weight) -> MatrixRecord:
-        packed = pack(weight, self.arena)
+    def _pack(self, weight: Weight, *, pairs: bool = True) -> MatrixRecord:
+        packed = pack(weight, self.arena, pairs=pairs and self._pairs)
         self._kept.append(packed)
         return packed.record
 

@@ -36,6 +36,15 @@ def library() -> Library:
         pytest.skip(f"the C++ step is not available: {reason}")
 
 
+@pytest.fixture(scope="module")
+def pairs() -> Library:
+    """A library that multiplies bf16 numbers."""
+    try:
+        return best_library(pairs=True)
+    except NoLibrary as reason:
+        pytest.skip(f"the C++ step with products of bf16 is not available: {reason}")
+
+
 class Sequences:
     """Sequences over pools of their own, full of what must not be read. Pages are handed out in a random order."""
 
@@ -270,6 +279,25 @@ def test_weights_in_bf16_give_the_bits_of_the_same_numbers_in_f32(library: Libra
     # Not a number of bf16, so the matrices stay f32; and too small for any sum to change by it.
     wide = _steps_of_many_sizes(_set_corners(model.float(), 1e-40), library)
     assert torch.equal(narrow, wide)
+
+
+def test_products_of_bf16_have_the_same_bits_in_any_company_and_stay_near_f32(library: Library, pairs: Library) -> None:
+    # Experts are chosen by scores, which a rounding may turn: without them, nothing jumps.
+    config = small_config(hidden_size=150, intermediate_size=136, hybrid_layer_pattern=(0, 1), moe_layer_freq=(0, 0))
+    model = random_model(config).bfloat16()
+    exact, rounded = _steps_of_many_sizes(model, library), _steps_of_many_sizes(model, pairs)
+    assert 0 < _distance(rounded, exact) < 0.05
+    ids = random_ids(model.config, 150, seed=3)[0].tolist()
+    sequences = Sequences(model, pairs, 3)
+    whole = sequences.step([(0, ids)]).logits
+    sequences.step([(1, ids[:-1])], num_logits=0)
+    together = sequences.step([(2, ids[:40]), (1, ids[-1:])]).logits
+    assert torch.equal(together, torch.cat((whole[:40], whole[-1:])))
+
+
+def test_what_is_not_stored_in_bf16_is_multiplied_exactly(library: Library, pairs: Library) -> None:
+    model = random_model(_odd_config())
+    assert torch.equal(_steps_of_many_sizes(model, pairs), _steps_of_many_sizes(model, library))
 
 
 def test_weights_in_f32_that_are_numbers_of_bf16_take_its_memory(library: Library) -> None:

@@ -30,6 +30,7 @@ _FLAGS = (
 )
 VARIANTS = {
     "avx512": ("-march=x86-64-v4", "-mprefer-vector-width=512"),
+    "avx512bf16": ("-march=x86-64-v4", "-mprefer-vector-width=512", "-mavx512bf16"),
     "avx2": ("-march=x86-64-v3",),
     "native": ("-march=native",),
 }
@@ -85,7 +86,9 @@ def compile_shipped(folder: Path = _SOURCES) -> list[Path]:
     compiler = _compiler()
     if compiler is None:
         raise NoLibrary("no C++ compiler (c++, g++ or clang++) was found")
-    return [compile_library(variant, compiler, folder / file_name(variant)) for variant in ("avx512", "avx2")]
+    return [
+        compile_library(variant, compiler, folder / file_name(variant)) for variant in ("avx512", "avx512bf16", "avx2")
+    ]
 
 
 def file_name(variant: str) -> str:

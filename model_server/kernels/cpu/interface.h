@@ -5,8 +5,9 @@
 
 extern "C" {
 
-// How numbers are stored. Everything is computed in f32.
-enum MimoStorage : int64_t { kF32 = 0, kBf16 = 1, kFp8 = 2 };
+// How numbers are stored. Everything is computed in f32, but for the products of kBf16Pairs: there the other factor is
+// rounded to bf16, and two products are added at once. Only where the processor has such an instruction.
+enum MimoStorage : int64_t { kF32 = 0, kBf16 = 1, kFp8 = 2, kBf16Pairs = 3 };
 
 // A matrix of `num_out` rows and `num_in` columns, packed by model_server/kernels/cpu/packing.py into panels of 32
 // outputs: for each input, 32 weights side by side. Outputs are padded to whole panels with zeros.

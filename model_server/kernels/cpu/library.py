@@ -4,11 +4,15 @@ import ctypes
 import platform
 from ctypes import POINTER, Structure, c_float, c_int64, c_void_p
 from functools import lru_cache
+from pathlib import Path
 from typing import ClassVar
 
 import torch
 
 from model_server.kernels.cpu.build import NoLibrary, find_library
+
+_PAIRS = "avx512bf16"
+_PROCESSOR = Path("/proc/cpuinfo")
 
 
 class MatrixRecord(Structure):
@@ -101,6 +105,8 @@ class Library:
         except OSError as error:
             raise NoLibrary(f"{path} cannot be loaded: {error}") from error
         self.variant = variant
+        self.pairs = variant == _PAIRS
+        """Matrices stored in bf16 are multiplied in bf16 too."""
         self.scratch_bytes = loaded.mimo_scratch_bytes
         self.scratch_bytes.restype = c_int64
         self.scratch_bytes.argtypes = [c_void_p, c_void_p, c_int64]
@@ -117,9 +123,17 @@ class Library:
             function.argtypes = [c_void_p, c_void_p]
 
 
-@lru_cache(maxsize=1)
-def best_library() -> Library:
-    """For this machine's instruction set. Raises NoLibrary, with the reason."""
+@lru_cache(maxsize=2)
+def best_library(*, pairs: bool = False) -> Library:
+    """For this machine's instruction set. Raises NoLibrary, with the reason.
+
+    Args:
+        pairs: one that multiplies bf16 numbers in pairs.
+    """
+    if pairs:
+        if "avx512_bf16" not in _PROCESSOR.read_text("utf-8"):
+            raise NoLibrary("the processor has no products of bf16 numbers (avx512_bf16)")
+        return Library(_PAIRS)
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return Library("native")
     match torch.backends.cpu.get_cpu_capability():

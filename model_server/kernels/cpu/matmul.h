@@ -94,6 +94,26 @@ struct Fp8Panel {
     }
 };
 
+// A 32-bit lane holds an output's weights for an even input and for the odd one after it; the lower half of the outputs
+// first, then the upper.
+struct PairPanel {
+    const int32_t* weights;
+
+    PairPanel(const MimoMatrix& matrix, int64_t panel)
+        : weights((const int32_t*)matrix.panels + panel * ((matrix.num_in + 1) / 2) * kPanel) {}
+    MIMO_INLINE void fetch_next(int64_t pair, int64_t num_pairs) const {
+        const int32_t* next = weights + (num_pairs + pair) * kPanel;
+        __builtin_prefetch(next);
+        __builtin_prefetch(next + 16);
+    }
+};
+
+// Inputs as pairs of bf16.
+struct PairRows {
+    const int32_t* data;
+    ptrdiff_t stride;
+};
+
 // What becomes of 32 outputs of a row. `count` is how many of them exist.
 
 struct Store {
@@ -193,14 +213,83 @@ __attribute__((noinline)) void multiply_tile(const MimoMatrix& matrix, int64_t p
         }
 }
 
+#if defined(__AVX512BF16__)
+constexpr bool kHasPairs = true;
+
+// a * b + c of two pairs to one sum.
+MIMO_INLINE Lanes paired(Lanes sum, const int32_t* weights, int32_t value) {
+    const __m512i pairs = _mm512_loadu_si512(weights);
+    return _mm512_dpbf16_ps(sum, (__m512bh)pairs, (__m512bh)_mm512_set1_epi32(value));
+}
+
+template <int num_rows, int num_panels>
+__attribute__((noinline)) void multiply_pairs(const MimoMatrix& matrix, int64_t panel, PairRows x, float* out) {
+    v16 sums[num_panels][num_rows][2] = {};
+    const int64_t num_pairs = (matrix.num_in + 1) / 2;
+    const bool fetches = num_rows >= 3 && matrix.num_in <= kShortInputs;
+    const int32_t* weights[num_panels];
+    for (int p = 0; p < num_panels; ++p) weights[p] = PairPanel(matrix, panel + p).weights;
+    for (int64_t pair = 0; pair < num_pairs; ++pair) {
+#pragma GCC unroll 4
+        for (int p = 0; p < num_panels; ++p) {
+            const int32_t* at = weights[p] + pair * kPanel;
+            if (fetches) PairPanel{matrix, panel + p}.fetch_next(pair, num_pairs);
+#pragma GCC unroll 16
+            for (int r = 0; r < num_rows; ++r) {
+                const int32_t value = x.data[r * x.stride + pair];
+                sums[p][r][0].part[0] = paired(sums[p][r][0].part[0], at, value);
+                sums[p][r][1].part[0] = paired(sums[p][r][1].part[0], at + 16, value);
+            }
+        }
+    }
+    for (int p = 0; p < num_panels; ++p)
+        for (int r = 0; r < num_rows; ++r) {
+            store(out + (p * num_rows + r) * kPanel, sums[p][r][0]);
+            store(out + (p * num_rows + r) * kPanel + 16, sums[p][r][1]);
+        }
+}
+
+MIMO_INLINE void to_pairs(const float* from, int64_t count, int32_t* to) {
+    for (int64_t i = 0; i < count; i += 32) {
+        const int some = (int)(count - i < 32 ? count - i : 32);
+        const v16 low = load_some(from + i, some), high = some > 16 ? load_some(from + i + 16, some - 16) : v16{};
+        const __m512bh both = _mm512_cvtne2ps_pbh(high.part[0], low.part[0]);
+        _mm512_storeu_si512(to + i / 2, (__m512i)both);
+    }
+}
+#else
+constexpr bool kHasPairs = false;
+#endif
+
 constexpr int kTileRows = kAccumulators / 2;        // rows of one panel that fit the registers
 constexpr int kWide = kAccumulators >= 16 ? 4 : 2;  // panels side by side for one row
 
+// Products of inputs as they are with panels of one kind, or of pairs.
 template <class Panel>
-void multiply_rows(const MimoMatrix& matrix, int64_t panel, Rows x, int num_rows, float* out) {
+struct Product {
+    using Inputs = Rows;
+    template <int num_rows, int num_panels>
+    static void multiply(const MimoMatrix& matrix, int64_t panel, Rows x, float* out) {
+        multiply_tile<num_rows, num_panels, Panel>(matrix, panel, x, out);
+    }
+};
+
+#if defined(__AVX512BF16__)
+template <>
+struct Product<PairPanel> {
+    using Inputs = PairRows;
+    template <int num_rows, int num_panels>
+    static void multiply(const MimoMatrix& matrix, int64_t panel, PairRows x, float* out) {
+        multiply_pairs<num_rows, num_panels>(matrix, panel, x, out);
+    }
+};
+#endif
+
+template <class Panel, class Inputs>
+void multiply_rows(const MimoMatrix& matrix, int64_t panel, Inputs x, int num_rows, float* out) {
     const auto tile = [&](auto count) {
         if constexpr (decltype(count)::value <= kTileRows)
-            multiply_tile<decltype(count)::value, 1, Panel>(matrix, panel, x, out);
+            Product<Panel>::template multiply<decltype(count)::value, 1>(matrix, panel, x, out);
     };
     switch (num_rows) {
 #define MIMO_ROWS(n) \
@@ -229,31 +318,31 @@ void deliver(const MimoMatrix& matrix, int64_t panel, int num_panels, int64_t ro
             result(row + r, panel + p, matrix.num_out - (panel + p) * kPanel, load(sums), load(sums + 16));
 }
 
-template <class Panel, class Result>
-void multiply_panel(const MimoMatrix& matrix, int64_t panel, Rows x, int64_t num_rows, const Result& result) {
+template <class Panel, class Inputs, class Result>
+void multiply_panel(const MimoMatrix& matrix, int64_t panel, Inputs x, int64_t num_rows, const Result& result) {
     alignas(64) float sums[kTileRows * kPanel];
     const int64_t num_tiles = (num_rows + kTileRows - 1) / kTileRows;
     for (int64_t tile = 0, row = 0; tile < num_tiles; ++tile) {
         const int64_t end = num_rows * (tile + 1) / num_tiles;
-        multiply_rows<Panel>(matrix, panel, Rows{x.data + row * x.stride, x.stride}, (int)(end - row), sums);
+        multiply_rows<Panel>(matrix, panel, Inputs{x.data + row * x.stride, x.stride}, (int)(end - row), sums);
         deliver(matrix, panel, 1, row, (int)(end - row), sums, result);
         row = end;
     }
 }
 
 // Panels [panel, end).
-template <class Panel, class Result>
-void multiply_as_stored(const MimoMatrix& matrix, int64_t panel, int64_t end, Rows x, int64_t num_rows,
+template <class Panel, class Inputs, class Result>
+void multiply_as_stored(const MimoMatrix& matrix, int64_t panel, int64_t end, Inputs x, int64_t num_rows,
                         const Result& result) {
     alignas(64) float sums[4 * kPanel];
     if (num_rows == 1)
         for (; panel + kWide <= end; panel += kWide) {
-            multiply_tile<1, kWide, Panel>(matrix, panel, x, sums);
+            Product<Panel>::template multiply<1, kWide>(matrix, panel, x, sums);
             deliver(matrix, panel, kWide, 0, 1, sums, result);
         }
     if (num_rows == 2 && kAccumulators >= 16)
         for (; panel + 2 <= end; panel += 2) {
-            multiply_tile<2, 2, Panel>(matrix, panel, x, sums);
+            Product<Panel>::template multiply<2, 2>(matrix, panel, x, sums);
             deliver(matrix, panel, 2, 0, 2, sums, result);
         }
     for (; panel < end; ++panel) multiply_panel<Panel>(matrix, panel, x, num_rows, result);
@@ -287,11 +376,12 @@ void multiply_fp8(const MimoMatrix& matrix, int64_t panel, int64_t end, Rows x, 
     }
 }
 
-// Who multiplies, and where each has room for a widened panel.
+// Who multiplies, and where each has room for a widened panel; and room for the inputs as pairs.
 struct Hands {
     Crew& crew;
     float* widened;
     ptrdiff_t stride;
+    int32_t* pairs;
 };
 
 constexpr int64_t kChunkProducts = 1 << 16;  // about a microsecond: what it takes to claim a chunk is little beside it
@@ -302,12 +392,21 @@ void multiply(const MimoMatrix& matrix, Rows x, int64_t num_rows, const Result& 
     if (num_rows == 0) return;
     const int64_t few = kChunkProducts / (num_rows * matrix.num_in * kPanel) / kWide * kWide;
     const int64_t chunk = few ? few : num_rows <= 2 ? kWide : 1;
+    const PairRows pairs{hands.pairs, (matrix.num_in + 31) / 32 * 16};
+#if defined(__AVX512BF16__)
+    if (matrix.storage == kBf16Pairs)
+        for (int64_t row = 0; row < num_rows; ++row)
+            to_pairs(x.data + row * x.stride, matrix.num_in, hands.pairs + row * pairs.stride);
+#endif
     hands.crew.each((matrix.num_out + kPanel - 1) / kPanel, chunk, [&](int64_t panel, int64_t end, int lane) {
         switch (matrix.storage) {
             case kF32: return multiply_as_stored<F32Panel>(matrix, panel, end, x, num_rows, result);
             case kBf16: return multiply_as_stored<Bf16Panel>(matrix, panel, end, x, num_rows, result);
             case kFp8:
                 return multiply_fp8(matrix, panel, end, x, num_rows, result, hands.widened + lane * hands.stride);
+            case kBf16Pairs:
+                if constexpr (kHasPairs) multiply_as_stored<PairPanel>(matrix, panel, end, pairs, num_rows, result);
+                return;
         }
     });
 }

@@ -19,6 +19,8 @@ SCALE_INPUTS = 128
 """Inputs that share a scale of an FP8 weight."""
 
 _STORAGE = {torch.float32: 0, torch.bfloat16: 1, torch.float8_e4m3fn: 2}
+_PAIRS = 3
+"""Storage of bf16 whose inputs lie in pairs."""
 _FP8_EXPONENT = 2.0**120
 """See ``Fp8Panel`` in ``matmul.h``."""
 _LARGEST_SCALE = 2.0**7
@@ -46,8 +48,11 @@ class PackedMatrix:
     record: MatrixRecord
 
 
-def pack(weight: Weight, arena: Arena) -> PackedMatrix:
+def pack(weight: Weight, arena: Arena, *, pairs: bool = False) -> PackedMatrix:
     """A copy in panels, in the type it has; f32 numbers that are all bf16 numbers take half the memory.
+
+    Args:
+        pairs: what is stored in bf16 is multiplied with inputs rounded to bf16, two at once.
 
     Raises:
         ValueError: an e4m3 value is not a number, which the step has no way to say.
@@ -59,14 +64,15 @@ def pack(weight: Weight, arena: Arena) -> PackedMatrix:
             weight = Weight(dense(weight))
     weight = Weight(_narrowed(weight.values), weight.scales)
     num_out, num_in = weight.values.shape
-    panels, scales = arena.hold(_panels(weight.values)), None
+    pairs = pairs and weight.values.dtype == torch.bfloat16
+    panels, scales = arena.hold(_pairs(weight.values) if pairs else _panels(weight.values)), None
     if weight.scales is not None:
         by_panel = _padded(weight.scales.float() * _FP8_EXPONENT, PANEL)
         scales = arena.hold(torch.unflatten(by_panel, 0, (-1, PANEL)).transpose(1, 2))
     record = MatrixRecord(
         panels=panels.data_ptr(),
         scales=None if scales is None else scales.data_ptr(),
-        storage=_STORAGE[weight.values.dtype],
+        storage=_PAIRS if pairs else _STORAGE[weight.values.dtype],
         num_in=num_in,
         num_out=num_out,
     )
@@ -118,6 +124,12 @@ def _panels(values: Tensor) -> Tensor:
             return pairs.permute(0, 3, 2, 4, 1)
         case other:
             raise ValueError(f"weights of type {other} cannot be packed")
+
+
+def _pairs(values: Tensor) -> Tensor:
+    """bf16 [O, I] -> [P, ceil(I / 2), 32, 2]: two inputs of an output lie within a 32-bit lane."""
+    by_panel = torch.unflatten(_padded(values, PANEL), 0, (-1, PANEL))  # [P, 32, I]
+    return torch.unflatten(F.pad(by_panel, (0, by_panel.shape[-1] % 2)), -1, (-1, 2)).permute(0, 2, 1, 3)
 
 
 def _narrowed(values: Tensor) -> Tensor:

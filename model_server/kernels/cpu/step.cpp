@@ -39,7 +39,7 @@ template <class Stored>
 struct Scratch {
     float *normed, *qkv, *attended, *inner, *gathered, *widened, *router_scores, *shares, *pair_shares;
     uint8_t* ids;
-    int32_t *pair_rows, *first_pair;
+    int32_t *narrowed, *pair_rows, *first_pair;
     int64_t widened_stride;
     Running running[kMostThreads];
     Part<Stored>* parts;
@@ -71,6 +71,7 @@ struct Scratch {
         gathered = arena.take<float>(expert * model.hidden_size);
         widened_stride = inputs * kPanel;
         widened = arena.take<float>(num_threads * widened_stride);
+        narrowed = arena.take<int32_t>(larger(expert, block) * padded(inputs) / 2);
         router_scores = arena.take<float>(expert * padded(model.num_experts));
         shares = arena.take<float>(pairs);
         pair_shares = arena.take<float>(pairs);
@@ -95,7 +96,7 @@ public:
           crew_(*(Crew*)batch.crew),
           arena_{(char*)batch.scratch},
           scratch_(model, batch.num_rows, crew_.num_threads(), arena_),
-          hands_{crew_, scratch_.widened, scratch_.widened_stride} {}
+          hands_{crew_, scratch_.widened, scratch_.widened_stride, scratch_.narrowed} {}
 
     void run() {
         crew_.begin(batch_.num_rows);
