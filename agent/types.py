@@ -232,6 +232,8 @@ class Verdict(_Record):
 
     kind: VerdictKind
     evidence: tuple[Evidence, ...] = ()
+    tree: str | None = None
+    """Git tree that the patch makes; None in verdicts of before it was kept. Equal trees are equal patches."""
 
 
 class Event(_Record):

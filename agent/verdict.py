@@ -19,9 +19,9 @@ async def reach_verdict(
         SandboxError: a sandbox could not be had or was lost.
     """
     if tree == base_tree:
-        return Verdict(kind=VerdictKind.NO_CHANGE)
+        return Verdict(kind=VerdictKind.NO_CHANGE, tree=tree)
     if not checks:
-        return Verdict(kind=VerdictKind.UNVERIFIED)
+        return Verdict(kind=VerdictKind.UNVERIFIED, tree=tree)
     graded = await repository.with_base_tests(tree, base_tree)
     outcomes = await _run(backend, spec, repository, base_tree, graded, checks)
     failing = [check for check, outcome in zip(checks, outcomes, strict=True) if not _passes(outcome)]
@@ -31,7 +31,7 @@ async def reach_verdict(
         _evidence(check, outcome, graded, passed_before.get(check))
         for check, outcome in zip(checks, outcomes, strict=True)
     )
-    return Verdict(kind=_kind(evidence), evidence=evidence)
+    return Verdict(kind=_kind(evidence), evidence=evidence, tree=tree)
 
 
 async def _run(

@@ -302,7 +302,7 @@ def _as_attempt(claim: Claim) -> TaskRequest:
 
 def _unchecked(work: _Work) -> Verdict:
     changed = work.tree != work.workspace.base.tree
-    return Verdict(kind=VerdictKind.UNVERIFIED if changed else VerdictKind.NO_CHANGE)
+    return Verdict(kind=VerdictKind.UNVERIFIED if changed else VerdictKind.NO_CHANGE, tree=work.tree)
 
 
 def _ended(work: _Work, patch: str, verdict: Verdict | None, broken: str | None) -> RunResult:

@@ -124,7 +124,7 @@ def parts_of(call: ToolCall) -> tuple[Part, ...]:
 
 
 _TOOLS = {
-    **dict.fromkeys(("finish", "read", "grep", "glob", "todo", "ask_user"), Kind.READ),
+    **dict.fromkeys(("finish", "read", "grep", "glob", "todo", "ask_user", "explore", "job"), Kind.READ),
     **dict.fromkeys(("str_replace", "write"), Kind.EDIT),
 }
 
