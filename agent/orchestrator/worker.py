@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from agent.errors import LeaseLost
+from agent.errors import LeaseLost, StoreUnavailable
 from agent.inbox import Inbox
 from agent.orchestrator.log import num_fruitless_claims
 from agent.orchestrator.runner import Runner
@@ -20,6 +20,9 @@ _IDLE_S = 5.0
 _MAX_ERROR_CHARS = 2000
 _LISTEN_S = 0.4
 """How often the user is listened to: what they say is heard within a second, with room for a slow disk."""
+
+_STORE_AWAY_S = 1.0
+"""Pause before a store that was away is asked again."""
 
 _log = logging.getLogger(__name__)
 
@@ -43,45 +46,78 @@ class Worker:
         self._concurrency = concurrency
         self._lease_ttl_s = lease_ttl_s
         self._may_claim = may_claim
+        self._kept: dict[str, _Kept] = {}
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Work until ``stopping`` is set; runs under way are then given back, so that other workers go on with them."""
-        async with asyncio.TaskGroup() as slots:
-            for _ in range(self._concurrency):
-                slots.create_task(self._work(stopping))
+        await self._work(stopping)
 
     async def drain(self) -> None:
-        """Work until nothing is claimable; what this worker claimed has then ended."""
-        stopping = asyncio.Event()
-        async with asyncio.TaskGroup() as slots:
-            for _ in range(self._concurrency):
-                slots.create_task(self._work(stopping, drain=True))
+        """Work until nothing is claimable; what this worker claimed has then ended.
+
+        Raises:
+            StoreUnavailable: the store cannot be used.
+        """
+        await self._work(asyncio.Event(), drain=True)
 
     async def _work(self, stopping: asyncio.Event, *, drain: bool = False) -> None:
-        while not stopping.is_set():
-            claim = await self._store.claim(self._worker_id, self._lease_ttl_s) if self._may_claim() else None
-            if claim is not None:
-                await self._own(claim, stopping)
-            elif drain:
-                return
-            else:
-                await _first_of(self._store.wait_for_work(_IDLE_S), stopping.wait())
+        async with asyncio.TaskGroup() as group:
+            keeping = group.create_task(self._keep())
+            owning: set[asyncio.Task[None]] = set()
+            while not stopping.is_set():
+                claim = await self._claim(patient=not drain) if len(owning) < self._concurrency else None
+                if claim is not None:
+                    task = group.create_task(self._own(claim, stopping))
+                    owning.add(task)
+                    task.add_done_callback(owning.discard)
+                elif drain and not owning:
+                    break
+                else:
+                    await self._wait(owning, stopping)
+            if owning:
+                await asyncio.wait(owning)
+            keeping.cancel()
+
+    async def _claim(self, *, patient: bool) -> Claim | None:
+        """The next run; None where there is none, or, to the ``patient``, while the store is away."""
+        try:
+            return await self._store.claim(self._worker_id, self._lease_ttl_s) if self._may_claim() else None
+        except StoreUnavailable as error:
+            if not patient:
+                raise
+            _log.warning("action=wait_for_store error=%r", str(error))
+            await asyncio.sleep(_STORE_AWAY_S)
+            return None
+
+    async def _wait(self, owning: set[asyncio.Task[None]], stopping: asyncio.Event) -> None:
+        """Until another claim may succeed."""
+        free = len(owning) < self._concurrency
+        await _first_of(
+            stopping.wait(),
+            *((self._store.wait_for_work(_IDLE_S),) if free else ()),
+            *((asyncio.wait(owning, return_when=asyncio.FIRST_COMPLETED),) if owning else ()),
+        )
 
     async def _own(self, claim: Claim, stopping: asyncio.Event) -> None:
         """Have a run until it ended, its lease was lost, or the worker stops."""
         _log.info("action=claim task=%s run=%s generation=%d", claim.task.id, claim.run_id, claim.generation)
-        inbox = Inbox()
+        kept = self._kept[claim.run_id] = _Kept(claim)
         try:
-            await _first_of(self._do(claim, inbox), self._keep(claim, inbox), stopping.wait())
+            await _first_of(self._do(claim, kept.inbox), kept.until_lost(), stopping.wait())
             if stopping.is_set():
                 await self._store.release(claim.run_id, claim.generation)
                 _log.info("action=release task=%s run=%s", claim.task.id, claim.run_id)
         except LeaseLost as lost:
             # Expected where the run ended just before it was to be given back.
             _log.info("action=lose task=%s run=%s reason=%r", claim.task.id, claim.run_id, str(lost))
+        except StoreUnavailable as error:
+            # As if this worker had died: when the lease ends, another goes on from what is stored.
+            _log.warning("action=abandon task=%s run=%s error=%r", claim.task.id, claim.run_id, str(error))
         except Exception as bug:  # noqa: BLE001 - the one catch-all: a bug in one run must not end the others
             _log.exception("action=fail task=%s run=%s", claim.task.id, claim.run_id)
             await self._give_up(claim, f"internal error: {type(bug).__name__}: {bug}")
+        finally:
+            del self._kept[claim.run_id]
 
     async def _do(self, claim: Claim, inbox: Inbox) -> None:
         if num_fruitless_claims(claim.events) > MAX_FRUITLESS_CLAIMS:
@@ -90,23 +126,66 @@ class Worker:
         task = await self._runner.run(claim, inbox)
         _log.info("action=leave task=%s run=%s status=%s", task.id, claim.run_id, task.status)
 
-    async def _keep(self, claim: Claim, inbox: Inbox) -> None:
-        """Renew the lease and listen to the user; ends only by :class:`LeaseLost`."""
+    async def _keep(self) -> None:
+        """Renew the leases of all runs that this worker has, and listen to their users."""
         every_s = self._lease_ttl_s / 3
         renewed = time.monotonic()
         while True:
             await asyncio.sleep(min(_LISTEN_S, every_s))
-            inbox.put(await self._store.user_events(claim.task.id, after=inbox.last_seq))
-            if time.monotonic() - renewed >= every_s:
-                await self._store.renew(claim.run_id, claim.generation, self._lease_ttl_s)
-                renewed = time.monotonic()
+            try:
+                await self._listen()
+                if time.monotonic() - renewed >= every_s:
+                    renewed = time.monotonic()
+                    await self._renew()
+            except StoreUnavailable as error:
+                _log.warning("action=wait_for_store error=%r", str(error))
+
+    async def _listen(self) -> None:
+        said = await self._store.said([kept.claim.task.id for kept in self._kept.values()])
+        for kept in tuple(self._kept.values()):
+            task_id = kept.claim.task.id
+            if said.get(task_id, 0) > kept.inbox.last_seq:
+                kept.inbox.put(await self._store.user_events(task_id, after=kept.inbox.last_seq))
+
+    async def _renew(self) -> None:
+        """All at once: the store does in one transaction what comes at one moment."""
+        await asyncio.gather(*(self._renew_one(kept) for kept in tuple(self._kept.values())))
+
+    async def _renew_one(self, kept: "_Kept") -> None:
+        try:
+            await self._store.renew(kept.claim.run_id, kept.claim.generation, self._lease_ttl_s)
+        except LeaseLost as lost:
+            kept.lose(lost)
 
     async def _give_up(self, claim: Claim, error: str) -> None:
         try:
             result = RunResult(status=Status.FAILED, error=error[:_MAX_ERROR_CHARS])
             await self._store.finish(claim.run_id, claim.generation, result)
-        except LeaseLost as lost:
+        except (LeaseLost, StoreUnavailable) as lost:
             _log.info("action=lose task=%s run=%s reason=%r", claim.task.id, claim.run_id, str(lost))
+
+
+class _Kept:
+    """A run that this worker has."""
+
+    def __init__(self, claim: Claim) -> None:
+        self.claim = claim
+        self.inbox = Inbox()
+        self._gone = asyncio.Event()
+        self._reason: LeaseLost | None = None
+
+    def lose(self, reason: LeaseLost) -> None:
+        self._reason = reason
+        self._gone.set()
+
+    async def until_lost(self) -> None:
+        """
+        Raises:
+            LeaseLost: another worker has the run now.
+        """
+        await self._gone.wait()
+        assert self._reason is not None, self.claim
+        raise self._reason
 
 
 async def _first_of(*works: Coroutine[Any, Any, Any]) -> None:
