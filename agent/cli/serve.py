@@ -243,6 +243,7 @@ def _announce(options: ServeOptions, url: str, terminal: Terminal) -> None:
     model = options.checkpoint or f"{options.model.name} at {options.model.url}"
     workers = f"{options.num_workers} worker{'' if options.num_workers == 1 else 's'}"
     terminal.note(Text.assemble(("mimo is ready: ", "bold green"), (url, "bold")))
+    terminal.note(f"  page     {url}/ (in a browser)")
     terminal.note(f"  model    {model}")
     terminal.note(f"  data     {options.data} ({workers}, logs in {options.data / 'logs'})")
     terminal.note(f'  try      mimo task submit "..." --repo PATH --watch --server {url}')

@@ -14,6 +14,7 @@ from agent.types import Limits, ModelOptions, TaskRequest
 Form = Mapping[str, str]
 
 _MAX_FIELDS = 64
+_THINKING: Mapping[str, bool | str] = {"on": True, "off": False, "auto": "auto"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,10 @@ def filled_task_form(request: TaskRequest) -> dict[str, str]:
         "max_tokens": str(request.limits.max_tokens),
         "minutes": f"{request.limits.wall_clock_s / 60:g}",
         "model": request.model.name or "",
-        "thinking": "on" if request.model.thinking else "",
+        "thinking": next(word for word, value in _THINKING.items() if value == request.model.thinking),
+        "priority": request.priority,
+        "approvals": request.approvals,
+        "on_limit": request.on_limit,
         "labels": ", ".join(f"{name}={value}" for name, value in request.labels.items()),
     }
 
@@ -77,7 +81,7 @@ def task_request(form: Form) -> TaskRequest:
     Raises:
         Rejected: with a sentence for each field that has to change.
     """
-    labels, wrong = _labels(form.get("labels", ""))
+    labels = read_labels(form.get("labels", ""))
     given = {
         "repository": form.get("repository", "").strip(),
         "base_commit": form.get("base_commit", "").strip() or "HEAD",
@@ -89,25 +93,28 @@ def task_request(form: Form) -> TaskRequest:
             "max_tokens": form.get("max_tokens", ""),
             "wall_clock_s": _seconds(form.get("minutes", "")),
         },
-        "model": {"name": form.get("model", "").strip() or None, "thinking": form.get("thinking") == "on"},
+        "model": {
+            "name": form.get("model", "").strip() or None,
+            "thinking": _THINKING.get(form.get("thinking", ""), True),
+        },
         "labels": labels,
+        **{name: form[name] for name in ("priority", "approvals", "on_limit") if form.get(name)},
     }
     try:
-        request = TaskRequest.model_validate(given)
+        return TaskRequest.model_validate(given)
     except ValidationError as error:
         found = {_field(part["loc"]): _sentence(part["type"], part["msg"]) for part in error.errors()}
-        raise Rejected({**found, **wrong}) from error
-    if wrong:
-        raise Rejected(wrong)
-    return request
+        raise Rejected(found) from error
 
 
-def _labels(text: str) -> tuple[dict[str, str], dict[str, str]]:
-    """Labels as ``name=value``, separated by commas or lines; and what is wrong with them."""
-    parts = [part.strip() for part in text.replace("\n", ",").split(",") if part.strip()]
-    if any("=" not in part for part in parts):
-        return {}, {"labels": "Write each label as name=value."}
-    return {name.strip(): value.strip() for name, _, value in (part.partition("=") for part in parts)}, {}
+def read_labels(text: str) -> dict[str, str]:
+    """Labels as ``name=value``, or a name alone, separated by commas.
+
+    >>> read_labels("team=core, urgent")
+    {'team': 'core', 'urgent': ''}
+    """
+    parts = [part.partition("=") for part in text.split(",") if part.strip()]
+    return {name.strip(): value.strip() for name, _, value in parts}
 
 
 def _seconds(minutes: str) -> float | str:

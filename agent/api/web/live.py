@@ -40,7 +40,7 @@ async def messages(
             html = draw_entries(templates, task, batch, run_id)
             yield _message("entries", {"last": after, "html": html})
         if events:
-            yield _message("state", draw_state(templates, await read_state(shared.tasks, task)))
+            yield _message("state", draw_state(templates, await read_state(shared, task)))
         if events and events[-1].type == LAST_EVENT:
             break
     yield _message("end", {})

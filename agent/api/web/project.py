@@ -38,6 +38,7 @@ async def show_usage(
         "used": used,
         "days": days,
         "whole": whole,
+        "cost": shared.prices.cost(used.total.usage) if shared.prices else None,
         "plots": _plots(used),
         "width": WIDTH,
         "height": HEIGHT,

@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 
+from agent.api.context import Context
 from agent.api.web.entry import Permission, permission
 from agent.api.web.html import Templates
-from agent.events import ApprovalDecided, ApprovalRequested, QuestionAsked
-from agent.store.base import ProjectStore, QueuePosition, TaskRecord
-from agent.types import Event, Status, WaitingOn
+from agent.events import ApprovalRequested, QuestionAsked
+from agent.inbox import Inbox
+from agent.store.base import QueuePosition, TaskRecord
+from agent.types import Event, Limits, Status, WaitingOn
 
 _LOOK_BACK = 1000
 """A task that waits said why in its newest events; so many are searched for it."""
@@ -24,6 +26,10 @@ class ReachedLimit:
 @dataclass(frozen=True, slots=True)
 class State:
     task: TaskRecord
+    limits: Limits
+    """As they are now, with what was granted since the task was submitted."""
+    cost: float | None
+    """Of the attempt whose usage the task shows; None where the service knows no prices."""
     queue: QueuePosition | None = None
     """None unless the task is queued."""
     permissions: tuple[Permission, ...] = ()
@@ -32,15 +38,20 @@ class State:
     limit: ReachedLimit | None = None
 
 
-async def read_state(tasks: ProjectStore, task: TaskRecord) -> State:
+async def read_state(shared: Context, task: TaskRecord) -> State:
+    inbox = Inbox(await shared.store.user_events(task.id))
+    limits = inbox.raised(task.request.limits)
+    cost = shared.prices.cost(task.usage) if shared.prices else None
     if task.status is Status.QUEUED:
-        return State(task, queue=await tasks.queue_position(task.id))
+        return State(task, limits, cost, queue=await shared.tasks.queue_position(task.id))
     if task.status is not Status.WAITING:
-        return State(task)
-    newest = await tasks.events(task.id, after=max(0, task.last_seq - _LOOK_BACK), limit=_LOOK_BACK)
+        return State(task, limits, cost)
+    newest = await shared.tasks.events(task.id, after=max(0, task.last_seq - _LOOK_BACK), limit=_LOOK_BACK)
     return State(
         task,
-        permissions=_undecided(newest),
+        limits,
+        cost,
+        permissions=_undecided(newest, inbox),
         question=_newest_question(newest) if task.waiting_on is WaitingOn.QUESTION else None,
         limit=_reached_limit(newest) if task.waiting_on is WaitingOn.BUDGET else None,
     )
@@ -51,10 +62,9 @@ def draw_state(templates: Templates, state: State) -> dict[str, str]:
     return {name: templates.part(f"{name}.html", state=state, task=state.task) for name in ("facts", "status")}
 
 
-def _undecided(events: tuple[Event, ...]) -> tuple[Permission, ...]:
+def _undecided(events: tuple[Event, ...], inbox: Inbox) -> tuple[Permission, ...]:
     asked = [ApprovalRequested.model_validate(event.body) for event in events if event.type == "approval.requested"]
-    said = [ApprovalDecided.model_validate(event.body) for event in events if event.type == "approval.decided"]
-    decided = {word.approval_id for word in said}
+    decided = inbox.decisions()
     return tuple(permission(request) for request in asked if request.approval_id not in decided)
 
 

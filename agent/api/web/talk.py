@@ -1,6 +1,5 @@
 """What people say to a task while it works, and the inbox of what it asks them."""
 
-import secrets
 from http import HTTPStatus
 from typing import Any, TypeVar
 
@@ -11,10 +10,11 @@ from pydantic import BaseModel, ValidationError
 from agent.api.auth import needs
 from agent.api.context import Context, Shared
 from agent.api.problems import Problem
-from agent.api.web.form import read_form
+from agent.api.web.form import read_form, read_labels
 from agent.api.web.page import Html, page_router
 from agent.api.web.state import State, read_state
-from agent.events import ApprovalDecided, BudgetGranted, MessageAdded
+from agent.events import ApprovalDecided, BudgetGranted, MessageAdded, TaskUpdated
+from agent.store.ids import new_id
 from agent.types import Status
 
 router = page_router("tasks:read")
@@ -26,12 +26,23 @@ _Word = TypeVar("_Word", bound=BaseModel)
 @router.post("/tasks/{task_id}/messages", dependencies=[needs("tasks:write")])
 async def add_message(request: Request, task_id: str, shared: Shared) -> Response:
     form = await read_form(request)
-    given = {"message_id": f"msg_{secrets.token_hex(12)}", "text": form.get("text", "").strip()}
+    given = {"message_id": new_id("msg"), "text": form.get("text", "").strip()}
     message = _checked(MessageAdded, {**given, "delivery": form.get("delivery", "steer")}, "Write a message first.")
     await shared.tasks.tell(task_id, "message.added", message.model_dump(mode="json"))
     if "hx-request" in request.headers:  # The page goes on, and reads the message from the log.
         return Response(status_code=HTTPStatus.NO_CONTENT)
     return _back(task_id)
+
+
+@router.post("/tasks/{task_id}/update", dependencies=[needs("tasks:write")])
+async def update(request: Request, task_id: str, shared: Shared) -> Response:
+    """Change what people see of the task and how urgent it is; what was asked stays as it was."""
+    form = await read_form(request)
+    labels = read_labels(form.get("labels", ""))
+    given = {"title": form.get("title", "").strip() or None, "labels": labels, "priority": form.get("priority") or None}
+    change = _checked(TaskUpdated, given, "Go back and correct it.")
+    await shared.tasks.tell(task_id, "task.updated", change.model_dump(mode="json", exclude_none=True))
+    return RedirectResponse(f"/tasks/{task_id}/details", HTTPStatus.SEE_OTHER)
 
 
 @router.post("/tasks/{task_id}/cancel", dependencies=[needs("tasks:write")])
@@ -75,7 +86,7 @@ async def decide(request: Request, task_id: str, approval_id: str, shared: Share
         "reason": form.get("reason", ""),
     }
     decided = _checked(ApprovalDecided, given, "Allow it or deny it.")
-    state = await read_state(shared.tasks, await shared.tasks.get(task_id))
+    state = await read_state(shared, await shared.tasks.get(task_id))
     if approval_id not in {asked.approval_id for asked in state.permissions}:
         raise Problem(
             HTTPStatus.CONFLICT, "already_decided", "Somebody has decided this already.", remedy="Look at the task."
@@ -99,7 +110,7 @@ async def count_inbox(shared: Shared) -> Response:
 async def waiting(shared: Context) -> list[State]:
     """The tasks that wait for somebody, those that wait longest first."""
     page = await shared.tasks.list_tasks(status=Status.WAITING, limit=_INBOX_SIZE)
-    states = [await read_state(shared.tasks, task) for task in reversed(page.tasks)]
+    states = [await read_state(shared, task) for task in reversed(page.tasks)]
     return [state for state in states if state.permissions or state.question or state.limit]
 
 

@@ -145,7 +145,7 @@ async def show_details(request: Request, task_id: str, shared: Shared, html: Htm
 
 
 async def _state(shared: Context, task_id: str) -> State:
-    return await read_state(shared.tasks, await shared.tasks.get(task_id))
+    return await read_state(shared, await shared.tasks.get(task_id))
 
 
 def _task_page(html: Templates, request: Request, tab: str, state: State, **values: Any) -> Response:
