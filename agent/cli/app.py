@@ -63,7 +63,7 @@ app = typer.Typer(
     cls=_Commands,
     help="Coding tasks for an agent that works in a sandbox and shows what its patch proves.",
     epilog="Exit codes: 0 done, 1 failed, 2 usage, 3 unverified, 4 limit, 75 try again later, 130 interrupted.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # Rich takes longer to import than the rest of --help together.
@@ -118,11 +118,42 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def _program(
+    context: typer.Context,
     show_version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and exit.")
     ] = False,
+    repo: Annotated[Path, typer.Option("--repo", metavar="PATH", help="Folder to talk about.")] = Path(),
+    continued: Annotated[
+        bool, typer.Option("--continue", "-c", help="Go on with the newest conversation about the folder.")
+    ] = False,
+    resume: Annotated[
+        str | None, typer.Option(metavar="ID", help="Go on with this conversation; 'list' asks which.")
+    ] = None,
+    mode: Annotated[str | None, typer.Option(help="plan, ask, edits or auto.")] = None,
+    no_sandbox: Annotated[
+        bool, typer.Option("--no-sandbox", help="Run commands on this machine itself, with nothing around them.")
+    ] = False,
+    model_url: ModelUrl = None,
+    model: ModelName = None,
+    no_color: NoColor = False,
 ) -> None:
-    """Options of the program as a whole."""
+    """Without a command: talk about a folder's files and have them changed, here in the terminal."""
+    if context.invoked_subcommand is not None:
+        return
+    from agent.cli import arguments
+    from agent.cli.chat.start import ChatOptions, chat
+
+    options = ChatOptions(
+        root=arguments.directory(repo).resolve(),
+        resume=resume,
+        continued=continued,
+        no_sandbox=no_sandbox,
+        model_url=model_url,
+        model=model,
+        mode=arguments.mode(mode),
+        no_color=no_color,
+    )
+    _complete(chat(options, os.environ))
 
 
 @app.command()

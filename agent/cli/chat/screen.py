@@ -60,7 +60,7 @@ _STYLE = Style.from_dict(
     {
         "plan": "bg:ansiblue fg:ansiwhite bold",
         "ask": "bg:ansigreen fg:ansiblack bold",
-        "accept edits": "bg:ansiyellow fg:ansiblack bold",
+        "edits": "bg:ansiyellow fg:ansiblack bold",
         "auto": "bg:ansimagenta fg:ansiwhite bold",
         "open": "bg:ansired fg:ansiwhite bold",
         "dim": "fg:ansibrightblack",
@@ -538,7 +538,7 @@ class Screen(Audience):
         conversation = self._conversation
         assert conversation is not None
         mode = conversation.state.mode
-        parts: StyleAndTextTuples = [(f"class:{mode}", f" {mode} ")]
+        parts: StyleAndTextTuples = [(f"class:{mode.split()[-1]}", f" {mode} ")]
         if not conversation.sandboxed:
             parts += [("", " "), ("class:open", " NO SANDBOX ")]
         if self._notice:

@@ -18,16 +18,8 @@ from typing import Any, Self
 
 import pyte
 
-ENTER, ESCAPE, CTRL_C, CTRL_D, CTRL_S, CTRL_O, UP, SHIFT_TAB = (
-    "\r",
-    "\x1b",
-    "\x03",
-    "\x04",
-    "\x13",
-    "\x0f",
-    "\x1b[A",
-    "\x1b[Z",
-)
+ENTER, ESCAPE, UP, SHIFT_TAB = "\r", "\x1b", "\x1b[A", "\x1b[Z"
+CTRL_C, CTRL_D, CTRL_O, CTRL_S = "\x03", "\x04", "\x0f", "\x13"
 
 _PATIENCE_S = 120.0
 """How long something may take to appear; machines are slow and busy."""
@@ -129,7 +121,7 @@ class Terminal:
             return
 
 
-class _Screen(pyte.HistoryScreen):  # type: ignore[misc]  # pyte has no types
+class _Screen(pyte.HistoryScreen):
     def __init__(self, columns: int, rows: int) -> None:
         super().__init__(columns, rows, history=10_000)
         self.answer: Any = lambda data: None
