@@ -1,9 +1,6 @@
 """Builds the API over a store."""
 
-from typing import Any
-
 from fastapi import FastAPI
-from pydantic.json_schema import models_json_schema
 
 from agent.api import approvals, events, messages, probes, projects, runs, service, tasks, trajectories, webhooks
 from agent.api.auth import Authenticator
@@ -11,7 +8,8 @@ from agent.api.context import ResolveCommit, Services
 from agent.api.gate import Gate
 from agent.api.issuers import IdentitySettings
 from agent.api.metrics import ApiMetrics, CountAnswers
-from agent.api.problems import ProblemDocument, install
+from agent.api.openapi import ERRORS, describe, operation_id
+from agent.api.problems import install
 from agent.api.rates import RateHeaders, Rates
 from agent.api.schemas import Decision, MessageText, TaskChange
 from agent.api.tokens import Tokens
@@ -42,13 +40,6 @@ _ROUTERS = tuple(
 )
 _BODIES = (TaskRequest, TaskChange, MessageText, Decision, *projects.BODIES, *webhooks.BODIES)
 """What routes read by themselves, strictly."""
-
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    "default": {
-        "description": "Any error, as a problem document (RFC 9457).",
-        "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}},
-    }
-}
 
 
 def create_app(
@@ -82,7 +73,8 @@ def create_app(
         version="1",
         docs_url=None,  # Their pages load scripts from elsewhere.
         redoc_url=None,
-        responses=_ERRORS,
+        responses=ERRORS,
+        generate_unique_id_function=operation_id,
         redirect_slashes=False,
     )
     metrics = ApiMetrics()
@@ -111,28 +103,5 @@ def create_app(
     for router in _ROUTERS:
         app.include_router(router)
     web.install(app)
-    _describe(app)
+    describe(app, _BODIES)
     return app
-
-
-def _describe(app: FastAPI) -> None:
-    """Add to the description what the routes read by themselves: the strictly checked body, and errors."""
-    generate = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        description = generate()
-        schemas = description["components"]["schemas"]
-        _, extra = models_json_schema(
-            [*((shape, "validation") for shape in _BODIES), (ProblemDocument, "serialization")],
-            ref_template="#/components/schemas/{model}",
-        )
-        for name, schema in extra["$defs"].items():
-            schemas.setdefault(name, schema)
-        for operations in description["paths"].values():
-            for operation in operations.values():
-                operation["responses"].pop("422", None)  # The framework's own shape, which nothing here answers.
-        for name in ("HTTPValidationError", "ValidationError"):
-            schemas.pop(name, None)
-        return description
-
-    app.openapi = openapi  # type: ignore[method-assign]

@@ -33,7 +33,7 @@ async def list_approvals(
 
 
 @router.get("/{approval_id}", dependencies=[needs("tasks:read")])
-async def show(approval_id: str, shared: Shared) -> ApprovalView:
+async def read_approval(approval_id: str, shared: Shared) -> ApprovalView:
     """What a run wants to do, and what was decided about it."""
     return await _find(shared, approval_id)
 
