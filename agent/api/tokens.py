@@ -114,7 +114,9 @@ class _Keys:
 
     async def find(self, key_id: str | None) -> jwt.PyJWK:
         found = self._known(key_id)
-        if found is None or self._clock() - self._fetched_at > _KEYS_LIVE_S:
+        old = self._clock() - self._fetched_at > _KEYS_LIVE_S
+        # Of those that come while old keys are fetched anew, nobody waits for an issuer that may be away.
+        if found is None or (old and not self._one_fetch.locked()):
             found = await self._refreshed(key_id)
         if found is None:
             raise TokenRefused("the token is signed with a key that its issuer does not publish")
