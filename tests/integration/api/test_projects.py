@@ -239,3 +239,14 @@ async def test_settings_that_cannot_be_are_refused_by_name(tmp_path: Path, old: 
     file.write_text(ISSUER.replace(old, new))
     with pytest.raises(SettingsError, match=re.escape(complaint)):
         identity_settings(environment)
+
+
+def test_settings_on_the_page_for_operators_are_accepted(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "identity.md").read_text("utf-8")
+    file = tmp_path / "identity.toml"
+    file.write_text("".join(re.findall(r"^```toml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)))
+
+    settings = identity_settings({"MIMO_IDENTITY_SETTINGS": str(file)})
+
+    assert [issuer.name for issuer in settings.issuers] == ["company", "github", "cluster"]
+    assert settings.login is settings.issuers[0]
