@@ -83,6 +83,7 @@ def test_a_package_has_the_same_version_in_every_lock() -> None:
 def test_the_locks_hold_what_the_project_asks_for() -> None:
     extras = PROJECT["project"]["optional-dependencies"]
     wanted = {"base": PROJECT["project"]["dependencies"]}
+    wanted["agent"] = [*wanted["base"], *extras["docker"], *extras["kubernetes"], *extras["postgres"]]
     wanted["model"] = [*wanted["base"], *extras["model"]]
     wanted["dev"] = [*wanted["model"], *extras["dev"], *PROJECT["dependency-groups"]["build"]]
     for name, requirements in wanted.items():
@@ -101,7 +102,7 @@ def test_the_version_is_written_in_one_place() -> None:
 
 def test_every_target_named_in_the_help_exists_and_sets_up_first() -> None:
     makefile = (ROOT / "Makefile").read_text("utf-8")
-    for target in re.findall(r"@echo \"make (\w+)", makefile):
+    for target in re.findall(r"@echo \"make ([\w-]+)", makefile):
         assert re.search(rf"^{target}: setup$", makefile, re.MULTILINE), target
 
 
