@@ -11,7 +11,15 @@ from agent.events import ViewCompacted
 from agent.trajectory import Step, last_snapshot, last_tree, steps
 from agent.types import AssistantMessage, Event, Message, Observation, ToolCall
 
-__all__ = ["last_compaction", "last_snapshot", "last_tree", "view", "without_reasoning"]
+__all__ = [
+    "assistant_message",
+    "last_compaction",
+    "last_snapshot",
+    "last_tree",
+    "observation_message",
+    "view",
+    "without_reasoning",
+]
 
 
 def view(
@@ -61,10 +69,14 @@ def _step(step: Step) -> list[Message]:
     heard: list[Message] = [{"role": "user", "content": message.text} for message in step.heard]
     if step.message is None or step.dropped:
         return heard
-    return [*heard, _assistant(step.message), *(_observation(result.observation) for result in step.results)]
+    return [
+        *heard,
+        assistant_message(step.message),
+        *(observation_message(result.observation) for result in step.results),
+    ]
 
 
-def _assistant(message: AssistantMessage) -> Message:
+def assistant_message(message: AssistantMessage) -> Message:
     """``reasoning_content`` is always sent, empty where the endpoint sent none: endpoints of this model demand it."""
     sent: Message = {
         "role": "assistant",
@@ -90,7 +102,7 @@ def _arguments(text: str) -> str:
     return json.dumps({"invalid_json": text})
 
 
-def _observation(observation: Observation) -> Message:
+def observation_message(observation: Observation) -> Message:
     if not observation.call_id:
         return {"role": "user", "content": observation.text}
     return {"role": "tool", "tool_call_id": observation.call_id, "content": observation.text}

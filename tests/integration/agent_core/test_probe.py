@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from agent.config import ModelSettings
+from agent.conformance import examine
 from agent.model import HttpModel
 from agent.orchestrator.contract import ContractWatch
 from agent.probe import probe
@@ -25,6 +26,7 @@ class Gateway:
     def __init__(self, *lost: str) -> None:
         self.lost = set(lost)
         self.counts = True
+        self.says = "ok"
         self.seen: list[dict[str, Any]] = []
 
     def model(self) -> HttpModel:
@@ -41,7 +43,7 @@ class Gateway:
         kept = [{k: v for k, v in message.items() if k not in self.lost} for message in body["messages"]]
         tokens = len(json.dumps(kept)) if self.counts else 0
         events = (
-            {"choices": [{"index": 0, "delta": {"content": "ok"}, "finish_reason": "stop"}]},
+            {"choices": [{"index": 0, "delta": {"content": self.says}, "finish_reason": "stop"}]},
             {"choices": [], "usage": {"prompt_tokens": tokens, "completion_tokens": 1}},
         )
         text = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
@@ -97,3 +99,25 @@ async def test_the_context_is_what_the_endpoint_says_of_the_model_or_what_is_set
     client = httpx.AsyncClient(transport=httpx.ASGITransport(Starlette()))
     assert await HttpModel(ModelSettings(url="http://x/v1"), client).context_tokens() is None
     assert await HttpModel(ModelSettings(url="http://x/v1", context_tokens=7), client).context_tokens() == 7
+
+
+async def findings(gateway: Gateway) -> dict[str, bool]:
+    return {finding.name: finding.passed async for finding in examine(gateway.model())}
+
+
+async def test_an_endpoint_that_carries_everything_conforms() -> None:
+    assert set((await findings(Gateway())).values()) == {True}
+
+
+async def test_an_endpoint_that_loses_something_is_told_what() -> None:
+    assert [name for name, passed in (await findings(Gateway("reasoning_content"))).items() if not passed] == [
+        "keeps reasoning"
+    ]
+    lost = await findings(Gateway("content", "tool_calls"))
+    assert not lost["takes hard values in calls and results"]
+
+
+async def test_an_endpoint_that_leaves_thinking_in_the_answer_does_not_conform() -> None:
+    gateway = Gateway()
+    gateway.says = "<think>hm</think> ok"
+    assert await findings(gateway) == {"answers with thinking": False}
