@@ -46,6 +46,8 @@ class Templates:
         # No HTML of the text's own, no images from elsewhere; addresses other than of pages and mail are left out.
         prose = MarkdownIt("js-default").disable("image")
         self._environment.filters["markdown"] = lambda words: Markup(prose.render(text.visible(words)))  # noqa: S704
+        line = MarkdownIt("zero").enable("backticks")
+        self._environment.filters["titled"] = lambda words: Markup(line.renderInline(text.first_line(words)))  # noqa: S704
         self._environment.globals["static"] = cache(_static)
 
     def page(self, request: Request, name: str, code: HTTPStatus = HTTPStatus.OK, **values: Any) -> HTMLResponse:

@@ -43,11 +43,13 @@ def count(number: float) -> str:
 
 def duration(seconds: float | None) -> str:
     """
-    >>> duration(0.42), duration(75), duration(7300), duration(None)
-    ('0.4 s', '1 min 15 s', '2 h 1 min', '–')
+    >>> duration(0.01), duration(0.42), duration(75), duration(7300), duration(None)
+    ('< 0.1 s', '0.4 s', '1 min 15 s', '2 h 1 min', '–')
     """
     if seconds is None:
         return "–"
+    if seconds < 0.05:
+        return "< 0.1 s"
     if seconds < 60:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes, rest = divmod(int(seconds), 60)
