@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--sandbox", choices=NAMES, default="local", help=fields["backend"].description)
     parser.add_argument("--concurrency", metavar="N", type=int, default=1, help=fields["concurrency"].description)
     parser.add_argument("--lease-ttl", metavar="S", type=float, default=15.0, help=fields["lease_ttl_s"].description)
+    parser.add_argument("--monitor", metavar="HOST:PORT", help=fields["monitor"].description)
     parser.add_argument("--exit-with-parent", action="store_true", help="Stop when the process that started this ends.")
     return parser
 
@@ -74,6 +75,7 @@ def _settings(arguments: argparse.Namespace) -> WorkerSettings:
         data=arguments.data.absolute(),
         model=ModelSettings.model_validate(model.model_dump() | {k: v for k, v in given.items() if v is not None}),
         probe_every_s=arguments.probe_every,
+        monitor=arguments.monitor,
         backend=arguments.sandbox,
         sandbox=sandbox_settings(os.environ),
         concurrency=arguments.concurrency,

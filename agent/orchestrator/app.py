@@ -6,6 +6,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from agent.model import Model, open_model
 from agent.orchestrator.contract import ContractWatch
+from agent.orchestrator.metrics import WorkerMetrics
+from agent.orchestrator.monitor import monitored
 from agent.orchestrator.runner import OnDelta, Runner
 from agent.orchestrator.settings import WorkerSettings
 from agent.orchestrator.worker import Worker
@@ -34,6 +36,7 @@ async def open_worker(
         StoreError: the store cannot be opened.
         SandboxUnavailable: there is no such backend.
     """
+    metrics = WorkerMetrics()
     async with AsyncExitStack() as stack:
         if store is None:
             store = await stack.enter_async_context(open_store(settings.store))
@@ -51,16 +54,21 @@ async def open_worker(
             allow_hosts=settings.sandbox.egress.allow_hosts,
             uncommitted=uncommitted,
             on_delta=on_delta,
+            on_event=metrics.wrote,
             prices=settings.model.prices,
             context_tokens=model.context_tokens,
         )
+        may_claim = await stack.enter_async_context(_may_claim(model, settings.probe_every_s))
+        if settings.monitor is not None:
+            await stack.enter_async_context(monitored(settings.monitor, metrics, store, may_claim))
         yield Worker(
             store,
             runner,
             worker_id=settings.worker_id,
             concurrency=settings.concurrency,
             lease_ttl_s=settings.lease_ttl_s,
-            may_claim=await stack.enter_async_context(_may_claim(model, settings.probe_every_s)),
+            may_claim=may_claim,
+            metrics=metrics,
         )
 
 

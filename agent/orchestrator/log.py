@@ -1,6 +1,6 @@
 """The log of a claimed run, in the store."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from agent.events import RunStopped
@@ -11,11 +11,16 @@ from agent.types import Event, Verdict
 class StoreLog:
     """An :class:`agent.log.Log` written under a lease; it also answers what the orchestrator asks of a log."""
 
-    def __init__(self, store: Store, claim: Claim) -> None:
+    def __init__(self, store: Store, claim: Claim, on_event: Callable[[Event], None] | None = None) -> None:
+        """
+        Args:
+            on_event: hears of every event that was stored.
+        """
         self._store = store
         self._run_id = claim.run_id
         self._generation = claim.generation
         self._events = list(claim.events)
+        self._on_event = on_event
 
     @property
     def events(self) -> Sequence[Event]:
@@ -24,6 +29,8 @@ class StoreLog:
     async def append(self, type: str, body: dict[str, Any]) -> Event:  # noqa: A002 - the field's name
         event = await self._store.append(self._run_id, self._generation, type, body)
         self._events.append(event)
+        if self._on_event:
+            self._on_event(event)
         return event
 
     @property

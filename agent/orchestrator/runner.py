@@ -24,7 +24,7 @@ from agent.orchestrator.log import StoreLog
 from agent.orchestrator.workspace import Workspace
 from agent.profiles.by_name import profile
 from agent.store.base import Claim, RunResult, Store, TaskRecord
-from agent.types import Snapshot, Status, StopReason, TaskRequest, Verdict, VerdictKind
+from agent.types import Event, Snapshot, Status, StopReason, TaskRequest, Verdict, VerdictKind
 from agent.verdict import reach_verdict
 from sandbox.errors import SandboxError, SandboxLost
 from sandbox.toolbox.calls import Caller
@@ -98,6 +98,7 @@ class Runner:
         allow_hosts: tuple[str, ...] = (),
         uncommitted: bool = False,
         on_delta: OnDelta | None = None,
+        on_event: Callable[[Event], None] | None = None,
         prices: Prices | None = None,
         context_tokens: Callable[[], Awaitable[int | None]] | None = None,
     ) -> None:
@@ -109,6 +110,7 @@ class Runner:
             allow_hosts: what the agent's commands may reach by name; the checks have no network.
             uncommitted: tasks start from their checkout as it is, not from the commit alone.
             on_delta: hears the model while it writes; nothing of it is stored.
+            on_event: hears of every event of a run, once it is stored.
             prices: what tasks with a limit of cost are counted by.
             context_tokens: says how much the model holds, or that it is not known.
         """
@@ -121,6 +123,7 @@ class Runner:
         self._allow_hosts = allow_hosts
         self._uncommitted = uncommitted
         self._on_delta = on_delta
+        self._on_event = on_event
         self._prices = prices
         self._context_tokens = context_tokens
 
@@ -160,7 +163,7 @@ class Runner:
                 self._repositories / f"{claim.run_id}.checkpoints",
                 uncommitted=self._uncommitted,
             )
-            work = _Work(claim.run_id, request, StoreLog(self._store, claim), workspace, tools, inbox)
+            work = _Work(claim.run_id, request, StoreLog(self._store, claim, self._on_event), workspace, tools, inbox)
             broken = await self._let_agent_work(work)
             if isinstance(broken, Wait):
                 return broken

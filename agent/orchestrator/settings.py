@@ -29,6 +29,11 @@ class WorkerSettings(BaseModel):
         description="How often it is proved that the endpoint keeps the model's reasoning, s; nothing is claimed while "
         "it does not. None never asks.",
     )
+    monitor: str | None = Field(
+        None,
+        pattern=r"^\S+:\d{1,5}$",
+        description="HOST:PORT for the probes /livez and /readyz and for /metrics; None offers none.",
+    )
     backend: str = Field("local", description="Name of the sandbox backend.")
     sandbox: SandboxSettings = SandboxSettings()
     resources: Resources = Field(Resources(), description="Bounds of every sandbox.")

@@ -9,6 +9,7 @@ from typing import Any
 from agent.errors import LeaseLost, StoreUnavailable
 from agent.inbox import Inbox
 from agent.orchestrator.log import num_fruitless_claims
+from agent.orchestrator.metrics import WorkerMetrics
 from agent.orchestrator.runner import Runner
 from agent.store.base import Claim, RunResult, Store
 from agent.types import Status
@@ -39,6 +40,7 @@ class Worker:
         concurrency: int = 1,
         lease_ttl_s: float = 15.0,
         may_claim: Callable[[], bool] = lambda: True,
+        metrics: WorkerMetrics | None = None,
     ) -> None:
         self._store = store
         self._runner = runner
@@ -46,6 +48,7 @@ class Worker:
         self._concurrency = concurrency
         self._lease_ttl_s = lease_ttl_s
         self._may_claim = may_claim
+        self._metrics = metrics or WorkerMetrics()
         self._kept: dict[str, _Kept] = {}
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -102,6 +105,7 @@ class Worker:
         """Have a run until it ended, its lease was lost, or the worker stops."""
         _log.info("action=claim task=%s run=%s generation=%d", claim.task.id, claim.run_id, claim.generation)
         kept = self._kept[claim.run_id] = _Kept(claim)
+        self._metrics.claimed(claim)
         try:
             await _first_of(self._do(claim, kept.inbox), kept.until_lost(), stopping.wait())
             if stopping.is_set():
@@ -117,6 +121,7 @@ class Worker:
             _log.exception("action=fail task=%s run=%s", claim.task.id, claim.run_id)
             await self._give_up(claim, f"internal error: {type(bug).__name__}: {bug}")
         finally:
+            self._metrics.let_go()
             del self._kept[claim.run_id]
 
     async def _do(self, claim: Claim, inbox: Inbox) -> None:
@@ -124,6 +129,7 @@ class Worker:
             await self._give_up(claim, f"{MAX_FRUITLESS_CLAIMS} workers vanished while they did this run")
             return
         task = await self._runner.run(claim, inbox)
+        self._metrics.left(task, claim.run_id)
         _log.info("action=leave task=%s run=%s status=%s", task.id, claim.run_id, task.status)
 
     async def _keep(self) -> None:

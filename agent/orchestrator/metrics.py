@@ -1,0 +1,107 @@
+"""What a worker exports for Prometheus, counted from the events it writes."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from agent.events import GuardTripped, RunStopped, StepMessage, ToolCompleted
+from agent.store.base import Claim, TaskRecord
+from agent.types import Event, StopReason
+
+_CALLS_S = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+_WAITS_S = (0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 14_400)
+
+
+class WorkerMetrics:
+    """The series of one worker process."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._active = Gauge("mimo_runs_active", "Runs this worker has now.", registry=self._registry)
+        self._taking = Gauge(
+            "mimo_worker_takes_runs",
+            "1 while runs may be claimed; 0 while it is not proved that the endpoint keeps reasoning.",
+            registry=self._registry,
+        )
+        self._waits = Histogram(
+            "mimo_queue_wait_seconds",
+            "From submission to the first claim.",
+            buckets=_WAITS_S,
+            registry=self._registry,
+        )
+        self._ended = Counter(
+            "mimo_runs",
+            "Runs that ended here, by status, stop reason and verdict.",
+            ["status", "stop_reason", "verdict"],
+            registry=self._registry,
+        )
+        self._steps = Counter("mimo_steps", "Steps completed.", registry=self._registry)
+        self._tokens = Counter(
+            "mimo_tokens",
+            "Tokens by what they cost: prompt_cached, prompt_uncached, completion.",
+            ["kind"],
+            registry=self._registry,
+        )
+        self._reasoning = Counter(
+            "mimo_reasoning_tokens", "Completion tokens that were reasoning.", registry=self._registry
+        )
+        self._answers = Histogram(
+            "mimo_model_call_seconds", "Of answers, the try that succeeded.", buckets=_CALLS_S, registry=self._registry
+        )
+        self._model_errors = Counter(
+            "mimo_model_errors", "Runs that ended because no answer could be had.", registry=self._registry
+        )
+        self._calls = Histogram(
+            "mimo_tool_call_seconds", "Of tool calls.", ["outcome"], buckets=_CALLS_S, registry=self._registry
+        )
+        self._trips = Counter("mimo_guard_trips", "What the guard did.", ["action"], registry=self._registry)
+        self._lost = Counter("mimo_sandboxes_lost", "Sandboxes that were lost under a run.", registry=self._registry)
+
+    def claimed(self, claim: Claim) -> None:
+        self._active.inc()
+        if claim.generation == 1:
+            self._waits.observe(max(0.0, (claim.events[-1].at - claim.task.created_at).total_seconds()))
+
+    def let_go(self) -> None:
+        """A claimed run has ended, or is another worker's."""
+        self._active.dec()
+
+    def left(self, task: TaskRecord, run_id: str) -> None:
+        """The worker is done with a run: it has ended, or waits for its user."""
+        run = next(run for run in task.runs if run.run_id == run_id)
+        if not run.status.terminal:
+            return
+        verdict = run.verdict.kind.value if run.verdict else "none"
+        self._ended.labels(status=run.status.value, stop_reason=run.stop_reason or "none", verdict=verdict).inc()
+
+    def wrote(self, event: Event) -> None:
+        """An event of a run, right after it was stored."""
+        match event.type:
+            case "step.completed":
+                self._steps.inc()
+            case "step.message":
+                self._answered(StepMessage.model_validate(event.body))
+            case "tool.completed":
+                observation = ToolCompleted.model_validate(event.body).observation
+                self._calls.labels(outcome="error" if observation.error else "ok").observe(observation.duration_s)
+            case "guard.tripped":
+                self._trips.labels(action=GuardTripped.model_validate(event.body).action).inc()
+            case "run.stopped" if RunStopped.model_validate(event.body).stop_reason is StopReason.MODEL_ERROR:
+                self._model_errors.inc()
+            case "sandbox.lost":
+                self._lost.inc()
+
+    def text(self, *, taking_runs: bool) -> bytes:
+        """Everything in Prometheus' text format.
+
+        Args:
+            taking_runs: whether the worker may claim runs now.
+        """
+        self._taking.set(taking_runs)
+        return generate_latest(self._registry)
+
+    def _answered(self, answer: StepMessage) -> None:
+        usage = answer.usage
+        self._answers.observe(answer.duration_s)
+        self._tokens.labels(kind="prompt_cached").inc(usage.cached_tokens)
+        self._tokens.labels(kind="prompt_uncached").inc(max(0, usage.prompt_tokens - usage.cached_tokens))
+        self._tokens.labels(kind="completion").inc(usage.completion_tokens)
+        self._reasoning.inc(usage.reasoning_tokens)
