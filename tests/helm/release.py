@@ -4,14 +4,16 @@ import base64
 import json
 import os
 import subprocess
-from collections.abc import AsyncIterator, Mapping
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+import anyio
 
 from agent.api.schemas import EventView, TaskView
-from agent.cli.client import Client
+from agent.cli.client import Client, ServiceUnreachable
 from agent.git import git
 from deploy.chart.__main__ import CHART
 from deploy.cluster import programs
@@ -45,6 +47,8 @@ class Release:
     cluster: Cluster
     name: str
     namespace: str
+    given: tuple[str, ...] = ()
+    """What it is told beside the small profile."""
 
     @property
     def sandboxes(self) -> str:
@@ -52,13 +56,17 @@ class Release:
         return f"{self.name}-sandboxes"
 
     def install(self, *arguments: str) -> str:
-        return self.helm("install", str(CHART), f"--values={CHART}/values-dev.yaml", *_PATIENTLY, *arguments)
+        return self._apply("install", *arguments)
 
     def upgrade(self, *arguments: str) -> str:
-        return self.helm("upgrade", str(CHART), f"--values={CHART}/values-dev.yaml", *_PATIENTLY, *arguments)
+        return self._apply("upgrade", *arguments)
 
     def helm(self, command: str, *arguments: str) -> str:
         return helm(command, self.name, f"--namespace={self.namespace}", *arguments, kubeconfig=self.cluster.kubeconfig)
+
+    def _apply(self, command: str, *arguments: str) -> str:
+        profile = f"--values={CHART}/values-dev.yaml"
+        return self.helm(command, str(CHART), profile, *self.given, *_PATIENTLY, *arguments)
 
     def is_installed(self) -> bool:
         listed = helm("list", f"--namespace={self.namespace}", "--short", kubeconfig=self.cluster.kubeconfig)
@@ -110,11 +118,22 @@ class Release:
 
 async def until(client: Client, task_id: str, kind: str) -> EventView:
     """The first event of that kind."""
-    async with aclosing(client.watch(task_id)) as events:
+    watching = cast(AsyncGenerator[EventView, None], client.watch(task_id))
+    async with aclosing(watching) as events:
         async for event in events:
             if event.type == kind:
                 return event
     raise AssertionError(f"the task ended without {kind}")
+
+
+async def answers(client: Client) -> None:
+    """Wait until the API does: its only pod may just be made anew."""
+    for _ in range(400):
+        with suppress(ServiceUnreachable):
+            await client.list(limit=1)
+            return
+        await anyio.sleep(0.5)
+    raise AssertionError("the API does not come back")
 
 
 async def ended(client: Client, task_id: str) -> TaskView:

@@ -1,0 +1,26 @@
+"""A real API server takes what the chart makes of its profiles; nothing is kept of it."""
+
+import json
+
+import pytest
+
+from deploy.cluster.cluster import Cluster
+from tests.helm.rendered import PROFILES, Object, profile
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_a_server_takes_all_objects_of_a_profile(cluster: Cluster, namespace: str, name: str) -> None:
+    # Pods need their accounts, which are not kept; the server does not know groups of nodes.
+    tried = [each for each in profile(name).objects if each["kind"] not in ("Pod", "LeaderWorkerSet")]
+    objects = [_moved(each, namespace) for each in tried]
+    said = cluster.kubectl(
+        *("apply", "--server-side", "--dry-run=server", "--force-conflicts", "--validate=strict", "--filename=-"),
+        stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}),
+    )
+    assert len(said.splitlines()) == len(objects)
+
+
+def _moved(each: Object, namespace: str) -> Object:
+    """Into a namespace that is there."""
+    metadata = each["metadata"]
+    return {**each, "metadata": metadata | {"namespace": namespace}} if "namespace" in metadata else each
