@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ValidationError
@@ -60,7 +61,7 @@ class Tool(Protocol):
 
 def function_schema(tool: Tool) -> dict[str, Any]:
     """The tool as an OpenAI ``tools`` entry. Key order is fixed: the rendered prompt must not change between runs."""
-    schema = tool.arguments.model_json_schema()
+    schema = _json_schema(tool.arguments)
     properties = {
         name: {key: value[key] for key in ("type", "items", "enum", "description") if key in value}
         for name, value in schema["properties"].items()
@@ -70,6 +71,12 @@ def function_schema(tool: Tool) -> dict[str, Any]:
         "type": "function",
         "function": {"name": tool.name, "description": tool.description, "parameters": parameters},
     }
+
+
+@lru_cache(maxsize=256)
+def _json_schema(arguments: type[BaseModel]) -> dict[str, Any]:
+    """Asked for with every step, and the dearest part of one."""
+    return arguments.model_json_schema()
 
 
 def argument_error(tool: str, error: ValidationError) -> str:
