@@ -77,7 +77,8 @@ async def make_key(request: Request, shared: Shared, html: Html) -> Response:
 @router.post("/settings/keys/{key_id}/revoke", dependencies=[needs("projects:admin")])
 async def revoke_key(request: Request, key_id: str, shared: Shared) -> Response:
     await read_form(request)
-    await shared.store.identities.revoke_key(shared.principal.project_id, key_id)
+    if await shared.store.identities.revoke_key(shared.principal.project_id, key_id) is None:
+        raise Problem(HTTPStatus.NOT_FOUND, "unknown_key", "The project has no such key.", remedy="Look at the list.")
     return RedirectResponse("/settings", HTTPStatus.SEE_OTHER)
 
 
