@@ -11,12 +11,15 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from agent.cli.failure import ExitCode, Failure
-from agent.cli.output import Format, Output
+from agent.cli.output import Format, Input, Output
 
 if TYPE_CHECKING:
     from agent.cli.client import Client
 
 _T = TypeVar("_T")
+
+_COMPLETION = "_MIMO_COMPLETE"
+"""Set by the shell where it wants to know what may follow."""
 
 PLUGINS = "mimo.commands"
 """Entry point group: packages above this one add their commands here, each a ``typer.Typer``."""
@@ -24,8 +27,12 @@ PLUGINS = "mimo.commands"
 
 def main() -> None:
     """The program."""
+    if _COMPLETION in os.environ:
+        from typer._completion_classes import completion_init
+
+        completion_init()
     try:
-        app()
+        app(prog_name="mimo")
     except Failure as failure:
         _complain(failure.message, failure.remedy)
         sys.exit(failure.code)
@@ -62,7 +69,8 @@ app = typer.Typer(
     name="mimo",
     cls=_Commands,
     help="Coding tasks for an agent that works in a sandbox and shows what its patch proves.",
-    epilog="Exit codes: 0 done, 1 failed, 2 usage, 3 unverified, 4 limit, 75 try again later, 130 interrupted.",
+    epilog="Exit codes: 0 done, 1 failed, 2 usage, 3 unverified, 4 limit, 5 needs input, 75 try again later, "
+    "130 interrupted.",
     invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -82,6 +90,7 @@ Checks = Annotated[
 Attempts = Annotated[int, typer.Option(help="Independent tries; the best by the checks counts.")]
 MaxSteps = Annotated[int | None, typer.Option(help="Most model calls.")]
 MaxTokens = Annotated[int | None, typer.Option(help="Most tokens, read and written.")]
+MaxCost = Annotated[float | None, typer.Option(help="Most that model calls may cost, where prices are set.")]
 Timeout = Annotated[float | None, typer.Option("--timeout", metavar="SECONDS", help="Most wall time.")]
 ModelUrl = Annotated[
     str | None,
@@ -165,6 +174,7 @@ def run(
     attempts: Attempts = 1,
     max_steps: MaxSteps = None,
     max_tokens: MaxTokens = None,
+    max_cost: MaxCost = None,
     timeout: Timeout = None,
     allow_dirty: Annotated[
         bool, typer.Option("--allow-dirty", help="Start from the commit, without uncommitted changes.")
@@ -178,6 +188,14 @@ def run(
     seed: Seed = None,
     thinking: Thinking = None,
     sandbox: Sandbox = "local",
+    first_answer: Annotated[
+        float | None,
+        typer.Option(min=1, metavar="SECONDS", help="Longest wait for a model call's first token. Default: 300."),
+    ] = None,
+    input: Annotated[  # noqa: A002 - the option's name
+        Input,
+        typer.Option("--input", help="stream-json: a message per line of standard input; the first is the problem."),
+    ] = Input.TEXT,
     apply: Annotated[bool, typer.Option("--apply", help="Apply the patch to the checkout.")] = False,
     require_verified: RequireVerified = False,
     output: OutputAs = Output.TEXT,
@@ -196,8 +214,12 @@ def run(
     from agent.cli.terminal import open_terminal
 
     settings, checkpoint = arguments.endpoint(os.environ, url=model_url, name=model)
+    if first_answer is not None:
+        settings = settings.model_copy(update={"first_token_s": first_answer})
+    streamed = input is Input.STREAM_JSON
     options = RunOptions(
-        problem=arguments.read_problem(problem),
+        problem=arguments.read_message() if streamed else arguments.read_problem(problem),
+        listen=streamed,
         repository=arguments.directory(repo),
         commit=commit,
         model=settings,
@@ -205,7 +227,7 @@ def run(
         backend=arguments.backend(sandbox),
         sandbox=arguments.sandbox(os.environ),
         checks=tuple(check or ()),
-        limits=arguments.limits(max_steps=max_steps, max_tokens=max_tokens, timeout_s=timeout),
+        limits=arguments.limits(max_steps=max_steps, max_tokens=max_tokens, max_cost=max_cost, timeout_s=timeout),
         sampling=arguments.sampling(temperature=temperature, seed=seed, thinking=thinking, model=None),
         attempts=attempts,
         output=output,
@@ -271,6 +293,7 @@ def task_submit(
     attempts: Attempts = 1,
     max_steps: MaxSteps = None,
     max_tokens: MaxTokens = None,
+    max_cost: MaxCost = None,
     timeout: Timeout = None,
     label: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Repeatable.")] = None,
     model: Annotated[str | None, typer.Option(help="Default: the service's.")] = None,
@@ -293,7 +316,7 @@ def task_submit(
         repository=arguments.directory(repo),
         commit=commit,
         checks=tuple(check or ()),
-        limits=arguments.limits(max_steps=max_steps, max_tokens=max_tokens, timeout_s=timeout),
+        limits=arguments.limits(max_steps=max_steps, max_tokens=max_tokens, max_cost=max_cost, timeout_s=timeout),
         sampling=arguments.sampling(temperature=temperature, seed=seed, thinking=thinking, model=model),
         attempts=attempts,
         labels=arguments.labels(label or []),
@@ -426,6 +449,56 @@ def whoami(server: Server = _LOCAL_SERVICE, output: FormatAs = Format.TEXT, no_c
 
     terminal = open_terminal(no_color=no_color)
     _with_client(server, lambda client: introduce(client, terminal, as_json=output is Format.JSON))
+
+
+@app.command()
+def doctor(
+    model_url: ModelUrl = None,
+    model: ModelName = None,
+    sandbox: Sandbox = "local",
+    no_color: NoColor = False,
+) -> None:
+    """Look at everything that has to work, and say what to do where it does not."""
+    from agent.cli import arguments
+    from agent.cli.doctor import doctor as examine
+    from agent.cli.home import home
+    from agent.cli.terminal import open_terminal
+
+    settings, checkpoint = arguments.endpoint(os.environ, url=model_url, name=model)
+    terminal = open_terminal(no_color=no_color)
+    asked = None if checkpoint else settings
+    made_by, how = arguments.backend(sandbox), arguments.sandbox(os.environ)
+    raise typer.Exit(_complete(examine(asked, made_by, how, home(os.environ), os.environ, terminal)))
+
+
+config = typer.Typer(help="What the configuration files say.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(config, name="config")
+
+
+@config.command("show")
+def config_show(
+    repo: Repo = Path(),
+    origin: Annotated[bool, typer.Option("--origin", help="Also where each value comes from.")] = False,
+    output: FormatAs = Format.TEXT,
+) -> None:
+    """Show every setting with its value, files and environment taken together."""
+    from agent.cli import arguments
+    from agent.cli.home import home
+    from agent.cli.settings import Trust, listing, load
+
+    root = arguments.directory(repo).resolve()
+    trusted = Trust(home(os.environ)).decided(root)
+    typer.echo(listing(load(os.environ, root if trusted else None), origin=origin, as_json=output is Format.JSON))
+
+
+@app.command()
+def completion(shell: Annotated[str, typer.Argument(help="bash, zsh or fish.")]) -> None:
+    """Print a script that completes commands and options; for your shell's start-up file."""
+    from typer._completion_shared import get_completion_script
+
+    if shell not in ("bash", "zsh", "fish"):
+        raise Failure(ExitCode.USAGE, f"there is no completion for {shell!r}", "use one of bash, zsh, fish")
+    typer.echo(get_completion_script(prog_name="mimo", complete_var=_COMPLETION, shell=shell))
 
 
 def _with_client(server: str, work: "Callable[[Client], Awaitable[_T]]") -> _T:

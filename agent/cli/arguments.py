@@ -3,9 +3,9 @@
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from agent.cli.failure import ExitCode, Failure
 from agent.config import ModelSettings, model_settings
@@ -38,8 +38,42 @@ def read_problem(problem: str | None) -> str:
     return text
 
 
-def limits(*, max_steps: int | None, max_tokens: int | None, timeout_s: float | None) -> Limits:
-    return _built(Limits, {"max_steps": max_steps, "max_tokens": max_tokens, "wall_clock_s": timeout_s})
+class Message(BaseModel):
+    """A line of ``--input stream-json``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    type: Literal["message"] = "message"
+    text: Annotated[str, StringConstraints(min_length=1, max_length=100_000)]
+    delivery: Literal["steer", "queue", "interrupt"] = "steer"
+    """Before the agent's next answer; after it finished; or at once."""
+
+
+def read_message() -> str:
+    """The problem, from the first line of standard input."""
+    # Unbuffered: what follows the line is for who reads on.
+    with open(sys.stdin.fileno(), "rb", buffering=0, closefd=False) as stdin:
+        return message(stdin.readline().decode("utf-8", "replace")).text
+
+
+def message(line: str) -> Message:
+    """
+    Raises:
+        Failure: the line is no message.
+    """
+    try:
+        return Message.model_validate_json(line)
+    except ValidationError as error:
+        what = error.errors(include_input=False)[0]["msg"]
+        example = 'write lines like {"type": "message", "text": "..."}'
+        raise Failure(ExitCode.USAGE, f"standard input: not a message: {what}", example) from error
+
+
+def limits(
+    *, max_steps: int | None, max_tokens: int | None, timeout_s: float | None, max_cost: float | None = None
+) -> Limits:
+    given = {"max_steps": max_steps, "max_tokens": max_tokens, "wall_clock_s": timeout_s, "max_cost": max_cost}
+    return _built(Limits, given)
 
 
 def sampling(*, temperature: float | None, seed: int | None, thinking: bool | None, model: str | None) -> ModelOptions:
@@ -112,6 +146,7 @@ _OPTIONS = {
     "base_commit": "--commit",
     "max_steps": "--max-steps",
     "max_tokens": "--max-tokens",
+    "max_cost": "--max-cost",
     "wall_clock_s": "--timeout",
     "temperature": "--temperature",
     "seed": "--seed",

@@ -13,6 +13,8 @@ class ExitCode(IntEnum):
     """Finished, but ``--require-verified`` was given and the checks do not prove the patch."""
     LIMIT = 4
     """A limit of the task ended the run."""
+    NEEDS_INPUT = 5
+    """The run waits for a person: a question, an approval, a budget."""
     RETRYABLE = 75
     """A machine was at fault (the model or the service does not answer); the same command may work later."""
     INTERRUPTED = 130

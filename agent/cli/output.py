@@ -17,3 +17,11 @@ class Format(StrEnum):
 
     TEXT = "text"
     JSON = "json"
+
+
+class Input(StrEnum):
+    """What standard input holds."""
+
+    TEXT = "text"
+    STREAM_JSON = "stream-json"
+    """One message per line, also while the task runs."""

@@ -28,6 +28,7 @@ class Progress:
         self._calls: dict[tuple[str | None, str], ToolCall] = {}
         self._runs: set[str | None] = set()
         self._num_pieces = 0
+        self._doing = "working"
         self._spoke_at = self._started_at = time.monotonic()
         moving = terminal.err.is_terminal and not terminal.quiet
         self._status = Status("waiting", console=terminal.err, spinner="dots") if moving else None
@@ -69,6 +70,10 @@ class Progress:
             case "task.cancel_requested":
                 self.say("stopping")
 
+    def beat(self) -> None:
+        """Say that work goes on, where nothing was said for long; call it now and then."""
+        self.say(self._doing)
+
     def piece(self, step: int, kind: str) -> None:
         """Count a piece of an answer that is being written."""
         self._num_pieces = 0 if kind == "restart" else self._num_pieces + 1
@@ -77,6 +82,7 @@ class Progress:
 
     def say(self, what: str) -> None:
         """Change the moving line; without a terminal, a line now and then says that work goes on."""
+        self._doing = what
         if self._status:
             self._status.update(Text(what, "dim"))
         elif time.monotonic() - self._spoke_at > _HEARTBEAT_S:

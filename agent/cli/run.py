@@ -4,6 +4,7 @@ import asyncio
 import secrets
 import shutil
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -13,7 +14,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from agent.api.schemas import LAST_EVENT, TaskView, show, show_event
-from agent.cli.arguments import invalid
+from agent.cli.arguments import invalid, message
 from agent.cli.checkout import NOTHING_PROVES, default_checks, top_directory
 from agent.cli.children import embedded_model
 from agent.cli.exits import exit_code
@@ -23,8 +24,10 @@ from agent.cli.progress import Progress
 from agent.cli.report import report
 from agent.cli.terminal import Terminal
 from agent.config import ModelSettings
-from agent.errors import GitError, RepositoryError
+from agent.errors import GitError, RepositoryError, TaskOver
+from agent.events import MessageAdded
 from agent.git import git
+from agent.identity import DEFAULT_PROJECT
 from agent.orchestrator.app import open_worker
 from agent.orchestrator.settings import WorkerSettings
 from agent.orchestrator.worker import Worker
@@ -39,6 +42,9 @@ _KEEP_RUNS_S = 7 * 24 * 3600.0
 
 _MODEL_RETRIES = 3
 
+_BEAT_S = 5.0
+_MAX_LINE_BYTES = 1024 * 1024
+
 _EVENTS_TIMEOUT_S = 5.0
 """How often is looked whether the worker broke off, while no event comes."""
 
@@ -48,6 +54,8 @@ class RunOptions:
     """The command line of ``mimo run``."""
 
     problem: str
+    listen: bool
+    """Further messages come on standard input, one JSON object a line."""
     repository: Path
     commit: str
     model: ModelSettings
@@ -88,7 +96,7 @@ async def run(options: RunOptions, home: Path, terminal: Terminal) -> ExitCode:
                     on_delta=lambda _, step, delta: progress.piece(step, delta.kind),
                 )
             )
-            task = await _work(request, store, worker, progress, terminal, options.output)
+            task = await _work(request, store, worker, progress, terminal, options)
     await _deliver(task, options, Path(request.repository), terminal)
     return exit_code(task, require_verified=options.require_verified)
 
@@ -182,22 +190,46 @@ async def _settings(options: RunOptions, directory: Path, stack: AsyncExitStack,
 
 
 async def _work(
-    request: TaskRequest, store: Store, worker: Worker, progress: Progress, terminal: Terminal, output: Output
+    request: TaskRequest, store: Store, worker: Worker, progress: Progress, terminal: Terminal, options: RunOptions
 ) -> TaskView:
     task = await store.submit(request)
     async with _cancelled_by_signals(store, task.id, progress):
         working = asyncio.ensure_future(worker.drain())
+        beside = [asyncio.ensure_future(_beat(progress))]
+        if options.listen:
+            beside.append(asyncio.ensure_future(_listen(store, task.id)))
         try:
             async for event in _events(store, task.id, working):
                 view = show_event(event)
                 progress.event(view)
-                if output is Output.STREAM_JSON:
+                if options.output is Output.STREAM_JSON:
                     terminal.result(view.model_dump_json())
             await working
         finally:
-            working.cancel()
-            await asyncio.wait({working})
+            for waiting in (working, *beside):
+                waiting.cancel()
+            await asyncio.wait({working, *beside})
     return show(await store.get(task.id))
+
+
+async def _beat(progress: Progress) -> None:
+    while True:
+        await asyncio.sleep(_BEAT_S)
+        progress.beat()
+
+
+async def _listen(store: Store, task_id: str) -> None:
+    """Pass on what comes on standard input, until its end or the task's."""
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(limit=_MAX_LINE_BYTES)
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    while line := await reader.readline():
+        said = message(line.decode("utf-8", "replace"))
+        added = MessageAdded(message_id=secrets.token_hex(8), text=said.text, delivery=said.delivery)
+        try:
+            await store.of(DEFAULT_PROJECT).tell(task_id, "message.added", added.model_dump(mode="json"))
+        except TaskOver:
+            return
 
 
 async def _events(store: Store, task_id: str, working: "asyncio.Future[None]") -> AsyncIterator[Event]:

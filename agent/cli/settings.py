@@ -77,6 +77,19 @@ def load(environment: Mapping[str, str], root: Path | None = None) -> Loaded:
     return Loaded(Settings.model_validate(values), origins)
 
 
+def listing(loaded: Loaded, *, origin: bool, as_json: bool) -> str:
+    """Every setting, one a line; or all as JSON."""
+    values = loaded.settings.model_dump(mode="json")
+    if as_json:
+        whole = {key: {"value": value, "origin": loaded.origins[key].name} for key, value in values.items()}
+        return json.dumps(whole if origin else values, indent=2)
+    lines = []
+    for key, value in values.items():
+        line = f"{key} = {json.dumps(value)}"
+        lines.append(f"{line:<44}  {loaded.origins[key].name}" if origin else line)
+    return "\n".join(lines)
+
+
 def user_file(environment: Mapping[str, str]) -> Path:
     """``config.toml`` in ``MIMO_HOME``, else in the user's configuration directory."""
     given = environment.get("MIMO_HOME")

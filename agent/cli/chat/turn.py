@@ -220,13 +220,8 @@ class _TurnOver(Exception):
 
 
 class _TurnLog(StoreLog):
-    def __init__(self, store: Store, claim: Claim, on_event: Callable[[Event], None]) -> None:
-        super().__init__(store, claim)
-        self._on_event = on_event
-
     async def append(self, type: str, body: dict[str, Any]) -> Event:  # noqa: A002 - the field's name
         event = await super().append(type, body)
-        self._on_event(event)
         if type == "step.message" and _is_answer(StepMessage.model_validate(body)):
             raise _TurnOver
         return event

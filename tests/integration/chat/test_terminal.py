@@ -276,7 +276,7 @@ def test_the_users_own_shell_runs_on_the_machine_itself(start: Start, root: Path
 
 
 def test_without_a_terminal_it_says_what_to_use(root: Path) -> None:
-    command = [sys.executable, "-m", "agent.cli.app", "--repo", root]
+    command = [sys.executable, "-m", "agent.cli.app", "--repo", str(root)]
     ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     assert ended.returncode == 2
     assert "mimo run" in ended.stderr

@@ -85,12 +85,12 @@ def answering(script: Script) -> Iterator[str]:
         yield url
 
 
-def start(*arguments: object, home: Path) -> "subprocess.Popen[str]":
+def start(*arguments: object, home: Path, stdin: int = subprocess.DEVNULL) -> "subprocess.Popen[str]":
     """The program in a process of its own, as from a shell."""
     return subprocess.Popen(
         [sys.executable, "-m", "agent.cli.app", *map(str, arguments)],
         env={**os.environ, "MIMO_HOME": str(home)},
-        stdin=subprocess.DEVNULL,
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
