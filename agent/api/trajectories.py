@@ -12,6 +12,7 @@ from agent.api.auth import needs
 from agent.api.context import Shared
 from agent.api.log import whole_log
 from agent.api.schemas import EventView, show_event
+from agent.config import Prices
 from agent.events import StepMessage
 from agent.history import view
 from agent.profiles.base import Profile
@@ -59,7 +60,7 @@ class OpenaiTrajectory(_View):
 
 
 class MiniStats(_View):
-    instance_cost: float
+    instance_cost: float = Field(description="By the service's prices; 0 where it has none.")
     api_calls: int
 
 
@@ -119,11 +120,11 @@ async def read_trajectory(
     """All that the task's runs did so far. Reasoning is part of it."""
     task = await shared.tasks.get(task_id)
     events = [event async for event in whole_log(shared.tasks, task_id)]
-    return await asyncio.to_thread(_write, format, task, events)  # Long logs take seconds.
+    return await asyncio.to_thread(_write, format, task, events, shared.prices)  # Long logs take seconds.
 
 
 def _write(
-    form: Format, task: TaskRecord, events: Sequence[Event]
+    form: Format, task: TaskRecord, events: Sequence[Event], prices: Prices | None
 ) -> NativeTrajectory | OpenaiTrajectory | MiniTrajectory | TrainingTrajectory:
     agent = profile(task.request.profile)
     match form:
@@ -133,7 +134,7 @@ def _write(
             runs = tuple(_conversation(task, run, _of(run, events), agent) for run in task.runs)
             return OpenaiTrajectory(task_id=task.id, runs=runs)
         case "mini":
-            return _mini(task, _of(task.shown, events), agent)
+            return _mini(task, _of(task.shown, events), agent, prices)
         case "training":
             trained = tuple(_training(task, run, _of(run, events), agent) for run in task.runs)
             return TrainingTrajectory(task_id=task.id, runs=trained)
@@ -168,13 +169,12 @@ def _conversation(task: TaskRecord, run: RunRecord, events: Sequence[Event], age
     )
 
 
-def _mini(task: TaskRecord, events: Sequence[Event], agent: Profile) -> MiniTrajectory:
+def _mini(task: TaskRecord, events: Sequence[Event], agent: Profile, prices: Prices | None) -> MiniTrajectory:
     run = task.shown
     num_calls = sum(event.type == "step.message" for event in events)
     exit_status = "Submitted" if run.stop_reason is StopReason.FINISHED else str(run.stop_reason or run.status)
-    info = MiniInfo(
-        exit_status=exit_status, submission=run.patch, model_stats=MiniStats(instance_cost=0.0, api_calls=num_calls)
-    )
+    stats = MiniStats(instance_cost=prices.cost(run.usage) if prices else 0.0, api_calls=num_calls)
+    info = MiniInfo(exit_status=exit_status, submission=run.patch, model_stats=stats)
     return MiniTrajectory(instance_id=task.id, info=info, messages=_messages(task, events, agent))
 
 
