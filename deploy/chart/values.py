@@ -90,6 +90,7 @@ class Global(Values):
     image_registry: str = Field("", description="In front of every image. There are no public images yet: push ours.")
     image_pull_secrets: list[Name] = Field([], description="Secrets for that registry, in the release's namespace.")
     pull_policy: Literal["IfNotPresent", "Always", "Never"] = Field("IfNotPresent", description="Of every image.")
+    require_digests: bool = Field(False, description="Refuse images that are not named by their digest.")
     storage_class: str = Field("", description="Of every claim. Empty: the cluster's default.")
 
 

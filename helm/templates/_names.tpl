@@ -69,6 +69,9 @@ mimo-sandbox
 {{- if not (or $registry (eq $root.Values.global.pullPolicy "Never")) -}}
 {{- fail (printf "\n\nglobal.imageRegistry: nothing says where %s is fetched from. There are no public images: build them (make images), push them, and name your registry. On nodes that have them already set global.pullPolicy to Never." $image.repository) -}}
 {{- end -}}
+{{- if and $root.Values.global.requireDigests (not $image.digest) -}}
+{{- fail (printf "\n\nglobal.requireDigests is set, but the image %s has none: set its digest, beside its repository in the values." $image.repository) -}}
+{{- end -}}
 {{- with $registry }}{{ . }}/{{ end }}{{ $image.repository }}
 {{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ $image.tag | default $root.Chart.AppVersion }}{{ end }}
 {{- end }}

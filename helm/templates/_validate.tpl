@@ -114,6 +114,12 @@
 {{- $problems = append $problems "sandbox.namespace.name is the release's own namespace; sandboxes need one for themselves" }}
 {{- end }}
 
+{{- with .Values.sandbox.bounds.registry }}
+{{- if not (and $.Values.sandbox.taskImage.digest (hasPrefix . (include "mimo.image" (list $ $.Values.sandbox.taskImage)))) }}
+{{- $problems = append $problems (printf "sandbox.bounds.registry is %s, and the default image of tasks would be refused: set sandbox.taskImage.digest, and take it from there" .) }}
+{{- end }}
+{{- end }}
+
 {{- with $problems }}
 {{- fail (printf "\n\nthese values cannot be together:\n- %s\n" (join "\n- " .)) }}
 {{- end }}

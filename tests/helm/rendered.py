@@ -21,6 +21,13 @@ SITE: Mapping[str, Any] = {
     "database": {"cidrs": ["10.0.0.9/32"]},
 }
 """What no profile can know."""
+_DIGEST = {"image": {"digest": f"sha256:{'0' * 64}"}}
+_DIGESTS: Mapping[str, Any] = {
+    "api": _DIGEST,
+    "orchestrator": _DIGEST,
+    "modelServer": {**_DIGEST, "sglang": _DIGEST},
+    "sandbox": {**_DIGEST, "taskImage": _DIGEST["image"]},
+}
 LWS = "leaderworkerset.x-k8s.io/v1/LeaderWorkerSet"
 PROFILES: Mapping[str, tuple[str, ...]] = {
     "dev": ("dev",),
@@ -62,7 +69,7 @@ def render(values: Mapping[str, Any] | None = None, *profiles: str, arguments: t
 
 def profile(name: str, *arguments: str) -> Rendered:
     """A profile of the chart on a cluster that has all it asks for."""
-    site = {} if name == "dev" else SITE
+    site = {} if name == "dev" else {**SITE, **_DIGESTS}
     return render(site, *PROFILES[name], arguments=(*arguments, f"--api-versions={LWS}"))
 
 

@@ -64,6 +64,8 @@ def test_a_value_that_cannot_be_is_named_with_what_is_allowed(given: str, words:
         ("api.ingress.enabled=true", "name its hosts in api.ingress.hosts"),
         ("fullnameOverride=a-name-that-goes-on-and-on-and-on-and-on-and-on", "is longer than 40 characters"),
         ("sandbox.namespace.name=coder", "sandboxes need one for themselves"),
+        ("global.requireDigests=true", "but the image mimo-coder/"),
+        ("sandbox.bounds.registry=registry.example.internal/", "set sandbox.taskImage.digest"),
         ("global.imageRegistry=", "global.imageRegistry: nothing says where"),
         ("modelServer.sglang.version=v9", "modelServer.sglang.version: v9 is not known to this chart; use 0.5.23"),
         ("modelServer.sglang.settings.flags.enable-mtp=true", "prediction layers are used with draft_steps above 0"),

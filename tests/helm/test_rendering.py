@@ -188,7 +188,8 @@ def test_the_namespace_of_sandboxes_is_kept_as_the_code_keeps_it(
 ) -> None:
     settings = {"profile": profile_of_pods, "network": network, "port": 7171}
     bounds = {"pods": 7, "memoryMib": 8000, "cpus": 3, "podMemoryMib": 900, "registry": registry}
-    made = render({"sandbox": {"settings": settings, "bounds": bounds}}, "dev")
+    task = {"registry": registry.rstrip("/"), "digest": f"sha256:{'0' * 64}"}
+    made = render({"sandbox": {"settings": settings, "bounds": bounds, "taskImage": task}}, "dev")
     wanted = fences(
         KubernetesSettings.model_validate(
             {**settings, "namespace": "mimo-sandboxes", "agent_image": "mimo-coder/sandboxd:0.1.0"}
