@@ -60,10 +60,10 @@ async def _stream(shared: Context, task_id: str, after: int) -> Response:
     if record.status.terminal and after >= record.last_seq:
         # The one answer after which a browser's EventSource does not come back.
         return Response(status_code=HTTPStatus.NO_CONTENT)
-    return _EventStream(_chunks(shared, task_id, after, record.last_seq))
+    return EventStream(_chunks(shared, task_id, after, record.last_seq))
 
 
-class _EventStream(StreamingResponse):
+class EventStream(StreamingResponse):
     """Ends its generator when the reader goes, and goes itself when the reader takes nothing more."""
 
     def __init__(self, chunks: AsyncGenerator[bytes, None]) -> None:

@@ -6,7 +6,7 @@ without content from a broken one.
 """
 
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from typing import Any
 
 from agent.api.context import Context
@@ -23,7 +23,7 @@ BATCH = 50
 
 async def messages(
     shared: Context, templates: Templates, task_id: str, after: int, run_id: str | None
-) -> AsyncIterator[str]:
+) -> AsyncGenerator[bytes, None]:
     """Server-sent messages from after an event to the task's end.
 
     ``entries`` {last, html}, where ``last`` is the sequence number to come back with; ``state`` {facts, status} after
@@ -57,5 +57,5 @@ def _batches(events: Sequence[Event]) -> Iterator[Sequence[Event]]:
     return (events[start : start + BATCH] for start in range(0, len(events), BATCH))
 
 
-def _message(name: str, body: Mapping[str, Any]) -> str:
-    return f"event: {name}\ndata: {json.dumps(body)}\n\n"
+def _message(name: str, body: Mapping[str, Any]) -> bytes:
+    return f"event: {name}\ndata: {json.dumps(body)}\n\n".encode()

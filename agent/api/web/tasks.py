@@ -5,11 +5,12 @@ from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import Query, Request, Response
-from fastapi.responses import RedirectResponse, StreamingResponse
+from fastapi.responses import RedirectResponse
 from markupsafe import Markup
 
 from agent.api.auth import needs
 from agent.api.context import Context, Shared
+from agent.api.events import EventStream
 from agent.api.problems import Problem
 from agent.api.tasks import resolve_repository
 from agent.api.web.changes import changes
@@ -107,11 +108,7 @@ async def follow(
     run: Annotated[str | None, Query()] = None,
 ) -> Response:
     await shared.tasks.get(task_id)  # An unknown task is refused before the stream begins.
-    return StreamingResponse(
-        messages(shared, html, task_id, after, run),
-        media_type="text/event-stream",
-        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
-    )
+    return EventStream(messages(shared, html, task_id, after, run))
 
 
 @router.get("/tasks/{task_id}/changes")

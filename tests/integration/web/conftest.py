@@ -30,6 +30,7 @@ from agent.types import (
     Usage,
     Verdict,
     VerdictKind,
+    WaitingOn,
 )
 
 _ARGUMENTS = (
@@ -184,6 +185,18 @@ class Agent:
         observation = Observation(call_id=call.id, text=f"{output}\n[exit code: 0]", duration_s=0.2)
         body = {"step": self.step, "intent_id": intent_id, "observation": observation.model_dump()}
         await self.log("tool.completed", body)
+
+    async def asks(self, command: str) -> None:
+        """A call that waits for somebody's word."""
+        call = ToolCall(id="asked", name="bash", arguments=json.dumps({"command": command}))
+        body = {
+            "step": 1,
+            "approval_id": "approval_1",
+            "call": call.model_dump(),
+            "parts": [command.partition(" &&")[0]],
+        }
+        await self.log("approval.requested", body)
+        await self._store.park(self.claim.run_id, self.claim.generation, Status.WAITING, WaitingOn.APPROVAL, {})
 
     async def finishes(self, kind: VerdictKind = VerdictKind.VERIFIED, patch: str = PATCH) -> None:
         passed = kind is VerdictKind.VERIFIED

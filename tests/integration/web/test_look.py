@@ -29,10 +29,15 @@ async def pages(service: str, guarded: str, store: Store, tasks: ProjectStore) -
     running = await tasks.submit(task("Parser crashes"))
     agent = await Agent.claims(store)
     await agent.does("ls", "a\nb")
+    waiting = await tasks.submit(task("wants to clean up"))
+    await (await Agent.claims(store)).asks("git clean -fdx && make")
     await tasks.submit(task("waits in the queue"))
     one = [f"/tasks/{ended.id}{part}" for part in ("", "/changes", "/verdict", "/attempts", "/details")]
     others = ["/tasks", "/tasks?status=failed", "/tasks/new", "/approvals", "/usage", "/settings", "/tasks/x"]
-    return [f"{guarded}/sign-in", *(service + path for path in [*one, f"/tasks/{running.id}", *others])]
+    return [
+        f"{guarded}/sign-in",
+        *(service + path for path in [*one, f"/tasks/{running.id}", f"/tasks/{waiting.id}", *others]),
+    ]
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])

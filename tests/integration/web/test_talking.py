@@ -1,13 +1,12 @@
 """What people tell a task through its page reaches the log."""
 
-import json
 import re
 
 import pytest
 from playwright.async_api import Page, expect
 
 from agent.store.base import ProjectStore, Store
-from agent.types import Event, Status, ToolCall, WaitingOn
+from agent.types import Event, Status, WaitingOn
 
 from .conftest import Agent, Tab, task
 
@@ -57,13 +56,6 @@ async def test_a_running_task_is_paused_and_cancelled_after_a_question(
     assert (await tasks.get(submitted.id)).cancel_requested
 
 
-async def _asks(store: Store, agent: Agent) -> None:
-    call = ToolCall(id="c", name="bash", arguments=json.dumps({"command": "git reset --hard && make"}))
-    body = {"step": 1, "approval_id": "approval_1", "call": call.model_dump(), "parts": ["git reset --hard"]}
-    await agent.log("approval.requested", body)
-    await store.park(agent.claim.run_id, agent.claim.generation, Status.WAITING, WaitingOn.APPROVAL, {})
-
-
 @pytest.mark.parametrize(
     ("button", "decision", "scope"),
     [("Allow once", "allow", "once"), ("Allow for this task", "allow", "task"), ("Deny", "deny", "once")],
@@ -72,7 +64,7 @@ async def test_a_permission_is_decided_in_the_inbox(
     button: str, decision: str, scope: str, service: str, store: Store, tasks: ProjectStore, page: Page
 ) -> None:
     submitted = await tasks.submit(task())
-    await _asks(store, await Agent.claims(store))
+    await (await Agent.claims(store)).asks("git reset --hard && make")
     await page.goto(f"{service}/tasks")
     await page.get_by_role("link", name=re.compile("Inbox")).click()
     await expect(page.locator(".ask")).to_contain_text("git reset --hard && make")
@@ -92,7 +84,7 @@ async def test_a_permission_is_asked_on_the_page_that_is_open(
     agent = await Agent.claims(store)
     await page.goto(f"{service}/tasks/{submitted.id}")
     await expect(page.locator(".ask")).to_have_count(0)
-    await _asks(store, agent)
+    await agent.asks("git reset --hard && make")
 
     await page.locator(".ask").get_by_role("button", name="Allow once").click()
 
@@ -126,3 +118,16 @@ async def test_a_limit_is_raised(service: str, store: Store, tasks: ProjectStore
     await expect(page.locator("#status [role=status]")).to_contain_text("queued")
     [event] = await _said(tasks, submitted.id, "budget.granted")
     assert event.body == {"max_steps": 10}
+
+
+async def test_title_labels_and_priority_are_changed(service: str, tasks: ProjectStore, page: Page) -> None:
+    submitted = await tasks.submit(task(labels={"team": "core"}))
+    await page.goto(f"{service}/tasks/{submitted.id}/details")
+    await page.get_by_label("Title").fill("Make `add` add")
+    await page.get_by_label("Labels").fill("team=core, urgent")
+    await page.get_by_label("Priority").select_option("high")
+    await page.get_by_role("button", name="Save").click()
+
+    await expect(page.get_by_role("heading", level=1)).to_have_text("Make add add")
+    changed = await tasks.get(submitted.id)
+    assert (changed.labels, changed.priority) == ({"team": "core", "urgent": ""}, "high")
