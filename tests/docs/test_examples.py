@@ -18,10 +18,14 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import typer
+from pydantic import BaseModel
 
+from agent.api.schemas import MessageText
+from agent.api.webhooks import NewWebhook
 from agent.cli.app import app
 from agent.types import TaskRequest
 from model_server.server.native_schema import parse_native
@@ -176,10 +180,16 @@ def assert_command_exists(arguments: list[str], example: Example) -> None:
     assert not unknown, f"{example}: mimo {command.name} has no {unknown}"
 
 
+def body_of(path: str) -> type[BaseModel]:
+    """What is posted there."""
+    return {"tasks": TaskRequest, "messages": MessageText, "webhooks": NewWebhook}[path.rpartition("/")[2]]
+
+
 def assert_body_is_accepted(arguments: list[str]) -> None:
     for flag, value in itertools.pairwise(arguments):
         if flag in ("-d", "--data"):
             if any(argument.endswith("/generate") for argument in arguments):
                 parse_native(value.encode())
             else:
-                TaskRequest.model_validate_json(value)
+                path = next(urlsplit(argument).path for argument in arguments if argument.startswith("http"))
+                body_of(path).model_validate_json(value)
