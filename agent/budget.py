@@ -16,9 +16,10 @@ def spent(events: Sequence[Event]) -> Usage:
 
 
 def worked_s(events: Sequence[Event], now: datetime) -> float:
-    """How long the run was worked on, s: since its first event, without the time it was parked."""
+    """How long the run was worked on, s: since it was first claimed, without the time it was parked."""
     if not events:
         return 0.0
+    begun = next((event.at for event in events if event.type == "run.claimed"), events[0].at)
     parked = timedelta()
     since: datetime | None = None
     for event in events:
@@ -27,7 +28,7 @@ def worked_s(events: Sequence[Event], now: datetime) -> float:
         elif event.type == "run.claimed" and since is not None:
             parked += event.at - since
             since = None
-    return (now - events[0].at - parked).total_seconds()
+    return (now - begun - parked).total_seconds()
 
 
 def reached(limits: Limits, num_steps: int, usage: Usage, prices: Prices | None) -> tuple[StopReason, str] | None:

@@ -1,6 +1,7 @@
 """From a user's repository to the starting point of a task."""
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -53,6 +54,26 @@ async def prepare_repository(path: Path, commit: str, git_dir: Path, *, uncommit
                 if not prepared.exists():
                     raise
     return Base.model_validate_json(prepared.read_bytes())
+
+
+def inherit_repository(source: Path, git_dir: Path) -> None:
+    """Begin a task's git directory as a copy of another task's; one that is there stays as it is.
+
+    Raises:
+        RepositoryError: the other one is gone.
+    """
+    if git_dir.exists():
+        return
+    if not source.exists():
+        raise RepositoryError("the files of the task that this one was forked from are gone")
+    with tempfile.TemporaryDirectory(dir=git_dir.parent, prefix=f".{git_dir.name}.") as scratch:
+        new = Path(scratch) / "git"
+        shutil.copytree(source, new)
+        try:
+            new.rename(git_dir)
+        except OSError:
+            if not git_dir.exists():  # else another worker did the same
+                raise
 
 
 async def check_repository(path: Path, commit: str) -> str:

@@ -84,6 +84,20 @@ def steps(events: Iterable[Event]) -> tuple[Step, ...]:
     return Trajectory(events).steps
 
 
+def up_to(events: Sequence[Event], seq: int) -> tuple[Event, ...]:
+    """What another run needs of these events to go on where this one was at ``seq``: its complete steps, and its view.
+
+    Checkpoints are left out: they are this run's alone. The trees are the task's.
+    """
+    known = [event for event in events if event.seq <= seq and event.type in _CARRIED]
+    ends = [position for position, event in enumerate(known, start=1) if event.type == "step.completed"]
+    carried = known[: ends[-1]] if ends else []
+    return tuple(
+        event.model_copy(update={"body": event.body | {"checkpoint": None}}) if "checkpoint" in event.body else event
+        for event in carried
+    )
+
+
 def last_snapshot(events: Sequence[Event]) -> Snapshot | None:
     """The newest state of the work tree, to restore a sandbox from; None where there is none yet."""
     results = (result for step in steps(events) for result in step.results)
@@ -120,6 +134,10 @@ _READERS: dict[str, type[_Part]] = {
     "step.completed": StepCompleted,
     "guard.tripped": GuardTripped,
 }
+
+
+_CARRIED = (_READERS.keys() - {"approval.requested"}) | {"note.written", "view.compacted"}
+"""What was asked about a call that was since made or refused is of no more use."""
 
 
 def _with(step: Step, part: _Part) -> Step:

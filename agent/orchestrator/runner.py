@@ -23,6 +23,7 @@ from agent.orchestrator.forecast import Forecast
 from agent.orchestrator.log import StoreLog
 from agent.orchestrator.workspace import Workspace
 from agent.profiles.by_name import profile
+from agent.repository import inherit_repository
 from agent.store.base import Claim, RunResult, Store, TaskRecord
 from agent.types import Event, Snapshot, Status, StopReason, TaskRequest, Verdict, VerdictKind
 from agent.verdict import reach_verdict
@@ -156,6 +157,10 @@ class Runner:
         await self._forecast.say(claim.run_id, self._agent_spec(claim.run_id, request), *self._check_specs(request))
         git_dir = self._repositories / f"{claim.task.id}.git"
         try:
+            for event in claim.events:
+                if event.type == "run.forked":
+                    origin = self._repositories / f"{event.body['task_id']}.git"
+                    await asyncio.to_thread(inherit_repository, origin, git_dir)
             workspace = await Workspace.open(
                 Path(request.repository),
                 request.base_commit,

@@ -11,6 +11,7 @@ Beside the loop's events (``agent.events``) and the words of the user (:data:`US
 | task.submitted        | request                                                                     |
 | task.cancel_requested | nothing                                                                     |
 | run.claimed           | worker_id, attempt                                                          |
+| run.forked            | task_id, run_id, at_event: whose steps the log of the run begins with       |
 | run.parked            | status, waiting_on, and what the worker adds                                |
 | run.requeued          | by (the event that ended the wait)                                          |
 | run.provisioned       | boot_id of the sandbox, base (commit, tree, dirty), tree it was filled with |
@@ -250,6 +251,15 @@ class ProjectStore(Protocol):
         Raises:
             UnknownProject: there is no such project.
             IdempotencyConflict: the key came before with another request.
+        """
+
+    async def fork(self, task_id: str, at_event: int, *, created_by: str = "local") -> TaskRecord:
+        """A new task that goes on from where the run of ``at_event`` was then: from its last complete step.
+
+        It has one run, whose log begins with a copy of those steps; what they used counts in its budget.
+
+        Raises:
+            UnknownTask: the project has no such task.
         """
 
     async def get(self, task_id: str) -> TaskRecord:

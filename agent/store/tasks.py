@@ -9,14 +9,17 @@ import anyio
 from sqlalchemy import ColumnElement, and_, insert, select, update
 
 from agent.errors import IdempotencyConflict, InvalidCursor, TaskOver, UnknownTask
+from agent.inbox import Inbox
 from agent.store.base import USER_EVENTS, QueuePosition, TaskPage, TaskRecord
 from agent.store.claims import position_of
 from agent.store.database import Database, Transaction, whole
+from agent.store.derive import advance
 from agent.store.ids import new_id
 from agent.store.journal import derive_task, end_unbegun, requeue, write_event
 from agent.store.queue import AT_ONCE, due
-from agent.store.rows import know_task, read_events, read_project, read_runs, read_task, task_record
+from agent.store.rows import know_task, read_events, read_project, read_runs, read_task, save_run, task_record
 from agent.store.tables import events, runs, tasks
+from agent.trajectory import up_to
 from agent.types import Event, Priority, Status, TaskRequest, Usage
 
 
@@ -41,6 +44,25 @@ class SqlProjectStore:
             task_id = await self._insert(transaction, request, created_by, idempotency_key)
             await write_event(transaction, task_id, "task.submitted", {"request": request.model_dump(mode="json")})
             return await know_task(transaction.db, task_id)
+
+    @whole
+    async def fork(self, task_id: str, at_event: int, *, created_by: str = "local") -> TaskRecord:
+        async with self.database.writing() as transaction:
+            source = await self._locked(transaction, task_id)
+            log = await read_events(transaction.db, and_(events.c.task_id == task_id, events.c.seq <= at_event))
+            run_id = next((event.run_id for event in reversed(log) if event.run_id), source.runs[0].run_id)
+            limits = Inbox(event for event in log if event.run_id is None).raised(source.request.limits)
+            request = source.request.model_copy(update={"attempts": 1, "limits": limits})
+            forked = await self._insert(transaction, request, created_by, None)
+            await write_event(transaction, forked, "task.submitted", {"request": request.model_dump(mode="json")})
+            run = (await know_task(transaction.db, forked)).runs[0]
+            origin = {"task_id": task_id, "run_id": run_id, "at_event": at_event}
+            await write_event(transaction, forked, "run.forked", origin, run_id=run.run_id)
+            for event in up_to([event for event in log if event.run_id == run_id], at_event):
+                copied = await write_event(transaction, forked, event.type, event.body, run_id=run.run_id)
+                run = advance(run, copied)
+            await save_run(transaction.db, run)
+            return await know_task(transaction.db, forked)
 
     @whole
     async def get(self, task_id: str) -> TaskRecord:

@@ -47,7 +47,7 @@ class MortalStore:
         self._count()
         return await self._store.finish(*end)
 
-    async def park(self, *wait: Any, seen: int) -> Any:
+    async def park(self, *wait: Any, seen: int | None = None) -> Any:
         self._count()
         return await self._store.park(*wait, seen=seen)
 
