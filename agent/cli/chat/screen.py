@@ -45,7 +45,7 @@ from agent.errors import AgentError
 from agent.events import StepMessage, ToolIntent
 from agent.model import Delta
 from agent.permissions.kinds import Kind
-from agent.permissions.policy import Asked, Mode
+from agent.permissions.policy import Asked, Mode, Part
 from agent.types import Event, StopReason, ToolCall
 
 _LIVE_LINES = 6
@@ -294,7 +294,7 @@ class Screen(Audience):
 
     async def consent(self, call: ToolCall, asked: Asked) -> Consent:
         width = self.width - 4
-        detail = [one_line(part.text, width - 16) + _MEANINGS[part.kind] for part in asked.parts[:8]]
+        detail = [one_line(part.text, width - 18) + _meaning(part) for part in asked.parts[:8]]
         if call.name != "bash":
             detail = [named(call, width), *(str(line) for line in shown_edit(call, self.width))]
         grants = asked.grants
@@ -740,6 +740,10 @@ _MEANINGS = {
     Kind.NETWORK: "  (network)",
     Kind.DESTRUCTIVE: "  (can lose work)",
 }
+
+
+def _meaning(part: Part) -> str:
+    return _MEANINGS[part.kind] if part.command else "  (not understood)"
 
 
 def _key(press: KeyPress) -> Keys | str:

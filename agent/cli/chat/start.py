@@ -242,13 +242,14 @@ async def _setting(
 
 def _told(chosen: Profile, root: Path, *, trusted: bool, sandboxed: bool) -> Profile:
     """The profile, with what this folder and this machine add to its prompt."""
-    parts = [_AT_A_TERMINAL]
+    # Models know the words of the native profile by heart: without need nothing is added.
+    parts = [] if chosen.name == "native" else [_AT_A_TERMINAL]
     if not sandboxed:
         parts.append(f"There is no {WORKSPACE} here: commands run in {root}, on the user's own machine.")
     if trusted and (text := instructions(root)):
         parts.append(f"The user's instructions for this project:\n\n{text}")
-    added = "\n\n".join(parts).replace("{", "{{").replace("}", "}}")
-    return replace(chosen, prompt=f"{chosen.prompt}\n\n{added}")
+    added = "".join(f"\n\n{part}" for part in parts).replace("{", "{{").replace("}", "}}")
+    return replace(chosen, prompt=chosen.prompt + added)
 
 
 _AT_A_TERMINAL = (
