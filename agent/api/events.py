@@ -1,5 +1,6 @@
 """A task's log, as pages or as a stream that a lost connection takes up again without a hole."""
 
+import asyncio
 import json
 import logging
 from collections.abc import AsyncGenerator, Sequence
@@ -7,7 +8,6 @@ from contextlib import aclosing
 from http import HTTPStatus
 from typing import Annotated, Any
 
-import anyio
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
@@ -74,7 +74,7 @@ class EventStream(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def bounded(message: Message) -> None:
-            with anyio.fail_after(_STUCK_S):
+            async with asyncio.timeout(_STUCK_S):
                 await send(message)
 
         async with aclosing(self._chunks):

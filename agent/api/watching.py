@@ -3,12 +3,10 @@
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from itertools import dropwhile
 from typing import Protocol
-
-import anyio
 
 from agent.api.schemas import LAST_EVENT, show_event
 from agent.types import Event
@@ -53,7 +51,7 @@ class Tail:
         self.num_watchers = 0
         self._base = self._head = head
         self._frames: deque[Frame] = deque()
-        self._changed = anyio.Event()
+        self._changed = asyncio.Event()
         self._failure: Exception | None = None
 
     def lag(self, after: int) -> int:
@@ -72,8 +70,9 @@ class Tail:
 
     async def wait(self, timeout_s: float) -> None:
         """Return when there is something new, at the latest after ``timeout_s``."""
-        with anyio.move_on_after(timeout_s):
-            await self._changed.wait()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._changed.wait()
 
     async def follow(self, log: EventLog, task_id: str) -> None:
         """Read until the log ends. What goes wrong is told to every reader."""
@@ -94,7 +93,7 @@ class Tail:
 
     def _wake(self) -> None:
         self._changed.set()
-        self._changed = anyio.Event()
+        self._changed = asyncio.Event()
 
 
 class Watching:

@@ -12,7 +12,7 @@ from agent.errors import StoreError
 from agent.store.database import READ_ONLY
 from agent.store.migrations import HEAD, check_newer, create, revision_of, upgrade
 
-POLL_S = 0.2
+POLL_S = 0.1
 """How often other processes' writes are looked for: every process may write, and SQLite cannot call us."""
 
 _BUSY_TIMEOUT_S = 30.0

@@ -182,7 +182,8 @@ def assert_command_exists(arguments: list[str], example: Example) -> None:
 
 def body_of(path: str) -> type[BaseModel]:
     """What is posted there."""
-    return {"tasks": TaskRequest, "messages": MessageText, "webhooks": NewWebhook}[path.rpartition("/")[2]]
+    bodies: dict[str, type[BaseModel]] = {"tasks": TaskRequest, "messages": MessageText, "webhooks": NewWebhook}
+    return bodies[path.rpartition("/")[2]]
 
 
 def assert_body_is_accepted(arguments: list[str]) -> None:
