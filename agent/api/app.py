@@ -11,7 +11,7 @@ from agent.api.metrics import ApiMetrics, CountAnswers
 from agent.api.openapi import ERRORS, describe, operation_id
 from agent.api.problems import install
 from agent.api.rates import RateHeaders, Rates
-from agent.api.schemas import Decision, MessageText, TaskChange
+from agent.api.schemas import Decision, ForkPoint, MessageText, TaskChange
 from agent.api.tokens import Tokens
 from agent.api.watching import Watching
 from agent.api.web import app as web
@@ -38,7 +38,7 @@ _ROUTERS = tuple(
         probes,
     )
 )
-_BODIES = (TaskRequest, TaskChange, MessageText, Decision, *projects.BODIES, *webhooks.BODIES)
+_BODIES = (TaskRequest, TaskChange, ForkPoint, MessageText, Decision, *projects.BODIES, *webhooks.BODIES)
 """What routes read by themselves, strictly."""
 
 

@@ -223,6 +223,14 @@ class MessageText(_Told):
     )
 
 
+class ForkPoint(_Told):
+    """Where another task goes on."""
+
+    at_event: int = Field(
+        ge=1, le=2**31 - 1, description="seq of an event; the fork begins after the last step complete by then."
+    )
+
+
 class MessageView(_View):
     """A message, and whether the agent has read it."""
 

@@ -15,7 +15,7 @@ from agent.api.context import Context, Shared
 from agent.api.diff import changed_files
 from agent.api.once import IdempotencyKey, once
 from agent.api.problems import FieldError, Problem
-from agent.api.schemas import DiffView, QueuePlace, TaskChange, TaskList, TaskView, show, summarise
+from agent.api.schemas import DiffView, ForkPoint, QueuePlace, TaskChange, TaskList, TaskView, show, summarise
 from agent.errors import InvalidCursor, RepositoryError, TaskOver
 from agent.inbox import Inbox
 from agent.store.base import TaskRecord
@@ -141,6 +141,24 @@ async def pause(task_id: str, shared: Shared) -> TaskView:
 async def resume(task_id: str, shared: Shared) -> TaskView:
     """Let a paused task go on. Asking again changes nothing."""
     return await _say(shared, task_id, "task.resumed")
+
+
+@router.post(
+    "/{task_id}/fork",
+    dependencies=[needs("tasks:write")],
+    status_code=HTTPStatus.ACCEPTED,
+    response_model=TaskView,
+    openapi_extra=described(ForkPoint),
+)
+async def fork(task_id: str, request: Request, shared: Shared, idempotency_key: IdempotencyKey = None) -> Response:
+    """A new task that goes on from an earlier moment of this one, with the files and the conversation of then."""
+    point = await read_body(request, ForkPoint)
+
+    async def do() -> tuple[str, TaskView]:
+        record = await shared.tasks.fork(task_id, point.at_event, created_by=shared.principal.subject)
+        return record.id, await view(shared, record)
+
+    return await once(shared, request, idempotency_key, do, location=lambda task: f"/v1/tasks/{task.id}")
 
 
 async def view(shared: Context, record: TaskRecord) -> TaskView:

@@ -48,6 +48,7 @@ class SqlProjectStore:
     @whole
     async def fork(self, task_id: str, at_event: int, *, created_by: str = "local") -> TaskRecord:
         async with self.database.writing() as transaction:
+            await read_project(transaction.db, self.project_id)
             source = await self._locked(transaction, task_id)
             log = await read_events(transaction.db, and_(events.c.task_id == task_id, events.c.seq <= at_event))
             run_id = next((event.run_id for event in reversed(log) if event.run_id), source.runs[0].run_id)

@@ -51,6 +51,7 @@ NEW_TASK = {"repository": "/repo", "problem_statement": "beta's own"}
 BODIES: dict[str, dict[str, Any]] = {
     "POST /v1/tasks": NEW_TASK,
     "POST /v1/tasks/{task_id}/messages": {"text": "hello"},
+    "POST /v1/tasks/{task_id}/fork": {"at_event": 1},
     "PATCH /v1/tasks/{task_id}": {"title": "mine"},
     "POST /v1/approvals/{approval_id}": {"decision": "allow"},
     "POST /v1/projects": {"id": "gamma"},

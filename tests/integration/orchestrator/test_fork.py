@@ -5,12 +5,12 @@ from collections.abc import Callable
 import pytest
 
 from agent.errors import UnknownTask
-from agent.identity import DEFAULT_PROJECT
 from agent.orchestrator.worker import Worker
+from agent.store.base import Project
 from agent.store.sql import SqlStore
 from agent.testing import ScriptedModel, call, turns
 from agent.types import Status, TaskRequest
-from tests.integration.orchestrator.conftest import PATCH, REPAIR
+from tests.integration.orchestrator.conftest import PATCH, REPAIR, users
 
 pytestmark = pytest.mark.anyio
 
@@ -56,6 +56,7 @@ async def test_a_fork_before_the_first_step_begins_anew(
 async def test_tasks_of_other_projects_cannot_be_forked(
     store: SqlStore, make_request: Callable[..., TaskRequest]
 ) -> None:
-    task = await store.of(DEFAULT_PROJECT).submit(make_request())
+    task = await users(store).submit(make_request())
+    await store.put_project(Project(project_id="other"))
     with pytest.raises(UnknownTask):
         await store.of("other").fork(task.id, 1)
