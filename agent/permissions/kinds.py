@@ -153,7 +153,12 @@ def _find(arguments: _Words) -> Kind:
     return Kind.READ
 
 
-_SED_SCRIPT = re.compile(r"((\d+|\$)(,(\d+|\$))?)?[pdq]|s/[^/\n]*/[^/\n]*/[gIip\d]*|s\|[^|\n]*\|[^|\n]*\|[gIip\d]*")
+_SED_PLACE = r"(?:\d+|\$|/[^/\n]*/)"
+_SED_SCRIPT = re.compile(
+    rf"({_SED_PLACE}(,{_SED_PLACE})?)?[pdq]"
+    r"|s/[^/\n]*/[^/\n]*/[gIip\d]*"
+    r"|s\|[^|\n]*\|[^|\n]*\|[gIip\d]*"
+)
 """Scripts that only print or replace. Others can write files and run programs."""
 
 

@@ -1,6 +1,7 @@
 """Decides on a tool call: by the mode, by what each part of it can do, and by what the user granted before."""
 
 import json
+import shlex
 from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
@@ -35,7 +36,7 @@ class Grant(BaseModel):
     """Only these words; else any command that begins with them, such as every ``git commit``."""
 
     def __str__(self) -> str:
-        return " ".join(self.words) + ("" if self.exact else " …")
+        return shlex.join(self.words) + ("" if self.exact else " …")
 
     def covers(self, part: SimpleCommand) -> bool:
         if part.assigns or not part.words:

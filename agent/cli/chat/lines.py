@@ -157,6 +157,8 @@ def _summary(call: ToolCall) -> Iterator[RenderableType]:
     summary = _arguments(call).get("summary")
     if isinstance(summary, str) and summary.strip():
         yield answer(summary)
+    else:
+        yield Text("  ✓ finished", "green")
 
 
 def shown_edit(call: ToolCall, width: int) -> Iterator[Text]:

@@ -21,6 +21,7 @@ def worst(line: str) -> Kind:
 
 
 READS = ["ls -la", "git status", "grep -rn x src", "cat a.py | head -3", "git diff HEAD~1", "sed -n 1,20p a.py"]
+READS += ["sed -n '/^def f(/,/^$/p' a.py", "sed 's/a/b/g' a.py | sort | uniq -c", "find . -name '*.py'"]
 RISKY = [
     *("rm -rf build", "git reset --hard", "git checkout .", "git clean -fd", "git -C . restore a.py", "git stash"),
     *("git push --force", "git branch -D x", "find . -delete", "dd if=/dev/zero of=a"),
