@@ -5,13 +5,13 @@ this machine has installed; where it takes packages of Python from an index, tho
 kept in a cache under what they are made of, so that only what has changed is made again.
 """
 
+import fcntl
 import hashlib
 import logging
 import re
 import tempfile
 import time
 from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -73,9 +73,11 @@ def build_services(folder: Path, names: Collection[str] = NAMES) -> dict[str, Pa
     folder.mkdir(parents=True, exist_ok=True)
     cache = user_cache_path("mimo-coder") / "images"
     cache.mkdir(parents=True, exist_ok=True)
-    _forget_unused(cache)
     tag = version("mimo-coder")
-    return {f"{REPOSITORY}/{name}:{tag}": _build(folder, cache, name, tag) for name in names}
+    with (cache / "lock").open("w") as lock:  # who comes second finds made what the first one makes
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _forget_unused(cache)
+        return {f"{REPOSITORY}/{name}:{tag}": _build(folder, cache, name, tag) for name in names}
 
 
 def _build(folder: Path, cache: Path, name: str, tag: str) -> Path:
@@ -94,9 +96,8 @@ def _build(folder: Path, cache: Path, name: str, tag: str) -> Path:
 
 def _forget_unused(cache: Path) -> None:
     for kept in cache.glob("*.*"):
-        with suppress(FileNotFoundError):  # another process forgets too
-            if time.time() - kept.stat().st_mtime > _KEPT_S:
-                kept.unlink()
+        if time.time() - kept.stat().st_mtime > _KEPT_S:
+            kept.unlink()
 
 
 def _layers(cache: Path, name: str, tag: str, described: Dockerfile) -> list[Layer]:
@@ -168,7 +169,7 @@ def _system(packages: tuple[str, ...], described: Dockerfile) -> Tree:
 def _layer(cache: Path, inputs: str, make: Callable[[Path], Tree]) -> Layer:
     """A layer made of these inputs by the code of this package; kept under both and under its digest."""
     known = hashlib.sha256(inputs.encode())
-    for source in sorted(_FOLDER.glob("*.py")):
+    for source in sorted(set(_FOLDER.glob("*.py")) - {_FOLDER / "__main__.py"}):
         known.update(source.read_bytes())
     key = known.hexdigest()[:16]
     if kept := list(cache.glob(f"{key}-*.layer")):
