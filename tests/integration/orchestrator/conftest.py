@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from agent.identity import DEFAULT_PROJECT
 from agent.model import Model
 from agent.orchestrator.runner import Runner
 from agent.orchestrator.worker import Worker
+from agent.store.base import ProjectStore, Store
 from agent.store.open import open_store
 from agent.store.sql import SqlStore
 from agent.testing import Script, ScriptedModel, call, turns
@@ -62,6 +64,11 @@ class Clock:
 
     def advance(self, seconds: float) -> None:
         self._ahead += timedelta(seconds=seconds)
+
+
+def users(store: Store) -> ProjectStore:
+    """What users do in the store."""
+    return store.of(DEFAULT_PROJECT)
 
 
 @pytest.fixture
