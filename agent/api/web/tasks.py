@@ -166,4 +166,5 @@ async def _task_form(
     recent = await shared.tasks.list_tasks(limit=_PAGE_SIZE)
     repositories = list(dict.fromkeys(task.request.repository for task in recent.tasks))
     shown = dict.fromkeys(empty_task_form(), "") | dict(form)
-    return html.page(request, "new_task.html", status, form=shown, errors=errors, repositories=repositories)
+    suggestions = {"repositories": repositories, "model_name": shared.model_name}
+    return html.page(request, "new_task.html", status, form=shown, errors=errors, **suggestions)

@@ -43,8 +43,8 @@ def count(number: float) -> str:
 
 def duration(seconds: float | None) -> str:
     """
-    >>> duration(0.01), duration(0.42), duration(75), duration(7300), duration(None)
-    ('< 0.1 s', '0.4 s', '1 min 15 s', '2 h 1 min', '–')
+    >>> duration(0.01), duration(0.42), duration(75), duration(7200), duration(None)
+    ('< 0.1 s', '0.4 s', '1 min 15 s', '2 h', '–')
     """
     if seconds is None:
         return "–"
@@ -52,8 +52,9 @@ def duration(seconds: float | None) -> str:
         return "< 0.1 s"
     if seconds < 60:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+    large, small = ("min", "s") if seconds < 3600 else ("h", "min")
+    whole, rest = divmod(int(seconds) if large == "min" else int(seconds) // 60, 60)
+    return f"{whole} {large} {rest} {small}" if rest else f"{whole} {large}"
 
 
 def ago(at: datetime, now: datetime | None = None) -> str:

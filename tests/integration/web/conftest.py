@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import uvicorn
 from fastapi import FastAPI
-from playwright.async_api import Browser, Page, async_playwright
+from playwright.async_api import Browser, Page, Request, async_playwright, expect
 
 from agent.api.app import create_app
 from agent.identity import DEFAULT_PROJECT
@@ -109,10 +109,11 @@ async def guarded(store: Store) -> AsyncIterator[str]:
         yield url
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # Not longer: other tests look at what runs on the machine.
 async def chromium() -> AsyncIterator[Browser]:
     if shutil.which("chromium") is None:
         pytest.skip("Chromium is missing; deploy/setup.sh --for-tests installs it")
+    expect.set_options(timeout=WAIT_MS)
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=shutil.which("chromium"), args=_ARGUMENTS)
         yield browser
@@ -126,6 +127,10 @@ class Tab:
     page: Page
     complaints: list[str] = field(default_factory=list)
 
+    def note(self, request: Request) -> None:
+        if "net::ERR_ABORTED" not in (request.failure or ""):  # The page was left.
+            self.complaints.append(f"failed: {request.url} {request.failure}")
+
 
 @pytest.fixture
 async def tab(chromium: Browser) -> AsyncIterator[Tab]:
@@ -135,7 +140,7 @@ async def tab(chromium: Browser) -> AsyncIterator[Tab]:
     opened = Tab(page)
     page.on("console", lambda message: opened.complaints.append(f"{message.type}: {message.text}"))
     page.on("pageerror", lambda error: opened.complaints.append(f"error: {error}"))
-    page.on("requestfailed", lambda request: opened.complaints.append(f"failed: {request.url} {request.failure}"))
+    page.on("requestfailed", opened.note)
     yield opened
     await context.close()
 
