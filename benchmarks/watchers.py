@@ -23,6 +23,7 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
+from agent.identity import DEFAULT_PROJECT
 from agent.store.base import RunResult, Store
 from agent.store.open import open_store
 from agent.types import Status, TaskRequest
@@ -54,7 +55,9 @@ async def _measure(num_watchers: int, num_events: int, pause_s: float) -> list[f
     with tempfile.TemporaryDirectory() as folder:
         address = f"sqlite:///{folder}/store.db"
         async with open_store(address) as store, _service(address, Path(folder)) as port, asyncio.TaskGroup() as group:
-            task = await store.submit(TaskRequest(repository="/repo", problem_statement="be watched"))
+            task = await store.of(DEFAULT_PROJECT).submit(
+                TaskRequest(repository="/repo", problem_statement="be watched")
+            )
             watching = [group.create_task(_watch(port, task.id, ready)) for _ in range(num_watchers)]
             await ready.wait()
             stored = await _write(store, num_events, pause_s)

@@ -32,7 +32,7 @@ from agent.orchestrator.app import open_worker
 from agent.orchestrator.settings import WorkerSettings
 from agent.orchestrator.worker import Worker
 from agent.repository import check_repository
-from agent.store.base import Store
+from agent.store.base import ProjectStore
 from agent.store.open import open_store
 from agent.types import Check, Event, Limits, ModelOptions, TaskRequest
 from sandbox.config import SandboxSettings
@@ -96,7 +96,7 @@ async def run(options: RunOptions, home: Path, terminal: Terminal) -> ExitCode:
                     on_delta=lambda _, step, delta: progress.piece(step, delta.kind),
                 )
             )
-            task = await _work(request, store, worker, progress, terminal, options)
+            task = await _work(request, store.of(DEFAULT_PROJECT), worker, progress, terminal, options)
     await _deliver(task, options, Path(request.repository), terminal)
     return exit_code(task, require_verified=options.require_verified)
 
@@ -190,16 +190,21 @@ async def _settings(options: RunOptions, directory: Path, stack: AsyncExitStack,
 
 
 async def _work(
-    request: TaskRequest, store: Store, worker: Worker, progress: Progress, terminal: Terminal, options: RunOptions
+    request: TaskRequest,
+    tasks: ProjectStore,
+    worker: Worker,
+    progress: Progress,
+    terminal: Terminal,
+    options: RunOptions,
 ) -> TaskView:
-    task = await store.submit(request)
-    async with _cancelled_by_signals(store, task.id, progress):
+    task = await tasks.submit(request)
+    async with _cancelled_by_signals(tasks, task.id, progress):
         working = asyncio.ensure_future(worker.drain())
         beside = [asyncio.ensure_future(_beat(progress))]
         if options.listen:
-            beside.append(asyncio.ensure_future(_listen(store, task.id)))
+            beside.append(asyncio.ensure_future(_listen(tasks, task.id)))
         try:
-            async for event in _events(store, task.id, working):
+            async for event in _events(tasks, task.id, working):
                 view = show_event(event)
                 progress.event(view)
                 if options.output is Output.STREAM_JSON:
@@ -209,7 +214,7 @@ async def _work(
             for waiting in (working, *beside):
                 waiting.cancel()
             await asyncio.wait({working, *beside})
-    return show(await store.get(task.id))
+    return show(await tasks.get(task.id))
 
 
 async def _beat(progress: Progress) -> None:
@@ -218,7 +223,7 @@ async def _beat(progress: Progress) -> None:
         progress.beat()
 
 
-async def _listen(store: Store, task_id: str) -> None:
+async def _listen(tasks: ProjectStore, task_id: str) -> None:
     """Pass on what comes on standard input, until its end or the task's."""
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader(limit=_MAX_LINE_BYTES)
@@ -227,16 +232,16 @@ async def _listen(store: Store, task_id: str) -> None:
         said = message(line.decode("utf-8", "replace"))
         added = MessageAdded(message_id=secrets.token_hex(8), text=said.text, delivery=said.delivery)
         try:
-            await store.of(DEFAULT_PROJECT).tell(task_id, "message.added", added.model_dump(mode="json"))
+            await tasks.tell(task_id, "message.added", added.model_dump(mode="json"))
         except TaskOver:
             return
 
 
-async def _events(store: Store, task_id: str, working: "asyncio.Future[None]") -> AsyncIterator[Event]:
+async def _events(tasks: ProjectStore, task_id: str, working: "asyncio.Future[None]") -> AsyncIterator[Event]:
     after = 0
     while True:
         idle = working.done()
-        events = await store.wait_for_events(task_id, after=after, timeout_s=0 if idle else _EVENTS_TIMEOUT_S)
+        events = await tasks.wait_for_events(task_id, after=after, timeout_s=0 if idle else _EVENTS_TIMEOUT_S)
         for event in events:
             after = event.seq
             yield event
@@ -247,7 +252,7 @@ async def _events(store: Store, task_id: str, working: "asyncio.Future[None]") -
 
 
 @asynccontextmanager
-async def _cancelled_by_signals(store: Store, task_id: str, progress: Progress) -> AsyncIterator[None]:
+async def _cancelled_by_signals(tasks: ProjectStore, task_id: str, progress: Progress) -> AsyncIterator[None]:
     """The first Ctrl-C ends the run in order, with the patch so far; the second one ends the process."""
     loop = asyncio.get_running_loop()
     requests: set[asyncio.Task[object]] = set()
@@ -256,7 +261,7 @@ async def _cancelled_by_signals(store: Store, task_id: str, progress: Progress) 
         for number in _SIGNALS:
             loop.remove_signal_handler(number)
         progress.say("stopping; Ctrl-C again ends at once")
-        requests.add(loop.create_task(store.cancel(task_id)))
+        requests.add(loop.create_task(tasks.cancel(task_id)))
 
     for number in _SIGNALS:
         loop.add_signal_handler(number, cancel)

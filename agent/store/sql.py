@@ -7,8 +7,7 @@ from typing import Any, Literal
 from sqlalchemy import and_, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from agent.identity import DEFAULT_PROJECT
-from agent.store.base import USER_EVENTS, Claim, Project, ProjectStore, RunResult, TaskPage, TaskRecord
+from agent.store.base import USER_EVENTS, Claim, Project, ProjectStore, RunResult, TaskRecord
 from agent.store.batches import Batches
 from agent.store.claims import claimable, take_turn
 from agent.store.database import Database, whole
@@ -26,7 +25,7 @@ from agent.store.rows import (
 )
 from agent.store.tables import events, projects, runs, tasks
 from agent.store.tasks import SqlProjectStore
-from agent.types import Event, Status, TaskRequest, VerdictKind, WaitingOn
+from agent.types import Event, Status, VerdictKind, WaitingOn
 
 _RETRY_S = 60.0
 """So long a run that waits on quota or capacity is left alone."""
@@ -188,26 +187,6 @@ class SqlStore:
             if ended_by is not None:
                 await requeue(transaction, task_id, parked, ended_by)
             await derive_task(transaction, task_id)
-
-    # For callers that are not bound to a project yet.
-
-    async def submit(self, request: TaskRequest) -> TaskRecord:
-        return await self.of(DEFAULT_PROJECT).submit(request)
-
-    async def get(self, task_id: str) -> TaskRecord:
-        return await self.of(DEFAULT_PROJECT).get(task_id)
-
-    async def list_tasks(self, *, status: Status | None = None, cursor: str | None = None, limit: int = 20) -> TaskPage:
-        return await self.of(DEFAULT_PROJECT).list_tasks(status=status, cursor=cursor, limit=limit)
-
-    async def events(self, task_id: str, *, after: int = 0, limit: int = 1000) -> tuple[Event, ...]:
-        return await self.of(DEFAULT_PROJECT).events(task_id, after=after, limit=limit)
-
-    async def wait_for_events(self, task_id: str, *, after: int, timeout_s: float) -> tuple[Event, ...]:
-        return await self.of(DEFAULT_PROJECT).wait_for_events(task_id, after=after, timeout_s=timeout_s)
-
-    async def cancel(self, task_id: str) -> TaskRecord:
-        return await self.of(DEFAULT_PROJECT).cancel(task_id)
 
 
 def _said(task_id: str, after: int) -> Any:

@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from agent.api.app import create_app
 from agent.api.schemas import STREAM_NOTES
 from agent.cli.client import Client, ServiceUnreachable
+from agent.identity import DEFAULT_PROJECT
 from agent.store.base import Claim, RunResult, Store
 from agent.types import Status, StopReason, TaskRequest
 
@@ -62,7 +63,7 @@ async def _read(url: str, headers: dict[str, str], most: int | None = None) -> l
 
 
 async def test_stream_tells_what_was_and_what_comes_and_ends_with_the_task(store: Store, serve: Serve) -> None:
-    task = await store.submit(TASK)
+    task = await store.of(DEFAULT_PROJECT).submit(TASK)
     claim = await _claim(store)
     async with serve(_app(store)) as url:
         reading = asyncio.ensure_future(_read(f"{url}/v1/tasks/{task.id}/events", STREAM))
@@ -72,7 +73,7 @@ async def test_stream_tells_what_was_and_what_comes_and_ends_with_the_task(store
         await _finish(store, claim)
         events = await reading
 
-    stored = await store.events(task.id)
+    stored = await store.of(DEFAULT_PROJECT).events(task.id)
     assert [int(event.id) for event in events] == [event.seq for event in stored]
     assert [event.event for event in events] == [event.type for event in stored]
     assert [json.loads(event.data)["body"] for event in events] == [event.body for event in stored]
@@ -80,8 +81,8 @@ async def test_stream_tells_what_was_and_what_comes_and_ends_with_the_task(store
 
 
 async def test_stream_begins_with_how_long_to_wait_before_coming_back(store: Store, serve: Serve) -> None:
-    task = await store.submit(TASK)
-    await store.cancel(task.id)
+    task = await store.of(DEFAULT_PROJECT).submit(TASK)
+    await store.of(DEFAULT_PROJECT).cancel(task.id)
     async with serve(_app(store)) as url, httpx.AsyncClient(trust_env=False) as http:
         answer = await http.get(f"{url}/v1/tasks/{task.id}/events", headers=STREAM)
 
@@ -92,12 +93,12 @@ async def test_stream_begins_with_how_long_to_wait_before_coming_back(store: Sto
 
 @pytest.mark.parametrize("by_header", [True, False])
 async def test_stream_resumes_at_every_event_without_a_hole(store: Store, serve: Serve, by_header: bool) -> None:
-    task = await store.submit(TASK)
+    task = await store.of(DEFAULT_PROJECT).submit(TASK)
     claim = await _claim(store)
     for number in range(4):
         await _note(store, claim, str(number))
     await _finish(store, claim)
-    all_seqs = [event.seq for event in await store.events(task.id)]
+    all_seqs = [event.seq for event in await store.of(DEFAULT_PROJECT).events(task.id)]
 
     async with serve(_app(store)) as url:
         address = f"{url}/v1/tasks/{task.id}/events"
@@ -111,9 +112,9 @@ async def test_stream_resumes_at_every_event_without_a_hole(store: Store, serve:
 
 
 async def test_reader_who_saw_the_end_is_told_not_to_come_back(store: Store, serve: Serve) -> None:
-    task = await store.submit(TASK)
-    await store.cancel(task.id)
-    last = (await store.events(task.id))[-1].seq
+    task = await store.of(DEFAULT_PROJECT).submit(TASK)
+    await store.of(DEFAULT_PROJECT).cancel(task.id)
+    last = (await store.of(DEFAULT_PROJECT).events(task.id))[-1].seq
     async with serve(_app(store)) as url, httpx.AsyncClient(trust_env=False) as http:
         answer = await http.get(f"{url}/v1/tasks/{task.id}/events", headers={**STREAM, "Last-Event-ID": str(last)})
 
@@ -121,7 +122,7 @@ async def test_reader_who_saw_the_end_is_told_not_to_come_back(store: Store, ser
 
 
 async def test_every_watcher_of_a_task_gets_every_event(store: Store, serve: Serve) -> None:
-    task = await store.submit(TASK)
+    task = await store.of(DEFAULT_PROJECT).submit(TASK)
     claim = await _claim(store)
     async with serve(_app(store)) as url:
         address = f"{url}/v1/tasks/{task.id}/events"
@@ -132,12 +133,12 @@ async def test_every_watcher_of_a_task_gets_every_event(store: Store, serve: Ser
         await _finish(store, claim)
         streams = await asyncio.gather(*reading, late)
 
-    seqs = [event.seq for event in await store.events(task.id)]
+    seqs = [event.seq for event in await store.of(DEFAULT_PROJECT).events(task.id)]
     assert [[int(event.id) for event in stream] for stream in streams] == [seqs] * 20 + [seqs[4:]]
 
 
 async def test_slow_reader_is_told_and_dropped_and_loses_nothing(store: Store, serve: Serve) -> None:
-    task = await store.submit(TASK)
+    task = await store.of(DEFAULT_PROJECT).submit(TASK)
     claim = await _claim(store)
     seen: list[httpx_sse.ServerSentEvent] = []
     async with serve(_app(store, num_kept=8)) as url:
@@ -157,11 +158,11 @@ async def test_slow_reader_is_told_and_dropped_and_loses_nothing(store: Store, s
 
     assert (seen[-1].event, json.loads(seen[-1].data)["after"]) == ("stream.dropped", int(last))
     told = [event for event in [*seen, *rest] if event.data and event.event not in STREAM_NOTES]
-    assert [int(event.id) for event in told] == [event.seq for event in await store.events(task.id)]
+    assert [int(event.id) for event in told] == [event.seq for event in await store.of(DEFAULT_PROJECT).events(task.id)]
 
 
 async def test_silence_is_filled_with_heartbeats(store: Store, serve: Serve) -> None:
-    task = await store.submit(TASK)
+    task = await store.of(DEFAULT_PROJECT).submit(TASK)
     lines: list[str] = []
     async with (
         serve(_app(store, heartbeat_s=0.05)) as url,
@@ -177,7 +178,7 @@ async def test_silence_is_filled_with_heartbeats(store: Store, serve: Serve) -> 
 
 
 async def test_watching_client_survives_a_restart_of_the_service(store: Store, serve: Serve) -> None:
-    task = await store.submit(TASK)
+    task = await store.of(DEFAULT_PROJECT).submit(TASK)
     claim = await _claim(store)
     seen: list[int] = []
     reached, ended = anyio.Event(), anyio.Event()
@@ -200,7 +201,7 @@ async def test_watching_client_survives_a_restart_of_the_service(store: Store, s
             await _finish(store, claim)
             await ended.wait()
 
-    assert seen == [event.seq for event in await store.events(task.id)]
+    assert seen == [event.seq for event in await store.of(DEFAULT_PROJECT).events(task.id)]
 
 
 async def test_watching_client_says_at_once_that_nobody_is_there(store: Store, serve: Serve) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.identity import DEFAULT_PROJECT
 from agent.store.open import open_store
 from agent.types import TaskRequest
 from tests.postgres import PostgresServer, postgres_server
@@ -51,9 +52,9 @@ def kept(folders: dict[str, str]) -> Path:
 async def test_a_file_comes_back_from_a_backup_that_was_made_while_it_was_used(folders: dict[str, str]) -> None:
     url = f"sqlite:///{folders['DATA']}/service.db"
     async with open_store(url) as store:
-        before = await store.submit(REQUEST)
+        before = await store.of(DEFAULT_PROJECT).submit(REQUEST)
         run("backup", "sqlite", **folders)
-        after = await store.submit(REQUEST)
+        after = await store.of(DEFAULT_PROJECT).submit(REQUEST)
     kept(folders).write_text("after")
     run("restore", "sqlite", **folders)
     await assert_restored(url, folders, before.id, after.id)
@@ -63,9 +64,9 @@ async def test_a_database_comes_back_from_a_backup_that_was_made_while_it_was_us
     folders: dict[str, str], postgres: PostgresServer
 ) -> None:
     async with open_store(url := postgres.new_database()) as store:
-        before = await store.submit(REQUEST)
+        before = await store.of(DEFAULT_PROJECT).submit(REQUEST)
         run("backup", "postgres", **folders, DATABASE=url)
-        after = await store.submit(REQUEST)
+        after = await store.of(DEFAULT_PROJECT).submit(REQUEST)
     kept(folders).write_text("after")
     run("restore", "postgres", **folders, DATABASE=(empty := postgres.new_database()))
     await assert_restored(empty, folders, before.id, after.id)
@@ -77,4 +78,4 @@ async def assert_restored(url: str, folders: dict[str, str], before: str, after:
         claimed = await store.claim("worker", 60)
         assert claimed is not None
         assert claimed.task.id == before
-        assert after not in [task.id for task in (await store.list_tasks()).tasks]
+        assert after not in [task.id for task in (await store.of(DEFAULT_PROJECT).list_tasks()).tasks]

@@ -17,7 +17,7 @@ from agent.types import TaskRequest
 from sandbox.toolbox.config import ToolboxSettings
 from sandbox.toolbox.open import over
 from sandbox.types import Backend
-from tests.integration.orchestrator.conftest import ASKED_AGAIN, PATCH, REPAIR, Clock, persistent
+from tests.integration.orchestrator.conftest import ASKED_AGAIN, PATCH, REPAIR, Clock, persistent, users
 
 pytestmark = pytest.mark.anyio
 
@@ -67,7 +67,7 @@ async def test_death_at_an_event_changes_neither_patch_nor_what_was_executed(
     clock: Clock,
     tmp_path: Path,
 ) -> None:
-    task = await store.submit(make_request())
+    task = await users(store).submit(make_request())
     claim = await store.claim("mortal", 15)
     assert claim is not None
 
@@ -79,8 +79,8 @@ async def test_death_at_an_event_changes_neither_patch_nor_what_was_executed(
     clock.advance(16)
     await make_worker(script=persistent(*REPAIR), worker_id="heir").drain()
 
-    ended = await store.get(task.id)
-    log = await store.events(task.id)
+    ended = await users(store).get(task.id)
+    log = await users(store).events(task.id)
     assert (ended.status, ended.patch) == ("succeeded", PATCH)
     assert [event.seq for event in log] == list(range(1, len(log) + 1))
     intents = [event.body["intent_id"] for event in log if event.type == "tool.intent"]

@@ -15,7 +15,7 @@ from agent.store.base import TaskRecord
 from agent.store.sql import SqlStore
 from agent.testing import ScriptedEndpoint, call
 from agent.types import AssistantMessage, Event, Message, Status, TaskRequest
-from tests.integration.orchestrator.conftest import ASKED_AGAIN, PATCH, REPAIR, persistent
+from tests.integration.orchestrator.conftest import ASKED_AGAIN, PATCH, REPAIR, persistent, users
 
 pytestmark = pytest.mark.anyio
 
@@ -79,7 +79,7 @@ async def processes(store_url: str, tmp_path: Path, endpoint: str) -> AsyncItera
 async def test_run_of_a_killed_worker_is_finished_by_another(
     store: SqlStore, processes: Processes, script: HeldScript, make_request: MakeRequest
 ) -> None:
-    task = await store.submit(make_request())
+    task = await users(store).submit(make_request())
     first = await processes.start("--lease-ttl", "2")
     await _seen(store, task, lambda event: event.type == "step.started" and event.body["step"] == 3)
 
@@ -90,7 +90,7 @@ async def test_run_of_a_killed_worker_is_finished_by_another(
     ended = await _over(store, task)
 
     assert (ended.status, ended.patch) == (Status.SUCCEEDED, PATCH)
-    log = await store.events(task.id)
+    log = await users(store).events(task.id)
     assert [event.seq for event in log] == list(range(1, len(log) + 1))
     assert [event.generation for event in log if event.type == "run.claimed"] == [1, 2]
     intents = [event.body["intent_id"] for event in log if event.type == "tool.intent"]
@@ -103,7 +103,7 @@ async def test_command_that_ran_when_its_worker_was_killed_is_not_said_to_have_e
 ) -> None:
     slow = call("bash", command="echo half >> calc.py; [ -e /workspace/notes.txt ] && sleep 500")
     with ScriptedEndpoint(lambda messages: (REPAIR[0], slow, *REPAIR[1:])[_said(messages)]).running() as url:
-        task = await store.submit(make_request())
+        task = await users(store).submit(make_request())
         first = await processes.start("--lease-ttl", "2", "--model-url", url)
         await _seen(store, task, lambda event: event.type == "tool.intent" and event.body["step"] == 2)
 
@@ -113,7 +113,7 @@ async def test_command_that_ran_when_its_worker_was_killed_is_not_said_to_have_e
         ended = await _over(store, task)
 
     assert (ended.status, ended.patch) == (Status.SUCCEEDED, PATCH)
-    log = await store.events(task.id)
+    log = await users(store).events(task.id)
     (observed,) = [e.body["observation"] for e in log if e.type == "tool.completed" and e.body["intent_id"] == "2-0"]
     assert ASKED_AGAIN in observed["text"]
     assert observed["error"]
@@ -122,14 +122,14 @@ async def test_command_that_ran_when_its_worker_was_killed_is_not_said_to_have_e
 async def test_sigterm_gives_the_run_back_and_ends_the_process_well(
     store: SqlStore, processes: Processes, script: HeldScript, make_request: MakeRequest
 ) -> None:
-    task = await store.submit(make_request())
+    task = await users(store).submit(make_request())
     first = await processes.start("--lease-ttl", "3600")
     await _seen(store, task, lambda event: event.type == "step.started" and event.body["step"] == 3)
 
     first.send_signal(signal.SIGTERM)
 
     assert await first.wait() == 0
-    assert (await store.events(task.id))[-1].type == "run.released"
+    assert (await users(store).events(task.id))[-1].type == "run.released"
     await processes.start()
     script.go.set()
     ended = await _over(store, task)
@@ -137,7 +137,7 @@ async def test_sigterm_gives_the_run_back_and_ends_the_process_well(
 
 
 async def test_worker_ends_with_its_parent(store: SqlStore, processes: Processes, make_request: MakeRequest) -> None:
-    task = await store.submit(make_request())
+    task = await users(store).submit(make_request())
     start = [*START, *processes.arguments, "--exit-with-parent"]
     # The shell forks because a command follows; its standard input is what keeps it alive.
     async with await anyio.open_process(["sh", "-c", '"$@" & read line', "sh", *start], stderr=None) as parent:
@@ -156,7 +156,7 @@ async def _seen(store: SqlStore, task: TaskRecord, wanted: Callable[[Event], boo
     """Return when the task's log has such an event."""
     after = 0
     while True:
-        for event in await store.wait_for_events(task.id, after=after, timeout_s=60):
+        for event in await users(store).wait_for_events(task.id, after=after, timeout_s=60):
             if wanted(event):
                 return
             after = event.seq
@@ -164,4 +164,4 @@ async def _seen(store: SqlStore, task: TaskRecord, wanted: Callable[[Event], boo
 
 async def _over(store: SqlStore, task: TaskRecord) -> TaskRecord:
     await _seen(store, task, lambda event: event.type == "task.finished")
-    return await store.get(task.id)
+    return await users(store).get(task.id)

@@ -14,7 +14,7 @@ from agent.types import Check, Status, StopReason, TaskRequest, VerdictKind
 from sandbox.checkpoints.rewindable import Rewindable
 from sandbox.errors import SandboxError, SandboxLost, SandboxUnavailable
 from sandbox.types import Backend, Capability, Command, Outcome, Sandbox, SandboxSpec
-from tests.integration.orchestrator.conftest import CHECK, PATCH, REPAIR
+from tests.integration.orchestrator.conftest import CHECK, PATCH, REPAIR, users
 
 pytestmark = pytest.mark.anyio
 
@@ -84,13 +84,13 @@ class MortalSandbox(FailingSandbox):
 
 
 async def finished(store: SqlStore, worker: Worker, request: TaskRequest) -> TaskRecord:
-    task = await store.submit(request)
+    task = await users(store).submit(request)
     await worker.drain()
-    return await store.get(task.id)
+    return await users(store).get(task.id)
 
 
 async def types(store: SqlStore, task: TaskRecord) -> list[str]:
-    return [event.type for event in await store.events(task.id)]
+    return [event.type for event in await users(store).events(task.id)]
 
 
 async def test_repaired_task_comes_back_with_a_verified_patch(
@@ -142,7 +142,7 @@ async def test_replaced_sandbox_has_what_git_leaves_out_too(
     task = await finished(store, make_worker(*script, backend=MortalBackend(backend)), make_request())
 
     assert task.status is Status.SUCCEEDED
-    log = await store.events(task.id)
+    log = await users(store).events(task.id)
     assert [event.type for event in log].count("sandbox.lost") == 1
     texts = [event.body["observation"]["text"] for event in log if event.type == "tool.completed"]
     assert any("built\nempty\nset\n751" in text for text in texts)
@@ -164,7 +164,7 @@ async def test_agent_may_reach_the_hosts_that_the_operator_allows_and_the_checks
 
     assert task.verdict is not None
     assert [item.exit_code for item in task.verdict.evidence] == [0]
-    texts = [event.body.get("observation", {}).get("text", "") for event in await store.events(task.id)]
+    texts = [event.body.get("observation", {}).get("text", "") for event in await users(store).events(task.id)]
     assert any("way out: http://127.0.0.1:" in text for text in texts)
 
 
@@ -229,11 +229,11 @@ async def test_unknown_image_fails_the_run_and_names_it(
 async def test_unusable_repository_fails_the_run_and_the_worker_goes_on(
     store: SqlStore, make_worker: MakeWorker, make_request: MakeRequest, tmp_path: Path
 ) -> None:
-    unusable = await store.submit(make_request(repository=str(tmp_path / "nowhere")))
+    unusable = await users(store).submit(make_request(repository=str(tmp_path / "nowhere")))
 
     usable = await finished(store, make_worker(*REPAIR), make_request())
 
-    failed = await store.get(unusable.id)
+    failed = await users(store).get(unusable.id)
     assert (failed.status, failed.stop_reason, failed.verdict) == (Status.FAILED, None, None)
     assert failed.error is not None
     assert "is not a directory. Give the path of a git repository" in failed.error
@@ -279,15 +279,15 @@ async def test_best_attempt_is_selected_by_its_checks(
 async def test_cancel_ends_a_command_and_keeps_what_was_done_before(
     store: SqlStore, make_worker: MakeWorker, make_request: MakeRequest
 ) -> None:
-    task = await store.submit(make_request())
+    task = await users(store).submit(make_request())
     worker = make_worker(REPAIR[1], call("bash", command="sleep 500"), REPAIR[2])
 
     async with anyio.create_task_group() as group:
         group.start_soon(worker.drain)
         await _seen(store, task, "tool.intent", times=2)
-        await store.cancel(task.id)
+        await users(store).cancel(task.id)
 
-    ended = await store.get(task.id)
+    ended = await users(store).get(task.id)
     assert (ended.status, ended.stop_reason) == (Status.CANCELLED, StopReason.CANCELLED)
     assert "+    return a + b" in ended.patch
     assert ended.verdict is not None
@@ -295,14 +295,14 @@ async def test_cancel_ends_a_command_and_keeps_what_was_done_before(
 
 
 async def test_cancel_ends_checks_that_run(store: SqlStore, make_worker: MakeWorker, make_request: MakeRequest) -> None:
-    task = await store.submit(make_request(checks=({"command": "sleep 500", "timeout_s": 600},)))
+    task = await users(store).submit(make_request(checks=({"command": "sleep 500", "timeout_s": 600},)))
 
     async with anyio.create_task_group() as group:
         group.start_soon(make_worker(*REPAIR).drain)
         await _seen(store, task, "run.stopped")
-        await store.cancel(task.id)
+        await users(store).cancel(task.id)
 
-    ended = await store.get(task.id)
+    ended = await users(store).get(task.id)
     assert (ended.status, ended.stop_reason, ended.error) == (Status.CANCELLED, StopReason.CANCELLED, None)
     assert "+    return a + b" in ended.patch
 
@@ -310,16 +310,16 @@ async def test_cancel_ends_checks_that_run(store: SqlStore, make_worker: MakeWor
 async def test_cancelled_run_that_lost_its_worker_is_ended_by_the_next(
     store: SqlStore, make_worker: MakeWorker, make_request: MakeRequest
 ) -> None:
-    task = await store.submit(make_request())
+    task = await users(store).submit(make_request())
     claim = await store.claim("worker-0", 15)
     assert claim is not None
-    await store.cancel(task.id)
+    await users(store).cancel(task.id)
     await store.release(claim.run_id, claim.generation)
     model = ScriptedModel(turns(*REPAIR))
 
     await make_worker(model=model).drain()
 
-    ended = await store.get(task.id)
+    ended = await users(store).get(task.id)
     assert (ended.status, ended.stop_reason, ended.patch) == (Status.CANCELLED, StopReason.CANCELLED, "")
     assert model.requests == []
 
@@ -328,7 +328,7 @@ async def _seen(store: SqlStore, task: TaskRecord, kind: str, *, times: int = 1)
     """Return when the task's log has so many events of this kind."""
     after = 0
     while times > 0:
-        for event in await store.wait_for_events(task.id, after=after, timeout_s=60):
+        for event in await users(store).wait_for_events(task.id, after=after, timeout_s=60):
             after = event.seq
             times -= event.type == kind
 

@@ -19,7 +19,7 @@ from sandbox.pool.config import PoolSettings
 from sandbox.toolbox.config import ToolboxSettings
 from sandbox.toolbox.open import open_toolbox, over
 from sandbox.types import Backend, Sandbox, SandboxSpec
-from tests.integration.orchestrator.conftest import REPAIR
+from tests.integration.orchestrator.conftest import REPAIR, users
 
 pytestmark = pytest.mark.anyio
 
@@ -65,21 +65,21 @@ async def test_a_repository_with_many_tasks_leaves_another_its_share_of_the_mach
     store: SqlStore, backend: Backend, make_worker: MakeWorker, make_request: MakeRequest, repository: Path
 ) -> None:
     other = shutil.copytree(repository, repository.parent / "other")
-    busy = [await store.submit(make_request(problem_statement="slow", checks=())) for _ in range(2)]
-    quick = await store.submit(make_request(repository=str(other), checks=()))
+    busy = [await users(store).submit(make_request(problem_statement="slow", checks=())) for _ in range(2)]
+    quick = await users(store).submit(make_request(repository=str(other), checks=()))
     model = PatientModel()
     toolbox = over(backend, ToolboxSettings(max_sandboxes=2, max_per_tenant=1))
 
     async with asyncio.TaskGroup() as group:
         group.create_task(make_worker(model=model, toolbox=toolbox, concurrency=3).drain())
         async with asyncio.timeout(120):
-            while not (await store.get(quick.id)).status.terminal:
+            while not (await users(store).get(quick.id)).status.terminal:
                 await store.wait_for_work(1)
-        begun = ["run.provisioned" in [event.type for event in await store.events(task.id)] for task in busy]
+        begun = ["run.provisioned" in [event.type for event in await users(store).events(task.id)] for task in busy]
         model.go.set()
 
     assert sorted(begun) == [False, True]
-    assert [(await store.get(task.id)).status for task in (*busy, quick)] == [Status.SUCCEEDED] * 3
+    assert [(await users(store).get(task.id)).status for task in (*busy, quick)] == [Status.SUCCEEDED] * 3
 
 
 async def test_a_run_finds_the_sandbox_of_its_checks_ready_where_a_pool_is_kept(
@@ -89,7 +89,7 @@ async def test_a_run_finds_the_sandbox_of_its_checks_ready_where_a_pool_is_kept(
     make_request: MakeRequest,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    task = await store.submit(make_request(problem_statement="slow"))
+    task = await users(store).submit(make_request(problem_statement="slow"))
     model, counting = PatientModel(), CountingBackend(backend)
 
     with caplog.at_level(logging.INFO):
@@ -99,5 +99,5 @@ async def test_a_run_finds_the_sandbox_of_its_checks_ready_where_a_pool_is_kept(
                 await counting.two_made.wait()
             model.go.set()
 
-    assert (await store.get(task.id)).status is Status.SUCCEEDED
+    assert (await users(store).get(task.id)).status is Status.SUCCEEDED
     assert re.search("action=close pool warm=[12] ", caplog.text)

@@ -14,7 +14,7 @@ from agent.store.base import Claim, TaskRecord
 from agent.store.sql import SqlStore
 from agent.testing import ScriptedModel, turns
 from agent.types import Message, ModelOptions, Status, TaskRequest
-from tests.integration.orchestrator.conftest import PATCH, REPAIR, Clock
+from tests.integration.orchestrator.conftest import PATCH, REPAIR, Clock, users
 
 pytestmark = pytest.mark.anyio
 
@@ -60,7 +60,7 @@ class BuggyModel(ScriptedModel):
 
 
 async def events(store: SqlStore, task: TaskRecord) -> list[tuple[str, int]]:
-    log = await store.events(task.id)
+    log = await users(store).events(task.id)
     assert [event.seq for event in log] == list(range(1, len(log) + 1))
     return [(event.type, event.generation) for event in log]
 
@@ -68,33 +68,36 @@ async def events(store: SqlStore, task: TaskRecord) -> list[tuple[str, int]]:
 async def test_bug_in_one_run_fails_that_run_and_the_worker_goes_on(
     store: SqlStore, make_worker: MakeWorker, make_request: MakeRequest, caplog: pytest.LogCaptureFixture
 ) -> None:
-    first, second = await store.submit(make_request()), await store.submit(make_request())
+    first, second = (
+        await users(store).submit(make_request()),
+        await users(store).submit(make_request()),
+    )
 
     with caplog.at_level(logging.ERROR):
         await make_worker(model=BuggyModel()).drain()
 
-    failed = await store.get(first.id)
+    failed = await users(store).get(first.id)
     assert (failed.status, failed.stop_reason) == (Status.FAILED, None)
     assert failed.error == "internal error: KeyError: 'nobody thought of this'"
     assert "Traceback" in caplog.text
     assert first.id in caplog.text
-    assert (await store.get(second.id)).status is Status.SUCCEEDED
+    assert (await users(store).get(second.id)).status is Status.SUCCEEDED
 
 
 async def test_stopping_worker_gives_its_run_back_and_another_finishes_it(
     store: SqlStore, make_worker: MakeWorker, make_request: MakeRequest
 ) -> None:
-    task = await store.submit(make_request())
+    task = await users(store).submit(make_request())
     model, stopping = HeldModel(held_from=2), asyncio.Event()
 
     async with asyncio.TaskGroup() as group:
         group.create_task(make_worker(model=model).run(stopping))
         await model.asked.wait()
         stopping.set()
-    assert (await store.get(task.id)).status is Status.RUNNING
+    assert (await users(store).get(task.id)).status is Status.RUNNING
     await make_worker(*REPAIR, worker_id="worker-2").drain()
 
-    ended = await store.get(task.id)
+    ended = await users(store).get(task.id)
     assert ended.status is Status.SUCCEEDED
     assert ended.patch == PATCH
     log = await events(store, task)
@@ -114,7 +117,7 @@ async def test_idle_worker_stops_when_asked(store: SqlStore, make_worker: MakeWo
 async def test_worker_that_lost_its_lease_stops_writing_and_takes_the_next_task(
     store: SqlStore, make_worker: MakeWorker, make_request: MakeRequest, clock: Clock
 ) -> None:
-    lost = await store.submit(make_request())
+    lost = await users(store).submit(make_request())
     model, stopping = HeldModel(held_from=2), asyncio.Event()
     worker = make_worker(model=model, lease_ttl_s=0.6)
 
@@ -122,14 +125,18 @@ async def test_worker_that_lost_its_lease_stops_writing_and_takes_the_next_task(
         group.create_task(worker.run(stopping))
         await model.asked.wait()
         claim = await _take_over(store, clock)
-        following = await store.submit(make_request())  # Only now: the other worker must find nothing else to claim.
+        following = await users(store).submit(
+            make_request()
+        )  # Only now: the other worker must find nothing else to claim.
         model.go.set()
-        while not (await store.get(following.id)).status.terminal:
-            await store.wait_for_events(following.id, after=(await store.get(following.id)).last_seq, timeout_s=1)
+        while not (await users(store).get(following.id)).status.terminal:
+            await users(store).wait_for_events(
+                following.id, after=(await users(store).get(following.id)).last_seq, timeout_s=1
+            )
         stopping.set()
 
     assert claim.task.id == lost.id
-    assert (await store.get(following.id)).status is Status.SUCCEEDED
+    assert (await users(store).get(following.id)).status is Status.SUCCEEDED
     log = await events(store, lost)
     taken_over = log.index(("run.claimed", 2))
     assert [generation for _, generation in log[taken_over:]] == [2]
@@ -146,7 +153,7 @@ async def _take_over(store: SqlStore, clock: Clock) -> Claim:
 async def test_run_that_changes_hands_between_live_workers_ends_once(
     store: SqlStore, make_worker: MakeWorker, make_request: MakeRequest, clock: Clock
 ) -> None:
-    task = await store.submit(make_request())
+    task = await users(store).submit(make_request())
     models = HeldModel(held_from=1), HeldModel(held_from=2)
     workers = [
         make_worker(model=model, worker_id=f"worker-{number}", lease_ttl_s=60) for number, model in enumerate(models)
@@ -161,7 +168,7 @@ async def test_run_that_changes_hands_between_live_workers_ends_once(
         models[0].go.set()  # The old owner goes on, and everything it writes is refused.
         models[1].go.set()
 
-    ended = await store.get(task.id)
+    ended = await users(store).get(task.id)
     assert ended.status is Status.SUCCEEDED
     assert ended.patch == PATCH
     kinds = [kind for kind, _ in await events(store, task)]
@@ -171,15 +178,15 @@ async def test_run_that_changes_hands_between_live_workers_ends_once(
 async def test_cancel_reaches_a_worker_that_waits_for_the_model(
     store: SqlStore, make_worker: MakeWorker, make_request: MakeRequest
 ) -> None:
-    task = await store.submit(make_request())
+    task = await users(store).submit(make_request())
     model = HeldModel(held_from=2)
 
     async with asyncio.TaskGroup() as group:
         group.create_task(make_worker(model=model).drain())
         await model.asked.wait()
-        await store.cancel(task.id)
+        await users(store).cancel(task.id)
 
-    ended = await store.get(task.id)
+    ended = await users(store).get(task.id)
     assert ended.status is Status.CANCELLED
     assert "+    return a + b" in ended.patch
 
@@ -187,28 +194,30 @@ async def test_cancel_reaches_a_worker_that_waits_for_the_model(
 async def test_run_that_takes_its_workers_with_it_is_given_up(
     store: SqlStore, make_worker: MakeWorker, make_request: MakeRequest, clock: Clock
 ) -> None:
-    task = await store.submit(make_request())
+    task = await users(store).submit(make_request())
     for _ in range(MAX_FRUITLESS_CLAIMS):
         assert await store.claim("doomed", 1) is not None
         clock.advance(2)
 
     await make_worker(*REPAIR).drain()
 
-    ended = await store.get(task.id)
+    ended = await users(store).get(task.id)
     assert (ended.status, ended.error) == (Status.FAILED, "5 workers vanished while they did this run")
 
 
 async def test_one_worker_does_several_runs_at_once(
     store: SqlStore, make_worker: MakeWorker, make_request: MakeRequest
 ) -> None:
-    tasks = [await store.submit(make_request()) for _ in range(2)]
+    tasks = [await users(store).submit(make_request()) for _ in range(2)]
     model = HeldModel(held_from=0)
 
     async with asyncio.TaskGroup() as group:
         group.create_task(make_worker(model=model, concurrency=2).drain())
         for task in tasks:
-            while (await store.get(task.id)).status is not Status.RUNNING:
-                await store.wait_for_events(task.id, after=(await store.get(task.id)).last_seq, timeout_s=1)
+            while (await users(store).get(task.id)).status is not Status.RUNNING:
+                await users(store).wait_for_events(
+                    task.id, after=(await users(store).get(task.id)).last_seq, timeout_s=1
+                )
         model.go.set()
 
-    assert {(await store.get(task.id)).status for task in tasks} == {Status.SUCCEEDED}
+    assert {(await users(store).get(task.id)).status for task in tasks} == {Status.SUCCEEDED}
