@@ -28,6 +28,9 @@ class GuardSettings:
     same_errors: int = 3
     alternation: int = 6
     """Steps that go back and forth between two."""
+    rotation: int = 12
+    """So many steps that hold nothing but ``rotating`` different ones in any order are a loop."""
+    rotating: int = 3
     max_drops: int = 3
     """So many steps in a row are taken out of the view, each sampled hotter than the one before, until a pattern that
     stays ends the run."""
@@ -75,7 +78,10 @@ class AnswerGuard:
 
 
 def looping(steps: Sequence[Step], settings: GuardSettings) -> str | None:
-    """The pattern in which the newest steps go round: ``same_error``, ``same_result``, ``alternation``, or None."""
+    """The pattern in which the newest steps go round: ``same_error``, ``same_result``, ``alternation``, ``rotation``.
+
+    None where they do not.
+    """
     seen = [_shape(step) for step in steps if not step.dropped and step.intents]
     if _all_same(seen, settings.same_errors) and all(failed for _, _, failed in seen[-1]):
         return "same_error"
@@ -83,7 +89,8 @@ def looping(steps: Sequence[Step], settings: GuardSettings) -> str | None:
         return "same_result"
     if _alternates(seen, settings.alternation):
         return "alternation"
-    return None
+    newest = seen[-settings.rotation :]
+    return "rotation" if len(newest) == settings.rotation and len(set(newest)) <= settings.rotating else None
 
 
 _DECIMAL = re.compile(r"\d+\.\d+")

@@ -78,6 +78,8 @@ class Job:
             f"if [ ! -e {job}.pid ]; then echo 'no such job; jobs end with their machine'; exit 1; fi; {before}"
             f"tail -c 8000 {job}.log; "
             f'if [ -e {job}.code ]; then echo "[the job ended with exit code $(cat {job}.code)]"; '
-            f"elif [ {arguments.action} = stop ]; then echo '[the job was stopped]'; else echo '[the job runs]'; fi"
+            f"elif [ {arguments.action} = stop ]; then echo '[the job was stopped]'; "
+            # The time makes two looks differ, so that waiting is not taken for a loop.
+            f'else echo "[the job runs for $(( $(date +%s) - $(date -r {job}.pid +%s) )) s]"; fi'
         )
         return observe(await context.sandbox.exec(Command(line, context.call_id, context.command_timeout_s)))

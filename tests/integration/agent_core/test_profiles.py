@@ -86,16 +86,18 @@ async def test_output_that_does_not_fit_is_kept_in_a_file(desk: Desk) -> None:
 
 
 async def test_a_job_goes_on_in_the_background_until_it_ends_or_is_stopped(desk: Desk) -> None:
-    started, ended, _, stopped, unknown = await observed(
+    started, ended, _, running, stopped, unknown = await observed(
         desk,
         call("bash", command="echo begun; sleep 0.2; exit 3", background=True),
         call("job", id="1-0", action="wait"),
         call("bash", command="echo endless; sleep 600", background=True),
+        call("job", id="3-0"),
         call("job", id="3-0", action="stop"),
         call("job", id="9-9"),
     )
     assert started == "[job 1-0 started; its output is in /tmp/jobs/1-0.log]"
     assert ended == "begun\n[the job ended with exit code 3]\n[exit code: 0]"
+    assert "[the job runs for " in running
     assert "[the job was stopped]" in stopped
     assert unknown.startswith("no such job")
 

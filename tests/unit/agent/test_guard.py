@@ -90,6 +90,12 @@ def test_going_back_and_forth_is_a_loop_after_six_steps() -> None:
     assert pattern(a, b, a, b, a, b) == "alternation"
 
 
+def test_three_calls_in_turn_are_a_loop_after_twelve_steps() -> None:
+    a, b, c = ("ls", "a"), ("pwd", "b"), ("date", "c")
+    assert pattern(*[a, b, c, a, c, b, a, b, c, b, a]) is None
+    assert pattern(*[a, b, c, a, c, b, a, b, c, b, a, c]) == "rotation"
+
+
 def test_the_same_call_with_news_is_no_loop() -> None:
     assert pattern(*[("tail log", f"line {i}") for i in range(8)]) is None
 
