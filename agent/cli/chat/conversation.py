@@ -309,7 +309,7 @@ async def open_conversation(
         GitError: the history of the files cannot be kept.
         StoreError: its store cannot be opened.
     """
-    await anyio.Path(folder).mkdir(parents=True, exist_ok=True)
+    await anyio.Path(folder).mkdir(mode=0o700, parents=True, exist_ok=True)  # it holds private words and files
     async with AsyncExitStack() as stack:
         stack.enter_context(_alone(folder))
         journal = Journal(folder / "journal.jsonl")

@@ -254,6 +254,7 @@ class Screen(Audience):
             message = StepMessage.model_validate(event.body)
             self._read_tokens = message.usage.prompt_tokens + message.usage.completion_tokens
             self._end_stream(keep=message.aborted is None)
+        self._lines.width = self.width  # the window may have been resized
         things = list(self._lines.of(event, streamed=self._streamed, thought_shown=self._thought))
         if event.type == "step.message":
             self._streamed = self._thought = False
