@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine
+from datetime import timedelta
 from typing import Any
 
 from agent.errors import LeaseLost, StoreUnavailable
@@ -21,6 +22,9 @@ _IDLE_S = 5.0
 _MAX_ERROR_CHARS = 2000
 _LISTEN_S = 0.4
 """How often the user is listened to: what they say is heard within a second, with room for a slow disk."""
+
+_MAX_IDLE = timedelta(days=7)
+"""A run that was queued, or waited for its user, for so long is ended as expired."""
 
 _STORE_AWAY_S = 1.0
 """Pause before a store that was away is asked again."""
@@ -40,6 +44,7 @@ class Worker:
         concurrency: int = 1,
         lease_ttl_s: float = 15.0,
         may_claim: Callable[[], bool] = lambda: True,
+        tidy_every_s: float = 600.0,
         metrics: WorkerMetrics | None = None,
     ) -> None:
         self._store = store
@@ -48,6 +53,7 @@ class Worker:
         self._concurrency = concurrency
         self._lease_ttl_s = lease_ttl_s
         self._may_claim = may_claim
+        self._tidy_every_s = tidy_every_s
         self._metrics = metrics or WorkerMetrics()
         self._kept: dict[str, _Kept] = {}
 
@@ -65,7 +71,7 @@ class Worker:
 
     async def _work(self, stopping: asyncio.Event, *, drain: bool = False) -> None:
         async with asyncio.TaskGroup() as group:
-            keeping = group.create_task(self._keep())
+            beside = [group.create_task(self._keep()), group.create_task(self._tidy())]
             owning: set[asyncio.Task[None]] = set()
             while not stopping.is_set():
                 claim = await self._claim(patient=not drain) if len(owning) < self._concurrency else None
@@ -79,7 +85,8 @@ class Worker:
                     await self._wait(owning, stopping)
             if owning:
                 await asyncio.wait(owning)
-            keeping.cancel()
+            for task in beside:
+                task.cancel()
 
     async def _claim(self, *, patient: bool) -> Claim | None:
         """The next run; None where there is none, or, to the ``patient``, while the store is away."""
@@ -143,6 +150,15 @@ class Worker:
                 if time.monotonic() - renewed >= every_s:
                     renewed = time.monotonic()
                     await self._renew()
+            except StoreUnavailable as error:
+                _log.warning("action=wait_for_store error=%r", str(error))
+
+    async def _tidy(self) -> None:
+        """Every worker does it: what one has done is not there for the next."""
+        while True:
+            await asyncio.sleep(self._tidy_every_s)
+            try:
+                await self._store.tidy(_MAX_IDLE)
             except StoreUnavailable as error:
                 _log.warning("action=wait_for_store error=%r", str(error))
 

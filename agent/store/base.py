@@ -23,7 +23,7 @@ Beside the loop's events (``agent.events``) and the words of the user (:data:`US
 """
 
 from collections.abc import Collection
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -349,6 +349,13 @@ class Store(Protocol):
         """Take the run whose turn it is, of those nobody owns (queued, or its lease ended); None where there is none.
 
         ``agent.store.queue`` says whose turn it is.
+        """
+
+    async def tidy(self, max_idle: timedelta) -> None:
+        """Delete the tasks that their projects keep no longer, and end the runs that were queued or waited too long.
+
+        Args:
+            max_idle: a run that nothing happened to for so long ends as ``expired``.
         """
 
     async def wait_for_work(self, timeout_s: float) -> None:

@@ -14,6 +14,7 @@ from agent.store.database import Database, whole
 from agent.store.derive import advance
 from agent.store.identity import Identities
 from agent.store.journal import begin_task, derive_task, end_run, end_unbegun, let_go, requeue, write_event
+from agent.store.retention import Retention
 from agent.store.rows import (
     know_task,
     owned_run,
@@ -105,6 +106,11 @@ class SqlStore:
                 generation=generation,
                 events=await read_events(transaction.db, events.c.run_id == run.run_id),
             )
+
+    async def tidy(self, max_idle: timedelta) -> None:
+        retention = Retention(self.database)
+        await retention.delete_old()
+        await retention.expire(max_idle)
 
     async def wait_for_work(self, timeout_s: float) -> None:
         changes = self.database.changes

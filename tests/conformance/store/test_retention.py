@@ -1,12 +1,16 @@
 """What is kept, for how long, and how it is taken out."""
 
+import asyncio
 import json
 from datetime import timedelta
+from typing import cast
 
 import pytest
 
 from agent.errors import StoreError, UnknownProject, UnknownTask
 from agent.identity import DEFAULT_PROJECT
+from agent.orchestrator.runner import Runner
+from agent.orchestrator.worker import Worker
 from agent.store.base import Project, RunResult, TaskRecord
 from agent.store.retention import Retention
 from agent.store.sql import SqlStore
@@ -93,3 +97,22 @@ async def test_runs_that_wait_too_long_expire(store: SqlStore, clock: Clock) -> 
     assert [record.status for record in records] == [Status.EXPIRED, Status.EXPIRED, Status.QUEUED]
     assert records[0].error == "nothing went on for 1 day, 0:00:00"
     assert (await mine.events(queued.id))[-1].type == "task.finished"
+
+
+async def test_worker_tidies_up(store: SqlStore, clock: Clock) -> None:
+    await store.put_project(Project(project_id="short", retention_days=1))
+    await ended(store, "short")
+    waiting = await store.of(DEFAULT_PROJECT).submit(REQUEST)
+    clock.advance(8 * DAY.total_seconds())
+    runner = cast(Runner, None)  # It claims nothing, so it never asks.
+    stopping = asyncio.Event()
+    worker = Worker(store, runner, worker_id="worker", may_claim=lambda: False, tidy_every_s=0.01)
+
+    working = asyncio.ensure_future(worker.run(stopping))
+    async with asyncio.timeout(60):
+        log = await store.of(DEFAULT_PROJECT).wait_for_events(waiting.id, after=1, timeout_s=60)
+    stopping.set()
+    await working
+
+    assert log[0].body["status"] == Status.EXPIRED
+    assert (await store.of("short").list_tasks()).tasks == ()
