@@ -32,7 +32,9 @@ from agent.types import Event, ToolCall, Usage, Verdict
 
 Tone = Literal["quiet", "busy", "good", "warning", "bad"]
 
-_SILENT = frozenset({"step.completed", "run.provisioned", "run.finished", "run.requeued", "message.taken"})
+_SILENT = frozenset(
+    {"step.completed", "run.provisioned", "run.finished", "run.requeued", "run.resumed", "message.taken"}
+)
 """What the entries around them say already."""
 
 
@@ -236,9 +238,8 @@ def _notice(event: Event) -> Notice:
     body = event.body
     match event.type:
         case "run.claimed":
-            return Notice(f"Attempt {body['attempt']} began", detail=f"on {body['worker_id']}")
-        case "run.resumed":
-            return Notice("Another worker goes on where this one stopped", "warning")
+            verb = "began" if event.generation == 1 else "goes on"
+            return Notice(f"Attempt {body['attempt']} {verb}", detail=f"on {body['worker_id']}")
         case "run.released":
             return Notice("The worker stopped; another goes on", "warning")
         case "sandbox.lost":

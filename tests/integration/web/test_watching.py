@@ -14,7 +14,7 @@ from .proxy import Proxy, Weather
 
 pytestmark = pytest.mark.anyio
 
-SILENT = {"step.completed", "run.provisioned", "run.finished", "run.requeued"}
+SILENT = {"step.completed", "run.provisioned", "run.finished", "run.requeued", "run.resumed", "message.taken"}
 
 SHOWN = "() => Array.from(document.querySelectorAll('.entry'), (entry) => Number(entry.dataset.seq))"
 
