@@ -235,6 +235,10 @@ class ApiAutoscaling(Values):
 class Api(Component):
     image: Image = Image(repository="mimo-coder/agent")
     key: Secret = Field(Secret(), description="Key `api-key` of that Secret.")
+    secrets_key: Secret = Field(
+        Secret(), description="Key `secrets-key` of that Secret: seals the secrets of projects."
+    )
+    identity: Object = Field({}, description="Whose tokens are believed: IdentitySettings, by their own names.")
     ingress: Ingress = Ingress()
     http_route: HttpRoute = HttpRoute()
     autoscaling: ApiAutoscaling = ApiAutoscaling()
@@ -304,6 +308,10 @@ class ApiServer(Values):
 class NetworkPolicy(Values):
     enabled: bool = Field(True, description="Deny all but what the chart's parts need of each other.")
     api_server: ApiServer = ApiServer()
+    api_egress: list[Object] = Field(
+        [{"ports": [{"protocol": "TCP", "port": 443}]}],
+        description="What API pods reach beside the store, as rules of a policy: receivers of webhooks, issuers' keys.",
+    )
     clients: list[Object] = Field(
         [{"namespaceSelector": {}}], description="Who may reach the API, as peers of a policy; every pod by itself."
     )

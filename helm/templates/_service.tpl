@@ -19,6 +19,19 @@ env:
       secretKeyRef:
         name: {{ include "mimo.keySecret" (list . .Values.api.key) }}
         key: api-key
+  - name: MIMO_SECRETS_KEY
+    valueFrom:
+      secretKeyRef:
+        name: {{ include "mimo.keySecret" (list . .Values.api.secretsKey) }}
+        key: secrets-key
+  {{- if .Values.api.identity }}
+  - name: MIMO_IDENTITY_SETTINGS
+    value: /etc/mimo/identity.toml
+  {{- end }}
+  - name: MIMO_MODEL_URL
+    value: {{ include "mimo.modelUrl" . }}
+  - name: MIMO_MODEL_NAME
+    value: {{ include "mimo.modelName" . }}
   {{- include "mimo.variables" .Values.api.env | nindent 2 }}
 ports:
   - name: http
@@ -49,6 +62,11 @@ resources:
   {{- toYaml .Values.api.resources | nindent 2 }}
 volumeMounts:
   {{- include "mimo.serviceMounts" . | nindent 2 }}
+  {{- if .Values.api.identity }}
+  - name: identity
+    mountPath: /etc/mimo
+    readOnly: true
+  {{- end }}
 {{- end }}
 
 {{- define "mimo.orchestratorContainer" -}}
@@ -64,6 +82,7 @@ args:
   - --sandbox=kubernetes
   - --concurrency={{ int .Values.orchestrator.concurrency }}
   - --lease-ttl={{ .Values.orchestrator.leaseTtlSeconds }}
+  - --monitor=0.0.0.0:9002
   {{- with .Values.orchestrator.extraArgs }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
@@ -77,6 +96,27 @@ env:
   - name: MIMO_SANDBOX_SETTINGS
     value: /etc/mimo/sandbox.toml
   {{- include "mimo.variables" .Values.orchestrator.env | nindent 2 }}
+ports:
+  - name: monitor
+    containerPort: 9002
+startupProbe:
+  httpGet: {path: /livez, port: monitor}
+  periodSeconds: 1
+  timeoutSeconds: 5
+  failureThreshold: 120
+{{- if ne .Values.database.mode "sqlite" }}
+# Not beside the API: that shall answer while the model loads.
+readinessProbe:
+  httpGet: {path: /readyz, port: monitor}
+  periodSeconds: 10
+  timeoutSeconds: 15
+  failureThreshold: 3
+{{- end }}
+livenessProbe:
+  httpGet: {path: /livez, port: monitor}
+  periodSeconds: 10
+  timeoutSeconds: 5
+  failureThreshold: 6
 securityContext:
   {{- include "mimo.security" . | nindent 2 }}
 resources:
@@ -122,6 +162,14 @@ initContainers:
 - name: repositories
   mountPath: /repositories
   readOnly: true
+{{- end }}
+{{- end }}
+
+{{- define "mimo.apiVolumes" -}}
+{{- if .Values.api.identity }}
+- name: identity
+  configMap:
+    name: {{ include "mimo.componentName" (list . "api") }}
 {{- end }}
 {{- end }}
 

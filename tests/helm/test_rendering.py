@@ -1,11 +1,14 @@
 """What the chart makes of its profiles, as far as that shows without a cluster."""
 
+import base64
 import tomllib
 from itertools import chain
 
 import pytest
 import yaml
 
+from agent.api.issuers import IdentitySettings
+from agent.store.secrets import SecretBox
 from deploy.chart.__main__ import CHART, PAGE, with_table
 from deploy.chart.files import chart_files
 from deploy.cluster import programs
@@ -19,7 +22,7 @@ pytestmark = pytest.mark.skipif(
     bool(programs.missing()) or not programs.are_built(),
     reason="Helm is not built: deploy/setup.sh --for-tests",
 )
-KNOWN_SECRETS = {"mimo-database", "mimo-api-key", "mimo-model-key", "mimo-registry"}
+KNOWN_SECRETS = {"mimo-database", "mimo-api-key", "mimo-secrets-key", "mimo-model-key", "mimo-registry"}
 """Those that a profile expects from its user."""
 OURS = "registry.example.internal/"
 
@@ -216,6 +219,21 @@ def test_the_worker_reads_the_settings_of_sandboxes_that_were_given(rendered: Re
     assert settings.namespace == "mimo-sandboxes"
     assert settings.service == "mimo"
     assert "mimo-coder/sandboxd" in settings.agent_image
+
+
+def test_the_api_reads_the_issuers_that_were_given() -> None:
+    grants = [{"project": "web", "role": "member", "claims": {"team": "web"}}]
+    whose = {"name": "company", "url": "https://id.example.internal", "audience": "mimo", "kind": "oidc"}
+    made = render({"api": {"identity": {"issuers": [{**whose, "grants": grants}]}}}, "dev")
+    settings = IdentitySettings.model_validate(
+        tomllib.loads(made.one("ConfigMap", "mimo-api")["data"]["identity.toml"])
+    )
+    assert [each.name for each in settings.issuers] == ["company"]
+
+
+def test_the_key_of_secrets_is_one() -> None:
+    held = render({}, "dev").one("Secret", "mimo-keys")["data"]
+    SecretBox(base64.b64decode(held["secrets-key"]).decode())
 
 
 def test_a_changed_setting_of_sandboxes_starts_the_worker_anew() -> None:
