@@ -94,7 +94,8 @@ class StepCompleted(_Body):
 class GuardTripped(_Body):
     step: int
     pattern: str
-    """``repetition``, ``reasoning_cap``, ``call_cap``, or ``same_result``, ``same_error``, ``alternation``, ``rotation``."""
+    """In an answer ``repetition``, ``reasoning_cap``, ``call_cap``; across steps ``same_result``, ``same_error``,
+    ``alternation``, ``rotation``."""
     action: Literal["hotter", "thinking_off", "drop", "stop"]
     """What was done: sample again, remove the step from the view, or end the run."""
 

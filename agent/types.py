@@ -154,8 +154,8 @@ class TaskRequest(_Record):
     )
     review: bool | None = Field(
         None,
-        description="Whether the first `finish` runs the checks, and shows them and the patch to the model for one more "
-        "turn. Null takes the profile's custom.",
+        description="Whether the first `finish` runs the checks, and shows them and the patch to the model for one "
+        "more turn. Null takes the profile's custom.",
     )
     image: str = "host"
     priority: Priority = Priority.NORMAL
