@@ -32,6 +32,7 @@ from agent.cli.chat.journal import (
 )
 from agent.cli.chat.turn import LEASE_TTL_S, Ears, Ended, Means, Question, Turn, messages_of
 from agent.cli.chat.workplace import Host, Sandboxed, Workplace
+from agent.errors import TaskOver
 from agent.events import ApprovalDecided, ApprovalRequested
 from agent.identity import DEFAULT_PROJECT
 from agent.loop import LoopSettings
@@ -191,7 +192,10 @@ class Conversation:
         if interrupted:
             self._turn.interrupt()
         try:
-            return await self._turn.run()
+            ended = await self._turn.run()
+            for text in self._turn.unheard:
+                self.queue(text)
+            return ended
         finally:
             self._turn = None
 
@@ -201,9 +205,12 @@ class Conversation:
             self._turn.interrupt()
 
     async def steer(self, text: str) -> None:
-        """Say something into the turn; the agent reads it before its next answer."""
+        """Say something into the turn; the agent reads it before its next answer, or as its next turn."""
         assert self._turn is not None
-        await self._turn.tell(text)
+        try:
+            await self._turn.tell(text)
+        except TaskOver:
+            self.queue(text)
 
     async def messages(self, turns: int | None = None) -> list[Message]:
         """What the model is shown of the first ``turns`` turns, or of all."""

@@ -399,7 +399,7 @@ class Screen(Audience):
             await conversation.steer(text)
         else:
             conversation.queue(text)
-            self._wake.set()
+        self._wake.set()
 
     def _later(self, work: Coroutine[None, None, None]) -> None:
         """Beside what goes on now; ends with the screen."""

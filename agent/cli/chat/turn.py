@@ -91,6 +91,12 @@ class Turn:
         message = MessageAdded(message_id=secrets.token_hex(8), text=text, delivery=delivery)
         await self._told("message.added", message.model_dump(mode="json"))
 
+    @property
+    def unheard(self) -> tuple[str, ...]:
+        """What the user said that the turn was over for."""
+        heard = [str(event.body.get("message_id")) for event in self._log.events]
+        return tuple(message.text for message in self._inbox.messages(heard))
+
     async def run(self) -> Ended:
         """
         Raises:

@@ -121,6 +121,18 @@ async def test_what_the_user_says_into_a_turn_is_read_before_the_next_answer(
     assert said == ["repair it", "and document it"]
 
 
+async def test_what_the_user_says_too_late_for_a_turn_is_next_in_the_queue(open_chat: Open, recorder: Recorder) -> None:
+    steering: list[asyncio.Future[None]] = []
+
+    def script(messages: Sequence[Message]) -> AssistantMessage:
+        steering.append(asyncio.ensure_future(chat.steer("one more thing")))
+        return say("done")
+
+    async with open_chat(script) as chat:
+        await chat.say("repair it")
+        assert chat.state.queue == ("one more thing",)
+
+
 async def test_rewinding_restores_files_conversation_or_both(open_chat: Open, root: Path, recorder: Recorder) -> None:
     script = in_order(EDIT, say("done"), call("bash", command="rm calc.py; touch other"), say("gone"), say("what?"))
     async with open_chat(script, sandboxed=False) as chat:
