@@ -377,9 +377,6 @@ class Store(Protocol):
     async def user_events(self, task_id: str, *, after: int = 0) -> tuple[Event, ...]:
         """What the user said above ``after``, ``task.cancel_requested`` included; cheap where there is nothing new."""
 
-    async def cancel_requested(self, task_id: str) -> bool:
-        """Whether the user wants the end; cheap, for a worker that looks twice a second."""
-
     async def append(self, run_id: str, generation: int, type: str, body: dict[str, Any]) -> Event:  # noqa: A002
         """Write one event of a run; it is durable when this returns.
 

@@ -139,12 +139,6 @@ class SqlStore:
             return await read_events(db, _said(task_id, after))
 
     @whole
-    async def cancel_requested(self, task_id: str) -> bool:
-        query = select(tasks.c.cancel_requested).where(tasks.c.task_id == task_id)
-        async with self.database.reading() as db:
-            return bool((await db.execute(query)).scalar())
-
-    @whole
     async def append(self, run_id: str, generation: int, type: str, body: dict[str, Any]) -> Event:  # noqa: A002
         return await self._batches.append(run_id, generation, type, body)
 

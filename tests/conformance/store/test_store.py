@@ -527,11 +527,12 @@ async def test_cancel_ends_a_queued_task_at_once(store: Store) -> None:
 async def test_cancel_of_a_running_task_asks_its_worker_and_ends_the_queued_rest(store: Store) -> None:
     task = await users(store).submit(request(attempts=2))
     claim = await claimed(store)
-    assert not await store.cancel_requested(task.id)
+    assert await store.said([task.id]) == {}
 
     record = await users(store).cancel(task.id)
 
-    assert await store.cancel_requested(task.id)
+    assert [event.type for event in await store.user_events(task.id)] == ["task.cancel_requested"]
+    assert await store.said([task.id]) == {task.id: record.last_seq - 1}
     assert [run.status for run in record.runs] == [Status.PROVISIONING, Status.CANCELLED]
     assert not record.status.terminal
     result = RunResult(status=Status.CANCELLED, stop_reason=StopReason.CANCELLED, patch="half")
