@@ -1,4 +1,4 @@
-"""Fetch one revision of a checkpoint from the hub, unless all of it is there: download.py REPOSITORY REVISION FOLDER."""
+"""Fetch a revision of a checkpoint from the hub, unless all of it is there: download.py REPOSITORY REVISION FOLDER."""
 
 import sys
 from pathlib import Path
