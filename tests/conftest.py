@@ -21,6 +21,7 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the lanes in the same hook
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """End a coroutine test that hangs from within its event loop, a little before pytest-timeout.
 
