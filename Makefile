@@ -30,7 +30,7 @@ serve: setup
 
 test: setup
 	@deploy/setup.sh --for-tests
-	$(PYTHON) -m pytest --numprocesses=2 --dist=loadgroup $(ARGS)
+	$(PYTHON) -m pytest --numprocesses=2 $(ARGS)
 
 check: setup
 	.venv/bin/ruff format --check .

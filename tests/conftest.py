@@ -8,9 +8,17 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.cluster.fixtures import cluster as cluster
 from tests.cluster.fixtures import namespace as namespace
+
+_ON_CLUSTER = (
+    "tests/cluster/",
+    "tests/integration/kubernetes/",
+    *(f"tests/helm/test_{name}.py" for name in ("installation", "server", "several_pods")),
+)
+_IN_SANDBOXES = ("tests/conformance/sandbox/", "tests/security/")
 
 settings.register_profile("house", deadline=None, derandomize=True, database=None)
 settings.load_profile("house")
@@ -21,7 +29,24 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the lanes in the same hook
+class Lanes(LoadScopeScheduling):  # type: ignore[misc] # xdist has no types
+    """How several processes share the tests (``make test``): those of one lane follow one another in one of them.
+
+    A lane is a file, but for two: one cluster is enough for a machine, and the tests of sandboxes beside it bind the
+    same addresses.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file, _, name = nodeid.partition("::")
+        if file.startswith(_IN_SANDBOXES):
+            return "cluster" if "[kubernetes" in name else "sandboxes"
+        return "cluster" if file.startswith(_ON_CLUSTER) else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Lanes:
+    return Lanes(config, log)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """End a coroutine test that hangs from within its event loop, a little before pytest-timeout.
 
@@ -30,20 +55,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """
     limit_s = float(config.getini("timeout")) - 10
     for item in items:
-        item.add_marker(pytest.mark.xdist_group(_lane(item)))
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
             item.obj = _bounded(item.obj, limit_s)
-
-
-def _lane(item: pytest.Item) -> str:
-    """Tests of one lane follow one another when several processes share the tests (``make test``).
-
-    One cluster is enough for a machine, and the tests of sandboxes beside it bind the same addresses.
-    """
-    backend = item.callspec.params.get("backend") if hasattr(item, "callspec") else None
-    if backend == "kubernetes" or "cluster" in getattr(item, "fixturenames", ()):
-        return "cluster"
-    return "sandbox" if backend else str(item.path)
 
 
 def _bounded(test: Callable[..., Awaitable[None]], limit_s: float) -> Callable[..., Awaitable[None]]:
