@@ -70,5 +70,5 @@ async def all_succeed(release: Release, exercise: EvalTask, place: Path, disturb
         await answers(client)
         for task in asked:
             done = await ended(client, task.id)
-            assert done.verdict is not None, done
+            assert done.verdict is not None, (done.status, done.stop_reason, done.error)
             assert done.verdict.kind is VerdictKind.VERIFIED

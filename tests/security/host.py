@@ -122,7 +122,9 @@ def _shared(name: str, key: int) -> Iterator[None]:
         libc.semget(key, 1, created),
         libc.msgget(key, created),
     )
-    queue = libc.mq_open(f"/{name}".encode(), os.O_RDWR | os.O_CREAT, 0o666, None)
+    # A small one: the kernel counts what a queue may ever hold, and a user may have but ten of the usual size.
+    size = (ctypes.c_long * 8)(0, 1, 64)
+    queue = libc.mq_open(f"/{name}".encode(), os.O_RDWR | os.O_CREAT, 0o666, ctypes.byref(size))
     assert min(memory, semaphores, messages, queue) >= 0, (memory, semaphores, messages, queue)
     try:
         yield

@@ -21,7 +21,8 @@ class Proxy:
         self._port = int(target.rpartition(":")[2])
         self._open: set[asyncio.StreamWriter] = set()
         self._weather = Weather.FINE
-        self.num_turned_away = 0
+        self.turned_away = asyncio.Event()
+        """Somebody came in bad weather."""
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[str]:
@@ -41,7 +42,7 @@ class Proxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._weather is not Weather.FINE:
-            self.num_turned_away += 1
+            self.turned_away.set()
             if self._weather is Weather.BAD_GATEWAY:
                 await reader.readuntil(b"\r\n\r\n")
                 writer.write(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
