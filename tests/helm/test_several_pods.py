@@ -16,7 +16,7 @@ from tests.helm.release import Release, answers, ended, until
 from tests.postgres import postgres_server
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(600)]
-NUM_TASKS = 4
+NUM_TASKS = 2
 
 
 @pytest.fixture(scope="module")
