@@ -33,10 +33,9 @@ def worked_s(events: Sequence[Event], now: datetime) -> float:
 
 def reached(limits: Limits, num_steps: int, usage: Usage, prices: Prices | None) -> tuple[StopReason, str] | None:
     """The limit that allows no further step, and a sentence for people; time is not among them."""
-    tokens = usage.prompt_tokens - usage.cached_tokens + usage.completion_tokens
     if num_steps >= limits.max_steps:
         return StopReason.STEP_LIMIT, f"the limit of {limits.max_steps} steps is reached"
-    if tokens >= limits.max_tokens:
+    if _tokens(usage) >= limits.max_tokens:
         return StopReason.TOKEN_BUDGET, f"the budget of {limits.max_tokens} tokens is spent"
     if limits.max_cost is None:
         return None
@@ -45,3 +44,21 @@ def reached(limits: Limits, num_steps: int, usage: Usage, prices: Prices | None)
     if prices.cost(usage) >= limits.max_cost:
         return StopReason.COST_BUDGET, f"the budget of {limits.max_cost:g} is spent"
     return None
+
+
+def left(limits: Limits, usage: Usage, prices: Prices | None, *, max_steps: int, seconds: float) -> Limits:
+    """What of a run's limits a part of it may still use, of ``max_steps`` steps and ``seconds`` at most."""
+    cost = None if limits.max_cost is None or prices is None else max(limits.max_cost - prices.cost(usage), 1e-9)
+    return limits.model_copy(
+        update={
+            "max_steps": max_steps,
+            "max_tokens": max(limits.max_tokens - _tokens(usage), 1),
+            "wall_clock_s": max(seconds, 0.001),
+            "max_cost": cost,
+        }
+    )
+
+
+def _tokens(usage: Usage) -> int:
+    """Those that count: what an endpoint had in its cache does not."""
+    return usage.prompt_tokens - usage.cached_tokens + usage.completion_tokens

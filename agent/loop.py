@@ -9,12 +9,12 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from itertools import takewhile
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel
 
-from agent.budget import reached, spent, worked_s
+from agent.answers import INTERRUPTED, REMEDIES, Written, num_drops, sampling, says_nothing, thinks
+from agent.budget import left, reached, spent, worked_s
 from agent.compaction import NOTE_TOKENS, Plan, plan
 from agent.config import Prices
 from agent.errors import ModelError
@@ -77,10 +77,6 @@ _INTERRUPTED_CALL = (
 )
 _INCOMPLETE = "incomplete"
 """Why an answer without content and call is sampled again, once."""
-_INTERRUPTED = "interrupted"
-"""Why an answer ended that the user did not let end."""
-_HOTTER = 0.3
-"""What sampling again adds to the temperature, once more for each step in a row that was dropped."""
 
 _T = TypeVar("_T")
 
@@ -259,7 +255,7 @@ class _Run:
         if done[-1].dropped:
             return
         if pattern := looping(done, self._settings.guard):
-            survived = _num_drops(done) >= self._settings.guard.max_drops
+            survived = num_drops(done) >= self._settings.guard.max_drops
             await self._trip(done[-1], pattern, "stop" if survived else "drop")
             if survived:
                 raise _Stopped(StopReason.STUCK, f"the agent went round in circles ({pattern.replace('_', ' ')})")
@@ -340,23 +336,23 @@ class _Run:
     async def _ask(self, done: Sequence[Step]) -> None:
         """One answer of the model. An aborted one is stored too and leaves the step open."""
         step = done[-1]
-        aborts = [answer.aborted for answer in step.answers if answer.aborted not in (_INCOMPLETE, _INTERRUPTED)]
-        if len(aborts) >= len(_REMEDIES):
+        aborts = [answer.aborted for answer in step.answers if answer.aborted not in (_INCOMPLETE, INTERRUPTED)]
+        if len(aborts) >= len(REMEDIES):
             raise _Stopped(StopReason.STUCK, f"the answer degenerated again and again ({aborts[-1]})")
-        options = _options(
+        options = sampling(
             self._task.model,
-            thinking=_thinks(self._task.model, done) and len(aborts) < 2,
+            thinking=thinks(self._task.model, done) and len(aborts) < 2,
             num_aborts=len(aborts),
-            num_drops=_num_drops(done),
+            num_drops=num_drops(done),
             num_answers=len(step.answers),
         )
         completion = await self._answer(done, options)
         aborted = completion.aborted
-        if aborted is None and _says_nothing(completion.message):
-            tried = any(answer.aborted != _INTERRUPTED for answer in step.answers)
+        if aborted is None and says_nothing(completion.message):
+            tried = any(answer.aborted != INTERRUPTED for answer in step.answers)
             aborted = None if tried else _INCOMPLETE
-        if completion.aborted not in (None, _INTERRUPTED):
-            await self._trip(step, str(completion.aborted), _REMEDIES[len(aborts)])
+        if completion.aborted not in (None, INTERRUPTED):
+            await self._trip(step, str(completion.aborted), REMEDIES[len(aborts)])
         answer = StepMessage(
             step=step.number,
             message=completion.message,
@@ -373,7 +369,7 @@ class _Run:
         step = done[-1]
         if step.answers:
             self._tell(step, Delta("restart"))
-        written = _Written()
+        written = Written()
 
         def hear(delta: Delta) -> None:
             written.add(delta)
@@ -507,17 +503,8 @@ class _Run:
 
     def _left(self) -> Limits:
         """What a sub-agent may use."""
-        limits, used = self._limits, spent(self._log.events)
-        prices, tokens = self._settings.prices, used.prompt_tokens - used.cached_tokens + used.completion_tokens
-        cost = None if limits.max_cost is None or prices is None else max(limits.max_cost - prices.cost(used), 1e-9)
-        return limits.model_copy(
-            update={
-                "max_steps": HELPER_STEPS,
-                "max_tokens": max(limits.max_tokens - tokens, 1),
-                "wall_clock_s": max(self._seconds_left(), 0.001),
-                "max_cost": cost,
-            }
-        )
+        used = spent(self._log.events)
+        return left(self._limits, used, self._settings.prices, max_steps=HELPER_STEPS, seconds=self._seconds_left())
 
     async def _observe(
         self,
@@ -620,61 +607,6 @@ class _Run:
         if self._task.on_limit == "stop":
             return _Stopped(reason, detail)
         return _Parked(WaitingOn.BUDGET, stop_reason=reason, detail=detail)
-
-
-class _Written:
-    """As much of an answer as there is yet."""
-
-    def __init__(self) -> None:
-        self._deltas: list[Delta] = []
-
-    def add(self, delta: Delta) -> None:
-        if delta.kind == "restart":
-            self._deltas.clear()
-        else:
-            self._deltas.append(delta)
-
-    def completion(self, duration_s: float) -> Completion:
-        """Without the calls, of which the last may be half of one; tokens are counted as pieces."""
-        reasoning, content = (
-            "".join(delta.text for delta in self._deltas if delta.kind == kind) for kind in ("reasoning", "content")
-        )
-        message = AssistantMessage(content=content, reasoning_content=reasoning)
-        return Completion(message, Usage(completion_tokens=len(self._deltas)), duration_s, _INTERRUPTED)
-
-
-_REMEDIES: tuple[Literal["hotter", "thinking_off", "stop"], ...] = ("hotter", "thinking_off", "stop")
-"""What follows the first, the second and the third degenerate answer of a step."""
-
-
-def _options(asked: ModelOptions, *, thinking: bool, num_aborts: int, num_drops: int, num_answers: int) -> ModelOptions:
-    """How to sample: as asked, but hotter after something went wrong, at last without thinking."""
-    heat = _HOTTER * max(num_drops, min(num_aborts, 1))
-    return asked.model_copy(
-        update={
-            "temperature": min(asked.temperature + heat, 2.0),
-            "thinking": thinking,
-            # The same seed would give the same answer again.
-            "seed": None if asked.seed is None else asked.seed + num_answers,
-        }
-    )
-
-
-def _num_drops(done: Sequence[Step]) -> int:
-    """How many steps in a row, just before the newest, were taken out of the view."""
-    return sum(1 for _ in takewhile(lambda step: step.dropped, reversed(done[:-1])))
-
-
-def _says_nothing(message: AssistantMessage) -> bool:
-    """Reasoning alone is no answer, unless the token limit explains it."""
-    return not message.tool_calls and not message.content.strip() and message.finish_reason != "length"
-
-
-def _thinks(asked: ModelOptions, done: Sequence[Step]) -> bool:
-    """``auto`` turns once, from off to on: the reasoning of steps before is empty then, so the view stays whole."""
-    if asked.thinking != "auto":
-        return asked.thinking
-    return any(result.observation.error for step in done for result in step.results)
 
 
 async def _keep_nothing() -> Snapshot:
