@@ -6,7 +6,9 @@ Whoever made it may be hostile. What is named by its SHA-256 is compared with it
 import gzip
 import hashlib
 import platform
+import sys
 import tarfile
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +19,11 @@ from typing import IO, BinaryIO
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from sandbox.errors import ImageMismatch, SandboxRejected
+
+if sys.version_info >= (3, 14):
+    from compression.zstd import ZstdError, ZstdFile
+else:
+    from backports.zstd import ZstdError, ZstdFile
 
 _MAX_JSON = 16 * 1024 * 1024
 _MAX_DEPTH = 4
@@ -122,12 +129,7 @@ class ImageArchive(ABC):
             ImageMismatch: it is another.
         """
         with self._file(layer.file) as packed:
-            magic = packed.read(4)
-            packed.seek(0)
-            if magic == b"\x28\xb5\x2f\xfd":
-                raise SandboxRejected("a layer is compressed with zstd, which is not understood; save it with gzip")
-            plain = gzip.GzipFile(fileobj=packed) if magic[:2] == b"\x1f\x8b" else packed
-            hashing = _Hashing(plain)
+            hashing = _Hashing(_unpacked(packed))
             yield hashing  # type: ignore[misc]  # all of a file that reading needs
             hashing.finish(layer.digest)
 
@@ -239,14 +241,14 @@ def open_archive(path: Path) -> Iterator[ImageArchive]:
 class _Hashing:
     """A file that is hashed as it is read."""
 
-    def __init__(self, file: IO[bytes] | gzip.GzipFile) -> None:
+    def __init__(self, file: IO[bytes] | gzip.GzipFile | ZstdFile) -> None:
         self._file = file
         self._hash = hashlib.sha256()
 
     def read(self, size: int = -1) -> bytes:
         try:
             data = self._file.read(size)
-        except (gzip.BadGzipFile, EOFError) as error:
+        except (gzip.BadGzipFile, zlib.error, ZstdError, EOFError) as error:
             raise SandboxRejected(f"the image is damaged: {error}") from error
         self._hash.update(data)
         return data
@@ -257,6 +259,15 @@ class _Hashing:
         own = "sha256:" + self._hash.hexdigest()
         if own != digest:
             raise ImageMismatch(f"a layer of the image is {own}, not {digest}")
+
+
+def _unpacked(file: IO[bytes]) -> IO[bytes] | gzip.GzipFile | ZstdFile:
+    """What is in it, by the first bytes that each format has."""
+    magic = file.read(4)
+    file.seek(0)
+    if magic == b"\x28\xb5\x2f\xfd":
+        return ZstdFile(file)
+    return gzip.GzipFile(fileobj=file) if magic[:2] == b"\x1f\x8b" else file
 
 
 def _choose(manifests: tuple[_Descriptor, ...]) -> _Descriptor:

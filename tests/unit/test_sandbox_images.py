@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from backports import zstd
 
 from sandbox.errors import ImageMismatch, SandboxRejected, UnknownImage
 from sandbox.images.store import ImageStore, StoredImage
@@ -52,7 +53,7 @@ def saved(*layers: bytes, name: str = "thing:1", digests: list[str] | None = Non
     return {"manifest.json": json.dumps(manifest).encode(), f"{_sha(config)}.json": config, **files}
 
 
-def layout(*layers: bytes) -> dict[str, bytes]:
+def layout(*layers: bytes, pack: Callable[[bytes], bytes] = gzip.compress) -> dict[str, bytes]:
     """An image layout with compressed layers, and beside it an image for another processor."""
     files: dict[str, bytes] = {}
 
@@ -61,7 +62,7 @@ def layout(*layers: bytes) -> dict[str, bytes]:
         return {"digest": f"sha256:{_sha(data)}", "size": len(data), **more}
 
     config = json.dumps({"rootfs": {"diff_ids": ["sha256:" + _sha(each) for each in layers]}}).encode()
-    manifest = {"config": blob(config), "layers": [blob(gzip.compress(each)) for each in layers]}
+    manifest = {"config": blob(config), "layers": [blob(pack(each)) for each in layers]}
     here = {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine]
     choice = {
         "manifests": [
@@ -117,10 +118,14 @@ def test_an_image_is_found_by_its_names_its_digests_and_both(store: ImageStore, 
 
 
 @pytest.mark.parametrize("put", [in_tar, in_folder])
+@pytest.mark.parametrize("pack", [gzip.compress, zstd.compress])
 def test_an_image_layout_is_read_too(
-    store: ImageStore, tmp_path: Path, put: Callable[[dict[str, bytes], Path], Path]
+    store: ImageStore,
+    tmp_path: Path,
+    put: Callable[[dict[str, bytes], Path], Path],
+    pack: Callable[[bytes], bytes],
 ) -> None:
-    image, names = store.add(put(layout(_layer(("file", b"one"))), tmp_path))
+    image, names = store.add(put(layout(_layer(("file", b"one")), pack=pack), tmp_path))
     assert names == ("laid-out:1",)
     assert (image.tree / "file").read_bytes() == b"one"
     assert store.find(f"laid-out:1@{image.digests[0]}") == image
@@ -224,7 +229,8 @@ def test_what_is_not_what_its_digest_says_is_refused(store: ImageStore, tmp_path
         pytest.param({"manifest.json": b"{"}, "damaged", id="no JSON"),
         pytest.param({"manifest.json": b"[]"}, "0 images", id="no image in it"),
         pytest.param({"index.json": b'{"manifests": []}'}, "for this machine", id="an empty list"),
-        pytest.param(saved(b"\x28\xb5\x2f\xfd rest"), "zstd", id="zstd"),
+        pytest.param(saved(b"\x28\xb5\x2f\xfd rest"), "damaged", id="a layer that zstd did not compress"),
+        pytest.param(saved(zstd.compress(_layer())[:-1]), "damaged", id="a layer of zstd that is cut off"),
         pytest.param(saved(b"no archive"), "damaged", id="a layer that is none"),
         pytest.param(saved(b"\x1f\x8b cut off"), "damaged", id="a compressed layer that is none"),
     ],
