@@ -29,8 +29,12 @@ _DRAIN_LIMIT_BYTES = 64 * 1024 * 1024
 comes would see a broken connection instead of the reason."""
 
 SIGN_IN_PATH = "/sign-in"
+TO_PROVIDER_PATH = f"{SIGN_IN_PATH}/provider"
+FROM_PROVIDER_PATH = f"{SIGN_IN_PATH}/done"
 
-OPEN_PATHS = frozenset({"/livez", "/readyz", "/metrics", "/v1/login", SIGN_IN_PATH})
+OPEN_PATHS = frozenset(
+    {"/livez", "/readyz", "/metrics", "/v1/login", SIGN_IN_PATH, TO_PROVIDER_PATH, FROM_PROVIDER_PATH}
+)
 """Probes carry no key, and nobody has one before signing in."""
 
 _OPEN_FOLDER = "/static/"

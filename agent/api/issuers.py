@@ -67,9 +67,14 @@ class Grant(_Settings):
 
 
 class Login(_Settings):
-    """How people sign in from a terminal (RFC 8628, device authorization grant)."""
+    """How people sign in: from a terminal (RFC 8628, device authorization grant), and on the page."""
 
     client_id: str = Field(min_length=1, description="A public client of the issuer that may use the device grant.")
+    page: bool = Field(
+        False,
+        description="People may also sign in on the page (authorization code with PKCE, RFC 7636): the client must "
+        "know the redirect address https://SERVICE/sign-in/done.",
+    )
     scopes: tuple[str, ...] = Field(
         ("openid", "profile", "email", "offline_access"),
         description="What is asked for; offline_access makes a login outlive its first token.",

@@ -5,17 +5,16 @@ keys by an algorithm the settings allow, it is meant for us, and now lies betwee
 """
 
 import logging
-import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import anyio
 import httpx
 import jwt
 
+from agent.api.discovery import endpoint, issuer_client
 from agent.api.issuers import IdentitySettings, Issuer
 from agent.identity import Principal
 
@@ -27,7 +26,6 @@ _KEYS_LIVE_S = 3600.0
 _FETCH_PAUSE_S = 10.0
 """Shortest time between two fetches: tokens with made-up key ids must not make us a nuisance."""
 
-_FETCH_TIMEOUT_S = 10.0
 _MAX_TOKEN_CHARS = 16_384
 _MAX_SUBJECT_CHARS = 200
 _REQUIRED = ["iss", "sub", "aud", "exp", "iat"]
@@ -146,33 +144,11 @@ async def _fetch(issuer: Issuer) -> Sequence[jwt.PyJWK]:
     headers = {}
     if issuer.token_file is not None:
         headers["Authorization"] = f"Bearer {await _text(issuer.token_file)}"
-    async with httpx.AsyncClient(
-        headers=headers,
-        verify=_tls(issuer),
-        timeout=_FETCH_TIMEOUT_S,
-        # A proxy set for the outside has no business with a service on this machine.
-        trust_env=urlsplit(issuer.url).scheme == "https",
-    ) as http:
-        url = issuer.jwks_url or await _discovered(http, issuer)
+    async with issuer_client(issuer, headers) as http:
+        url = issuer.jwks_url or await endpoint(http, issuer, "jwks_uri")
         keys = jwt.PyJWKSet.from_dict((await http.get(url)).raise_for_status().json()).keys
     # Keys for encryption may stand in the same set.
     return [key for key in keys if key.public_key_use in (None, "sig")]
-
-
-async def _discovered(http: httpx.AsyncClient, issuer: Issuer) -> str:
-    """OpenID Connect Discovery 1.0, section 4: the document must name the issuer it was asked of."""
-    answer = await http.get(f"{issuer.url.rstrip('/')}/.well-known/openid-configuration")
-    document = answer.raise_for_status().json()
-    if document["issuer"] != issuer.url:
-        raise ValueError(f"its discovery document is that of {document['issuer']!r}")
-    url = str(document["jwks_uri"])
-    if urlsplit(url).scheme != urlsplit(issuer.url).scheme:
-        raise ValueError(f"its keys are at {url!r}, which is not as safe as the issuer's own address")
-    return url
-
-
-def _tls(issuer: Issuer) -> ssl.SSLContext | bool:
-    return True if issuer.ca_file is None else ssl.create_default_context(cafile=str(issuer.ca_file))
 
 
 async def _text(file: Path) -> str:

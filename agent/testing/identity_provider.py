@@ -1,21 +1,23 @@
-"""An OpenID provider on loopback: discovery, keys, tokens of any content, and the device authorization grant."""
+"""An OpenID provider on loopback: discovery, keys, tokens of any content, and sign-in by device or by browser."""
 
 import secrets
 import socket
 import threading
 import time
+from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlencode
 
 import jwt
 import uvicorn
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 CLIENT_ID = "mimo-cli"
@@ -48,8 +50,12 @@ class IdentityProvider:
     """What whoever signs in does with the code that is shown, at once: calls ``confirm``, ``deny`` or nothing."""
     devices: dict[str, _Device] = field(default_factory=dict)
     """Sign-ins by the code that people type in."""
+    signed_in: dict[str, Any] | None = None
+    """Claims of whoever sits at the browser; None refuses to sign in."""
     _keys: list[tuple[str, RSAPrivateKey]] = field(default_factory=lambda: [_new_key()])
     _refreshes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _grants: dict[str, tuple[dict[str, str], dict[str, Any]]] = field(default_factory=dict)
+    """By their code: what was asked, and the claims."""
 
     @contextmanager
     def running(self) -> Iterator["IdentityProvider"]:
@@ -73,6 +79,7 @@ class IdentityProvider:
             routes=[
                 Route("/.well-known/openid-configuration", self._discover),
                 Route("/keys", self._publish),
+                Route("/authorize", self._authorize),
                 Route("/device", self._begin, methods=["POST"]),
                 Route("/token", self._token, methods=["POST"]),
             ]
@@ -112,6 +119,7 @@ class IdentityProvider:
             {
                 "issuer": self.url,
                 "jwks_uri": f"{self.url}/keys",
+                "authorization_endpoint": f"{self.url}/authorize",
                 "token_endpoint": f"{self.url}/token",
                 "device_authorization_endpoint": f"{self.url}/device",
             }
@@ -120,6 +128,24 @@ class IdentityProvider:
     async def _publish(self, request: Request) -> Response:
         self.num_key_fetches += 1
         return self._answer({"keys": [self.public_key()]})
+
+    async def _authorize(self, request: Request) -> Response:
+        """Authorization code with PKCE: who sits at the browser agrees at once."""
+        asked = dict(request.query_params)
+        answer = {"state": asked["state"]}
+        if self.signed_in is None or asked["client_id"] != CLIENT_ID or asked["code_challenge_method"] != "S256":
+            answer["error"] = "access_denied"
+        else:
+            answer["code"] = secrets.token_urlsafe()
+            self._grants[answer["code"]] = (asked, self.signed_in | {"nonce": asked["nonce"]})
+        return RedirectResponse(f"{asked['redirect_uri']}?{urlencode(answer)}")
+
+    def _redeem(self, form: dict[str, str]) -> Response:
+        asked, claims = self._grants.pop(form["code"], ({}, {}))
+        challenge = urlsafe_b64encode(sha256(form["code_verifier"].encode()).digest()).rstrip(b"=").decode()
+        if (challenge, form["redirect_uri"]) != (asked.get("code_challenge"), asked.get("redirect_uri")):
+            return self._answer({"error": "invalid_grant"}, 400)
+        return self._give(claims)
 
     async def _begin(self, request: Request) -> Response:
         form = await _form(request)
@@ -141,6 +167,8 @@ class IdentityProvider:
 
     async def _token(self, request: Request) -> Response:
         form = await _form(request)
+        if form["grant_type"] == "authorization_code":
+            return self._redeem(form)
         if form["grant_type"] == "refresh_token":
             claims = self._refreshes.pop(form["refresh_token"], None)
             return self._answer({"error": "invalid_grant"}, 400) if claims is None else self._give(claims)

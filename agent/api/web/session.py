@@ -1,16 +1,17 @@
 """Signing in and out. The browser keeps the key itself, where no script reads it and no other site has it sent."""
 
 from http import HTTPStatus
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import Depends, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
 from agent.api.auth import SESSION_COOKIE
 from agent.api.context import Services, services
-from agent.api.gate import SIGN_IN_PATH
+from agent.api.gate import SIGN_IN_PATH, TO_PROVIDER_PATH
 from agent.api.problems import Problem
 from agent.api.web.form import read_form
+from agent.api.web.html import Templates
 from agent.api.web.page import Html, page_router
 
 router = page_router()
@@ -27,20 +28,20 @@ async def show_sign_in(
     try:
         await built.authenticator.authenticate(request.cookies.get(SESSION_COOKIE))
     except Problem:
-        return html.page(request, "sign_in.html", next=_own(next), error="")
-    return RedirectResponse(_own(next), HTTPStatus.SEE_OTHER)
+        return _form(request, html, built, own(next))
+    return RedirectResponse(own(next), HTTPStatus.SEE_OTHER)
 
 
 @router.post(SIGN_IN_PATH)
 async def sign_in(request: Request, html: Html, built: Annotated[Services, Depends(services)]) -> Response:
     form = await read_form(request)
-    key, then = form.get("key", "").strip(), _own(form.get("next", ""))
+    key, then = form.get("key", "").strip(), own(form.get("next", ""))
     try:
         await built.authenticator.authenticate(key)
     except Problem as problem:
-        return html.page(request, "sign_in.html", problem.status, next=then, error=problem.detail)
+        return _form(request, html, built, then, problem)
     answer = RedirectResponse(then, HTTPStatus.SEE_OTHER)
-    answer.set_cookie(SESSION_COOKIE, key, httponly=True, samesite="strict", secure=_is_encrypted(request))
+    keep(answer, request, key)
     return answer
 
 
@@ -52,12 +53,28 @@ async def sign_out(request: Request) -> Response:
     return answer
 
 
-def _own(address: str) -> str:
+def keep(answer: Response, request: Request, credential: str) -> None:
+    """Have the browser show the credential from now on."""
+    answer.set_cookie(SESSION_COOKIE, credential, httponly=True, samesite="strict", secure=scheme(request) == "https")
+
+
+def own(address: str) -> str:
     """The address where it is a page of this service, else the list of tasks."""
-    own = address.startswith("/") and not address.startswith(("//", "/\\")) and address.isprintable()
-    return address if own else "/tasks"
+    is_own = address.startswith("/") and not address.startswith(("//", "/\\")) and address.isprintable()
+    return address if is_own else "/tasks"
 
 
-def _is_encrypted(request: Request) -> bool:
+def scheme(request: Request) -> Literal["http", "https"]:
     """Also behind a proxy that ends the encryption; whoever makes that up only loses the cookie."""
-    return "https" in (request.url.scheme, request.headers.get("x-forwarded-proto"))
+    return "https" if "https" in (request.url.scheme, request.headers.get("x-forwarded-proto")) else "http"
+
+
+def _form(request: Request, html: Templates, built: Services, then: str, problem: Problem | None = None) -> Response:
+    login = built.login and built.login.login
+    shown = {
+        "next": then,
+        "error": problem.detail if problem else "",
+        "provider": built.login.name if built.login and login and login.page else "",
+        "provider_path": TO_PROVIDER_PATH,
+    }
+    return html.page(request, "sign_in.html", problem.status if problem else HTTPStatus.OK, **shown)

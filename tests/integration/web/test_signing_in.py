@@ -1,13 +1,18 @@
 """Who may see and do what through the page: the same as through REST."""
 
+from collections.abc import AsyncIterator, Iterator
+
 import httpx
 import pytest
 from playwright.async_api import Page, expect
 
+from agent.api.app import create_app
+from agent.api.issuers import Grant, IdentitySettings, Issuer, Login
 from agent.identity import DEFAULT_PROJECT, ROLES
 from agent.store.base import Project, ProjectStore, Store
+from agent.testing.identity_provider import CLIENT_ID, IdentityProvider
 
-from .conftest import KEY, Tab, task
+from .conftest import KEY, Tab, resolve_commit, serving, task
 
 pytestmark = pytest.mark.anyio
 
@@ -116,3 +121,69 @@ async def test_a_key_is_made_shown_once_used_and_revoked(guarded: str, tab: Tab)
         await page.get_by_role("button", name="Revoke ci").click()
         await expect(page.locator("table")).to_contain_text("revoked")
         assert (await http.get("/tasks")).status_code == 401
+
+
+@pytest.fixture
+def provider() -> Iterator[IdentityProvider]:
+    with IdentityProvider(signed_in={"sub": "ada", "groups": ["web"]}).running() as running:
+        yield running
+
+
+@pytest.fixture
+async def trusting(store: Store, provider: IdentityProvider) -> AsyncIterator[str]:
+    """Address of a service whose people sign in through the provider."""
+    issuer = Issuer(
+        name="company",
+        url=provider.url,
+        audience=CLIENT_ID,
+        kind="oidc",
+        login=Login(client_id=CLIENT_ID, page=True),
+        grants=(Grant(project=DEFAULT_PROJECT, role="admin", claims={"groups": "web"}),),
+    )
+    async with serving(create_app(store, resolve_commit, identity=IdentitySettings(issuers=(issuer,)))) as url:
+        yield url
+
+
+async def test_a_person_signs_in_through_the_identity_provider(trusting: str, tasks: ProjectStore, page: Page) -> None:
+    submitted = await tasks.submit(task())
+    await page.goto(f"{trusting}/tasks/{submitted.id}")
+    await page.get_by_role("link", name="Sign in with company").click()
+
+    await expect(page.get_by_role("heading", name="add() subtracts")).to_be_visible()
+    await page.goto(f"{trusting}/settings")
+    await expect(page.get_by_text("company:ada")).to_be_visible()
+    [cookie] = await page.context.cookies()
+    assert (cookie["name"], cookie["httpOnly"], cookie["sameSite"]) == ("mimo_session", True, "Strict")
+
+
+async def test_the_provider_lets_in_nobody_it_refused_and_nobody_without_a_grant(
+    trusting: str, provider: IdentityProvider, page: Page
+) -> None:
+    provider.signed_in = None
+    await page.goto(f"{trusting}/sign-in/provider")
+    await expect(page.get_by_text("The identity provider refused: access_denied.")).to_be_visible()
+    provider.signed_in = {"sub": "eve", "groups": ["sales"]}
+    await page.goto(f"{trusting}/sign-in/provider")
+    await expect(page.get_by_text("no grant of this service covers it")).to_be_visible()
+
+    assert "mimo_session" not in [cookie["name"] for cookie in await page.context.cookies()]
+
+
+async def test_a_sign_in_begun_in_another_browser_is_refused(trusting: str, provider: IdentityProvider) -> None:
+    async with httpx.AsyncClient(base_url=trusting, trust_env=False) as eve:
+        begun = await eve.get("/sign-in/provider")
+        async with httpx.AsyncClient(trust_env=False) as away:
+            back = (await away.get(begun.headers["location"])).headers["location"]
+    async with httpx.AsyncClient(trust_env=False) as victim:
+        answer = await victim.get(back)
+
+    assert (answer.status_code, "not begun in this browser" in answer.text) == (401, True)
+    assert "mimo_session" not in answer.cookies
+
+
+async def test_a_provider_that_is_away_is_named(trusting: str, provider: IdentityProvider) -> None:
+    provider.away = True
+    async with httpx.AsyncClient(base_url=trusting, trust_env=False) as http:
+        answer = await http.get("/sign-in/provider")
+
+    assert (answer.status_code, "The identity provider company cannot be used now." in answer.text) == (502, True)
