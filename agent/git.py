@@ -2,12 +2,14 @@
 
 Repositories are written by others, and git obeys their configuration: hooks, filters, file system monitors, remote
 helpers. So the user's and the system's configuration are not read, what could start a program is set on the command's
-own level (which wins over the repository's), and no transport is allowed.
+own level (which wins over the repository's), and no transport is allowed, except to ``agent.integrations.remote``.
 """
 
 import asyncio
 import os
+import signal
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from agent.errors import GitError
@@ -51,12 +53,14 @@ async def git(
     environment: Mapping[str, str] | None = None,
     configuration: Mapping[str, str] | None = None,
     stdin: bytes = b"",
+    max_file_bytes: int | None = None,
 ) -> bytes:
     """Standard output of ``git ARGUMENTS``.
 
     Args:
         environment: in addition, such as ``GIT_DIR``.
-        configuration: in addition, over everything else.
+        configuration: in addition, over everything else; other users of the machine can read it.
+        max_file_bytes: git is ended where it writes a larger file; None: never.
 
     Raises:
         GitError: git is not installed, or ended with another code than 0; holds the last line it wrote.
@@ -64,6 +68,7 @@ async def git(
     options = [part for key, value in (configuration or {}).items() for part in ("-c", f"{key}={value}")]
     try:
         process = await asyncio.create_subprocess_exec(
+            *_limited(max_file_bytes),
             "git",
             *options,
             *arguments,
@@ -72,16 +77,25 @@ async def git(
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,  # so that what git starts ends with it
         )
     except FileNotFoundError as error:
         raise GitError("git is not installed, or a directory of ours is gone") from error
     try:
         output, errors = await process.communicate(stdin)
     except asyncio.CancelledError:
-        process.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
         raise
     if process.returncode != 0:
         lines = errors.decode("utf-8", "replace").strip().splitlines()
         raise GitError(f"git {arguments[0]}: {lines[-1] if lines else f'exit code {process.returncode}'}")
     return output
+
+
+def _limited(max_file_bytes: int | None) -> tuple[str, ...]:
+    """What a command begins with whose files are bounded; the shell counts in blocks of 512 bytes (POSIX, ulimit)."""
+    if max_file_bytes is None:
+        return ()
+    return ("sh", "-c", 'ulimit -f "$0" && exec "$@"', str(max_file_bytes // 512))

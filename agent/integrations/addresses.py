@@ -18,18 +18,17 @@ _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 NETWORKS_VARIABLE = "MIMO_WEBHOOK_NETWORKS"
 
 
-def allowed_networks(environment: Mapping[str, str]) -> tuple[Network, ...]:
-    """The networks that ``MIMO_WEBHOOK_NETWORKS`` lists, with commas between: there requests may go, though they are
-    not public.
+def allowed_networks(environment: Mapping[str, str], variable: str = NETWORKS_VARIABLE) -> tuple[Network, ...]:
+    """The networks that a variable lists, with commas between: there requests may go, though they are not public.
 
     Raises:
         SettingsError: one of them is none.
     """
-    names = [name.strip() for name in environment.get(NETWORKS_VARIABLE, "").split(",") if name.strip()]
+    names = [name.strip() for name in environment.get(variable, "").split(",") if name.strip()]
     try:
         return tuple(map(ipaddress.ip_network, names))
     except ValueError as error:
-        raise SettingsError(f"{NETWORKS_VARIABLE}: {error}; write networks like 10.0.0.0/8") from error
+        raise SettingsError(f"{variable}: {error}; write networks like 10.0.0.0/8") from error
 
 
 class ForbiddenAddress(Exception):
