@@ -14,6 +14,7 @@ from typing import Any, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy import (
+    URL,
     Column,
     Float,
     LargeBinary,
@@ -25,12 +26,18 @@ from sqlalchemy import (
     insert,
     make_url,
     select,
+    text,
     update,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.schema import CreateIndex, CreateTable
 
 from sandbox.inventory import Found, Handle, LastingBackend, LastingSandbox
 from sandbox.types import SandboxSpec
+
+_NUM_CONNECTIONS = 8
+_MAKING_LOCK = 5_077_310
+"""Number of the advisory lock of Postgres under which the table is made; any number nobody else uses."""
 
 
 class Record(BaseModel):
@@ -185,12 +192,12 @@ class _Watched:
 
 
 class SqlRegistry:
-    """Records in a database: SQLite for one machine, written so that Postgres fits."""
+    """Records in a database: SQLite for one machine, Postgres for several."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, num_writers: int) -> None:
         """Use :func:`open_registry`."""
         self._engine = engine
-        self._turn = asyncio.Lock()
+        self._turn = asyncio.Semaphore(num_writers)
 
     async def put(self, record: Record) -> None:
         values = record.model_dump() | {"spec": record.spec.model_dump_json()}
@@ -227,34 +234,59 @@ class SqlRegistry:
 
     @asynccontextmanager
     async def _writing(self) -> AsyncIterator[AsyncConnection]:
-        """One transaction at a time: SQLite lets only one write, and has the others ask again until they give up."""
+        """One transaction at a time in SQLite: it lets only one write, and has the others ask until they give up."""
         async with self._turn, self._engine.begin() as connection:
             yield connection
 
 
 @asynccontextmanager
 async def open_registry(url: str) -> AsyncIterator[SqlRegistry]:
-    """The registry at an address such as ``sqlite:////var/lib/mimo/sandboxes.db``; made where there is none."""
+    """The registry at ``sqlite:////var/lib/mimo/sandboxes.db`` or ``postgresql://USER:PASSWORD@HOST/DATABASE``.
+
+    It is made where there is none.
+
+    Raises:
+        ValueError: the address names another database.
+    """
     parsed = make_url(url)
-    if parsed.get_backend_name() == "sqlite":
-        parsed = parsed.set(drivername="sqlite+aiosqlite")
-        if parsed.database:
-            # Before it has any content: the keys of all sandboxes will be in it.
-            os.close(os.open(Path(parsed.database), os.O_CREAT | os.O_RDWR, 0o600))
-    engine = create_async_engine(parsed)
-    if parsed.get_backend_name() == "sqlite":
-        event.listen(engine.sync_engine, "connect", _set_up_sqlite)
+    match parsed.get_backend_name():
+        case "sqlite":
+            engine, num_writers = _sqlite(parsed), 1
+        case "postgresql":
+            engine, num_writers = _postgres(parsed), _NUM_CONNECTIONS
+        case other:
+            raise ValueError(f"a registry cannot be in {other!r}; name one of sqlite:/// or postgresql://")
     try:
         async with engine.begin() as connection:
-            await connection.run_sync(_metadata.create_all)
-        yield SqlRegistry(engine)
+            if engine.dialect.name == "postgresql":  # two that make what is not there at once fail
+                await connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _MAKING_LOCK})
+            await connection.execute(CreateTable(_sandboxes, if_not_exists=True))
+            for index in _sandboxes.indexes:
+                await connection.execute(CreateIndex(index, if_not_exists=True))
+        yield SqlRegistry(engine, num_writers)
     finally:
         await engine.dispose()
 
 
+def _sqlite(url: URL) -> AsyncEngine:
+    if url.database:
+        # Before it has any content: the keys of all sandboxes will be in it.
+        os.close(os.open(Path(url.database), os.O_CREAT | os.O_RDWR, 0o600))
+    engine = create_async_engine(url.set(drivername="sqlite+aiosqlite"))
+    event.listen(engine.sync_engine, "connect", _set_up_sqlite)
+    return engine
+
+
+def _postgres(url: URL) -> AsyncEngine:
+    # After a restart of the server, a connection from before it is replaced instead of handed out.
+    return create_async_engine(
+        url.set(drivername="postgresql+psycopg"), pool_size=_NUM_CONNECTIONS, max_overflow=1, pool_pre_ping=True
+    )
+
+
 def _set_up_sqlite(connection: Any, _: object) -> None:
     # Several processes write; what the last moment of a power failure loses, the reaper finds.
-    for line in ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=NORMAL", "PRAGMA busy_timeout=10000"):
+    for line in ("PRAGMA busy_timeout=10000", "PRAGMA journal_mode=WAL", "PRAGMA synchronous=NORMAL"):
         connection.execute(line)
 
 
@@ -262,10 +294,9 @@ def _record(row: dict[str, Any]) -> Record:
     return Record.model_validate(row | {"spec": SandboxSpec.model_validate_json(row["spec"])})
 
 
-_metadata = MetaData()
 _sandboxes = Table(
     "sandboxes",
-    _metadata,
+    MetaData(),
     Column("id", Text, primary_key=True),
     Column("spec", Text, nullable=False),
     Column("address", Text, nullable=False),

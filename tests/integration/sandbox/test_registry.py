@@ -1,8 +1,10 @@
 """The registry of sandboxes in a real database."""
 
+import asyncio
 import os
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -10,17 +12,37 @@ import pytest
 from sandbox.registry import Record, Registry, open_registry
 from sandbox.testing.memory_registry import MemoryRegistry
 from sandbox.types import Resources, SandboxSpec
+from tests.postgres import PostgresServer, postgres_server
 
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-async def registry(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Registry]:
-    if request.param == "memory":
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[PostgresServer]:
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture
+def url(request: pytest.FixtureRequest, kind: str, tmp_path: Path) -> str:
+    """Address of an empty database."""
+    if kind == "sqlite":
+        return f"sqlite:///{tmp_path}/sandboxes.db"
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return server.new_database()
+
+
+@pytest.fixture
+async def registry(request: pytest.FixtureRequest, kind: str) -> AsyncIterator[Registry]:
+    if kind == "memory":
         yield MemoryRegistry()
         return
-    async with open_registry(f"sqlite:///{tmp_path}/sandboxes.db") as registry:
+    async with open_registry(request.getfixturevalue("url")) as registry:
         yield registry
+
+
+every_registry = pytest.mark.parametrize("kind", ["memory", "sqlite", "postgres"])
+every_database = pytest.mark.parametrize("kind", ["sqlite", "postgres"])
 
 
 def record(name: str, owner: str = "one") -> Record:
@@ -38,6 +60,7 @@ def record(name: str, owner: str = "one") -> Record:
     )
 
 
+@every_registry
 async def test_a_record_comes_back_as_it_was_written(registry: Registry) -> None:
     await registry.put(record("a"))
     await registry.put(record("a", owner="two"))
@@ -45,6 +68,7 @@ async def test_a_record_comes_back_as_it_was_written(registry: Registry) -> None
     assert await registry.get("b") is None
 
 
+@every_registry
 async def test_a_lease_is_renewed_for_all_that_one_owner_has(registry: Registry) -> None:
     for name, owner in (("a", "one"), ("b", "one"), ("c", "two")):
         await registry.put(record(name, owner))
@@ -52,6 +76,7 @@ async def test_a_lease_is_renewed_for_all_that_one_owner_has(registry: Registry)
     assert {each.id: each.lease_until for each in await registry.all()} == {"a": 200, "b": 200, "c": 100.25}
 
 
+@every_registry
 async def test_a_sandbox_changes_hands_and_runs_and_is_forgotten(registry: Registry) -> None:
     await registry.put(record("a"))
     await registry.assign("a", "run-1", "tenant-1")
@@ -76,12 +101,36 @@ async def test_nobody_else_may_read_the_keys(tmp_path: Path) -> None:
     assert set(modes.values()) == {0o600}, modes
 
 
-async def test_two_processes_share_a_registry(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/sandboxes.db"
-    async with open_registry(url) as one, open_registry(url) as two:
+@every_database
+async def test_two_processes_make_and_share_a_registry(url: str) -> None:
+    async with AsyncExitStack() as stack:
+        one, two = await asyncio.gather(*(stack.enter_async_context(open_registry(url)) for _ in range(2)))
         await one.put(record("a"))
         await two.put(record("b"))
         assert {each.id for each in await one.all()} == {"a", "b"}
+
+
+@every_database
+async def test_many_write_at_once_and_all_of_it_is_kept(url: str) -> None:
+    async with open_registry(url) as one, open_registry(url) as two:
+        names = {str(number) for number in range(200)}
+        await asyncio.gather(*((one if int(name) % 2 else two).put(record(name)) for name in names))
+        await asyncio.gather(*(one.hand_over(name, "other", 300.0) for name in names), two.renew("other", 400.0))
+        assert {each.id for each in await two.all()} == names
+
+
+async def test_a_server_that_was_restarted_is_used_again(postgres: PostgresServer) -> None:
+    async with open_registry(postgres.new_database()) as registry:
+        await registry.put(record("a"))
+        postgres.stop(at_once=True)
+        postgres.start()
+        assert await registry.get("a") == record("a")
+
+
+async def test_another_kind_of_database_is_refused_with_those_there_are() -> None:
+    with pytest.raises(ValueError, match=r"'mysql'; name one of sqlite:/// or postgresql://"):
+        async with open_registry("mysql://somewhere/sandboxes"):
+            pass
 
 
 def _modes(folder: Path) -> dict[str, int]:
