@@ -91,7 +91,13 @@ class KubernetesSettings(BaseModel):
         description="`restricted`: an ordinary user without any capability (Pod Security restricted). `root`: the "
         "superuser of a user namespace, for images that need one; refused where the cluster makes no user namespace.",
     )
-    uid: int = Field(1000, gt=0, description="User and group id of everything that runs in a restricted sandbox.")
+    uid: int | None = Field(
+        None,
+        gt=0,
+        description="User and group id of everything that runs in a restricted sandbox, such as one that the images "
+        "know by name. Empty: an id of its own for each, for a node's kernel counts by user; with one id for all, the "
+        "bound on processes is the node's alone (podPidsLimit).",
+    )
     network: Literal["sealed", "fence", "policy"] = Field(
         "sealed",
         description="How pods are kept from the network. `sealed`: commands can open no network socket, not even to "

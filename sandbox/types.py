@@ -32,6 +32,8 @@ class Capability(StrEnum):
     """Of the network it sees loopback alone. Elsewhere it may see a device, through which nothing goes."""
     OWN_GROUPS = "own_groups"
     """A namespace of control groups: where it is among those of its machine, it does not see."""
+    OWN_ID = "own_id"
+    """A user id that no other sandbox of its machine has, and no image a name for. Elsewhere it is one for all."""
     OWN_USERS = "own_users"
     """A user namespace: on the host, the sandbox's user is one that nobody else is."""
     ONE_DISK = "one_disk"

@@ -252,6 +252,7 @@ class KubernetesBackend:
 
 def _capabilities(settings: KubernetesSettings) -> frozenset[Capability]:
     own = {Capability.OWN_USERS} if settings.profile == "root" else set()
+    own |= {Capability.OWN_ID} if settings.profile == "restricted" and settings.uid is None else set()
     own |= {Capability.ONE_DISK} if settings.disk == "memory" else set()
     return frozenset({Capability.REATTACH, Capability.IMAGES, Capability.CHECKPOINTS, *own})
 

@@ -39,6 +39,11 @@ _LATE_S = 60
 _OUR_MEMORY_MIB = 32
 _PROGRAM_MIB = 16
 _LOGS_MIB = 16
+_OUR_PROCESSES = 48
+"""Threads of sandboxd, and what waits to become commands."""
+_FIRST_UID = 1_000_000
+_NUM_UIDS = 1_000_000
+"""All small enough for every format of archives. Two pods of one node seldom have the same; they then share a bound."""
 _NODE_AWAY_S = 30
 """After which the pods of a node that is not heard of are given up."""
 
@@ -50,6 +55,7 @@ def pod(spec: SandboxSpec, settings: KubernetesSettings, *, name: str, service: 
         service: id of who makes it.
         now: seconds since 1970.
     """
+    uid = 0 if settings.profile == "root" else settings.uid or _own_uid(name)
     content: Manifest = {
         "restartPolicy": "Never",
         "activeDeadlineSeconds": math.ceil(spec.lifetime_s + settings.start_timeout_s) + _LATE_S,
@@ -60,14 +66,14 @@ def pod(spec: SandboxSpec, settings: KubernetesSettings, *, name: str, service: 
         "hostname": "sandbox",
         "dnsPolicy": "None",
         "dnsConfig": {"nameservers": ["127.0.0.1"]},  # one must be named; nobody listens there
-        "securityContext": _pod_security(settings),
+        "securityContext": _pod_security(uid),
         "nodeSelector": settings.node_selector,
         "tolerations": [
             *({"key": taint, "operator": "Exists"} for taint in settings.tolerations),
             *(_tolerated(f"node.kubernetes.io/{trouble}") for trouble in ("not-ready", "unreachable")),
         ],
         "volumes": [_volume("program", _PROGRAM_MIB, ""), _volume("disk", spec.resources.disk_mib, _medium(settings))],
-        "initContainers": [_first_container(spec, settings)],
+        "initContainers": [_first_container(spec, settings, uid)],
         "containers": [_task_container(spec, settings)],
     }
     if settings.profile == "root":
@@ -96,6 +102,8 @@ def pool_key(spec: SandboxSpec, settings: KubernetesSettings) -> str:
 
 def _task_container(spec: SandboxSpec, settings: KubernetesSettings) -> Manifest:
     serve = ["serve", "--tcp", f":{settings.port}", "--unclaimed", f"{UNCLAIMED_S}s", "--image-variables"]
+    if settings.uid is None or settings.profile == "root":  # else others on its node are this user, too
+        serve += ["--processes", str(spec.resources.processes + _OUR_PROCESSES)]
     disk = [{"name": "disk", "mountPath": place, "subPath": folder} for place, folder in FOLDERS.items()]
     return {
         "name": TASK,
@@ -111,12 +119,12 @@ def _task_container(spec: SandboxSpec, settings: KubernetesSettings) -> Manifest
     }
 
 
-def _first_container(spec: SandboxSpec, settings: KubernetesSettings) -> Manifest:
+def _first_container(spec: SandboxSpec, settings: KubernetesSettings, uid: int) -> Manifest:
     """Brings sandboxd and makes the folders; where the network is fenced, does that before."""
     command = ["--program", "/program", "--disk", "/disk"]
     security = _security(settings, ())
     if settings.network == "fence":
-        user = [] if settings.profile == "root" else ["--user", f"{settings.uid}:{settings.uid}"]
+        user = ["--user", f"{uid}:{uid}"] if uid else []
         command = [FENCE, "--port", str(settings.port), *user, "--", *command]
         security = _security(settings, FENCE_CAPABILITIES) | {"runAsUser": 0, "runAsGroup": 0, "runAsNonRoot": False}
     else:
@@ -133,8 +141,12 @@ def _first_container(spec: SandboxSpec, settings: KubernetesSettings) -> Manifes
     }
 
 
-def _pod_security(settings: KubernetesSettings) -> Manifest:
-    uid = 0 if settings.profile == "root" else settings.uid
+def _own_uid(name: str) -> int:
+    number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
+    return _FIRST_UID + number % _NUM_UIDS
+
+
+def _pod_security(uid: int) -> Manifest:
     return {
         "runAsUser": uid,
         "runAsGroup": uid,

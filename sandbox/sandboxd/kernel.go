@@ -18,6 +18,7 @@ const (
 	setPipeSize         = 1031
 	rlimitCore          = 4
 	rlimitResident      = 5
+	rlimitProcesses     = 6
 	rlimitFiles         = 7
 	rlimitLocks         = 10
 	openPath            = 0x200000

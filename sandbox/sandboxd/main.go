@@ -63,6 +63,7 @@ func serve(arguments []string) error {
 	unix := flags.String("unix", "", "path of the unix socket to listen on")
 	tcp := flags.String("tcp", "", "address and port to listen on")
 	fd := flags.Int("fd", -1, "connection that was inherited; when it closes, everything ends")
+	processes := flags.Uint64("processes", 0, "processes and threads that this process's user may have; 0: no bound of ours")
 	group := flags.Int("memory", -1, "inherited folder of the control group that bounds memory")
 	spill := flags.String("spill", os.TempDir(), "folder for output that does not fit into memory")
 	unclaimed := flags.Duration("unclaimed", 10*time.Minute, "end where nobody has set a key by then")
@@ -73,6 +74,9 @@ func serve(arguments []string) error {
 	_ = flags.Parse(arguments) // ends the process by itself
 	task, err := parseUser(*user)
 	if err != nil {
+		return err
+	}
+	if err := boundProcesses(*processes); err != nil {
 		return err
 	}
 	frugal()
@@ -149,6 +153,14 @@ func parseUser(text string) (*taskUser, error) {
 		return nil, fmt.Errorf("--user needs a sandboxd that runs as the superuser")
 	}
 	return &user, nil
+}
+
+// boundProcesses also binds all that is started. The kernel counts by user, who must be nobody else on the machine.
+func boundProcesses(count uint64) error {
+	if count == 0 {
+		return nil
+	}
+	return syscall.Setrlimit(rlimitProcesses, &syscall.Rlimit{Cur: count, Max: count})
 }
 
 // frugal bounds threads and memory. A memory limit near the runtime's own floor of about 8 MiB would make the collector

@@ -24,8 +24,7 @@ ENDS = {
 }
 """Bomb -> how it may end. ``Exited``: with an error, where the kernel refuses more before the bound is reached.
 ``SandboxLost``: memory that is no process's own makes the kernel end one after the other, and sandboxd as the last.
-In pods also after ``fork``: the bound on processes is the kubelet's, and sandboxd is not heard among so many. And what
-the kernel notes of each file counts as a pod's memory, so that ``inodes`` may end as ``memory`` does."""
+In pods what the kernel notes of each file counts as their memory, so that ``inodes`` may end as ``memory`` does."""
 
 
 @pytest.fixture(scope="module")
@@ -42,14 +41,13 @@ async def victim(acquire: Acquire) -> AsyncIterator[Sandbox]:
 
 
 @pytest.mark.parametrize("bomb", ENDS)
-async def test_a_bomb_ends_and_its_neighbour_is_well(bomb: str, victim: Sandbox, neighbour: Sandbox, kind: str) -> None:
+async def test_a_bomb_ends_and_its_neighbour_is_well(bomb: str, victim: Sandbox, neighbour: Sandbox) -> None:
     exploding = asyncio.create_task(run(victim, line(f"bombs.{bomb}"), timeout_s=1.5))
     while not exploding.done():
         assert await _is_well(neighbour)
         await asyncio.sleep(0.2)
     outcome = exploding.exception() or exploding.result()
-    ends = (*ENDS[bomb], *([SandboxLost] if kind == "kubernetes" and bomb == "fork" else []))
-    assert isinstance(outcome, ends), outcome
+    assert isinstance(outcome, ENDS[bomb]), outcome
     assert getattr(outcome, "code", 1) != 0, outcome
     if not isinstance(outcome, SandboxLost):
         assert await _is_well(victim)
