@@ -21,7 +21,9 @@ class Kind(IntEnum):
     """Runs something we do not know: tests, a build, a script."""
     NETWORK = 3
     """Talks to other machines."""
-    DESTRUCTIVE = 4
+    OUTSIDE = 4
+    """Has another program, outside the sandbox, do something."""
+    DESTRUCTIVE = 5
     """Can lose work that is nowhere else, such as ``rm``, ``git reset`` or ``git checkout``."""
 
 

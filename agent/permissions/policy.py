@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -23,7 +24,8 @@ class Mode(StrEnum):
     ACCEPT_EDITS = "accept edits"
     """It edits files of the folder, and asks before the rest."""
     AUTO = "auto"
-    """It asks only before what can lose work, and, outside a sandbox, before it reaches the network."""
+    """It asks only before what can lose work or happens outside the sandbox, and, where there is none, before it
+    reaches the network."""
 
 
 class Grant(BaseModel):
@@ -34,14 +36,17 @@ class Grant(BaseModel):
     words: tuple[str, ...]
     exact: bool
     """Only these words; else any command that begins with them, such as every ``git commit``."""
+    tool: str = "bash"
+    """The tool whose calls are meant; the words of ``mcp_call`` are a server and one of its tools."""
 
     def __str__(self) -> str:
         return shlex.join(self.words) + ("" if self.exact else " …")
 
-    def covers(self, part: SimpleCommand) -> bool:
-        if part.assigns or not part.words:
+    def covers(self, part: "Part") -> bool:
+        command = part.command
+        if command is None or command.assigns or not command.words or part.tool != self.tool:
             return False
-        given = part.words if self.exact else part.words[: len(self.words)]
+        given = command.words if self.exact else command.words[: len(self.words)]
         return given == self.words
 
 
@@ -52,12 +57,20 @@ class Part:
     text: str
     kind: Kind
     command: SimpleCommand | None = None
-    """None where it is no shell command."""
+    """None where it is no shell command, nor a call of another program's tool."""
+    tool: str = "bash"
 
     @property
     def grant(self) -> Grant | None:
         """What "always" would allow; None where that cannot be said in words."""
-        return None if self.command is None else _grant(self.command, self.kind)
+        if self.command is None:
+            return None
+        return _grant(self.command, self.kind) if self.tool == "bash" else other_tool(*map(str, self.command.words))
+
+
+def other_tool(server: str, tool: str) -> Grant:
+    """Calls of one tool of another program, whatever their arguments."""
+    return Grant(words=(server, tool), exact=True, tool=_OTHER_TOOL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +125,12 @@ def decide(call: ToolCall, mode: Mode, grants: Collection[Grant] = (), *, sandbo
 
 def parts_of(call: ToolCall) -> tuple[Part, ...]:
     """What a call does. A line that is not understood is one part that anything can happen in."""
+    if call.name == _OTHER_TOOL:
+        return _other_tool(call)
     if call.name != "bash":
         return (Part(call.name, _TOOLS.get(call.name, Kind.OTHER)),)
-    line = _line(call)
-    if line is None:
+    line = _arguments(call).get("command")
+    if not isinstance(line, str):
         return ()  # It cannot be dispatched: the model is told so.
     try:
         found = simple_commands(line)
@@ -126,26 +141,34 @@ def parts_of(call: ToolCall) -> tuple[Part, ...]:
 
 _TOOLS = {
     **dict.fromkeys(("finish", "read", "grep", "glob", "todo", "ask_user", "explore", "job"), Kind.READ),
+    **dict.fromkeys(("skill", "mcp_list"), Kind.READ),
     **dict.fromkeys(("str_replace", "write"), Kind.EDIT),
 }
 
 
-def _line(call: ToolCall) -> str | None:
+_OTHER_TOOL = "mcp_call"
+
+
+def _other_tool(call: ToolCall) -> tuple[Part, ...]:
+    given = _arguments(call)
+    server, tool = str(given.get("server", "")), str(given.get("tool", ""))
+    text = f"{server} {tool} {json.dumps(given.get('arguments', {}), ensure_ascii=False)}"
+    return (Part(text, Kind.OUTSIDE, SimpleCommand(text, (server, tool)), _OTHER_TOOL),)
+
+
+def _arguments(call: ToolCall) -> dict[str, Any]:
+    """Empty where they are no object: the call cannot be dispatched then."""
     try:
         given = json.loads(call.arguments)
     except ValueError:
-        return None
-    line = given.get("command") if isinstance(given, dict) else None
-    return line if isinstance(line, str) else None
+        return {}
+    return given if isinstance(given, dict) else {}
 
 
 def _granted(part: Part, grants: Collection[Grant]) -> bool:
-    command = part.command
-    if command is None:
-        return False
     # Only a grant of the very words covers what destroys: "git branch" must not come to mean "git branch -D".
     usable = (grant for grant in grants if grant.exact or part.kind is not Kind.DESTRUCTIVE)
-    return any(grant.covers(command) for grant in usable)
+    return any(grant.covers(part) for grant in usable)
 
 
 def _grant(command: SimpleCommand, kind: Kind) -> Grant | None:
