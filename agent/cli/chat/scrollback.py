@@ -1,0 +1,64 @@
+"""What is over: printed once above the live lines, and never drawn again."""
+
+import asyncio
+import io
+
+from prompt_toolkit.application import Application, run_in_terminal
+from rich.console import Console, RenderableType
+from rich.text import Text
+
+from agent.cli.terminal import printable
+
+
+class Scrollback:
+    """The terminal above the application."""
+
+    def __init__(self, app: Application[None], *, no_color: bool) -> None:
+        self._app = app
+        self._no_color = no_color
+        self._waiting: list[str] = []
+        self._printing: asyncio.Task[None] | None = None
+
+    @property
+    def width(self) -> int:
+        return max(self._app.output.get_size().columns, 20)
+
+    def print(self, *things: RenderableType) -> None:
+        out = io.StringIO()
+        console = Console(
+            file=out,
+            width=self.width,
+            force_terminal=True,
+            no_color=self._no_color,
+            color_system=None if self._no_color else "auto",
+            highlight=False,
+            legacy_windows=False,
+        )
+        for thing in things:
+            console.print(thing, soft_wrap=False)
+        self._waiting.append(out.getvalue())
+        if self._printing is None or self._printing.done():
+            self._printing = asyncio.ensure_future(self._flush())
+
+    def note(self, text: str, style: str = "dim") -> None:
+        """A line of ours."""
+        self.print(Text(f"  {printable(text)}", style))
+
+    def close(self) -> None:
+        """Print what still waits, now that the application is gone."""
+        if self._printing is not None:
+            self._printing.cancel()
+        self._write_waiting()
+
+    async def _flush(self) -> None:
+        while self._waiting:
+            if self._app.is_running and not self._app.is_done:
+                await run_in_terminal(self._write_waiting)
+            else:
+                self._write_waiting()
+
+    def _write_waiting(self) -> None:
+        text = "".join(self._waiting)
+        self._waiting.clear()
+        self._app.output.write_raw(text.replace("\n", "\r\n"))
+        self._app.output.flush()
