@@ -53,8 +53,16 @@ class UnknownTask(AgentError):
     """No task of the project has this id."""
 
 
+class UnknownArtifact(AgentError):
+    """The task has no artifact of this name."""
+
+
 class TaskOver(AgentError):
     """The task has ended; nothing can be said to it any more."""
+
+
+class TaskNotOver(AgentError):
+    """The task has not ended, so this cannot be done to it yet."""
 
 
 class IdempotencyConflict(AgentError):

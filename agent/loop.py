@@ -49,6 +49,7 @@ from agent.tools.finish import summary_of
 from agent.trajectory import Step, Trajectory, steps
 from agent.types import (
     AssistantMessage,
+    Keep,
     Limits,
     ModelOptions,
     Observation,
@@ -120,6 +121,7 @@ async def run_loop(
     on_delta: Callable[[int, Delta], None] | None = None,
     settings: LoopSettings | None = None,
     name: str = "",
+    keep: Keep | None = None,
 ) -> StopReason | Wait:
     """Work on the task until a stop reason, which is also the ``run.stopped`` event, or until the user is needed.
 
@@ -133,6 +135,7 @@ async def run_loop(
         inbox: what the user says meanwhile; once it is ``cancelled``, the run ends within a second.
         on_delta: receives the number of the step and each piece of an answer, at once; nothing of it is stored.
         name: what the ids of commands begin with, where several runs share a sandbox.
+        keep: gets all that a command wrote, as ``outputs/INTENT.txt``, where the model reads only a part of it.
 
     Raises:
         SandboxError: the sandbox is lost; the caller may restore it elsewhere and call again.
@@ -142,7 +145,9 @@ async def run_loop(
         if event.type == "run.stopped":
             return RunStopped.model_validate(event.body).stop_reason
     files = _Files(base_tree, snapshot, patch)
-    run = _Run(task, profile, model, sandbox, log, files, inbox, approve, on_delta, settings or LoopSettings(), name)
+    run = _Run(
+        task, profile, model, sandbox, log, files, inbox, approve, on_delta, settings or LoopSettings(), name, keep
+    )
     try:
         while True:
             await run.advance()
@@ -191,6 +196,7 @@ class _Run:
         on_delta: Callable[[int, Delta], None] | None,
         settings: LoopSettings,
         name: str,
+        keep: Keep | None,
     ) -> None:
         self._task = task
         self._profile = profile
@@ -203,6 +209,7 @@ class _Run:
         self._on_delta = on_delta
         self._settings = settings
         self._name = name
+        self._keep = keep
         self._trajectory = Trajectory(log.events)
         self._fresh = True
 
@@ -456,6 +463,8 @@ class _Run:
             result = await tool.run(arguments, context)
         except SandboxRejected as error:
             result = ToolResult(f"[error] {tool.name}: {error}", error=True)
+        if result.whole is not None and self._keep is not None:
+            await self._keep(f"outputs/{call_id}.txt", result.whole)
         try:
             kept = await self._files.snapshot()
         except SandboxRejected as error:

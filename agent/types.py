@@ -4,12 +4,16 @@ Everything here crosses a process or is stored, so everything is a frozen pydant
 fields. Words are those of ``docs/architecture.md``.
 """
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+Keep = Callable[[str, bytes], Awaitable[None]]
+"""Keeps bytes of a run under a name that is unique in it, such as ``outputs/3-0.txt``."""
 
 Message = dict[str, Any]
 """A chat message in OpenAI's wire shape; ``agent.history`` alone makes them."""
@@ -145,6 +149,12 @@ class TaskRequest(_Record):
     attempts: int = Field(1, ge=1, le=8, description="Independent runs until one is verified; the best is selected.")
     profile: Literal["native", "assistant", "mini"] = "native"
     on_limit: Literal["stop", "ask"] = Field(
+_PART = r"\.?[A-Za-z0-9_-][A-Za-z0-9_.-]*"
+
+WorkPath = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=rf"^{_PART}(/{_PART})*$")]
+"""A file, from the root of the repository."""
+
+
         "stop", description="At a limit: end the run, or wait until somebody raises the limit."
     )
     approvals: Literal["none", "auto", "accept edits", "ask", "plan"] = Field(
@@ -177,6 +187,9 @@ class Usage(_Record):
             completion_tokens=self.completion_tokens + other.completion_tokens,
             reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
         )
+    artifacts: tuple[WorkPath, ...] = Field(
+        (), max_length=32, description="Files of the work tree that are kept when the agent stops, also ignored ones."
+    )
 
 
 class ToolCall(_Record):

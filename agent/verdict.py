@@ -4,16 +4,26 @@ from collections.abc import Sequence
 
 from agent.patch import TaskRepository
 from agent.tools.bash import describe_ending
-from agent.types import Check, Evidence, Verdict, VerdictKind
+from agent.types import Check, Evidence, Keep, Verdict, VerdictKind
 from sandbox.types import Backend, Command, Exited, Outcome, Sandbox, SandboxSpec
 
 _OUTPUT_CHARS = 4000
 
 
 async def reach_verdict(
-    backend: Backend, spec: SandboxSpec, repository: TaskRepository, base_tree: str, tree: str, checks: Sequence[Check]
+    backend: Backend,
+    spec: SandboxSpec,
+    repository: TaskRepository,
+    base_tree: str,
+    tree: str,
+    checks: Sequence[Check],
+    keep: Keep,
 ) -> Verdict:
     """Run every check on ``tree`` with the base's tests; a failing one also on the base, to know what regressed.
+
+    Args:
+        keep: gets all that each check wrote, as ``checks/1.log``, and as ``checks/1.before.log`` what it wrote on the
+            base.
 
     Raises:
         SandboxError: a sandbox could not be had or was lost.
@@ -27,6 +37,10 @@ async def reach_verdict(
     failing = [check for check, outcome in zip(checks, outcomes, strict=True) if not _passes(outcome)]
     before = await _run(backend, spec, repository, base_tree, base_tree, failing) if failing else []
     passed_before = {check: _passes(outcome) for check, outcome in zip(failing, before, strict=True)}
+    for number, (check, outcome) in enumerate(zip(checks, outcomes, strict=True), start=1):
+        await keep(f"checks/{number}.log", outcome.output)
+        if check in failing:
+            await keep(f"checks/{number}.before.log", before[failing.index(check)].output)
     evidence = tuple(
         _evidence(check, outcome, graded, passed_before.get(check))
         for check, outcome in zip(checks, outcomes, strict=True)

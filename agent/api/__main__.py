@@ -21,6 +21,7 @@ from agent.integrations.addresses import NETWORKS_VARIABLE, Network, allowed_net
 from agent.integrations.webhooks import Sender, sending
 from agent.repository import check_repository
 from agent.store.open import open_store
+from agent.store.blobs import ADDRESS_VARIABLE
 from agent.store.secrets import SecretBox, secret_box_of
 from agent.store.webhooks import Webhooks
 
@@ -62,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--store", required=True, metavar="URL", help="Address of the store that workers have too.")
     parser.add_argument("--host", default="127.0.0.1", help="Address to listen on; beyond loopback a key is needed.")
     parser.add_argument("--port", type=int, default=8080, help="TCP port.")
+    parser.add_argument("--artifacts", metavar="URL", help=f"Where workers keep them; else {ADDRESS_VARIABLE}.")
     parser.add_argument(
         "--requests-per-minute", type=int, metavar="N", help="Most requests of one caller; without it, any number."
     )
@@ -85,7 +87,8 @@ async def _serve(
     model: ModelSettings,
 ) -> None:
     hosts = None if api_key or identity.issuers else LOOPBACK_HOSTS | {arguments.host}
-    async with open_store(arguments.store) as store:
+    artifacts = arguments.artifacts or os.environ.get(ADDRESS_VARIABLE) or None
+    async with open_store(arguments.store, artifacts=artifacts) as store:
         app = create_app(
             store,
             check_repository,

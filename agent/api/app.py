@@ -2,7 +2,19 @@
 
 from fastapi import FastAPI
 
-from agent.api import approvals, events, messages, probes, projects, runs, service, tasks, trajectories, webhooks
+from agent.api import (
+    approvals,
+    artifacts,
+    events,
+    messages,
+    probes,
+    projects,
+    runs,
+    service,
+    tasks,
+    trajectories,
+    webhooks,
+)
 from agent.api.auth import Authenticator
 from agent.api.context import ResolveCommit, Services
 from agent.api.gate import Gate
@@ -47,6 +59,7 @@ def create_app(
     resolve_commit: ResolveCommit,
     *,
     api_key: str | None = None,
+        artifacts,
     identity: IdentitySettings = IdentitySettings(),  # noqa: B008 - frozen
     secret_box: SecretBox | None = None,
     hosts: frozenset[str] | None = None,

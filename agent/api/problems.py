@@ -23,7 +23,9 @@ from agent.errors import (
     IdempotencyConflict,
     RequestUnderWay,
     StoreUnavailable,
+    TaskNotOver,
     TaskOver,
+    UnknownArtifact,
     UnknownProject,
     UnknownTask,
 )
@@ -177,6 +179,12 @@ async def _on_agent_error(request: Request, error: Exception) -> JSONResponse:
 _AGENT_ERRORS: dict[type[AgentError], tuple[HTTPStatus, str, str]] = {
     UnknownTask: (HTTPStatus.NOT_FOUND, "unknown_task", "GET /v1/tasks lists the tasks of your project."),
     UnknownProject: (HTTPStatus.NOT_FOUND, "unknown_project", "GET /v1/me says in which project you act."),
+    UnknownArtifact: (HTTPStatus.NOT_FOUND, "unknown_artifact", "GET /v1/tasks/{id}/artifacts lists what there is."),
+    TaskNotOver: (
+        HTTPStatus.CONFLICT,
+        "task_not_ended",
+        "Cancel the task, or wait for the event task.finished (GET /v1/tasks/{id}/events), then ask again.",
+    ),
     TaskOver: (HTTPStatus.CONFLICT, "task_already_ended", "GET /v1/tasks/{id} shows its result; submit a new task."),
     IdempotencyConflict: (
         HTTPStatus.UNPROCESSABLE_ENTITY,

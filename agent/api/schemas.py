@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from agent.config import Prices
 from agent.events import ApprovalDecided, ApprovalRequested, BudgetGranted, TaskUpdated
 from agent.store.accounts import Group
+from agent.store.artifacts import Artifact
 from agent.store.base import RunRecord, TaskRecord
 from agent.types import (
     Check,
@@ -147,6 +148,10 @@ class FileChange(_View):
 class DiffView(_View):
     patch: str
     files: tuple[FileChange, ...]
+
+
+class ArtifactList(_View):
+    artifacts: tuple[Artifact, ...]
 
 
 class UsageView(_View):

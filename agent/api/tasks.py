@@ -19,6 +19,7 @@ from agent.api.schemas import DiffView, ForkPoint, QueuePlace, TaskChange, TaskL
 from agent.errors import InvalidCursor, RepositoryError, TaskOver
 from agent.inbox import Inbox
 from agent.store.base import TaskRecord
+from agent.store.retention import Retention
 from agent.types import Limits, Status, TaskRequest
 
 router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
@@ -101,6 +102,12 @@ async def change_task(
     after = await view(shared, await shared.tasks.get(task_id))
     response.headers["ETag"] = _etag(after)
     return after
+
+@router.delete("/{task_id}", dependencies=[needs("tasks:write")], status_code=HTTPStatus.NO_CONTENT)
+async def delete_task(task_id: str, shared: Shared) -> None:
+    """Delete an ended task for good: what was asked, its log, its artifacts. The audit log still says who did it."""
+    await Retention(shared.store.database, shared.store.artifacts).delete(shared.principal.project_id, task_id)
+
 
 
 @router.get("/{task_id}/diff", dependencies=[needs("tasks:read")], response_model=DiffView, responses=DIFF_ANSWERS)

@@ -33,6 +33,7 @@ from agent.integrations.webhooks import Sender, sending
 from agent.repository import check_repository
 from agent.store.open import open_store
 from agent.store.secrets import KEY_VARIABLE, SecretBox, secret_box_of
+from agent.store.blobs import ADDRESS_VARIABLE
 from agent.store.webhooks import Webhooks
 
 _STOP_S = 2
@@ -88,7 +89,8 @@ async def serve(options: ServeOptions, terminal: Terminal) -> None:
         listener = stack.enter_context(listen(options.host, options.port))
         options.data.mkdir(parents=True, exist_ok=True)
         try:
-            store = await stack.enter_async_context(open_store(_store_url(options.data)))
+            opening = open_store(_store_url(options.data), artifacts=_artifacts_url(options.data))
+            store = await stack.enter_async_context(opening)
         except StoreError as error:
             raise Failure(ExitCode.FAILED, str(error), "name another directory with --data") from error
         app = create_app(
@@ -162,6 +164,10 @@ async def _start_children(options: ServeOptions, stack: AsyncExitStack, terminal
         name = await wait_healthy(child, port, options.model.api_key)
         url = f"http://127.0.0.1:{port}/v1"
         await stack.enter_async_context(_kept_alive(command, child))
+def _artifacts_url(data: Path) -> str:
+    return os.environ.get(ADDRESS_VARIABLE) or (data.absolute() / "artifacts").as_uri()
+
+
     for number in range(1, options.num_workers + 1):
         await stack.enter_async_context(_kept_alive(_worker(options, url, name, number)))
 
@@ -182,6 +188,7 @@ def _worker(options: ServeOptions, model_url: str, model_name: str, number: int)
 
 
 @asynccontextmanager
+        *("--artifacts", _artifacts_url(options.data)),
 async def _kept_alive(command: Command, child: Child | None = None) -> AsyncIterator[None]:
     keeping = asyncio.ensure_future(keep_alive(command, child))
     try:

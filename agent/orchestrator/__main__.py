@@ -16,6 +16,7 @@ from agent.config import ModelSettings, model_settings
 from agent.errors import StoreError
 from agent.orchestrator.app import open_worker
 from agent.orchestrator.settings import WorkerSettings
+from agent.store.blobs import ADDRESS_VARIABLE
 from sandbox.backends import NAMES
 from sandbox.config import sandbox_settings
 from sandbox.errors import SandboxUnavailable
@@ -59,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model-url", metavar="URL", help="OpenAI-compatible endpoint, up to and including /v1.")
     parser.add_argument("--model", metavar="NAME", help="Model asked for where a task names none.")
     parser.add_argument("--probe-every", metavar="S", type=float, help=fields["probe_every_s"].description)
+    parser.add_argument("--artifacts", metavar="URL", help=f"{fields['artifacts'].description} Or {ADDRESS_VARIABLE}.")
     parser.add_argument("--sandbox", choices=NAMES, default="local", help=fields["backend"].description)
     parser.add_argument("--concurrency", metavar="N", type=int, default=1, help=fields["concurrency"].description)
     parser.add_argument("--lease-ttl", metavar="S", type=float, default=15.0, help=fields["lease_ttl_s"].description)
@@ -75,6 +77,7 @@ def _settings(arguments: argparse.Namespace) -> WorkerSettings:
         data=arguments.data.absolute(),
         model=ModelSettings.model_validate(model.model_dump() | {k: v for k, v in given.items() if v is not None}),
         probe_every_s=arguments.probe_every,
+        artifacts=arguments.artifacts or os.environ.get(ADDRESS_VARIABLE) or None,
         monitor=arguments.monitor,
         backend=arguments.sandbox,
         sandbox=sandbox_settings(os.environ),

@@ -39,7 +39,7 @@ async def open_worker(
     metrics = WorkerMetrics()
     async with AsyncExitStack() as stack:
         if store is None:
-            store = await stack.enter_async_context(open_store(settings.store))
+            store = await stack.enter_async_context(open_store(settings.store, artifacts=settings.artifacts))
         model = await stack.enter_async_context(open_model(settings.model))
         backend = open_backend(settings.backend, settings.sandbox)
         toolbox = await stack.enter_async_context(

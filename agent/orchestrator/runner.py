@@ -6,7 +6,7 @@ an agent that stopped is not asked again, a verdict that was reached is not reac
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -24,10 +24,12 @@ from agent.orchestrator.log import StoreLog
 from agent.orchestrator.workspace import Workspace
 from agent.profiles.by_name import profile
 from agent.repository import inherit_repository
+from agent.store.artifacts import MAX_BYTES as MAX_ARTIFACT_BYTES
+from agent.store.artifacts import media_type_of
 from agent.store.base import Claim, RunResult, Store, TaskRecord
-from agent.types import Event, Snapshot, Status, StopReason, TaskRequest, Verdict, VerdictKind
+from agent.types import Event, Keep, Snapshot, Status, StopReason, TaskRequest, Verdict, VerdictKind
 from agent.verdict import reach_verdict
-from sandbox.errors import SandboxError, SandboxLost
+from sandbox.errors import SandboxError, SandboxLost, SandboxRejected
 from sandbox.toolbox.calls import Caller
 from sandbox.toolbox.toolbox import RunTools, Toolbox
 from sandbox.types import NetworkMode, Resources, Sandbox, SandboxSpec
@@ -66,6 +68,8 @@ class _Work:
 
     @property
     def cancelled(self) -> asyncio.Event:
+    keep: Keep
+    """Gets what the run leaves beside its events."""
         return self.inbox.cancelled
 
     @property
@@ -168,7 +172,15 @@ class Runner:
                 self._repositories / f"{claim.run_id}.checkpoints",
                 uncommitted=self._uncommitted,
             )
-            work = _Work(claim.run_id, request, StoreLog(self._store, claim, self._on_event), workspace, tools, inbox)
+            work = _Work(
+                claim.run_id,
+                request,
+                StoreLog(self._store, claim, self._on_event),
+                workspace,
+                tools,
+                inbox,
+                self._keeper(claim),
+            )
             broken = await self._let_agent_work(work)
             if isinstance(broken, Wait):
                 return broken
@@ -182,6 +194,8 @@ class Runner:
             return RunResult(status=Status.FAILED, error=str(error))
         return _ended(work, patch, verdict, broken or unchecked)
 
+            if patch:
+                await work.keep("patch.diff", patch.encode())
     async def _let_agent_work(self, work: _Work) -> Wait | str | None:
         """Run the agent until it stopped, in a new sandbox whenever one is lost; why it could not, or None.
 
@@ -231,7 +245,10 @@ class Runner:
                 on_delta=self._listener(work.run_id),
                 settings=LoopSettings(prices=self._prices, context_tokens=context_tokens),
             )
-            return ended if isinstance(ended, Wait) else None
+            if isinstance(ended, Wait):
+                return ended
+            await _keep_files(sandbox, work)
+            return None
         finally:
             await sandbox.close()
 
@@ -253,6 +270,7 @@ class Runner:
                 verdict = await _unless(work.cancelled, self._check(work))
             except SandboxLost as error:
                 num_lost += 1
+                keep=work.keep,
                 if num_lost > MAX_RESTORES:
                     return None, f"the checks could not be run: {error}"
             except SandboxError as error:
@@ -268,7 +286,9 @@ class Runner:
         await self._forecast.say(work.run_id)
         base, repository = work.workspace.base.tree, work.workspace.repository
         checks = work.request.checks
-        return await reach_verdict(work.tools, self._check_spec(work.request), repository, base, work.tree, checks)
+        return await reach_verdict(
+            work.tools, self._check_spec(work.request), repository, base, work.tree, checks, work.keep
+        )
 
     def _agent_spec(self, run_id: str, request: TaskRequest) -> SandboxSpec:
         return self._spec(request, request.limits.wall_clock_s, run_id if self._allow_hosts else "", self._allow_hosts)
@@ -300,8 +320,7 @@ class Runner:
 
 def _as_attempt(claim: Claim) -> TaskRequest:
     """The request, with a seed of the attempt's own: the same seed would give the same attempt again."""
-    request = claim.task.request
-    attempt = next(run.attempt for run in claim.task.runs if run.run_id == claim.run_id)
+    request, attempt = claim.task.request, _attempt(claim)
     if request.model.seed is None or attempt == 1:
         return request
     seed = request.model.seed + (attempt - 1) * _SEEDS_PER_ATTEMPT
@@ -322,6 +341,16 @@ def _ended(work: _Work, patch: str, verdict: Verdict | None, broken: str | None)
             status, error = Status.SUCCEEDED, None
         case _:
             status, error = Status.FAILED, broken or (stopped.detail if stopped else None)
+    def _keeper(self, claim: Claim) -> Keep:
+        """Names begin with the number of the attempt."""
+        kept, attempt = self._store.artifacts, _attempt(claim)
+
+        async def keep(name: str, data: bytes) -> None:
+            if kept is not None:
+                await kept.put(claim, f"{attempt}/{name}", data, media_type_of(name))
+
+        return keep
+
     return RunResult(status=status, stop_reason=work.reason, verdict=verdict, patch=patch, error=error)
 
 
@@ -337,6 +366,17 @@ async def _unless(cancelled: asyncio.Event, work: Coroutine[None, None, _T]) -> 
         return working.result() if working.done() else None
     finally:
         waiting.cancel()
+def _attempt(claim: Claim) -> int:
+    return next(run.attempt for run in claim.task.runs if run.run_id == claim.run_id)
+
+
+async def _keep_files(sandbox: Sandbox, work: _Work) -> None:
+    """Those that the task names, as they are now; what is no file, or too large, is left out."""
+    for path in work.request.artifacts:
+        with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError, SandboxRejected):
+            await work.keep(f"files/{path}", await sandbox.read(f"/workspace/{path}", MAX_ARTIFACT_BYTES))
+
+
         working.cancel()
         await asyncio.wait({working, waiting})
         if not working.cancelled():

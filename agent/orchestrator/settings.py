@@ -21,6 +21,9 @@ class WorkerSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     store: str = Field(description="Address of the store, such as sqlite:////var/lib/mimo/store.db.")
+    artifacts: str | None = Field(
+        None, description="Where what runs leave is kept: file:///FOLDER or s3://BUCKET/PREFIX; None keeps nothing."
+    )
     data: Path = Field(description="Folder for the git directories of tasks; shared by all workers of a store.")
     model: ModelSettings = ModelSettings()
     probe_every_s: float | None = Field(

@@ -2,10 +2,12 @@
 
 import argparse
 import asyncio
+import os
 import sys
 from collections.abc import Sequence
 
 from agent.errors import StoreError, StoreUnavailable, UnknownProject
+from agent.store.blobs import ADDRESS_VARIABLE
 from agent.store.open import migrate, open_store
 from agent.store.retention import Retention
 
@@ -33,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--store", required=True, metavar="URL", help="Address of the store.")
         if name != "migrate":
             command.add_argument("--project", required=True, metavar="ID")
+            command.add_argument("--artifacts", metavar="URL", help=f"Address of artifacts, else {ADDRESS_VARIABLE}.")
     return parser
 
 
@@ -40,8 +43,9 @@ async def _do(arguments: argparse.Namespace) -> None:
     if arguments.command == "migrate":
         await migrate(arguments.store)
         return
-    async with open_store(arguments.store) as store:
-        retention = Retention(store.database)
+    artifacts = arguments.artifacts or os.environ.get(ADDRESS_VARIABLE)
+    async with open_store(arguments.store, artifacts=artifacts) as store:
+        retention = Retention(store.database, store.artifacts)
         if arguments.command == "export":
             async for line in retention.export(arguments.project):
                 print(line)  # noqa: T201 - a command's result

@@ -42,6 +42,7 @@ from agent.types import (
 )
 
 if TYPE_CHECKING:  # A client of the API needs the records, and no database.
+    from agent.store.artifacts import Artifacts
     from agent.store.database import Database
     from agent.store.identity import Identities
 
@@ -325,6 +326,10 @@ class Store(Protocol):
     @property
     def database(self) -> "Database":
         """Where other tables of the service are."""
+
+    @property
+    def artifacts(self) -> "Artifacts | None":
+        """What runs leave beside their events; None where it is not kept."""
 
     @property
     def identities(self) -> "Identities":

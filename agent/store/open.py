@@ -11,6 +11,7 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from agent.errors import StoreError
+from agent.store.blobs import open_blobs
 from agent.store.database import Changes, Database, utc_now
 from agent.store.sql import SqlStore
 from agent.store.sqlite import POLL_S, open_sqlite
@@ -19,8 +20,10 @@ _USE = "use sqlite:///PATH or postgresql://USER:PASSWORD@HOST/DATABASE"
 
 
 @asynccontextmanager
-async def open_store(url: str, *, clock: Callable[[], datetime] = utc_now) -> AsyncIterator[SqlStore]:
-    """The store at ``url``.
+async def open_store(
+    url: str, *, clock: Callable[[], datetime] = utc_now, artifacts: str | None = None
+) -> AsyncIterator[SqlStore]:
+    """The store at ``url``, and what runs leave beside it at ``artifacts`` (see ``open_blobs``; None keeps nothing).
 
     Addresses are ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``sqlite://`` in memory, and
     ``postgresql://USER:PASSWORD@HOST/DATABASE``. Tables are made where there are none. Those of an older program are
@@ -29,8 +32,9 @@ async def open_store(url: str, *, clock: Callable[[], datetime] = utc_now) -> As
     Raises:
         StoreError: the address is of another kind, or the database cannot be used.
     """
+    blobs = open_blobs(artifacts) if artifacts else None
     async with AsyncExitStack() as stack:
-        store = SqlStore(await _open(_parsed(url), clock, stack))
+        store = SqlStore(await _open(_parsed(url), clock, stack), blobs)
         try:
             yield store
         finally:

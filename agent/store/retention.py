@@ -1,5 +1,6 @@
 """What is kept of a project, for how long, and how its users get all of it, or the end of it."""
 
+import base64
 import json
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
@@ -7,12 +8,23 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, and_, delete, select
 
-from agent.errors import StoreError
+from agent.errors import StoreError, TaskNotOver, UnknownTask
+from agent.store.artifacts import Artifacts
 from agent.store.base import Project, RunResult
 from agent.store.database import Database, Transaction, whole
 from agent.store.journal import derive_task, end_run
 from agent.store.rows import project_record, read_events, read_project, read_runs, run_record, task_record
-from agent.store.tables import events, idempotent_answers, metadata, projects, runs, tasks, webhook_deliveries, webhooks
+from agent.store.tables import (
+    artifacts,
+    events,
+    idempotent_answers,
+    metadata,
+    projects,
+    runs,
+    tasks,
+    webhook_deliveries,
+    webhooks,
+)
 from agent.types import Status
 
 _PAGE = 100
@@ -24,11 +36,17 @@ _KEPT = frozenset({"audit_log"})
 class Retention:
     """On a database whose tables exist."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, kept: Artifacts | None = None) -> None:
+        """
+        Args:
+            kept: the artifacts; None where none are kept.
+        """
         self.database = database
+        self._kept = kept
 
     async def export(self, project_id: str) -> AsyncIterator[str]:
-        """Everything the project has, one JSON object a line: ``project``, then each ``task`` and its ``event`` s.
+        """Everything the project has, one JSON object a line: ``project``, then each ``task`` with every ``event`` and
+        ``artifact``, whose ``content`` is its bytes in base 64.
 
         Raises:
             UnknownProject: there is no such project.
@@ -46,6 +64,8 @@ class Retention:
                 position = row["position"]
                 yield _line("task", task_record(row, owned[row["task_id"]]))
                 async for line in self._log(row["task_id"]):
+                    yield line
+                async for line in self._artifacts(project_id, row["task_id"]):
                     yield line
             if not rows:
                 return
@@ -66,7 +86,9 @@ class Retention:
                 raise StoreError(
                     f"project {project_id} has runs at work; cancel its tasks, and purge it when they ended"
                 )
-            num_tasks = await self._delete(transaction, tasks.c.project_id == project_id)
+            if self._kept is not None:
+                await self._kept.forget(project_id)
+            num_tasks = await _delete(transaction, tasks.c.project_id == project_id)
             its_hooks = select(webhooks.c.webhook_id).where(webhooks.c.project_id == project_id)
             await db.execute(delete(webhook_deliveries).where(webhook_deliveries.c.webhook_id.in_(its_hooks)))
             for table in reversed(metadata.sorted_tables):
@@ -82,9 +104,29 @@ class Retention:
             limited = tuple(map(project_record, kept))
         num_deleted = 0
         for project in limited:
-            async with self.database.writing() as transaction:
-                num_deleted += await self._delete(transaction, _outlived(project, transaction.now))
+            outlived = _outlived(project, self.database.clock())
+            async with self.database.reading() as db:
+                gone = (await db.execute(select(tasks.c.task_id).where(outlived))).scalars().all()
+            for task_id in gone:
+                num_deleted += await self._delete_task(project.project_id, task_id)
         return num_deleted
+
+    @whole
+    async def delete(self, project_id: str, task_id: str) -> None:
+        """Delete an ended task and all it has; what was done to it stays in the audit log.
+
+        Raises:
+            UnknownTask: the project has no such task.
+            TaskNotOver: it has not ended.
+        """
+        mine = and_(tasks.c.project_id == project_id, tasks.c.task_id == task_id)
+        async with self.database.reading() as db:
+            status = (await db.execute(select(tasks.c.status).where(mine))).scalar()
+        if status is None:
+            raise UnknownTask(f"no task {task_id}")
+        if not Status(status).terminal:
+            raise TaskNotOver(f"task {task_id} is {status}")
+        await self._delete_task(project_id, task_id)
 
     @whole
     async def expire(self, max_idle: timedelta) -> int:
@@ -122,11 +164,27 @@ class Retention:
             if not page:
                 return
 
-    async def _delete(self, transaction: Transaction, which: ColumnElement[bool]) -> int:
-        gone = select(tasks.c.task_id).where(which)
-        for table in (idempotent_answers, events, runs):
-            await transaction.db.execute(delete(table).where(table.c.task_id.in_(gone)))
-        return (await transaction.db.execute(delete(tasks).where(which))).rowcount
+    async def _artifacts(self, project_id: str, task_id: str) -> AsyncIterator[str]:
+        if self._kept is None:
+            return
+        for artifact in await self._kept.of_task(project_id, task_id):
+            pieces = [piece async for piece in self._kept.read(project_id, task_id, artifact)]
+            content = base64.b64encode(b"".join(pieces)).decode()
+            yield json.dumps({"artifact": artifact.model_dump(mode="json") | {"content": content}})
+
+    async def _delete_task(self, project_id: str, task_id: str) -> int:
+        """The bytes first: where this is interrupted, the rows still say that there is something to delete."""
+        if self._kept is not None:
+            await self._kept.forget(project_id, task_id)
+        async with self.database.writing() as transaction:
+            return await _delete(transaction, tasks.c.task_id == task_id)
+
+
+async def _delete(transaction: Transaction, which: ColumnElement[bool]) -> int:
+    gone = select(tasks.c.task_id).where(which)
+    for table in (idempotent_answers, artifacts, events, runs):
+        await transaction.db.execute(delete(table).where(table.c.task_id.in_(gone)))
+    return (await transaction.db.execute(delete(tasks).where(which))).rowcount
 
 
 def _idle_since(since: datetime) -> ColumnElement[bool]:

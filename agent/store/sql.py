@@ -7,8 +7,11 @@ from typing import Any, Literal
 from sqlalchemy import and_, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from agent.store.artifacts import Artifacts
+from agent.store.artifacts import Artifacts
 from agent.store.base import USER_EVENTS, Claim, Project, ProjectStore, RunResult, TaskRecord
 from agent.store.batches import Batches
+from agent.store.blobs import Blobs
 from agent.store.claims import claimable, take_turn
 from agent.store.database import Database, whole
 from agent.store.derive import advance
@@ -40,8 +43,9 @@ _RETRIED = (WaitingOn.QUOTA, WaitingOn.CAPACITY)
 class SqlStore:
     """An :class:`~agent.store.base.Store` on a database whose tables exist; ``open_store`` makes both."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, blobs: Blobs | None = None) -> None:
         self.database = database
+        self.artifacts = Artifacts(database, blobs) if blobs else None
         self.identities = Identities(database)
         self._batches = Batches(database)
 
@@ -108,7 +112,7 @@ class SqlStore:
             )
 
     async def tidy(self, max_idle: timedelta) -> None:
-        retention = Retention(self.database)
+        retention = Retention(self.database, self.artifacts)
         await retention.delete_old()
         await retention.expire(max_idle)
 

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Boolean,
     Column,
     DateTime,
@@ -87,6 +88,8 @@ tasks = Table(
     Column("updated_at", UtcDateTime, nullable=False),
     Column("started_at", UtcDateTime),
     Column("finished_at", UtcDateTime),
+    # The run that a user or the selection chose; null leaves it to the rule, see base.select.
+    Column("selected_run", String(64)),
     Index("tasks_by_status", "status", "position"),
     Index("tasks_by_project", "project_id", "position"),
     Index("tasks_by_idempotency_key", "project_id", "idempotency_key", unique=True),
@@ -137,6 +140,21 @@ events = Table(
     Column("type", String(64), nullable=False),
     Column("body", JSON, nullable=False),
     Column("at", UtcDateTime, nullable=False),
+)
+
+# What runs leave beside their events, see artifacts.py.
+
+artifacts = Table(
+    "artifacts",
+    metadata,
+    Column("task_id", String(64), ForeignKey("tasks.task_id"), primary_key=True),
+    Column("name", String(512), primary_key=True),
+    _project(),
+    Column("run_id", String(64), nullable=False),
+    Column("media_type", String(128), nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
 )
 
 # What the service knows of its callers, see identity.py.

@@ -29,6 +29,8 @@ class ToolResult:
     """The user's message that this is."""
     usage: Usage | None = None
     """What a sub-agent cost."""
+    whole: bytes | None = None
+    """All that a command wrote, where the model reads only a part of it."""
 
 
 @dataclass(frozen=True, slots=True)

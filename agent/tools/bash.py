@@ -39,7 +39,10 @@ def observe(outcome: Outcome) -> ToolResult:
     text = f"{output}\n{ending}" if output else ending
     hidden = outcome.total_bytes - len(outcome.output) + dropped
     return ToolResult(
-        text, error=not (isinstance(outcome, Exited) and outcome.code == 0), truncated_bytes=max(hidden, 0)
+        text,
+        error=not (isinstance(outcome, Exited) and outcome.code == 0),
+        truncated_bytes=max(hidden, 0),
+        whole=outcome.output if dropped else None,
     )
 
 

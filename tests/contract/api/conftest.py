@@ -60,7 +60,7 @@ async def _serve(
         return "c" * 40
 
     box = SecretBox("MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=")
-    async with open_store(f"sqlite:///{folder}/mimo.db") as store:
+    async with open_store(f"sqlite:///{folder}/mimo.db", artifacts=f"file://{folder}/kept") as store:
         app = create_app(store, resolve, secret_box=box)
         server = _Server(uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=0))
         serving = asyncio.ensure_future(server.serve(sockets=[listener]))
@@ -79,6 +79,8 @@ async def _fill(store: Store) -> dict[str, tuple[str, ...]]:
     over, waiting, queued = (task.id for task in made)
     claim = await store.claim("worker", 3600)
     assert claim is not None
+    assert store.artifacts is not None
+    await store.artifacts.put(claim, "1/patch.diff", PATCH.encode())
     verdict = Verdict(kind=VerdictKind.VERIFIED)
     await store.finish(claim.run_id, claim.generation, RunResult(status=Status.SUCCEEDED, verdict=verdict, patch=PATCH))
     claim = await store.claim("worker", 3600)
@@ -92,4 +94,5 @@ async def _fill(store: Store) -> dict[str, tuple[str, ...]]:
         "run_id": tuple(task.runs[0].run_id for task in made),
         "approval_id": (f"{waiting}.r-1-0",),
         "project_id": ("default",),
+        "artifact": ("1/patch.diff",),
     }

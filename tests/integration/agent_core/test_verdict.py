@@ -20,13 +20,23 @@ BASE_PASSES = "python -B -c 'import calc'"
 
 
 async def verdict(
-    desk: Desk, tmp_path: Path, changes: Mapping[str, Content], *checks: str, timeout_s: float = 60.0
+    desk: Desk,
+    tmp_path: Path,
+    changes: Mapping[str, Content],
+    *checks: str,
+    timeout_s: float = 60.0,
+    logs: dict[str, bytes] | None = None,
 ) -> Verdict:
     root = unpack(await desk.repository.archive(desk.base_tree), tmp_path / "left behind")
     write(root, changes)
     tree = await desk.repository.snapshot(pack(root), desk.base_tree)
     wanted = [Check(command=command, timeout_s=timeout_s) for command in checks]
-    return await reach_verdict(desk.backend, SandboxSpec(), desk.repository, desk.base_tree, tree, wanted)
+
+    async def keep(name: str, data: bytes) -> None:
+        if logs is not None:
+            logs[name] = data
+
+    return await reach_verdict(desk.backend, SandboxSpec(), desk.repository, desk.base_tree, tree, wanted, keep)
 
 
 async def test_no_change_needs_no_check(desk: Desk, tmp_path: Path) -> None:
@@ -75,6 +85,16 @@ async def test_a_check_without_end_fails_and_says_so(desk: Desk, tmp_path: Path)
     (evidence,) = reached.evidence
     assert (evidence.exit_code, evidence.passed, evidence.passed_before) == (None, False, False)
     assert evidence.output.startswith("begun\n\n[timed out")
+
+
+async def test_all_that_a_check_wrote_is_kept_also_what_it_wrote_before(desk: Desk, tmp_path: Path) -> None:
+    logs: dict[str, bytes] = {}
+
+    await verdict(desk, tmp_path, FIXED, "seq 2000", "cat calc.py; false", logs=logs)
+
+    assert list(logs) == ["checks/1.log", "checks/2.log", "checks/2.before.log"]
+    assert len(logs["checks/1.log"].split()) == 2000
+    assert (b"a + b" in logs["checks/2.log"], b"a + b" in logs["checks/2.before.log"]) == (True, False)
 
 
 async def test_evidence_keeps_the_end_of_a_long_output(desk: Desk, tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ class Tenants:
 
 @pytest.fixture
 async def tenants(tmp_path: Path) -> AsyncIterator[Tenants]:
-    async with open_store(f"sqlite:///{tmp_path}/mimo.db") as store:
+    async with open_store(f"sqlite:///{tmp_path}/mimo.db", artifacts=f"file://{tmp_path}/kept") as store:
         box = SecretBox(Fernet.generate_key().decode())
         app = create_app(store, _resolve, api_key=OPERATOR, secret_box=box)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=BASE) as http:
@@ -184,6 +184,8 @@ async def _belongings(http: httpx.AsyncClient, store: Store, key: str) -> dict[s
     call = {"id": "1", "name": "bash", "arguments": CANARY}
     await store.append(claim.run_id, claim.generation, "approval.requested", asked | {"call": call})
     message = await post(f"/v1/tasks/{task_id}/messages", text=CANARY)
+    assert store.artifacts is not None
+    await store.artifacts.put(claim, "1/patch.diff", PATCH.encode())
     await store.finish(claim.run_id, claim.generation, RunResult(status=Status.FAILED, error=CANARY, patch=PATCH))
     made = await post("/v1/projects/alpha/api_keys", name=CANARY, scopes=["tasks:read"])
     secret = await http.put("/v1/projects/alpha/secrets/TOKEN", json={"value": CANARY}, headers=headers)
@@ -199,6 +201,7 @@ async def _belongings(http: httpx.AsyncClient, store: Store, key: str) -> dict[s
         "project_id": "alpha",
         "key_id": made["key"]["id"],
         "name": "TOKEN",
+        "artifact": "1/patch.diff",
     }
 
 

@@ -1,0 +1,112 @@
+"""What the runs of a task left beside its events, by name, whole or in part (RFC 9110, section 14)."""
+
+import base64
+import re
+from http import HTTPStatus
+from typing import Annotated, Any
+from urllib.parse import quote
+
+from fastapi import APIRouter, Header, Path, Response
+from fastapi.responses import StreamingResponse
+
+from agent.api.auth import needs
+from agent.api.context import Context, Shared
+from agent.api.problems import Problem
+from agent.api.schemas import ArtifactList
+from agent.errors import UnknownArtifact
+from agent.store.artifacts import Artifact, Artifacts
+
+router = APIRouter(prefix="/v1/tasks", tags=["artifacts"])
+
+_BYTES = {"content": {kind: {"schema": {"type": "string"}} for kind in ("text/plain", "application/octet-stream")}}
+_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: _BYTES,
+    206: _BYTES | {"description": "The part that Range asked for; Content-Range says which it is."},
+    304: {"description": "If-None-Match names the bytes there are."},
+}
+_RANGE = re.compile(r"bytes=(\d*)-(\d*)", re.ASCII)
+_MAX_DIGITS = 18
+
+
+@router.get("/{task_id}/artifacts", dependencies=[needs("tasks:read")])
+async def list_artifacts(task_id: str, shared: Shared) -> ArtifactList:
+    """Every artifact of the task, by name, which begins with the number of the attempt."""
+    kept = await _kept(shared, task_id)
+    found = await kept.of_task(shared.principal.project_id, task_id) if kept else ()
+    return ArtifactList(artifacts=found)
+
+
+@router.get(
+    "/{task_id}/artifacts/{artifact:path}",
+    dependencies=[needs("tasks:read")],
+    response_class=Response,
+    responses=_ANSWERS,
+)
+async def read_artifact(
+    task_id: str,
+    artifact: Annotated[str, Path(description="With its slashes, such as 1/patch.diff.")],
+    shared: Shared,
+    range: Annotated[str | None, Header(description="One range of bytes; several are answered with all.")] = None,  # noqa: A002 - the header's name
+    if_range: Annotated[str | None, Header(description="Honour Range only if this is still the ETag.")] = None,
+    if_none_match: Annotated[str | None, Header(description="Send nothing if this is still the ETag.")] = None,
+) -> Response:
+    """The bytes of an artifact."""
+    kept = await _kept(shared, task_id)
+    if kept is None:
+        raise UnknownArtifact(f"task {task_id} has no artifact {artifact[:200]!r}")
+    found = await kept.get(shared.principal.project_id, task_id, artifact)
+    headers = _headers(found)
+    if if_none_match is not None and headers["ETag"] in if_none_match:
+        return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
+    wanted = range if if_range in (None, headers["ETag"]) else None
+    start, stop = part = _part(wanted, found.size)
+    status = HTTPStatus.OK
+    if part != (0, found.size):
+        status = HTTPStatus.PARTIAL_CONTENT
+        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{found.size}"
+    headers["Content-Length"] = str(stop - start)
+    content = kept.read(shared.principal.project_id, task_id, found, start, stop)
+    return StreamingResponse(content, status, headers, found.media_type)
+
+
+async def _kept(shared: Context, task_id: str) -> Artifacts | None:
+    """Of a task that is the caller's."""
+    await shared.tasks.get(task_id)
+    return shared.store.artifacts
+
+
+def _headers(artifact: Artifact) -> dict[str, str]:
+    digest = base64.b64encode(bytes.fromhex(artifact.sha256)).decode()
+    return {
+        "ETag": f'"{artifact.sha256}"',
+        "Repr-Digest": f"sha-256=:{digest}:",  # RFC 9530
+        "Accept-Ranges": "bytes",
+        # Written by hostile code: a browser is to save it, and to take it for nothing else.
+        "Content-Disposition": f"attachment; filename*=UTF-8''{quote(artifact.name.rpartition('/')[2])}",
+        "X-Content-Type-Options": "nosniff",
+        "Content-Security-Policy": "sandbox",
+    }
+
+
+def _part(wanted: str | None, size: int) -> tuple[int, int]:
+    """From where to where a Range header reaches; what is no single range of bytes is passed over.
+
+    Raises:
+        Problem: 416, there is nothing at that place.
+    """
+    match = _RANGE.fullmatch(wanted.strip()) if wanted else None
+    if match is None or match.group(1) == match.group(2) == "":
+        return 0, size
+    first, last = (int(text[:_MAX_DIGITS]) if text else None for text in match.groups())
+    if first is None:  # The last so many.
+        first, last = max(0, size - (last or 0)), None
+    stop = size if last is None else min(size, last + 1)
+    if first >= stop:
+        raise Problem(
+            HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
+            "range_not_satisfiable",
+            f"The artifact has {size} bytes; {wanted} is none of them.",
+            remedy="Ask for bytes that are there, or leave Range out.",
+            headers={"Content-Range": f"bytes */{size}"},
+        )
+    return first, stop

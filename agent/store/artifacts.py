@@ -1,0 +1,126 @@
+"""What a run leaves beside its events: full outputs of commands, its patch, logs of checks, files the task names.
+
+The bytes are blobs named by their SHA-256 below their project and task, so what belongs to a task is deleted with it
+and no task can reach another's; the names are rows, written under the run's lease.
+"""
+
+import hashlib
+from collections.abc import AsyncIterator
+from datetime import datetime
+
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy import and_, delete, insert, select
+
+from agent.errors import LeaseLost, UnknownArtifact
+from agent.store.base import Claim
+from agent.store.blobs import Blobs
+from agent.store.database import Database, whole
+from agent.store.rows import owned_run, verify_owner
+from agent.store.tables import artifacts, runs
+
+MAX_BYTES = 64 * 1024 * 1024
+"""Of one artifact; of what is longer, the beginning is kept."""
+
+TEXT = "text/plain; charset=utf-8"
+BINARY = "application/octet-stream"
+
+
+def media_type_of(name: str) -> str:
+    """Text for what a run writes about itself, and for files nothing: nobody should show them as what they say."""
+    return BINARY if "files/" in name else TEXT
+
+
+class Artifact(BaseModel):
+    """One of them, without its bytes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    """Unique in the task: ``1/patch.diff``, ``1/outputs/3-0.txt``; the number is that of the attempt."""
+    run_id: str
+    media_type: str
+    size: int
+    """Bytes."""
+    sha256: str
+    """Of the bytes, in hexadecimal digits."""
+    created_at: datetime
+
+
+class Artifacts:
+    """On a database whose tables exist, and a storage."""
+
+    def __init__(self, database: Database, blobs: Blobs) -> None:
+        self.database = database
+        self._blobs = blobs
+
+    @whole
+    async def put(self, claim: Claim, name: str, data: bytes, media_type: str = TEXT) -> None:
+        """Keep bytes under a name, in place of those it had.
+
+        Raises:
+            LeaseLost: another worker owns the run, or it ended.
+            StoreUnavailable: the database or the storage went away.
+        """
+        data = data[:MAX_BYTES]
+        digest = hashlib.sha256(data).hexdigest()
+        await self._verify(claim)
+        await self._blobs.put(_path(claim.task.project_id, claim.task.id, digest), data)
+        async with self.database.writing() as transaction:
+            await owned_run(transaction.db, claim.run_id, claim.generation)
+            earlier = delete(artifacts).where(artifacts.c.task_id == claim.task.id, artifacts.c.name == name)
+            await transaction.db.execute(earlier)
+            values = {
+                "project_id": claim.task.project_id,
+                "task_id": claim.task.id,
+                "name": name,
+                "run_id": claim.run_id,
+                "media_type": media_type,
+                "size": len(data),
+                "sha256": digest,
+                "created_at": transaction.now,
+            }
+            await transaction.db.execute(insert(artifacts).values(values))
+
+    @whole
+    async def of_task(self, project_id: str, task_id: str) -> tuple[Artifact, ...]:
+        """All of a task's, by name."""
+        columns = [artifacts.c[name] for name in Artifact.model_fields]
+        mine = and_(artifacts.c.project_id == project_id, artifacts.c.task_id == task_id)
+        async with self.database.reading() as db:
+            rows = (await db.execute(select(*columns).where(mine).order_by(artifacts.c.name))).mappings()
+            return tuple(Artifact.model_validate(dict(row)) for row in rows)
+
+    async def get(self, project_id: str, task_id: str, name: str) -> Artifact:
+        """
+        Raises:
+            UnknownArtifact: the task has none of this name.
+        """
+        for artifact in await self.of_task(project_id, task_id):
+            if artifact.name == name:
+                return artifact
+        raise UnknownArtifact(f"task {task_id} has no artifact {name[:200]!r}")
+
+    async def read(
+        self, project_id: str, task_id: str, artifact: Artifact, start: int = 0, stop: int | None = None
+    ) -> AsyncIterator[bytes]:
+        """Its bytes from ``start`` up to ``stop``, in pieces."""
+        stop = artifact.size if stop is None else stop
+        if start < stop:
+            async for piece in self._blobs.read(_path(project_id, task_id, artifact.sha256), start, stop):
+                yield piece
+
+    async def forget(self, project_id: str, task_id: str | None = None) -> None:
+        """Delete the bytes of a task, or of a whole project; their rows are the caller's to delete, afterwards."""
+        await self._blobs.delete(project_id if task_id is None else f"{project_id}/{task_id}")
+
+    async def _verify(self, claim: Claim) -> None:
+        """So that a worker who lost its run leaves no bytes behind, not even of a task that is deleted by now."""
+        async with self.database.reading() as db:
+            row = (await db.execute(select(runs).where(runs.c.run_id == claim.run_id))).mappings().first()
+        if row is None:
+            raise LeaseLost(f"no run {claim.run_id}")
+        verify_owner(row, claim.generation)
+
+
+def _path(project_id: str, task_id: str, digest: str) -> str:
+    return f"{project_id}/{task_id}/{digest}"
