@@ -136,6 +136,12 @@ class ModelOptions(_Record):
     max_tokens: int = Field(4096, gt=0, description="Completion tokens of one model call.")
 
 
+_PART = r"\.?[A-Za-z0-9_-][A-Za-z0-9_.-]*"
+
+WorkPath = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=rf"^{_PART}(/{_PART})*$")]
+"""A file, from the root of the repository."""
+
+
 class TaskRequest(_Record):
     """What a caller submits. Validated once, at the edge."""
 
@@ -149,12 +155,6 @@ class TaskRequest(_Record):
     attempts: int = Field(1, ge=1, le=8, description="Independent runs until one is verified; the best is selected.")
     profile: Literal["native", "assistant", "mini"] = "native"
     on_limit: Literal["stop", "ask"] = Field(
-_PART = r"\.?[A-Za-z0-9_-][A-Za-z0-9_.-]*"
-
-WorkPath = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=rf"^{_PART}(/{_PART})*$")]
-"""A file, from the root of the repository."""
-
-
         "stop", description="At a limit: end the run, or wait until somebody raises the limit."
     )
     approvals: Literal["none", "auto", "accept edits", "ask", "plan"] = Field(
@@ -170,6 +170,9 @@ WorkPath = Annotated[str, StringConstraints(min_length=1, max_length=256, patter
     image: str = "host"
     priority: Priority = Priority.NORMAL
     labels: dict[str, str] = Field(default_factory=dict, max_length=32)
+    artifacts: tuple[WorkPath, ...] = Field(
+        (), max_length=32, description="Files of the work tree that are kept when the agent stops, also ignored ones."
+    )
 
 
 class Usage(_Record):
@@ -187,9 +190,6 @@ class Usage(_Record):
             completion_tokens=self.completion_tokens + other.completion_tokens,
             reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
         )
-    artifacts: tuple[WorkPath, ...] = Field(
-        (), max_length=32, description="Files of the work tree that are kept when the agent stops, also ignored ones."
-    )
 
 
 class ToolCall(_Record):

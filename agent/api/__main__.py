@@ -20,8 +20,8 @@ from agent.errors import SettingsError, StoreError
 from agent.integrations.addresses import NETWORKS_VARIABLE, Network, allowed_networks
 from agent.integrations.webhooks import Sender, sending
 from agent.repository import check_repository
-from agent.store.open import open_store
 from agent.store.blobs import ADDRESS_VARIABLE
+from agent.store.open import open_store
 from agent.store.secrets import SecretBox, secret_box_of
 from agent.store.webhooks import Webhooks
 
@@ -61,9 +61,9 @@ def _parser() -> argparse.ArgumentParser:
         f"{NETWORKS_VARIABLE} lists private networks that webhooks may be in.",
     )
     parser.add_argument("--store", required=True, metavar="URL", help="Address of the store that workers have too.")
+    parser.add_argument("--artifacts", metavar="URL", help=f"Where workers keep them; else {ADDRESS_VARIABLE}.")
     parser.add_argument("--host", default="127.0.0.1", help="Address to listen on; beyond loopback a key is needed.")
     parser.add_argument("--port", type=int, default=8080, help="TCP port.")
-    parser.add_argument("--artifacts", metavar="URL", help=f"Where workers keep them; else {ADDRESS_VARIABLE}.")
     parser.add_argument(
         "--requests-per-minute", type=int, metavar="N", help="Most requests of one caller; without it, any number."
     )

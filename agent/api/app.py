@@ -43,6 +43,7 @@ _ROUTERS = tuple(
         messages,
         events,
         trajectories,
+        artifacts,
         approvals,
         service,
         webhooks,
@@ -59,7 +60,6 @@ def create_app(
     resolve_commit: ResolveCommit,
     *,
     api_key: str | None = None,
-        artifacts,
     identity: IdentitySettings = IdentitySettings(),  # noqa: B008 - frozen
     secret_box: SecretBox | None = None,
     hosts: frozenset[str] | None = None,

@@ -103,11 +103,11 @@ async def change_task(
     response.headers["ETag"] = _etag(after)
     return after
 
+
 @router.delete("/{task_id}", dependencies=[needs("tasks:write")], status_code=HTTPStatus.NO_CONTENT)
 async def delete_task(task_id: str, shared: Shared) -> None:
     """Delete an ended task for good: what was asked, its log, its artifacts. The audit log still says who did it."""
     await Retention(shared.store.database, shared.store.artifacts).delete(shared.principal.project_id, task_id)
-
 
 
 @router.get("/{task_id}/diff", dependencies=[needs("tasks:read")], response_model=DiffView, responses=DIFF_ANSWERS)

@@ -31,9 +31,9 @@ from agent.errors import SettingsError, StoreError
 from agent.integrations.addresses import NETWORKS_VARIABLE, Network, allowed_networks
 from agent.integrations.webhooks import Sender, sending
 from agent.repository import check_repository
+from agent.store.blobs import ADDRESS_VARIABLE
 from agent.store.open import open_store
 from agent.store.secrets import KEY_VARIABLE, SecretBox, secret_box_of
-from agent.store.blobs import ADDRESS_VARIABLE
 from agent.store.webhooks import Webhooks
 
 _STOP_S = 2
@@ -152,6 +152,10 @@ def _store_url(data: Path) -> str:
     return f"sqlite:///{data / 'service.db'}"
 
 
+def _artifacts_url(data: Path) -> str:
+    return os.environ.get(ADDRESS_VARIABLE) or (data.absolute() / "artifacts").as_uri()
+
+
 async def _start_children(options: ServeOptions, stack: AsyncExitStack, terminal: Terminal) -> None:
     """The model server first: a worker without a model would only collect failures."""
     url, name = options.model.url, options.model.name
@@ -164,10 +168,6 @@ async def _start_children(options: ServeOptions, stack: AsyncExitStack, terminal
         name = await wait_healthy(child, port, options.model.api_key)
         url = f"http://127.0.0.1:{port}/v1"
         await stack.enter_async_context(_kept_alive(command, child))
-def _artifacts_url(data: Path) -> str:
-    return os.environ.get(ADDRESS_VARIABLE) or (data.absolute() / "artifacts").as_uri()
-
-
     for number in range(1, options.num_workers + 1):
         await stack.enter_async_context(_kept_alive(_worker(options, url, name, number)))
 
@@ -176,6 +176,7 @@ def _worker(options: ServeOptions, model_url: str, model_name: str, number: int)
     arguments = module(
         "agent.orchestrator",
         *("--store", _store_url(options.data)),
+        *("--artifacts", _artifacts_url(options.data)),
         *("--data", str(options.data)),
         *("--model-url", model_url),
         *("--model", model_name),
@@ -188,7 +189,6 @@ def _worker(options: ServeOptions, model_url: str, model_name: str, number: int)
 
 
 @asynccontextmanager
-        *("--artifacts", _artifacts_url(options.data)),
 async def _kept_alive(command: Command, child: Child | None = None) -> AsyncIterator[None]:
     keeping = asyncio.ensure_future(keep_alive(command, child))
     try:

@@ -57,10 +57,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--store", required=True, metavar="URL", help=fields["store"].description)
     parser.add_argument("--data", required=True, metavar="DIR", type=Path, help=fields["data"].description)
+    parser.add_argument("--artifacts", metavar="URL", help=f"{fields['artifacts'].description} Or {ADDRESS_VARIABLE}.")
     parser.add_argument("--model-url", metavar="URL", help="OpenAI-compatible endpoint, up to and including /v1.")
     parser.add_argument("--model", metavar="NAME", help="Model asked for where a task names none.")
     parser.add_argument("--probe-every", metavar="S", type=float, help=fields["probe_every_s"].description)
-    parser.add_argument("--artifacts", metavar="URL", help=f"{fields['artifacts'].description} Or {ADDRESS_VARIABLE}.")
     parser.add_argument("--sandbox", choices=NAMES, default="local", help=fields["backend"].description)
     parser.add_argument("--concurrency", metavar="N", type=int, default=1, help=fields["concurrency"].description)
     parser.add_argument("--lease-ttl", metavar="S", type=float, default=15.0, help=fields["lease_ttl_s"].description)
@@ -74,10 +74,10 @@ def _settings(arguments: argparse.Namespace) -> WorkerSettings:
     given = {"url": arguments.model_url, "name": arguments.model}
     return WorkerSettings(
         store=arguments.store,
+        artifacts=arguments.artifacts or os.environ.get(ADDRESS_VARIABLE) or None,
         data=arguments.data.absolute(),
         model=ModelSettings.model_validate(model.model_dump() | {k: v for k, v in given.items() if v is not None}),
         probe_every_s=arguments.probe_every,
-        artifacts=arguments.artifacts or os.environ.get(ADDRESS_VARIABLE) or None,
         monitor=arguments.monitor,
         backend=arguments.sandbox,
         sandbox=sandbox_settings(os.environ),

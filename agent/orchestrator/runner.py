@@ -65,11 +65,11 @@ class _Work:
     tools: RunTools
     """Makes its sandboxes."""
     inbox: Inbox
+    keep: Keep
+    """Gets what the run leaves beside its events."""
 
     @property
     def cancelled(self) -> asyncio.Event:
-    keep: Keep
-    """Gets what the run leaves beside its events."""
         return self.inbox.cancelled
 
     @property
@@ -188,14 +188,14 @@ class Runner:
             if len(patch) > MAX_PATCH_CHARS:
                 broken = f"the patch has {len(patch)} characters, more than {MAX_PATCH_CHARS}"
                 return RunResult(status=Status.FAILED, stop_reason=work.reason, error=broken)
+            if patch:
+                await work.keep("patch.diff", patch.encode())
             verdict, unchecked = await self._judge(work)
             await workspace.forget()
         except (RepositoryError, GitError) as error:
             return RunResult(status=Status.FAILED, error=str(error))
         return _ended(work, patch, verdict, broken or unchecked)
 
-            if patch:
-                await work.keep("patch.diff", patch.encode())
     async def _let_agent_work(self, work: _Work) -> Wait | str | None:
         """Run the agent until it stopped, in a new sandbox whenever one is lost; why it could not, or None.
 
@@ -244,6 +244,7 @@ class Runner:
                 approve=approver(work.request, work.inbox, work.log),
                 on_delta=self._listener(work.run_id),
                 settings=LoopSettings(prices=self._prices, context_tokens=context_tokens),
+                keep=work.keep,
             )
             if isinstance(ended, Wait):
                 return ended
@@ -270,7 +271,6 @@ class Runner:
                 verdict = await _unless(work.cancelled, self._check(work))
             except SandboxLost as error:
                 num_lost += 1
-                keep=work.keep,
                 if num_lost > MAX_RESTORES:
                     return None, f"the checks could not be run: {error}"
             except SandboxError as error:
@@ -313,6 +313,16 @@ class Runner:
             lifetime_s=work_s + _SPARE_S,
         )
 
+    def _keeper(self, claim: Claim) -> Keep:
+        """Names begin with the number of the attempt."""
+        kept, attempt = self._store.artifacts, _attempt(claim)
+
+        async def keep(name: str, data: bytes) -> None:
+            if kept is not None:
+                await kept.put(claim, f"{attempt}/{name}", data, media_type_of(name))
+
+        return keep
+
     def _listener(self, run_id: str) -> Callable[[int, Delta], None] | None:
         on_delta = self._on_delta
         return None if on_delta is None else lambda step, delta: on_delta(run_id, step, delta)
@@ -325,6 +335,17 @@ def _as_attempt(claim: Claim) -> TaskRequest:
         return request
     seed = request.model.seed + (attempt - 1) * _SEEDS_PER_ATTEMPT
     return request.model_copy(update={"model": request.model.model_copy(update={"seed": seed})})
+
+
+def _attempt(claim: Claim) -> int:
+    return next(run.attempt for run in claim.task.runs if run.run_id == claim.run_id)
+
+
+async def _keep_files(sandbox: Sandbox, work: _Work) -> None:
+    """Those that the task names, as they are now; what is no file, or too large, is left out."""
+    for path in work.request.artifacts:
+        with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError, SandboxRejected):
+            await work.keep(f"files/{path}", await sandbox.read(f"/workspace/{path}", MAX_ARTIFACT_BYTES))
 
 
 def _unchecked(work: _Work) -> Verdict:
@@ -341,16 +362,6 @@ def _ended(work: _Work, patch: str, verdict: Verdict | None, broken: str | None)
             status, error = Status.SUCCEEDED, None
         case _:
             status, error = Status.FAILED, broken or (stopped.detail if stopped else None)
-    def _keeper(self, claim: Claim) -> Keep:
-        """Names begin with the number of the attempt."""
-        kept, attempt = self._store.artifacts, _attempt(claim)
-
-        async def keep(name: str, data: bytes) -> None:
-            if kept is not None:
-                await kept.put(claim, f"{attempt}/{name}", data, media_type_of(name))
-
-        return keep
-
     return RunResult(status=status, stop_reason=work.reason, verdict=verdict, patch=patch, error=error)
 
 
@@ -366,17 +377,6 @@ async def _unless(cancelled: asyncio.Event, work: Coroutine[None, None, _T]) -> 
         return working.result() if working.done() else None
     finally:
         waiting.cancel()
-def _attempt(claim: Claim) -> int:
-    return next(run.attempt for run in claim.task.runs if run.run_id == claim.run_id)
-
-
-async def _keep_files(sandbox: Sandbox, work: _Work) -> None:
-    """Those that the task names, as they are now; what is no file, or too large, is left out."""
-    for path in work.request.artifacts:
-        with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError, SandboxRejected):
-            await work.keep(f"files/{path}", await sandbox.read(f"/workspace/{path}", MAX_ARTIFACT_BYTES))
-
-
         working.cancel()
         await asyncio.wait({working, waiting})
         if not working.cancelled():
