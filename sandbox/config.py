@@ -19,6 +19,21 @@ FILE_VARIABLE = "MIMO_SANDBOX_SETTINGS"
 """Names a TOML file with the settings of sandboxes."""
 
 
+class LocalSettings(BaseModel):
+    """How sandboxes of this machine are kept."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    lease_s: float = Field(
+        60.0, gt=0, description="A sandbox ends by itself when it has not heard from the service for so long, s."
+    )
+    sockets: Path | None = Field(
+        None,
+        description="Folder for the sockets by which sandboxes are reached; must be the service's own, and the next "
+        "service's that shall take them over. Empty: one in the folder for temporary files.",
+    )
+
+
 class DockerSettings(BaseModel):
     """How the Docker backend makes its containers."""
 
@@ -216,6 +231,7 @@ class SandboxSettings(BaseModel):
         "from its source with Go, once, and kept in the user's cache.",
     )
     egress: EgressSettings = EgressSettings()
+    local: LocalSettings = LocalSettings()
     docker: DockerSettings = DockerSettings()
     kubernetes: KubernetesSettings = KubernetesSettings()
     toolbox: ToolboxSettings = Field(ToolboxSettings(), description="How much a worker does at once, and for whom.")

@@ -13,6 +13,7 @@ UID = 1000
 """User and group id of everything that runs in a sandbox, as seen inside."""
 HOME = "/home/sandbox"
 _WAY_OUT = "/run/egress"
+"""Folder of the socket that leads out."""
 _OF_EVERY_IMAGE = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf")
 _USUAL_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -24,12 +25,14 @@ def blueprint(
     root_mode: bool,
     host_uid: int,
     program: Path,
+    folder: Path,
     tree: Path | None = None,
     way_out: Path | None = None,
 ) -> Blueprint:
     """Decide how the machine wanted by ``spec`` is built here.
 
     Args:
+        folder: of the sandbox's sockets.
         tree: the image's root; None for ``host``.
         way_out: a socket that leads out of the sandbox.
 
@@ -39,7 +42,7 @@ def blueprint(
     shell = "" if tree else find_shell(settings)
     binds, links = ({}, {}) if tree else view(settings)
     if way_out is not None:
-        binds[_WAY_OUT] = str(way_out)
+        binds[_WAY_OUT] = str(way_out.parent)  # so that whoever takes the sandbox over can put another there
     return Blueprint(
         root_mode=root_mode,
         host_uid=host_uid,
@@ -49,7 +52,8 @@ def blueprint(
         links=links,
         files={place: text for place, text in files().items() if tree is None or place in _OF_EVERY_IMAGE},
         shell=shell,
-        egress="" if way_out is None else _WAY_OUT,
+        folder=str(folder),
+        egress="" if way_out is None else f"{_WAY_OUT}/{way_out.name}",
         memory_bytes=spec.resources.memory_mib * 1024 * 1024,
         disk_bytes=spec.resources.disk_mib * 1024 * 1024,
         processes=spec.resources.processes,

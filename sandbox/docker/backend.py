@@ -14,8 +14,6 @@ import contextlib
 import os
 import secrets
 import shutil
-import stat
-import tempfile
 import time
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
@@ -27,6 +25,7 @@ from sandbox.docker.engine import FOLDER_LABEL, LABEL, Engine, Image
 from sandbox.egress import Door, Egress, variables
 from sandbox.errors import SandboxError, SandboxLost, SandboxUnavailable
 from sandbox.inventory import Found, Handle
+from sandbox.private_folder import private_folder
 from sandbox.types import Capability, NetworkMode, SandboxSpec
 from sandbox.wire.client import Client, Health, unix
 from sandbox.wire.machine import Machine
@@ -156,7 +155,7 @@ class DockerBackend:
 
     def _socket_folder(self) -> Path:
         if self._sockets is None:
-            self._sockets = _own_folder(self._settings.docker.sockets)
+            self._sockets = private_folder(self._settings.docker.sockets, "mimo-sandboxes", "sandbox.docker.sockets")
         return self._sockets
 
     def _find_image(self, engine: Engine, name: str) -> Image:
@@ -290,20 +289,6 @@ def _sweep(engine: Engine, sockets: Path) -> None:
             is_old = time.time() - folder.stat().st_mtime > _UNCLAIMED_S
             if is_old and not engine.last_words(folder.name):
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-def _own_folder(given: Path | None) -> Path:
-    """The folder of all sockets. Nobody else may enter it, for the folders in it are open to the sandboxes' users."""
-    folder = given or Path(tempfile.gettempdir(), f"mimo-sandboxes-{os.geteuid()}")
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir(mode=0o700, parents=True)
-    status = folder.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
-        raise SandboxUnavailable(
-            f"{folder} is not a folder that only this user may enter (mode 700); remove it, or name another in the "
-            "settings (sandbox.docker.sockets)"
-        )
-    return folder
 
 
 def _make_folder(sockets: Path, name: str) -> Path:

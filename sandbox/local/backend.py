@@ -1,8 +1,10 @@
 """Sandboxes on this machine, made of Linux namespaces without any container engine.
 
 What holds a sandbox is described in ``sandbox/local/namespaces.py``, who watches over it in
-``sandbox/local/holder.py``; what runs in it is asked of sandboxd, over a socket that only the two of them have. Either
-all of it stands or :class:`SandboxUnavailable` says what is missing; nothing ever runs with less.
+``sandbox/local/holder.py``; what runs in it is asked of sandboxd, over a socket where only this user comes. Either all
+of it stands or :class:`SandboxUnavailable` says what is missing; nothing ever runs with less.
+
+A sandbox that nobody wants any more ends as a container does: it is closed, or its lease is over.
 """
 
 import asyncio
@@ -12,7 +14,7 @@ import secrets
 import socket
 import subprocess
 import sys
-import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from sandbox import image, program
@@ -20,9 +22,13 @@ from sandbox.config import SandboxSettings
 from sandbox.egress import Door, Egress, variables
 from sandbox.errors import SandboxError, SandboxLost, SandboxUnavailable
 from sandbox.images.store import ImageStore, StoredImage
+from sandbox.inventory import Found, Handle
+from sandbox.local import folder
 from sandbox.local.blueprint import MAX_MESSAGE, Blueprint, Verdict
+from sandbox.local.folder import END, Folder
+from sandbox.private_folder import private_folder
 from sandbox.types import Capability, NetworkMode, SandboxSpec
-from sandbox.wire.client import Client, Health, connected
+from sandbox.wire.client import Client, Health, unix
 from sandbox.wire.machine import Machine
 
 _MAKING_S = 60.0
@@ -52,6 +58,7 @@ class LocalBackend:
             Capability.PLAIN_ROOT,
             Capability.PROXY,
             Capability.IMAGES,
+            Capability.REATTACH,
         }
     )
 
@@ -62,7 +69,7 @@ class LocalBackend:
         self._nurseries: dict[bool, _Nursery] = {}
         self._sandboxes: set[LocalSandbox] = set()
         self._egress = Egress(settings.egress)
-        self._ways_out: tempfile.TemporaryDirectory[str] | None = None
+        self._folders: Path | None = None
 
     async def acquire(self, spec: SandboxSpec) -> "LocalSandbox":
         if spec.network is NetworkMode.INTERNET:
@@ -75,16 +82,30 @@ class LocalBackend:
             made = first if isinstance(made, Verdict) else made
         if isinstance(made, Verdict):
             raise SandboxUnavailable(_remedy(made))
-        self._sandboxes = {sandbox for sandbox in self._sandboxes if not sandbox.closed} | {made}
-        return made
+        return self._have(made)
+
+    async def attach(self, handle: Handle, spec: SandboxSpec) -> "LocalSandbox":
+        place = Folder(Path(handle.address).parent)
+        found = await self._find_image(spec)
+        lease_s, env = self._settings.local.lease_s, self._environment(spec, found)
+        client = await Client.attach(unix(place.address), handle.key, handle.boot_id, lease_s=lease_s, env=env)
+        if (line := place.call_holder()) is None:
+            client.close("its holder is gone")
+            raise SandboxLost(f"the sandbox {handle.id} ended")
+        return self._have(LocalSandbox(client, place, line, await self._open_door(spec, place)))
+
+    async def found(self) -> Sequence[Found]:
+        held = await asyncio.to_thread(lambda: list(folder.held(self._folder_of_all())))
+        return [Found(each.path.name, each.made_at, each.ends_at) for each in held]
+
+    async def remove(self, id: str) -> None:  # noqa: A002  # the field's name
+        if (line := Folder(self._folder_of_all() / id).call_holder()) is not None:
+            _end(line)
 
     async def close(self) -> None:
         await asyncio.gather(*(sandbox.close() for sandbox in self._sandboxes))
         self._sandboxes.clear()
         await self._egress.close()
-        if self._ways_out is not None:
-            self._ways_out.cleanup()
-            self._ways_out = None
         while self._nurseries:
             await asyncio.to_thread(self._nurseries.popitem()[1].close)
 
@@ -93,8 +114,12 @@ class LocalBackend:
         if self._program is None:
             self._program = await asyncio.to_thread(program.sandboxd, self._settings.sandboxd)
         async with contextlib.AsyncExitStack() as on_failure:
-            found = None if spec.image == "host" else await asyncio.to_thread(self._images.find, spec.image)
-            door = await self._open_door(spec)
+            found = await self._find_image(spec)
+            place, *listening = folder.make(self._folder_of_all(), spec.lifetime_s)
+            on_failure.callback(place.remove)
+            for each in listening:
+                on_failure.callback(each.close)
+            door = await self._open_door(spec, place)
             if door is not None:
                 on_failure.push_async_callback(door.close)
             plan = image.blueprint(
@@ -103,42 +128,54 @@ class LocalBackend:
                 root_mode=root_mode,
                 host_uid=self._settings.first_host_uid + secrets.randbelow(_NUM_HOST_UIDS),
                 program=self._program,
+                folder=place.path,
                 tree=None if found is None else found.tree,
                 way_out=None if door is None else door.socket,
             )
-            connection, lifeline = self._hire(root_mode)
-            on_failure.callback(connection.close)
-            on_failure.callback(lifeline.close)  # which ends whatever has been made by then
-            verdict = await _have_built(plan, lifeline)
+            line = self._hire(root_mode, *listening)
+            on_failure.callback(_end, line)  # whatever has been made by then
+            verdict = await _have_built(plan, line)
             if verdict.step:
                 return verdict
-            client = await self._claim(spec, connection, found)
+            client = await self._claim(spec, place, found)
             on_failure.pop_all()
-        return LocalSandbox(client, lifeline, verdict, door)
+        return LocalSandbox(client, place, line, door, verdict)
 
-    async def _open_door(self, spec: SandboxSpec) -> Door | None:
-        if spec.network is not NetworkMode.PROXY:
-            return None
-        if self._ways_out is None:
-            self._ways_out = tempfile.TemporaryDirectory(prefix="mimo-egress-")
-        return await self._egress.open(spec, Path(self._ways_out.name, secrets.token_hex(8)))
+    def _have(self, sandbox: "LocalSandbox") -> "LocalSandbox":
+        self._sandboxes = {each for each in self._sandboxes if not each.closed} | {sandbox}
+        return sandbox
 
-    async def _claim(self, spec: SandboxSpec, connection: socket.socket, found: StoredImage | None) -> Client:
+    async def _find_image(self, spec: SandboxSpec) -> StoredImage | None:
+        return None if spec.image == "host" else await asyncio.to_thread(self._images.find, spec.image)
+
+    def _environment(self, spec: SandboxSpec, found: StoredImage | None) -> dict[str, str]:
+        return {**image.environment(self._settings, found.variables if found else None), **variables(spec)}
+
+    def _folder_of_all(self) -> Path:
+        if self._folders is None:
+            self._folders = private_folder(
+                self._settings.local.sockets, "mimo-local-sandboxes", "sandbox.local.sockets"
+            )
+            list(folder.held(self._folders))  # what killed holders left goes
+        return self._folders
+
+    async def _open_door(self, spec: SandboxSpec, place: Folder) -> Door | None:
+        return await self._egress.open(spec, place.way_out) if spec.network is NetworkMode.PROXY else None
+
+    async def _claim(self, spec: SandboxSpec, place: Folder, found: StoredImage | None) -> Client:
         try:
             return await Client.claim(
-                connected(connection),
-                lease_s=spec.lifetime_s,  # a service that is gone is known by its end of the lifeline
+                unix(place.address),
+                lease_s=self._settings.local.lease_s,
                 lifetime_s=spec.lifetime_s,
                 memory_bytes=spec.resources.memory_mib * 1024 * 1024,
-                env={
-                    **image.environment(self._settings, None if found is None else found.variables),
-                    **variables(spec),
-                },
+                env=self._environment(spec, found),
             )
         except SandboxLost as error:
             raise SandboxUnavailable(f"{error}; the service's standard error may say why") from error
 
-    def _hire(self, root_mode: bool) -> tuple[socket.socket, socket.socket]:
+    def _hire(self, root_mode: bool, *listening: socket.socket) -> socket.socket:
+        """A holder that has these from now on, and the line to it."""
         nursery = self._nurseries.get(root_mode)
         if nursery and not nursery.alive:
             nursery.close()
@@ -146,7 +183,7 @@ class LocalBackend:
         try:
             if nursery is None:
                 nursery = self._nurseries[root_mode] = _Nursery(root_mode, self._settings.cgroup_parents)
-            return nursery.hire()
+            return nursery.hire(*listening)
         except OSError as error:
             raise SandboxUnavailable(f"this machine has no room for another sandbox: {error}") from error
 
@@ -154,13 +191,20 @@ class LocalBackend:
 class LocalSandbox(Machine):
     """One running sandbox on this machine."""
 
-    def __init__(self, client: Client, lifeline: socket.socket, evidence: Verdict, door: Door | None) -> None:
+    def __init__(
+        self, client: Client, place: Folder, line: socket.socket, door: Door | None, evidence: Verdict | None = None
+    ) -> None:
         super().__init__(client, client.boot_id)
         self.client = client
         self.evidence = evidence
-        """What holds this sandbox, as was found when it was made."""
-        self._lifeline = lifeline
+        """What holds this sandbox, as was found when it was made; None where it was taken over."""
+        self._place = place
+        self._line = line
         self._door = door
+
+    @property
+    def handle(self) -> Handle:
+        return Handle(self._place.path.name, str(self._place.address), self.boot_id, self.client.key)
 
     async def health(self) -> Health:
         """What the sandbox's first process says of itself."""
@@ -169,26 +213,32 @@ class LocalSandbox(Machine):
     async def _release(self) -> None:
         if self._door is not None:
             await self._door.close()
-        # The holder ends the sandbox when our half closes, and closes its own when everything is gone.
         loop = asyncio.get_running_loop()
-        with self._lifeline:
-            self._lifeline.shutdown(socket.SHUT_WR)
+        with self._line:
+            self._line.setblocking(False)
             try:
                 async with asyncio.timeout(_CLOSE_PATIENCE_S):
-                    await loop.sock_recv(self._lifeline, 1)
+                    await loop.sock_sendall(self._line, END)
+                    await loop.sock_recv(self._line, 1)  # it closes when everything is gone
             except ConnectionError:
                 return
             except TimeoutError:
                 raise SandboxError(f"sandbox {self.boot_id} does not end; look for a stuck process") from None
 
 
-async def _have_built(plan: Blueprint, lifeline: socket.socket) -> Verdict:
+def _end(line: socket.socket) -> None:
+    """Have a holder end its sandbox, without waiting for it."""
+    with line, contextlib.suppress(ConnectionError):
+        line.send(END)
+
+
+async def _have_built(plan: Blueprint, line: socket.socket) -> Verdict:
     loop = asyncio.get_running_loop()
-    lifeline.setblocking(False)
+    line.setblocking(False)
     try:
         async with asyncio.timeout(_MAKING_S):
-            await loop.sock_sendall(lifeline, plan.encode())
-            told = await loop.sock_recv(lifeline, MAX_MESSAGE)
+            await loop.sock_sendall(line, plan.encode())
+            told = await loop.sock_recv(line, MAX_MESSAGE)
     except TimeoutError as error:
         raise SandboxUnavailable(f"the sandbox was not made within {_MAKING_S:.0f} seconds") from error
     except OSError as error:
@@ -221,13 +271,12 @@ class _Nursery:
     def alive(self) -> bool:
         return self._process.poll() is None
 
-    def hire(self) -> tuple[socket.socket, socket.socket]:
-        """A new holder, at the other ends of these: the sandbox's connection, and the lifeline."""
-        connection, theirs = socket.socketpair()
-        lifeline, their_line = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs, their_line:
-            socket.send_fds(self._control, [b"1"], [theirs.fileno(), their_line.fileno()])
-        return connection, lifeline
+    def hire(self, listener: socket.socket, door: socket.socket) -> socket.socket:
+        """A line to a new holder, which listens at the door; the sandbox will listen at the other."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with listener, theirs, door:
+            socket.send_fds(self._control, [b"1"], [each.fileno() for each in (listener, theirs, door)])
+        return ours
 
     def close(self) -> None:
         self._control.close()

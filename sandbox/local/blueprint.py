@@ -25,6 +25,8 @@ class Blueprint:
     files: dict[str, str]
     """Files of the image -> their text."""
     shell: str
+    folder: str
+    """Of its sockets, on the host; its holder removes it."""
     egress: str
     """Socket in the sandbox that leads out of it; "" where nothing does."""
     memory_bytes: int

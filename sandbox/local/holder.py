@@ -3,8 +3,11 @@
     service  ──starts──>  nursery  ──forks──>  holder  ──forks──>  first process of the sandbox, which becomes sandboxd
 
 The nursery is a small Python that has imported everything, so that each further sandbox costs a fork. A holder stays
-on the host's side: it owns the sandbox's control group, ends the sandbox when its lifetime is over or the service is
-gone, and removes the group. All three end by themselves when the service dies, however it dies: the sockets close.
+on the host's side: it owns the sandbox's control group and folder, ends the sandbox when it is told to or the lifetime
+is over, and removes what it owns. Who may tell it so is who may enter the folder, in which it listens.
+
+The nursery, and what it has ahead of need, end when the service dies, however it dies: their sockets close. A sandbox
+that was made goes on, for the next service to take over; where none does, its lease ends it.
 
 One holder is always ahead of need. Its first process is in a control group and in namespaces already, which takes the
 kernel longest, and waits to be told what to build in them.
@@ -30,10 +33,13 @@ from pathlib import Path
 from sandbox import linux
 from sandbox.local import cgroups, namespaces
 from sandbox.local.blueprint import MAX_MESSAGE, Blueprint, Verdict
+from sandbox.local.folder import END, Folder
 from sandbox.local.process import ends_here
 
 GROUP_PREFIX = "mimo-sandbox-"
 _GROUPED, _ALONE = b"g", b"-"
+_UNCLAIMED = "30s"
+"""A sandbox whose service died in the moment between is nobody's for so long."""
 _OUR_PROCESSES = 32
 """Threads of sandboxd and of a file call. All count under the bound on processes."""
 
@@ -43,13 +49,16 @@ class _Order:
     """A sandbox that is wanted."""
 
     plan: Blueprint
-    connection: int
+    listener: int
     """Becomes sandboxd's."""
-    lifeline: socket.socket
+    line: socket.socket
+    """To the service that wants it."""
+    door: socket.socket
+    """Where others come to have it ended."""
 
 
 def main(control_fd: int, root_mode: bool, cgroup_parents: tuple[Path, ...]) -> None:
-    """The nursery: hand each pair of sockets that comes to a holder, until no more can come.
+    """The nursery: hand the sockets of each sandbox that is wanted to a holder, until no more can come.
 
     Args:
         root_mode: whether sandboxes are made by the superuser, or without privilege.
@@ -62,7 +71,7 @@ def main(control_fd: int, root_mode: bool, cgroup_parents: tuple[Path, ...]) -> 
     gc.freeze()  # or the collector would copy every page in every sandbox
     spare = _fork_holder(control, root_mode, cgroup_parents)
     while True:
-        message, fds, _, _ = socket.recv_fds(control, 1, 2)
+        message, fds, _, _ = socket.recv_fds(control, 1, 3)
         if not message:
             spare.dismiss()
             return
@@ -128,7 +137,8 @@ def _run(group: cgroups.Group | None, line: socket.socket, root_mode: bool) -> N
             pid = os.fork()
     except namespaces.SetupFailed as error:
         if order := _receive(line):
-            order.lifeline.send(_failure(error).encode())
+            order.line.send(_failure(error).encode())
+            Folder(Path(order.plan.folder)).remove()
         return
     if pid == 0:
         with ends_here():
@@ -136,28 +146,31 @@ def _run(group: cgroups.Group | None, line: socket.socket, root_mode: bool) -> N
             line.close()
             _become_first(group, theirs)
     theirs.close()
+    order = None
     try:
         group = _place(pid, group, first)
         if order := _receive(line):
-            order.lifeline.send(_build(order, group, pid, first).encode())
+            order.line.send(_build(order, group, pid, first).encode())
             first.close()
-            os.close(order.connection)
+            os.close(order.listener)
             _wait(pid, order)
     except ConnectionError:
-        pass  # the service is gone, and so will the sandbox be
+        pass  # the service is gone before the sandbox was there, and so will this be
     finally:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
+        if order:
+            Folder(Path(order.plan.folder)).remove()
 
 
 def _receive(line: socket.socket) -> _Order | None:
     """The next order; None where the service is gone, or gave up before it had asked."""
-    message, fds, _, _ = socket.recv_fds(line, 1, 2)
+    message, fds, _, _ = socket.recv_fds(line, 1, 3)
     if not message:
         return None
-    connection, lifeline = fds[0], socket.socket(fileno=fds[1])
-    wanted = lifeline.recv(MAX_MESSAGE)
-    return _Order(Blueprint.parse(wanted), connection, lifeline) if wanted else None
+    service = socket.socket(fileno=fds[1])
+    wanted = service.recv(MAX_MESSAGE)
+    return _Order(Blueprint.parse(wanted), fds[0], service, socket.socket(fileno=fds[2])) if wanted else None
 
 
 def _build(order: _Order, group: cgroups.Group | None, pid: int, first: socket.socket) -> Verdict:
@@ -171,7 +184,7 @@ def _build(order: _Order, group: cgroups.Group | None, pid: int, first: socket.s
     except namespaces.SetupFailed as error:
         return _failure(error)
     with contextlib.suppress(ConnectionError):  # it ended before, and said why
-        socket.send_fds(first, [plan.encode()], [order.connection])
+        socket.send_fds(first, [plan.encode()], [order.listener])
     while told := first.recv(MAX_MESSAGE):
         if told != b"?":
             return Verdict.parse(told)
@@ -202,12 +215,13 @@ def _become_first(group: cgroups.Group | None, holder: socket.socket) -> None:
         holder.send(_failure(error).encode())
 
 
-def _become_sandboxd(plan: Blueprint, program: int, connection: int, memory: int = -1) -> None:
-    os.set_inheritable(connection, True)
+def _become_sandboxd(plan: Blueprint, program: int, listener: int, memory: int = -1) -> None:
+    os.set_inheritable(listener, True)
     if memory >= 0:
         os.set_inheritable(memory, True)
-    serve = ["sandboxd", "serve", "--fd", str(connection), "--shell", plan.shell, "--egress", plan.egress]
-    os.execve(program, [*serve, "--memory", str(memory)], {})  # noqa: S606  # ourselves
+    serve = ["sandboxd", "serve", "--listener", str(listener), "--shell", plan.shell, "--egress", plan.egress]
+    serve += ["--memory", str(memory), "--unclaimed", _UNCLAIMED]
+    os.execve(program, serve, {})  # noqa: S606  # ourselves
 
 
 def _ask(holder: socket.socket) -> None:
@@ -278,10 +292,27 @@ def _failure(error: namespaces.SetupFailed) -> Verdict:
 
 
 def _wait(pid: int, order: _Order) -> None:
-    """Until the sandbox ends, is let go of, or has lived long enough."""
+    """Until the sandbox ends, somebody ends it, or it has lived long enough."""
+    ended, door, lines = os.pidfd_open(pid), order.door.fileno(), {order.line.fileno(): order.line}
     poll = select.poll()
-    poll.register(os.pidfd_open(pid), select.POLLIN)
-    poll.register(order.lifeline, select.POLLIN | select.POLLHUP)
+    for each in (ended, door, *lines):
+        poll.register(each, select.POLLIN)
     deadline = time.monotonic() + order.plan.lifetime_s
-    while not poll.poll(max(0.0, min(deadline - time.monotonic(), 3600.0)) * 1000) and time.monotonic() < deadline:
-        pass
+    while (left := deadline - time.monotonic()) > 0:
+        for fd, _ in poll.poll(min(left, 3600.0) * 1000):
+            if fd == door:
+                line, _ = order.door.accept()
+                lines[line.fileno()] = line
+                poll.register(line, select.POLLIN)
+            elif fd == ended or (said := _hear(lines[fd])) == END:
+                return
+            elif not said:
+                poll.unregister(fd)
+                lines.pop(fd).close()
+
+
+def _hear(line: socket.socket) -> bytes:
+    """Nothing where the other end is gone."""
+    with contextlib.suppress(ConnectionError):
+        return line.recv(len(END))
+    return b""

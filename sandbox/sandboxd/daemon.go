@@ -69,13 +69,6 @@ func newDaemon(memory *memoryWatch, spawner *spawner, spill string, unclaimed ti
 	return d, nil
 }
 
-// serveOnly serves the one connection there will ever be: nobody can come back over another.
-func (d *daemon) serveOnly(link net.Conn) {
-	go d.exitInTime()
-	d.talk(link)
-	d.exit()
-}
-
 // serve returns only where the socket fails; else the process ends with the lease.
 func (d *daemon) serve(listener net.Listener) error {
 	go d.exitInTime()

@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-const usage = `sandboxd serve (--unix PATH | --tcp ADDRESS | --fd NUMBER)   serve one client until its lease ends
+const usage = `sandboxd serve (--unix PATH | --tcp ADDRESS | --listener FD)   serve one client until its lease ends
 sandboxd rules ARCHITECTURE                    print the filter of system calls, in hexadecimal
 sandboxd install --program DIR --disk DIR      prepare the volumes of a pod
 sandboxd fence --port PORT -- --program ...    close this network namespace but for loopback and answers on a port,
@@ -62,7 +62,7 @@ func serve(arguments []string) error {
 	flags := flag.NewFlagSet("serve", flag.ExitOnError)
 	unix := flags.String("unix", "", "path of the unix socket to listen on")
 	tcp := flags.String("tcp", "", "address and port to listen on")
-	fd := flags.Int("fd", -1, "connection that was inherited; when it closes, everything ends")
+	inherited := flags.Int("listener", -1, "descriptor of a socket that listens already")
 	processes := flags.Uint64("processes", 0, "processes and threads that this process's user may have; 0: no bound of ours")
 	group := flags.Int("memory", -1, "inherited folder of the control group that bounds memory")
 	spill := flags.String("spill", os.TempDir(), "folder for output that does not fit into memory")
@@ -104,31 +104,22 @@ func serve(arguments []string) error {
 	if *passOn {
 		daemon.variables = imageVariables()
 	}
-	if *fd >= 0 {
-		link, err := connection(*fd)
-		if err != nil {
-			return err
-		}
-		daemon.serveOnly(link)
-	}
-	listener, err := listen(*unix, *tcp)
+	listener, err := listen(*unix, *tcp, *inherited)
 	if err != nil {
 		return err
 	}
 	return daemon.serve(listener)
 }
 
-// connection takes over one that was inherited.
-func connection(fd int) (net.Conn, error) {
-	file := os.NewFile(uintptr(fd), "connection")
-	defer file.Close()
-	return net.FileConn(file)
-}
-
 // listen opens the one socket. Everybody may connect to it: what counts is the key.
-func listen(unix, tcp string) (net.Listener, error) {
+func listen(unix, tcp string, inherited int) (net.Listener, error) {
+	if inherited >= 0 {
+		file := os.NewFile(uintptr(inherited), "listener")
+		defer file.Close()
+		return net.FileListener(file)
+	}
 	if (unix == "") == (tcp == "") {
-		return nil, fmt.Errorf("give one of --unix, --tcp and --fd")
+		return nil, fmt.Errorf("give one of --unix, --tcp and --listener")
 	}
 	if tcp != "" {
 		return net.Listen("tcp", tcp)

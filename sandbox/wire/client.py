@@ -8,14 +8,12 @@ has the same proved to it, and asks on where it was: every question may be asked
 """
 
 import asyncio
-import errno
 import hashlib
 import hmac
 import itertools
 import os
 import re
 import secrets
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -54,18 +52,6 @@ def unix(path: Path) -> Dial:
             return await asyncio.open_unix_connection(f"/proc/self/fd/{folder}/{path.name}")
         finally:
             os.close(folder)
-
-    return dial
-
-
-def connected(link: socket.socket) -> Dial:
-    """The one connection there will ever be. ``link`` is ours from now on; where it breaks, the sandbox ends."""
-    links = [link]
-
-    async def dial() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        if not links:
-            raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
-        return await asyncio.open_unix_connection(sock=links.pop())
 
     return dial
 

@@ -1,4 +1,4 @@
-"""Sandboxes and the service that made them: they end together, and where none can be made, the service is told why."""
+"""Local sandboxes and the service that made them: none is left over, and where none can be made, it is told why."""
 
 import asyncio
 import os
@@ -28,7 +28,7 @@ from sandbox.local.backend import LocalBackend
 from sandbox.types import Command, SandboxSpec
 
 async def main():
-    backend = open_backend("local", SandboxSettings())
+    backend = open_backend("local", SandboxSettings(local={"lease_s": 1}))
     try:
         sandbox = await backend.acquire(SandboxSpec())
     except SandboxUnavailable as error:
@@ -74,13 +74,15 @@ def _soon(happened: Callable[[], object]) -> bool:
     return True
 
 
-def test_a_service_that_is_killed_takes_its_sandboxes_along() -> None:
+def test_one_lease_after_a_service_was_killed_nothing_of_its_sandboxes_is_left() -> None:
     marker = str(4_000_000 + os.getpid())
     line = f"(setsid sleep {marker} &) ; sleep {marker}"
     with subprocess.Popen([sys.executable, "-c", SERVICE, line], stdout=subprocess.PIPE) as service:
         assert _soon(lambda: len(_running(marker)) == 2)
+        before = _leftovers()
         service.send_signal(signal.SIGKILL)
     assert _soon(lambda: not _running(marker))
+    assert _soon(lambda: _leftovers() <= before)
 
 
 async def test_a_holder_that_is_killed_takes_its_sandbox_along(backend: Backend) -> None:
@@ -128,6 +130,7 @@ async def test_without_a_control_group_memory_and_processes_are_bounded_all_the_
     backend = LocalBackend(SandboxSettings(cgroup_parents=(tmp_path / "none",)))
     try:
         sandbox = await backend.acquire(SandboxSpec(resources=Resources(memory_mib=192, processes=32, disk_mib=16)))
+        assert sandbox.evidence is not None
         assert sandbox.evidence.memory.startswith("watched")
         alone = await sandbox.exec(Command("python -c 'x = bytearray(2_000_000_000)'", "a", 30))
         assert b"MemoryError" in alone.output

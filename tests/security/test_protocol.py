@@ -16,7 +16,7 @@ from tests.security.conftest import Acquire, run, tried
 pytestmark = pytest.mark.anyio
 
 SOCKET = {"docker": "/run/sandboxd/socket", "kubernetes": "127.0.0.1:7070"}
-"""Where sandboxd listens; the one of a local sandbox has a connection that was inherited, and listens nowhere."""
+"""Where sandboxd listens; the one of a local sandbox does so outside, where no program in it comes."""
 
 
 @pytest.fixture

@@ -157,6 +157,18 @@ async def test_programs_reach_an_allowed_host_without_being_told_how(let_out, ho
     assert b"GET /path HTTP/1.1\r\nHost: allowed.test\r\n" in host.heard[0]
 
 
+async def test_who_takes_a_sandbox_over_opens_its_way_out_again(let_out, host, names, backend, only_with):
+    only_with(Capability.REATTACH)
+    names.known["allowed.test"] = [PUBLIC]
+    sandbox, _ = await let_out("allowed.test")
+    spec = SandboxSpec(resources=SMALL, network=NetworkMode.PROXY, allow_hosts=("allowed.test",))
+    other = await backend.attach(sandbox.handle, spec)
+    fetch = "import urllib.request as u; print(u.urlopen('http://allowed.test/path').read())"
+    outcome = await other.exec(Command(line=f'python3 -c "{fetch}"', request_id="fetch", timeout_s=60))
+    assert outcome.output == b"b'hello'\n"
+    await other.close()
+
+
 async def test_a_tunnel_is_for_tls_with_the_host_that_was_asked_for(let_out, host, names):
     names.known |= {"allowed.test": [PUBLIC], "other.test": [PUBLIC]}
     _, speak = await let_out("allowed.test", "other.test")

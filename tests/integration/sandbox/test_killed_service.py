@@ -1,7 +1,6 @@
 """A service that is killed leaves no sandbox behind: after one lease, none is left."""
 
 import asyncio
-import os
 import signal
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.backends import open_backend
-from sandbox.config import DockerSettings, SandboxSettings
+from sandbox.config import DockerSettings, LocalSettings, SandboxSettings
 from sandbox.inventory import LastingBackend
 from sandbox.registry import RecordedBackend, open_registry
 from sandbox.toolbox.calls import Call, Caller
@@ -41,10 +40,8 @@ CALLER = Caller("run", "job", "tenant")
 async def main(name, settings, database, count, line):
     backend = open_backend(name, SandboxSettings.model_validate_json(settings))
     async with AsyncExitStack() as stack:
-        registry = None
-        if name == "docker":
-            registry = await stack.enter_async_context(open_registry(database))
-            backend = await stack.enter_async_context(RecordedBackend.open(backend, registry, owner="killed"))
+        registry = await stack.enter_async_context(open_registry(database))
+        backend = await stack.enter_async_context(RecordedBackend.open(backend, registry, owner="killed"))
         executor = Executor(backend, ToolboxSettings(), registry=registry)
         opened = await asyncio.gather(*(executor.open(CALLER, SandboxSpec()) for _ in range(int(count))))
         ids = [reply.value.id for reply in opened]
@@ -63,39 +60,32 @@ def _serve(name: str, settings: SandboxSettings, database: str, count: int, line
     return subprocess.Popen([sys.executable, "-c", SERVICE, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.fixture(params=["local", "docker"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture
-def settings(docker_address: str | None, tmp_path: Path) -> SandboxSettings:
-    if docker_address is None:
+def settings(kind: str, docker_address: str | None, tmp_path: Path) -> SandboxSettings:
+    if kind == "docker" and docker_address is None:
         pytest.skip(dockerd.missing())
-    docker = DockerSettings(address=docker_address, lease_s=LEASE_S, sockets=tmp_path / "s")
-    return SandboxSettings(docker=docker)
+    sockets = tmp_path / "s"
+    docker = DockerSettings(address=docker_address, lease_s=LEASE_S, sockets=sockets)
+    return SandboxSettings(docker=docker, local=LocalSettings(lease_s=LEASE_S, sockets=sockets))
 
 
 @pytest.fixture
-async def backend(settings: SandboxSettings) -> AsyncIterator[LastingBackend]:
-    backend = open_backend("docker", settings)
+async def backend(kind: str, settings: SandboxSettings) -> AsyncIterator[LastingBackend]:
+    backend = open_backend(kind, settings)
     assert isinstance(backend, LastingBackend)
     yield backend
     await backend.close()
 
 
-async def test_no_local_sandbox_outlives_its_service(tmp_path: Path) -> None:
-    marker = str(8_000_000 + os.getpid())
-    database = f"sqlite:///{tmp_path}/registry.db"
-    with _serve("local", SandboxSettings(), database, 20, f"(setsid sleep {marker} &); sleep {marker}") as service:
-        assert service.stdout is not None
-        assert len(service.stdout.readline().split()) == 20
-        assert len(_running(marker)) >= 20
-        service.send_signal(signal.SIGKILL)
-    async with asyncio.timeout(LEASE_S):
-        while _running(marker):  # noqa: ASYNC110  # nobody tells us
-            await asyncio.sleep(0.05)
-
-
-async def test_no_container_outlives_its_service_by_more_than_a_lease(
-    settings: SandboxSettings, backend: LastingBackend, tmp_path: Path
+async def test_no_sandbox_outlives_its_service_by_more_than_a_lease(
+    kind: str, settings: SandboxSettings, backend: LastingBackend, tmp_path: Path
 ) -> None:
-    with _serve("docker", settings, f"sqlite:///{tmp_path}/registry.db", 5, "sleep 60") as service:
+    with _serve(kind, settings, f"sqlite:///{tmp_path}/registry.db", 5, "sleep 60") as service:
         assert service.stdout is not None
         ids = set(service.stdout.readline().split())
         assert {each.id for each in await backend.found()} == ids
@@ -110,11 +100,11 @@ async def test_no_container_outlives_its_service_by_more_than_a_lease(
 
 
 async def test_a_command_goes_on_while_its_executor_is_killed_and_runs_once(
-    settings: SandboxSettings, backend: LastingBackend, tmp_path: Path
+    kind: str, settings: SandboxSettings, backend: LastingBackend, tmp_path: Path
 ) -> None:
     database = f"sqlite:///{tmp_path}/registry.db"
     line = "echo begun >> /workspace/log; sleep 4; echo ended >> /workspace/log; cat /workspace/log"
-    with _serve("docker", settings, database, 1, line) as service:
+    with _serve(kind, settings, database, 1, line) as service:
         assert service.stdout is not None
         [id_] = service.stdout.readline().split()
         service.send_signal(signal.SIGKILL)
@@ -133,11 +123,11 @@ async def test_a_command_goes_on_while_its_executor_is_killed_and_runs_once(
 
 
 async def test_an_operator_ends_what_a_run_has_and_waits_until_it_is_gone(
-    settings: SandboxSettings, backend: LastingBackend, tmp_path: Path
+    kind: str, settings: SandboxSettings, backend: LastingBackend, tmp_path: Path
 ) -> None:
     database = f"sqlite:///{tmp_path}/registry.db"
     await asyncio.to_thread((tmp_path / "settings.json").write_text, settings.model_dump_json())
-    command = [sys.executable, "-m", "sandbox.reaper", "--backend", "docker", "--settings", f"{tmp_path}/settings.json"]
+    command = [sys.executable, "-m", "sandbox.reaper", "--backend", kind, "--settings", f"{tmp_path}/settings.json"]
     async with open_registry(database) as registry, RecordedBackend.open(backend, registry, owner="o") as recorded:
         mine, other = await asyncio.gather(recorded.acquire(SandboxSpec()), recorded.acquire(SandboxSpec()))
         await registry.assign(mine.handle.id, "run-1", "tenant")
@@ -158,17 +148,3 @@ async def test_an_operator_ends_what_a_run_has_and_waits_until_it_is_gone(
         assert (await reap("--older-than", "1h"))[1] == "0 ended\n"
         assert (await reap("--older-than", "0s"))[1].endswith("1 ended\n")
         assert list(await recorded.found()) == []
-
-
-def _running(marker: str) -> list[int]:
-    """Processes on this host with ``marker`` among their arguments, wherever they live."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                arguments = (folder / "cmdline").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if marker.encode() in arguments:
-                found.append(int(folder.name))
-    return found
