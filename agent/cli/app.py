@@ -15,6 +15,7 @@ from agent.cli.output import Format, Input, Output
 
 if TYPE_CHECKING:
     from agent.cli.client import Client
+    from agent.cli.settings import Settings
 
 _T = TypeVar("_T")
 
@@ -469,6 +470,54 @@ def doctor(
     asked = None if checkpoint else settings
     made_by, how = arguments.backend(sandbox), arguments.sandbox(os.environ)
     raise typer.Exit(_complete(examine(asked, made_by, how, home(os.environ), os.environ, terminal)))
+
+
+mcp = typer.Typer(help="Other programs whose tools the agent may call.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(mcp, name="mcp")
+
+ServerName = Annotated[str, typer.Argument(metavar="NAME", help="As in [mcp_servers.NAME] of config.toml.")]
+
+
+def _settings(repo: Path) -> "Settings":
+    """What the files say; a folder's own only where the user trusts it."""
+    from agent.cli import arguments
+    from agent.cli.home import home
+    from agent.cli.settings import Trust, load
+
+    root = arguments.directory(repo).resolve()
+    return load(os.environ, root if Trust(home(os.environ)).decided(root) else None).settings
+
+
+@mcp.command("list")
+def mcp_list(repo: Repo = Path(), no_color: NoColor = False) -> None:
+    """List the servers that the configuration names."""
+    from agent.cli.mcp import list_servers
+    from agent.cli.terminal import open_terminal
+
+    list_servers(_settings(repo), open_terminal(no_color=no_color))
+
+
+@mcp.command("login")
+def mcp_login(name: ServerName, repo: Repo = Path(), no_color: NoColor = False) -> None:
+    """Sign in to a server with a browser on this machine."""
+    import webbrowser
+
+    from agent.cli.home import home
+    from agent.cli.mcp import login
+    from agent.cli.terminal import open_terminal
+
+    terminal = open_terminal(no_color=no_color)
+    _complete(login(name, _settings(repo), home(os.environ), terminal, webbrowser.open))
+
+
+@mcp.command("logout")
+def mcp_logout(name: ServerName, repo: Repo = Path(), no_color: NoColor = False) -> None:
+    """Forget the sign-in to a server."""
+    from agent.cli.home import home
+    from agent.cli.mcp import logout
+    from agent.cli.terminal import open_terminal
+
+    logout(name, _settings(repo), home(os.environ), open_terminal(no_color=no_color))
 
 
 config = typer.Typer(help="What the configuration files say.", no_args_is_help=True, rich_markup_mode=None)

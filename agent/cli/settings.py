@@ -15,6 +15,7 @@ import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agent.cli.failure import ExitCode, Failure
+from agent.integrations.mcp_server import USERS_ONLY, McpServer, ServerName
 
 SYSTEM_FILE = Path("/etc/mimo/config.toml")
 PROJECT_FILE = Path(".mimo", "config.toml")
@@ -35,10 +36,11 @@ class Settings(BaseModel):
     temperature: float | None = Field(None, ge=0, le=2, description="How the model is asked.")
     thinking: bool | None = Field(None, description="Reason before acting.")
     max_steps: int = Field(200, gt=0, le=1000, description="Most model calls of one turn.")
+    mcp_servers: dict[ServerName, McpServer] = Field({}, description="Programs whose tools the agent may call.")
 
 
-_USERS_ONLY = ("model_url", "sandbox", "mode")
-"""What a folder's file must not decide: where the user's words go, and what holds commands back."""
+_USERS_ONLY = ("model_url", "sandbox", "mode", *USERS_ONLY)
+"""What a folder's file must not decide: where the user's words go, what holds commands back, what is handed out."""
 
 _VARIABLES = {"model_url": "MIMO_MODEL_URL", "model": "MIMO_MODEL_NAME"}
 
@@ -70,7 +72,9 @@ def load(environment: Mapping[str, str], root: Path | None = None) -> Loaded:
     origins = dict.fromkeys(Settings.model_fields, Origin("default"))
     for path, forbidden in _files(environment, root):
         for key, value in _read(path, forbidden).items():
-            values[key], origins[key] = value, Origin(str(path))
+            # Of servers each file has its own; a folder's cannot take the place of one of the user's.
+            values[key] = {**value, **values.get(key, {})} if key == "mcp_servers" and forbidden else value
+            origins[key] = Origin(str(path))
     for key, variable in _VARIABLES.items():
         if environment.get(variable):
             values[key], origins[key] = environment[variable], Origin(variable)
@@ -115,10 +119,11 @@ def _read(path: Path, forbidden: Sequence[str]) -> dict[str, Any]:
         raise _broken(path, f"not UTF-8 text (at byte {error.start})") from error
     except ValidationError as error:
         first = error.errors(include_input=False)[0]
-        key = str(first["loc"][0])
+        key = [part for part in first["loc"] if isinstance(part, str)][-1]
         message = "there is no such setting" if first["type"] == "extra_forbidden" else first["msg"]
         raise _broken(path, f"{key}: {message} ({_place(text, key)})") from error
-    for key in values:
+    told = [*values, *(key for server in values.get("mcp_servers", {}).values() for key in server)]
+    for key in told:
         if key in forbidden:
             raise _broken(path, f"{key}: a folder cannot decide this ({_place(text, key)}); set it in your own file")
     return values

@@ -42,6 +42,7 @@ class Commands:
             "/cost": ("tokens, and money where prices are set", self._cost),
             "/diff": ("what changed since the conversation began", self._diff),
             "/permissions": ("what is always allowed", self._permissions),
+            "/mcp": ("other programs whose tools the agent may call", self._mcp),
             "/thinking": ("the newest thoughts in full", self._thinking),
             "/export": ("write the conversation to a Markdown file", self._export),
             "/init": ("have AGENTS.md written", self._init),
@@ -167,6 +168,11 @@ class Commands:
         if chosen is not None:
             self._conversation.revoke(grants[chosen])
             self._screen.note(f"asked again from now on: {grants[chosen]}")
+
+    async def _mcp(self, rest: str) -> None:
+        servers = self._conversation.servers
+        lines = [f"  {name:<16} {state}" for name, state in servers.items()]
+        self._screen.print(Text(printable("\n".join(lines) or "  none; [mcp_servers.NAME] in config.toml names them")))
 
     async def _thinking(self, rest: str) -> None:
         self._screen.print(Text(printable(self._screen.lines.last_thought or "(none)"), "dim"))

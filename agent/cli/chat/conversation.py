@@ -6,7 +6,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -41,6 +41,7 @@ from agent.permissions.policy import Asked, Decision, Grant, Mode, decide
 from agent.profiles.base import Profile
 from agent.store.base import Claim, Store
 from agent.store.open import open_store
+from agent.tools.mcp import ToolServers
 from agent.types import Event, Limits, Message, ModelOptions, TaskRequest, ToolCall, Usage
 from sandbox.types import Backend
 
@@ -67,6 +68,10 @@ class Setting:
     loop: LoopSettings
     backend: Callable[[], Backend] | None
     """Makes sandboxes; None where commands run on the machine itself."""
+    grants: tuple[Grant, ...] = ()
+    """What the configuration allows for good."""
+    servers: ToolServers | None = None
+    """Other programs whose tools the profile has; None where there are none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +141,11 @@ class Conversation:
     @property
     def sandboxed(self) -> bool:
         return self._workplace.sandboxed
+
+    @property
+    def servers(self) -> Mapping[str, str]:
+        """Programs whose tools the agent may call, and how it is with each."""
+        return {} if self._setting.servers is None else self._setting.servers.states
 
     @property
     def busy(self) -> bool:
@@ -276,7 +286,8 @@ class Conversation:
         return queue[-1 if newest else 0]
 
     def _decide(self, call: ToolCall) -> Decision:
-        return decide(call, self.state.mode, self.state.grants, sandboxed=self.sandboxed)
+        grants = (*self._setting.grants, *self.state.grants)
+        return decide(call, self.state.mode, grants, sandboxed=self.sandboxed)
 
     async def _consent(self, request: ApprovalRequested) -> ApprovalDecided:
         decision = self._decide(request.call)

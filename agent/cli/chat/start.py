@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 
@@ -24,8 +25,10 @@ from agent.cli.chat.host import WORKSPACE
 from agent.cli.chat.journal import Journal, JournalDamaged
 from agent.cli.chat.screen import Screen
 from agent.cli.children import embedded_model
+from agent.cli.credentials import Credentials
 from agent.cli.failure import ExitCode, Failure
 from agent.cli.home import home
+from agent.cli.mcp import KeptSignIn
 from agent.cli.report import age
 from agent.cli.settings import Settings, Trust, instructions, load, speaks
 from agent.cli.terminal import one_line, open_terminal
@@ -33,11 +36,15 @@ from agent.config import ModelSettings
 from agent.errors import GitError, StoreError
 from agent.loop import LoopSettings
 from agent.model import open_model
-from agent.permissions.policy import Mode
+from agent.permissions.policy import Mode, other_tool
 from agent.profiles.base import Profile
 from agent.profiles.by_name import profile
+from agent.tools.mcp import McpCall, McpList
 from agent.types import Limits, ModelOptions
 from sandbox.backends import open_backend
+
+if TYPE_CHECKING:
+    from agent.integrations.mcp import McpServers
 
 _MODEL_RETRIES = 2
 """A person waits: an endpoint that is away is reported within seconds."""
@@ -230,6 +237,9 @@ async def _setting(
     sandbox = arguments.sandbox(environment)
     chosen = profile(settings.profile or ("native" if embedded else "assistant"))
     given = {"temperature": settings.temperature, "thinking": settings.thinking}
+    servers = await _servers(settings, environment, stack) if chosen.name == "assistant" else None
+    if servers is not None:
+        chosen = replace(chosen, tools=(*chosen.tools, McpList(servers), McpCall(servers)))
     return Setting(
         await stack.enter_async_context(open_model(model)),
         _told(chosen, root, trusted=trusted, sandboxed=not options.no_sandbox),
@@ -237,7 +247,29 @@ async def _setting(
         Limits(max_steps=settings.max_steps, max_tokens=10_000_000, wall_clock_s=_WALL_CLOCK_S),
         LoopSettings(prices=model.prices, context_tokens=model.context_tokens),
         None if options.no_sandbox else lambda: open_backend(settings.sandbox, sandbox),
+        tuple(other_tool(name, tool) for name, server in settings.mcp_servers.items() for tool in server.allow),
+        servers,
     )
+
+
+async def _servers(settings: Settings, environment: Mapping[str, str], stack: AsyncExitStack) -> "McpServers | None":
+    """Those of the configuration; none of them is started yet."""
+    if not settings.mcp_servers:
+        return None
+    try:
+        from agent.integrations.mcp import McpServers
+    except ImportError as error:
+        remedy = "install mimo-coder[mcp], or take mcp_servers out of config.toml"
+        raise Failure(ExitCode.USAGE, f"there are MCP servers, and no MCP here: {error}", remedy) from error
+    place = home(environment)
+    credentials = Credentials(place)
+    servers = McpServers(
+        settings.mcp_servers,
+        environment=environment,
+        logs=place / "logs",
+        vault=lambda server: KeptSignIn(credentials, server),
+    )
+    return await stack.enter_async_context(servers)
 
 
 def _told(chosen: Profile, root: Path, *, trusted: bool, sandboxed: bool) -> Profile:

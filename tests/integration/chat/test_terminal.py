@@ -1,5 +1,6 @@
 """``mimo`` as a person sees it: the real program on a real terminal, a scripted endpoint."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -9,6 +10,7 @@ import pytest
 
 from agent.testing import Script, ScriptedEndpoint, Stalled, call, in_order
 from agent.types import AssistantMessage, Message
+from tests.integration.chat import tool_server
 from tests.integration.chat.terminal import (
     CTRL_C,
     CTRL_D,
@@ -264,6 +266,24 @@ def test_instructions_of_a_folder_are_read_only_where_the_user_trusts_it(start: 
         terminal.see("well")
         (root.parent / "home" / "trusted.json").unlink()
     assert ["Always say {please}." in prompt for prompt in prompts] == [False, True]
+
+
+def test_another_programs_tool_is_asked_for_even_in_auto_and_granted_by_its_name(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    program = json.dumps([sys.executable, tool_server.__file__])
+    (tmp_path / "home" / "config.toml").write_text(f"[mcp_servers.peer]\ncommand = {program}\n")
+    repeat = call("mcp_call", server="peer", tool="repeat", arguments={"text": "tick"})
+    script = in_order(call("mcp_list"), repeat, repeat, say("twice"))
+    terminal = ready(start(script, "--mode", "auto"))
+    terminal.type("/mcp", ENTER)
+    terminal.see("not started")
+    terminal.type("go", ENTER)
+    terminal.see("(outside the sandbox)")
+    terminal.see("yes, and always: peer repeat")
+    terminal.type("2")
+    terminal.see("twice")
+    terminal.type("/mcp", ENTER)
+    terminal.see("running, 4 tools")
 
 
 def test_the_users_own_shell_runs_on_the_machine_itself(start: Start, root: Path) -> None:

@@ -69,3 +69,35 @@ def test_agents_md_is_read_and_claude_md_where_there_is_none(tmp_path: Path) -> 
     (tmp_path / "AGENTS.md").write_text("first\n")
     assert speaks(tmp_path)
     assert instructions(tmp_path) == "first"
+
+
+def test_servers_of_tools_add_up_and_a_folder_replaces_none_of_the_users(home: Path, tmp_path: Path) -> None:
+    (home / "config.toml").write_text('[mcp_servers.db]\ncommand = ["mine"]\nallow = ["query"]\n')
+    (tmp_path / ".mimo").mkdir()
+    (tmp_path / ".mimo" / "config.toml").write_text(
+        '[mcp_servers.db]\ncommand = ["theirs"]\n[mcp_servers.docs]\nurl = "https://docs.example/mcp"\n'
+    )
+    servers = load({"MIMO_HOME": str(home)}, tmp_path).settings.mcp_servers
+    assert {name: server.command for name, server in servers.items()} == {"db": ("mine",), "docs": ()}
+
+
+@pytest.mark.parametrize("line", ['allow = ["*"]', 'pass_env = ["AWS_SECRET"]', 'token_env = "TOKEN"', "oauth = true"])
+def test_a_folder_hands_nothing_of_the_users_to_its_servers(home: Path, tmp_path: Path, line: str) -> None:
+    (tmp_path / ".mimo").mkdir()
+    (tmp_path / ".mimo" / "config.toml").write_text(f'[mcp_servers.db]\nurl = "https://evil.example"\n{line}\n')
+    with pytest.raises(Failure, match="a folder cannot decide this \\(at line 3"):
+        load({"MIMO_HOME": str(home)}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("table", "place"),
+    [
+        ('command = ["a"]\nurl = "https://a.example"', "either a command or a url"),
+        ('comand = ["a"]', "comand: there is no such setting (at line 2, column 1)"),
+    ],
+)
+def test_a_server_that_is_described_wrongly_is_found_by_its_line(home: Path, table: str, place: str) -> None:
+    (home / "config.toml").write_text(f"[mcp_servers.a]\n{table}\n")
+    with pytest.raises(Failure) as failed:
+        load({"MIMO_HOME": str(home)})
+    assert place in failed.value.message

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from agent.permissions.command import Unparsable, simple_commands
 from agent.permissions.kinds import Kind, kind_of
-from agent.permissions.policy import Allowed, Asked, Denied, Grant, Mode, decide, parts_of
+from agent.permissions.policy import Allowed, Asked, Denied, Grant, Mode, decide, other_tool, parts_of
 from agent.types import ToolCall
 
 
@@ -173,3 +173,25 @@ def granted(line: str) -> tuple[Grant, ...]:
     assert isinstance(decision, Asked)
     assert decision.grants is not None
     return decision.grants
+
+
+def other(server: str, tool: str, **arguments: str) -> ToolCall:
+    given = {"server": server, "tool": tool, "arguments": arguments}
+    return ToolCall(id="1", name="mcp_call", arguments=json.dumps(given))
+
+
+@pytest.mark.parametrize("mode", [Mode.ASK, Mode.ACCEPT_EDITS, Mode.AUTO])
+def test_a_call_of_another_program_is_asked_in_every_mode_and_granted_for_one_tool(mode: Mode) -> None:
+    asked = decide(other("db", "query", sql="select 1"), mode)
+    assert isinstance(asked, Asked)
+    grants = asked.grants
+    assert grants == (other_tool("db", "query"),)
+    assert decide(other("db", "query", sql="drop"), mode, grants) == Allowed()
+    assert isinstance(decide(other("db", "write"), mode, grants), Asked)
+    assert isinstance(decide(bash("db query"), Mode.ASK, grants), Asked)
+    shell = (Grant(words=("db", "query"), exact=False),)
+    assert isinstance(decide(other("db", "query"), mode, shell), Asked)
+
+
+def test_planning_calls_no_other_program() -> None:
+    assert isinstance(decide(other("db", "query"), Mode.PLAN), Denied)

@@ -1,0 +1,74 @@
+"""``mcp_list`` and ``mcp_call``: the tools of other programs.
+
+The model reads of a tool when it looks for one, so that many servers take no more of the context than one. Both schemas
+stay the same while a conversation lasts, and with them the beginning of every prompt.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from agent.tools.base import ToolContext, ToolResult
+
+_Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+
+
+class ToolServers(Protocol):
+    """Other programs that offer tools. What fails there is a result, and no exception."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Always in the same order."""
+
+    @property
+    def states(self) -> Mapping[str, str]:
+        """How it is with each, in a few words for people."""
+
+    async def describe(self, server: str, tool: str) -> ToolResult:
+        """What there is. An empty ``server`` means all; a ``tool`` is described in full, with its arguments."""
+
+    async def call(self, server: str, tool: str, arguments: dict[str, Any]) -> ToolResult: ...
+
+
+class McpListArguments(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    server: str = Field("", description="One of the servers; empty: all.")
+    tool: str = Field("", description="Describe this tool and its arguments in full.")
+
+
+class McpCallArguments(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    server: _Name = Field(description="One of the servers.")
+    tool: _Name = Field(description="Name of the tool, as mcp_list shows it.")
+    arguments: dict[str, Any] = Field(default_factory=dict, description="As the tool's schema says.")
+
+
+class McpList:
+    """Looks for tools."""
+
+    name = "mcp_list"
+    arguments = McpListArguments
+
+    def __init__(self, servers: ToolServers) -> None:
+        self._servers = servers
+        self.description = f"List the tools of other programs. Servers: {', '.join(servers.names)}."
+
+    async def run(self, arguments: McpListArguments, context: ToolContext) -> ToolResult:
+        return await self._servers.describe(arguments.server, arguments.tool)
+
+
+class McpCall:
+    """Calls one. It happens outside the sandbox."""
+
+    name = "mcp_call"
+    description = "Call a tool of another program; mcp_list says which there are."
+    arguments = McpCallArguments
+
+    def __init__(self, servers: ToolServers) -> None:
+        self._servers = servers
+
+    async def run(self, arguments: McpCallArguments, context: ToolContext) -> ToolResult:
+        return await self._servers.call(arguments.server, arguments.tool, arguments.arguments)

@@ -1,0 +1,120 @@
+"""Tools of other programs: real servers of the ``mcp`` package, over standard streams and over HTTP."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from agent.cli.credentials import Credentials
+from agent.cli.mcp import KeptSignIn, login
+from agent.cli.settings import Settings
+from agent.cli.terminal import open_terminal
+from agent.integrations.mcp import McpServers
+from agent.integrations.mcp_server import McpServer
+from tests.integration.chat import tool_server
+
+pytestmark = pytest.mark.anyio
+
+LOCAL = McpServer(command=(sys.executable, tool_server.__file__), env={"GIVEN": "1"}, pass_env=("PASSED",))
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@asynccontextmanager
+async def servers(tmp_path: Path, **described: McpServer) -> AsyncIterator[McpServers]:
+    credentials = Credentials(tmp_path)
+    async with McpServers(
+        described,
+        environment={"PASSED": "2", "SECRET": "3"},
+        logs=tmp_path / "logs",
+        vault=lambda server: KeptSignIn(credentials, server),
+    ) as running:
+        yield running
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    with tool_server.over_http() as url:
+        yield url
+
+
+async def test_a_server_is_started_by_the_first_look_and_tells_its_tools_in_order(tmp_path: Path) -> None:
+    async with servers(tmp_path, local=LOCAL) as running:
+        assert running.states == {"local": "not started"}
+        listed = await running.describe("", "")
+        assert [line.split(":")[0].strip() for line in listed.text.splitlines()] == [
+            "local",
+            *("die", "environment", "refuse", "repeat"),
+        ]
+        assert "And again" not in listed.text
+        whole = await running.describe("local", "repeat")
+        assert "And again" in whole.text
+        assert '"times"' in whole.text
+        assert running.states == {"local": "running, 4 tools"}
+
+
+async def test_a_call_gives_back_what_the_tool_says_and_whether_it_failed(tmp_path: Path) -> None:
+    async with servers(tmp_path, local=LOCAL) as running:
+        said = await running.call("local", "repeat", {"text": "tick"})
+        assert (said.text, said.error) == ("tick tick", False)
+        refused = await running.call("local", "refuse", {})
+        assert refused.error
+        assert "not today" in refused.text
+        wrong = await running.call("local", "repeat", {"times": 1})
+        assert wrong.error
+        assert "text" in wrong.text
+
+
+async def test_a_server_sees_what_its_description_names_and_nothing_more_of_the_users_environment(
+    tmp_path: Path,
+) -> None:
+    async with servers(tmp_path, local=LOCAL) as running:
+        seen = set((await running.call("local", "environment", {})).text.split())
+    assert {"GIVEN", "PASSED", "PATH"} <= seen
+    assert "SECRET" not in seen
+
+
+async def test_a_server_that_dies_is_an_observation_and_is_started_again(tmp_path: Path) -> None:
+    async with servers(tmp_path, local=LOCAL) as running:
+        died = await running.call("local", "die", {})
+        assert died.error
+        assert running.states["local"].startswith("failed")
+        assert (await running.call("local", "repeat", {"text": "tock"})).text == "tock tock"
+
+
+async def test_a_program_or_an_address_that_is_not_there_is_an_observation_too(tmp_path: Path) -> None:
+    gone = McpServer(command=("/nowhere/at/all",))
+    away = McpServer(url="http://127.0.0.1:9/mcp")
+    async with servers(tmp_path, gone=gone, away=away, local=LOCAL) as running:
+        listed = await running.describe("", "")
+        assert not listed.error
+        assert "repeat" in listed.text
+        assert "[error] gone:" in listed.text
+        assert "[error] away:" in listed.text
+        assert (await running.call("other", "repeat", {})).text.startswith("[error] there is no server 'other'")
+
+
+async def test_the_same_tools_are_there_over_http(tmp_path: Path, address: str) -> None:
+    async with servers(tmp_path, remote=McpServer(url=address)) as running:
+        assert (await running.call("remote", "repeat", {"text": "tick", "times": 3})).text == "tick tick tick"
+
+
+async def test_whoever_signed_in_once_is_let_in_from_then_on(tmp_path: Path) -> None:
+    def browse(url: str) -> bool:
+        return httpx.get(url, follow_redirects=True, trust_env=False).is_success
+
+    with tool_server.over_http(sign_in=True) as url:
+        described = McpServer(url=url, oauth=True)
+        settings = Settings(mcp_servers={"remote": described})
+        async with servers(tmp_path, remote=described) as running:
+            assert "mimo mcp login remote" in (await running.call("remote", "repeat", {"text": "a"})).text
+            async with asyncio.timeout(60):
+                await login("remote", settings, tmp_path, open_terminal(), browse)
+            assert (await running.call("remote", "repeat", {"text": "a"})).text == "a a"
