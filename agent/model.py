@@ -4,6 +4,8 @@ The client is our own because gateways and client libraries lose ``reasoning_con
 """
 
 import asyncio
+import hashlib
+import json
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -25,6 +27,9 @@ _LONGEST_PAUSE_S = 30.0
 _LONGEST_RETRY_AFTER_S = 120.0
 _QUOTED_CHARS = 500
 """How much of an endpoint's own words an error repeats."""
+ROUTING_KEY_HEADER = "X-SMG-Routing-Key"
+"""Requests with one value go to one server, which then has the beginning of their prompts in its cache; by the name
+that the gateway smg reads and passes on. Endpoints that know nothing of it ignore it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +174,7 @@ class HttpModel:
         self, body: dict[str, Any], answer: "_Answer", tell: "_Audience", deadline: asyncio.Timeout
     ) -> str | None:
         """Fill ``answer`` from the stream; returns why the guard ended it, or None."""
-        headers = self._headers()
+        headers = self._headers() | {ROUTING_KEY_HEADER: routing_key(body["messages"])}
         url = f"{self._settings.url.rstrip('/')}/chat/completions"
         timeout = httpx.Timeout(None, connect=self._settings.connect_timeout_s)
         async with aconnect_sse(self._client, "POST", url, json=body, headers=headers, timeout=timeout) as source:
@@ -255,6 +260,15 @@ class HttpModel:
             return min(error.retry_after_s, _LONGEST_RETRY_AFTER_S)
         longest = min(self._settings.backoff_s * 2 ** (state.attempt_number - 1), _LONGEST_PAUSE_S)
         return random.uniform(longest / 2, longest)
+
+
+def routing_key(messages: Sequence[Message]) -> str:
+    """What a conversation begins with, shortened: the same for all turns of a task, and for all its attempts.
+
+    That is what their prompts have in common, so that is what a server should keep; no worker has to remember it.
+    """
+    first_question = next((at for at, message in enumerate(messages) if message["role"] == "user"), 0)
+    return hashlib.sha256(json.dumps(messages[: first_question + 1]).encode()).hexdigest()[:32]
 
 
 @asynccontextmanager

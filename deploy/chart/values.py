@@ -191,7 +191,7 @@ class ModelServer(Component):
 
 class Router(Component):
     enabled: bool = Field(False, description="The gateway `smg` in front of several model servers.")
-    image: Image = Image(repository="smg", tag="1.13.0")
+    image: Image = Image(repository="mimo-coder/router")
     replicas: int = Field(2, ge=0, description="Pods.")
     policy: Literal["consistent_hashing", "manual", "cache_aware", "round_robin"] = Field(
         "consistent_hashing",
@@ -270,7 +270,7 @@ class Database(Values):
         description="`sqlite`: a file in the data volume, API and worker in one pod. `embedded`: a small Postgres of "
         "the chart's own. `external`: yours.",
     )
-    image: Image = Field(Image(registry="docker.io", repository="postgres", tag="17"), description="For `embedded`.")
+    image: Image = Field(Image(repository="mimo-coder/postgres"), description="For `embedded`.")
     size: Quantity = Field("20Gi", description="For `embedded`.")
     url_secret: Name = Field("", description="For `external`: a Secret whose key `url` is postgresql://...")
     cidrs: list[Cidr] = Field([], description="For `external`: addresses of the server, for network policies.")

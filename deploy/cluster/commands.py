@@ -88,6 +88,8 @@ def _controller_manager(layout: Layout) -> list[str]:
         f"--root-ca-file={keys}/authority.pem",
         f"--service-account-private-key-file={keys}/service-accounts.key",
         "--leader-elect=false",
+        # A machine too busy to let its nodes be heard has not lost them.
+        "--node-monitor-grace-period=600s",
         *_RATES,
     ]
 

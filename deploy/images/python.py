@@ -25,14 +25,17 @@ _BESIDE = (_PROJECT, "hatch_build.py", "README.md", "LICENSE")
 _COMPILED_HERE = shutil.ignore_patterns("__pycache__", "*.so", "sandboxd-*")
 
 
-def distributions(*extras: str, without: Collection[str] = ()) -> list[Distribution]:
-    """What our project needs, with these extras, as it is installed; by name.
+def distributions(*extras: str, without: Collection[str] = (), with_base: bool = True) -> list[Distribution]:
+    """What our project needs, with these extras or groups, as it is installed; by name.
 
     Args:
         without: beginnings of names that are left out, with what only they need.
+        with_base: also what it needs without any extra.
     """
-    project = tomllib.loads((_ROOT / _PROJECT).read_text())["project"]
-    wanted = [*project["dependencies"], *(need for extra in extras for need in project["optional-dependencies"][extra])]
+    settings = tomllib.loads((_ROOT / _PROJECT).read_text())
+    named = settings["project"]["optional-dependencies"] | settings["dependency-groups"]
+    wanted = list(settings["project"]["dependencies"]) if with_base else []
+    wanted += (need for extra in extras for need in named[extra])
     found: dict[str, Distribution] = {}
     seen = set[tuple[str, str]]()
     pending = [(Requirement(text), "") for text in wanted]

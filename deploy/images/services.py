@@ -12,7 +12,7 @@ import re
 import tempfile
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -29,6 +29,8 @@ REPOSITORY = "docker.io/mimo-coder"
 _FOLDER = Path(__file__).parent
 _BASE = ("base-files", "coreutils", "libc-bin", "libstdc++6", "mawk", "python3", "tzdata")
 """What the usual base of Python has too."""
+_COMPILERS = re.compile(r"/lib(LLVM|z3)|/llvmjit|^usr/share/i18n/|^usr/bin/perl")
+"""Half of what Debian's Postgres brings is for compiling queries, and for programs in Perl that tend clusters."""
 _AUTHORITY = re.compile(r"usr/share/ca-certificates/.*\.crt$")
 
 _KEPT_S = 14 * 24 * 3600
@@ -42,7 +44,7 @@ class Service:
     """An image with packages of Python.
 
     Attributes:
-        extras: of our project, whose packages it has.
+        extras: of our project, or groups, whose packages it has; where nothing is ours, these alone.
         without: beginnings of names of packages that it has not.
         ours: packages of our own that it has.
         folders: that are there for its volumes.
@@ -57,10 +59,11 @@ class Service:
 SERVICES = {
     "agent": Service(("docker", "kubernetes", "postgres"), (), ("agent", "sandbox", "evals"), {"data": 0o1777}),
     "model-server": Service(("model",), torch.LEFT_OUT, ("model_server",), {}),
+    "router": Service(("router",), (), (), {}),
 }
 PROGRAMS: Mapping[str, Callable[[Path | None], Path]] = {"sandboxd": sandboxd, "egress-proxy": egressd}
 """Images of one program and nothing else."""
-NAMES = (*SERVICES, *PROGRAMS, "task")
+NAMES = (*SERVICES, *PROGRAMS, "postgres", "task")
 
 
 def build_services(folder: Path, names: Collection[str] = NAMES) -> dict[str, Path]:
@@ -107,7 +110,7 @@ def _layers(cache: Path, name: str, tag: str, described: Dockerfile) -> list[Lay
         program = PROGRAMS[name](None)
         return [_layer(cache, str(program), lambda _: Tree({program.name: program}))]
     system = debian.versions(*described.arguments["PACKAGES"].split())
-    tree = task_tree(described)
+    tree = task_tree(described) if name == "task" else _postgres(tuple(system), described)
     return [_layer(cache, f"{name} {system} {tree.texts} {sorted(tree.files)}", lambda _: tree)]
 
 
@@ -115,7 +118,7 @@ def _service(cache: Path, name: str, tag: str, described: Dockerfile) -> list[La
     """From what changes seldom to what changes often: the system, packages of others, ours."""
     service = SERVICES[name]
     system = debian.versions(*_BASE, *described.arguments["PACKAGES"].split())
-    packages = python.distributions(*service.extras, without=service.without)
+    packages = python.distributions(*service.extras, without=service.without, with_base=bool(service.ours))
     listed = [f"{package.metadata['Name']}=={package.version}" for package in packages]
     wheel = python.build_wheel(cache)
     bill = sbom.document(name, tag, packages, system)
@@ -128,8 +131,9 @@ def _service(cache: Path, name: str, tag: str, described: Dockerfile) -> list[La
         return Tree(python.staged(work))
 
     def of_ours(work: Path) -> Tree:
-        python.stage_ours(work, wheel, service.ours)
-        python.compile_staged(work)
+        if service.ours:
+            python.stage_ours(work, wheel, service.ours)
+            python.compile_staged(work)
         return Tree(python.staged(work), texts={"usr/share/mimo/sbom.cdx.json": bill}, folders=service.folders)
 
     return [
@@ -141,6 +145,12 @@ def _service(cache: Path, name: str, tag: str, described: Dockerfile) -> list[La
         _layer(cache, f"{service} {listed}", of_others),
         _layer(cache, f"{service} {wheel} {bill}", of_ours),
     ]
+
+
+def _postgres(packages: tuple[str, ...], described: Dockerfile) -> Tree:
+    system = _system(packages, described)
+    kept = {path: file for path, file in system.files.items() if not _COMPILERS.search(path)}
+    return replace(system, files={**kept, "usr/local/bin/run-postgres": _FOLDER / "postgres.sh"})
 
 
 def _system(packages: tuple[str, ...], described: Dockerfile) -> Tree:
@@ -169,7 +179,7 @@ def _system(packages: tuple[str, ...], described: Dockerfile) -> Tree:
 def _layer(cache: Path, inputs: str, make: Callable[[Path], Tree]) -> Layer:
     """A layer made of these inputs by the code of this package; kept under both and under its digest."""
     known = hashlib.sha256(inputs.encode())
-    for source in sorted(set(_FOLDER.glob("*.py")) - {_FOLDER / "__main__.py"}):
+    for source in sorted({*_FOLDER.glob("*.py"), *_FOLDER.glob("*.sh")} - {_FOLDER / "__main__.py"}):
         known.update(source.read_bytes())
     key = known.hexdigest()[:16]
     if kept := list(cache.glob(f"{key}-*.layer")):

@@ -9,17 +9,20 @@ from model_server.server.errors import ApiError
 from model_server.server.placement_fields import PlacementFields
 from model_server.server.sampling_fields import MAX_COUNT, SamplingFields, TokenId
 
-_IGNORED = ("log_metrics", "no_logs", "routing_key")
-"""Fields that change nothing about an answer."""
+_IGNORED = ("log_metrics", "model", "no_logs", "routing_key")
+"""Fields that change nothing about an answer. Gateways add ``model``, as they add what asks for nothing below."""
 
 _IGNORED_SAMPLING = ("skip_special_tokens", "spaces_between_special_tokens")
 """How text shows markers: it shows all but the one that ended it. Whoever needs another text has the ids."""
 
 _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
+    "background": (False,),
     "custom_logit_processor": (),
     "image_data": (),
     "input_embeds": (),
     "lora_path": (),
+    "return_bytes": (False,),
+    "return_entropy": (False,),
     "return_hidden_states": (False,),
     "session_params": (),
     "text": (),

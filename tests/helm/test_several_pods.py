@@ -1,9 +1,9 @@
-"""Two API pods and two workers over one Postgres: what happens to a pod happens to no run."""
+"""Two API pods, two workers and two model servers behind the gateway, over the chart's own Postgres: what happens to a
+pod happens to no run."""
 
 import asyncio
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -11,54 +11,77 @@ from agent.types import VerdictKind
 from deploy.cluster.cluster import Cluster
 from evals.runner import Sampling, request_of
 from evals.types import EvalTask
-from tests.helm.forwarder import forwarder
 from tests.helm.release import Release, answers, ended, until
-from tests.postgres import postgres_server
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(600)]
 NUM_TASKS = 2
+GIVEN = (
+    "database.mode=embedded",
+    "data.accessMode=ReadWriteMany",
+    *(f"{part}.replicas=2" for part in ("api", "orchestrator", "modelServer")),
+    "router.enabled=true",
+    "router.discovery=kubernetes",
+)
 
 
 @pytest.fixture(scope="module")
 def wide(
     loaded: Cluster, exercise: EvalTask, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Release, Path]]:
-    """An installation over a Postgres outside of the cluster, and the repository of the task in it."""
-    host = loaded.layout.host
-    with postgres_server() as server:
-        store = urlsplit(server.new_database())
-        socket = Path(parse_qs(store.query)["host"][0], ".s.PGSQL.5432")
-        with forwarder(host, socket) as port:
-            given = {
-                "database.mode": "external",
-                "database.urlSecret": "store",
-                "database.cidrs": f"{{{host}/32}}",
-                "data.accessMode": "ReadWriteMany",
-                "api.replicas": "2",
-                "orchestrator.replicas": "2",
-            }
-            release = Release(loaded, "wide", "wide", tuple(f"--set={name}={value}" for name, value in given.items()))
-            release.cluster.kubectl("create", "namespace", "wide")
-            url = f"postgresql://mimo@{host}:{port}{store.path}"
-            release.kubectl("create", "secret", "generic", "store", f"--from-literal=url={url}")
-            release.install()
-            yield release, asyncio.run(release.put(exercise, tmp_path_factory.mktemp("repository")))
-            release.helm("uninstall", "--wait")
+    """An installation, and the repository of the task in it."""
+    release = Release(loaded, "wide", "wide", tuple(f"--set={each}" for each in GIVEN))
+    release.install("--create-namespace")
+    yield release, asyncio.run(release.put(exercise, tmp_path_factory.mktemp("repository")))
+    release.helm("uninstall", "--wait")
 
 
-async def test_all_runs_end_although_a_worker_is_killed(wide: tuple[Release, Path], exercise: EvalTask) -> None:
+async def test_all_runs_end_although_a_worker_a_model_server_and_a_router_are_killed(
+    wide: tuple[Release, Path], exercise: EvalTask
+) -> None:
     release, place = wide
-    await all_succeed(release, exercise, place, lambda: release.kill(release.pods("orchestrator")[0]))
+    parts = ("orchestrator", "model-server", "router")
+    await all_succeed(release, exercise, place, lambda: release.kill(*(release.pods(part)[0] for part in parts)))
 
 
 async def test_all_runs_end_although_all_pods_are_replaced_by_an_upgrade(
     wide: tuple[Release, Path], exercise: EvalTask
 ) -> None:
     release, place = wide
-    before = {*release.pods("orchestrator"), *release.pods("api")}
-    changed = [f"--set={part}.podAnnotations.changed=yes" for part in ("api", "orchestrator")]
+    parts = {"api": "api", "orchestrator": "orchestrator", "model-server": "modelServer", "router": "router"}
+    before = {part: identities(release, part) for part in parts}
+    changed = [f"--set={values}.podAnnotations.changed=yes" for values in parts.values()]
     await all_succeed(release, exercise, place, lambda: release.upgrade(*changed))
-    assert not before & {*release.pods("orchestrator"), *release.pods("api")}
+    for part, pods in before.items():
+        assert not pods & identities(release, part), part
+
+
+async def test_a_lost_database_comes_back_from_its_backup(
+    wide: tuple[Release, Path], exercise: EvalTask, tmp_path: Path
+) -> None:
+    release, place = wide
+    async with release.client() as client:
+        submitted = await client.submit(request_of(exercise, place, Sampling(), None))
+        before = await ended(client, submitted.id)
+        release.kubectl("scale", "deployment/wide-orchestrator", "--replicas=0")
+        copy = release.kubectl(*in_database("pg_dump", "--clean", "--if-exists", "mimo"))
+        release.kubectl(
+            *in_database("psql", "--quiet", "mimo", "--command=DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+        )
+        release.kubectl(*in_database("psql", "--quiet", "--set=ON_ERROR_STOP=1", "mimo"), stdin=copy)
+        assert await client.show(submitted.id) == before
+        release.kubectl("scale", "deployment/wide-orchestrator", "--replicas=2")
+        again = await client.submit(request_of(exercise, place, Sampling(), None))
+        assert (await ended(client, again.id)).verdict is not None
+
+
+def in_database(*command: str) -> tuple[str, ...]:
+    """Arguments of kubectl that run a program beside the database."""
+    return ("exec", "--stdin", "wide-postgres-0", "--", command[0], "--username=mimo", *command[1:])
+
+
+def identities(release: Release, component: str) -> set[str]:
+    """Of its pods; those of a StatefulSet keep their names."""
+    return {release.get("pod", name)["metadata"]["uid"] for name in release.pods(component)}
 
 
 async def all_succeed(release: Release, exercise: EvalTask, place: Path, disturb: Callable[[], object]) -> None:

@@ -12,7 +12,7 @@ from deploy.images import dockerfile, python, sbom, services, torch
 FOLDER = Path(services.__file__).parent
 LOCKS = Path(__file__).parents[3] / "requirements"
 FILES = sorted(FOLDER.glob("*.Dockerfile"))
-LOCK_OF = {"agent": "agent.txt", "model-server": "model.txt"}
+LOCK_OF = {"agent": "agent.txt", "model-server": "model.txt", "router": "router.txt"}
 
 
 def written(tmp_path: Path, text: str) -> Path:
@@ -100,4 +100,4 @@ def test_a_bill_of_materials_names_every_package_once_with_the_hashes_of_the_loc
 
 def packages(name: str) -> list[Distribution]:
     service = services.SERVICES[name]
-    return python.distributions(*service.extras, without=service.without)
+    return python.distributions(*service.extras, without=service.without, with_base=bool(service.ours))
