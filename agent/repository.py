@@ -14,6 +14,7 @@ from agent.git import git
 from agent.patch import Entry, TaskRepository, read_entry
 
 _SUBMODULE = "160000"
+_PREPARED = "base.json"
 
 
 class Base(BaseModel):
@@ -40,8 +41,8 @@ async def prepare_repository(path: Path, commit: str, git_dir: Path, *, uncommit
         RepositoryError: the repository or the commit cannot be used; the message says what to do.
         GitError: the task's git directory could not be written.
     """
-    prepared = git_dir / "base.json"
-    if not prepared.exists():
+    prepared = git_dir / _PREPARED
+    if not is_prepared(git_dir):
         # Another worker may do the same: whoever renames first wins, and nobody sees half a directory.
         git_dir.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=git_dir.parent, prefix=f".{git_dir.name}.") as scratch:
@@ -54,6 +55,11 @@ async def prepare_repository(path: Path, commit: str, git_dir: Path, *, uncommit
                 if not prepared.exists():
                     raise
     return Base.model_validate_json(prepared.read_bytes())
+
+
+def is_prepared(git_dir: Path) -> bool:
+    """Whether :func:`prepare_repository` needs the repository no more."""
+    return (git_dir / _PREPARED).exists()
 
 
 def inherit_repository(source: Path, git_dir: Path) -> None:

@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from sandbox.hosts import AllowedHost
+
 Keep = Callable[[str, bytes], Awaitable[None]]
 """Keeps bytes of a run under a name that is unique in it, such as ``outputs/3-0.txt``."""
 
@@ -111,6 +113,14 @@ class Check(_Record):
     timeout_s: float = Field(300.0, gt=0, le=3600)
 
 
+class SetUp(_Record):
+    """A script that makes the files ready for work: it installs what they need, or builds them."""
+
+    script: Annotated[str, StringConstraints(min_length=1, max_length=20_000)]
+    """For the shell, in the work tree; exit code 0 is success. Of what it leaves, the work tree is kept."""
+    timeout_s: float = Field(600.0, gt=0, le=3600)
+
+
 class Limits(_Record):
     """Where a run ends by itself. Every limit has its own stop reason."""
 
@@ -146,7 +156,7 @@ class TaskRequest(_Record):
     """What a caller submits. Validated once, at the edge."""
 
     repository: Annotated[str, StringConstraints(min_length=1, max_length=4096)]
-    """Path of a git repository on the service's machine."""
+    """Name of a repository of the project, or the absolute path of one on the service's machine."""
     base_commit: Annotated[str, StringConstraints(min_length=1, max_length=256)] = "HEAD"
     problem_statement: Annotated[str, StringConstraints(min_length=1, max_length=100_000)]
     checks: tuple[Check, ...] = ()
@@ -168,6 +178,10 @@ class TaskRequest(_Record):
         "more turn. Null takes the profile's custom.",
     )
     image: str = "host"
+    setup: SetUp | None = Field(None, description="Run once in a sandbox before the agent comes; its work is kept.")
+    allow_hosts: tuple[AllowedHost, ...] | None = Field(
+        None, max_length=100, description="Of the hosts that sandboxes may reach here, those it needs; null is all."
+    )
     priority: Priority = Priority.NORMAL
     labels: dict[str, str] = Field(default_factory=dict, max_length=32)
     artifacts: tuple[WorkPath, ...] = Field(

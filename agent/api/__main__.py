@@ -18,6 +18,7 @@ from agent.api.issuers import FILE_VARIABLE, IdentitySettings, identity_settings
 from agent.config import ModelSettings, model_settings
 from agent.errors import SettingsError, StoreError
 from agent.integrations.addresses import NETWORKS_VARIABLE, Network, allowed_networks
+from agent.integrations.remote import Reach, reach_of
 from agent.integrations.webhooks import Sender, sending
 from agent.repository import check_repository
 from agent.store.blobs import ADDRESS_VARIABLE
@@ -37,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         identity, secret_box = identity_settings(os.environ), secret_box_of(os.environ)
         networks, model = allowed_networks(os.environ), model_settings(os.environ)
+        reach = reach_of(os.environ)
     except (SettingsError, ValidationError) as error:
         print(f"cannot start: {error}", file=sys.stderr)  # noqa: T201
         return 2
@@ -46,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
-        asyncio.run(_serve(arguments, api_key, identity, secret_box, networks, model))
+        asyncio.run(_serve(arguments, api_key, identity, secret_box, networks, model, reach))
     except StoreError as error:
         print(f"cannot start: {error}", file=sys.stderr)  # noqa: T201
         return 1
@@ -85,6 +87,7 @@ async def _serve(
     secret_box: SecretBox | None,
     networks: tuple[Network, ...],
     model: ModelSettings,
+    reach: Reach,
 ) -> None:
     hosts = None if api_key or identity.issuers else LOOPBACK_HOSTS | {arguments.host}
     artifacts = arguments.artifacts or os.environ.get(ADDRESS_VARIABLE) or None
@@ -98,6 +101,7 @@ async def _serve(
             hosts=hosts,
             requests_per_minute=arguments.requests_per_minute,
             model=model,
+            reach=reach,
         )
         config = uvicorn.Config(
             app,

@@ -28,9 +28,12 @@ from agent.api.tokens import Tokens
 from agent.api.watching import Watching
 from agent.api.web import app as web
 from agent.config import ModelSettings
+from agent.integrations.remote import Reach
+from agent.integrations.remotes import Remotes
 from agent.store.accounts import Accounts
 from agent.store.base import Store
 from agent.store.idempotency import Idempotency
+from agent.store.repos import Repos
 from agent.store.secrets import SecretBox
 from agent.store.webhooks import Webhooks
 from agent.types import TaskRequest
@@ -47,11 +50,12 @@ _ROUTERS = tuple(
         approvals,
         service,
         webhooks,
+        repos,
         projects,
         probes,
     )
 )
-_BODIES = (TaskRequest, TaskChange, ForkPoint, MessageText, Decision, *projects.BODIES, *webhooks.BODIES)
+_BODIES = (TaskRequest, TaskChange, ForkPoint, MessageText, Decision, *projects.BODIES, *webhooks.BODIES, *repos.BODIES)
 """What routes read by themselves, strictly."""
 
 
@@ -67,6 +71,7 @@ def create_app(
     num_kept: int = 256,
     requests_per_minute: int | None = None,
     model: ModelSettings = ModelSettings(),  # noqa: B008 - frozen
+    reach: Reach = Reach(),  # noqa: B008 - frozen
 ) -> FastAPI:
     """The application. The caller keeps the store and closes it.
 
@@ -79,6 +84,7 @@ def create_app(
         num_kept: so many events of a watched log are kept for slow readers; one who falls further behind is dropped.
         requests_per_minute: of one subject, at this process; None: any number.
         model: its name and prices are shown; it is not asked anything here.
+        reach: the git hosts that may be called.
     """
     app = FastAPI(
         title="mimo-coder",
@@ -104,6 +110,7 @@ def create_app(
         Idempotency(store.database),
         Accounts(store.database),
         Webhooks(store.database, secret_box),
+        Remotes(Repos(store.database), store.identities, secret_box, reach),
         Rates(requests_per_minute) if requests_per_minute else None,
         model.name,
         model.prices,

@@ -14,6 +14,7 @@ from agent.api.rates import Rates, too_many
 from agent.api.watching import Watching
 from agent.config import Prices
 from agent.identity import Principal
+from agent.integrations.remotes import Remotes
 from agent.store.accounts import Accounts
 from agent.store.base import ProjectStore, Store
 from agent.store.idempotency import Idempotency
@@ -44,6 +45,7 @@ class Services:
     idempotency: Idempotency
     accounts: Accounts
     webhooks: Webhooks
+    remotes: Remotes
     rates: Rates | None
     """How many requests a caller may make; None: any number."""
     model_name: str

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from http import HTTPStatus
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -15,8 +14,9 @@ from agent.api.context import Context, Shared
 from agent.api.diff import changed_files
 from agent.api.once import IdempotencyKey, once
 from agent.api.problems import FieldError, Problem
+from agent.api.repos import resolve_repository
 from agent.api.schemas import DiffView, ForkPoint, QueuePlace, TaskChange, TaskList, TaskView, show, summarise
-from agent.errors import InvalidCursor, RepositoryError, TaskOver
+from agent.errors import InvalidCursor, TaskOver
 from agent.inbox import Inbox
 from agent.store.base import TaskRecord
 from agent.store.retention import Retention
@@ -41,8 +41,7 @@ async def submit(request: Request, shared: Shared, idempotency_key: IdempotencyK
     task = await _read_submission(request)
 
     async def do() -> tuple[str, TaskView]:
-        commit = await resolve_repository(shared, task)
-        resolved = task.model_copy(update={"base_commit": commit})
+        resolved = await resolve_repository(shared, task)
         record = await shared.tasks.submit(resolved, created_by=shared.principal.subject)
         return record.id, await view(shared, record)
 
@@ -229,30 +228,6 @@ async def _read_submission(request: Request) -> TaskRequest:
     if not task.problem_statement.strip():
         raise rejected("/problem_statement", "The problem statement is blank", "Say what is wrong or wanted.")
     return task
-
-
-async def resolve_repository(shared: Context, task: TaskRequest) -> str:
-    """The full id of the commit a task starts from.
-
-    Raises:
-        Problem: the repository or the commit cannot be used.
-    """
-    if not task.repository.startswith("/") or "\0" in task.repository:
-        raise rejected(
-            "/repository",
-            f"{task.repository!r} is not an absolute path",
-            "Give the absolute path of a git repository on the service's machine; clone a remote one first.",
-        )
-    try:
-        return await shared.resolve_commit(Path(task.repository), task.base_commit)
-    except RepositoryError as error:
-        raise Problem(
-            HTTPStatus.UNPROCESSABLE_ENTITY,
-            "invalid_repository",
-            str(error),
-            remedy="Correct what detail names and submit again.",
-            errors=[FieldError(pointer="#/repository", detail=str(error))],
-        ) from error
 
 
 def invalid_cursor() -> Problem:

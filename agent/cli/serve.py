@@ -29,6 +29,8 @@ from agent.cli.terminal import Terminal
 from agent.config import ModelSettings
 from agent.errors import SettingsError, StoreError
 from agent.integrations.addresses import NETWORKS_VARIABLE, Network, allowed_networks
+from agent.integrations.remote import NETWORKS_VARIABLE as REPOSITORY_NETWORKS_VARIABLE
+from agent.integrations.remote import Reach, reach_of
 from agent.integrations.webhooks import Sender, sending
 from agent.repository import check_repository
 from agent.store.blobs import ADDRESS_VARIABLE
@@ -81,7 +83,7 @@ async def serve(options: ServeOptions, terminal: Terminal) -> None:
     Raises:
         Failure: the service cannot start.
     """
-    hosts, networks = _hosts(options), _webhook_networks(os.environ)
+    hosts, networks, reach = _hosts(options), _webhook_networks(os.environ), _reach(os.environ)
     _log_to(terminal)
     stopping = asyncio.Event()
     async with AsyncExitStack() as stack:
@@ -101,6 +103,7 @@ async def serve(options: ServeOptions, terminal: Terminal) -> None:
             secret_box=options.secret_box,
             hosts=hosts,
             model=options.model,
+            reach=reach,
         )
         sender = Sender(Webhooks(store.database, options.secret_box), allowed=networks)
         starting = asyncio.ensure_future(_start_children(options, stack, terminal))
@@ -120,6 +123,15 @@ def _webhook_networks(environment: Mapping[str, str]) -> tuple[Network, ...]:
         return allowed_networks(environment)
     except SettingsError as error:
         raise Failure(ExitCode.USAGE, str(error), f"set {NETWORKS_VARIABLE} to such networks, or unset it") from error
+
+
+def _reach(environment: Mapping[str, str]) -> Reach:
+    """The git hosts that may be called."""
+    try:
+        return reach_of(environment)
+    except SettingsError as error:
+        remedy = f"set {REPOSITORY_NETWORKS_VARIABLE} to such networks, or unset it"
+        raise Failure(ExitCode.USAGE, str(error), remedy) from error
 
 
 def _hosts(options: ServeOptions) -> frozenset[str] | None:

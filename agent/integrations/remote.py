@@ -160,14 +160,13 @@ class Remote:
         return found[1]
 
     async def fetch(self, commit: str, git_dir: Path) -> None:
-        """Have the files of a commit in a bare git directory, without its history; nothing where they are there.
+        """Have the files of a commit in a bare git directory, without its history.
 
         Raises:
             RepositoryError: the host cannot be asked, or has no such commit.
         """
-        kept = f"refs/mimo/{commit}"
         options = ("--quiet", "--depth=1", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules")
-        await self._git("fetch", *options, "--", str(self.url), f"+{commit}:{kept}", git_dir=git_dir)
+        await self._git("fetch", *options, "--", str(self.url), f"+{commit}:{kept_as(commit)}", git_dir=git_dir)
 
     async def push(self, commit: str, git_dir: Path, branch: str) -> None:
         """Make a commit the branch's newest; never over commits that it does not follow.
@@ -254,6 +253,11 @@ class Remote:
             options["IdentityFile"] = str(key)
         given = [part for name, value in options.items() for part in ("-o", f"{name}={value}")]
         return shlex.join(["ssh", "-F", "/dev/null", *given])
+
+
+def kept_as(commit: str) -> str:
+    """The name that :meth:`Remote.fetch` gives a commit."""
+    return f"refs/mimo/{commit}"
 
 
 def _without(credential: Credential | None, text: str) -> str:

@@ -13,10 +13,12 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from agent.config import ModelSettings, model_settings
-from agent.errors import StoreError
+from agent.errors import SettingsError, StoreError
+from agent.integrations.remote import reach_of
 from agent.orchestrator.app import open_worker
 from agent.orchestrator.settings import WorkerSettings
 from agent.store.blobs import ADDRESS_VARIABLE
+from agent.store.secrets import secret_box_of
 from sandbox.backends import NAMES
 from sandbox.config import sandbox_settings
 from sandbox.errors import SandboxUnavailable
@@ -41,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parent = os.getppid() if arguments.exit_with_parent else None
     try:
         asyncio.run(_work(settings, parent))
-    except (StoreError, SandboxUnavailable) as error:
+    except (StoreError, SettingsError, SandboxUnavailable) as error:
         print(f"cannot start: {error}", file=sys.stderr)  # noqa: T201
         return 1
     return 0
@@ -93,7 +95,8 @@ async def _work(settings: WorkerSettings, parent: int | None) -> None:
         loop.add_signal_handler(number, stopping.set)
     watching = asyncio.ensure_future(_watch_parent(parent, stopping)) if parent is not None else None
     try:
-        async with open_worker(settings) as worker:
+        opening = open_worker(settings, secret_box=secret_box_of(os.environ), reach=reach_of(os.environ))
+        async with opening as worker:
             logging.getLogger(__name__).info("action=start worker=%s", settings.worker_id)
             await worker.run(stopping)
     finally:

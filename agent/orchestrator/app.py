@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
+from agent.integrations.remote import Reach
+from agent.integrations.remotes import RemoteCache, Remotes
 from agent.model import Model, open_model
 from agent.orchestrator.contract import ContractWatch
 from agent.orchestrator.metrics import WorkerMetrics
@@ -13,6 +15,8 @@ from agent.orchestrator.settings import WorkerSettings
 from agent.orchestrator.worker import Worker
 from agent.store.base import Store
 from agent.store.open import open_store
+from agent.store.repos import Repos
+from agent.store.secrets import SecretBox
 from sandbox.backends import open_backend
 from sandbox.toolbox.open import open_toolbox
 
@@ -24,6 +28,8 @@ async def open_worker(
     store: Store | None = None,
     uncommitted: bool = False,
     on_delta: OnDelta | None = None,
+    secret_box: SecretBox | None = None,
+    reach: Reach = Reach(),  # noqa: B008 - frozen
 ) -> AsyncIterator[Worker]:
     """A worker with a model, a toolbox over a sandbox backend and a store of its own, all closed at the end.
 
@@ -31,6 +37,8 @@ async def open_worker(
         store: the caller's, which stays open, instead of the one the settings name.
         uncommitted: tasks start from their checkout as it is, not from the commit alone.
         on_delta: hears the model while it writes.
+        secret_box: opens the credentials of repositories.
+        reach: the git hosts that may be called.
 
     Raises:
         StoreError: the store cannot be opened.
@@ -45,11 +53,13 @@ async def open_worker(
         toolbox = await stack.enter_async_context(
             open_toolbox(backend, settings.sandbox.toolbox, settings.sandbox.pool)
         )
+        remotes = Remotes(Repos(store.database), store.identities, secret_box, reach)
         runner = Runner(
             store,
             toolbox,
             model,
             settings.data / "repositories",
+            RemoteCache(remotes, settings.data / "repositories" / "remotes"),
             resources=settings.resources,
             allow_hosts=settings.sandbox.egress.allow_hosts,
             uncommitted=uncommitted,

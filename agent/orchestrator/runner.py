@@ -17,13 +17,14 @@ from agent.errors import GitError, RepositoryError
 from agent.events import RunStopped
 from agent.history import last_snapshot
 from agent.inbox import Inbox
+from agent.integrations.remotes import RemoteCache
 from agent.loop import LoopSettings, Wait, run_loop
 from agent.model import Delta, Model
 from agent.orchestrator.forecast import Forecast
 from agent.orchestrator.log import StoreLog
 from agent.orchestrator.workspace import Workspace
 from agent.profiles.by_name import profile
-from agent.repository import inherit_repository
+from agent.repository import inherit_repository, is_prepared
 from agent.store.artifacts import MAX_BYTES as MAX_ARTIFACT_BYTES
 from agent.store.artifacts import media_type_of
 from agent.store.base import Claim, RunResult, Store, TaskRecord
@@ -98,6 +99,7 @@ class Runner:
         toolbox: Toolbox,
         model: Model,
         repositories: Path,
+        remotes: RemoteCache | None = None,
         *,
         resources: Resources | None = None,
         allow_hosts: tuple[str, ...] = (),
@@ -111,6 +113,7 @@ class Runner:
         Args:
             toolbox: decides whose sandbox and call is next; its quotas are by repository, its turns by task.
             repositories: folder for the git directories of tasks; shared by all workers of the store.
+            remotes: fetches what tasks name of git hosts; None where they name paths only.
             resources: bounds of every sandbox.
             allow_hosts: what the agent's commands may reach by name; the checks have no network.
             uncommitted: tasks start from their checkout as it is, not from the commit alone.
@@ -124,6 +127,7 @@ class Runner:
         self._forecast = Forecast(toolbox)
         self._model = model
         self._repositories = repositories
+        self._remotes = remotes
         self._resources = resources or Resources()
         self._allow_hosts = allow_hosts
         self._uncommitted = uncommitted
@@ -166,7 +170,7 @@ class Runner:
                     origin = self._repositories / f"{event.body['task_id']}.git"
                     await asyncio.to_thread(inherit_repository, origin, git_dir)
             workspace = await Workspace.open(
-                Path(request.repository),
+                await self._source(claim, git_dir),
                 request.base_commit,
                 git_dir,
                 self._repositories / f"{claim.run_id}.checkpoints",
@@ -195,6 +199,23 @@ class Runner:
         except (RepositoryError, GitError) as error:
             return RunResult(status=Status.FAILED, error=str(error))
         return _ended(work, patch, verdict, broken or unchecked)
+
+    async def _source(self, claim: Claim, git_dir: Path) -> Path:
+        """The git directory, or checkout, that holds the task's commit.
+
+        Raises:
+            RepositoryError: it cannot be had.
+        """
+        name = claim.task.request.repository
+        if is_prepared(git_dir):
+            return git_dir
+        if not name.startswith("/"):
+            if self._remotes is None:
+                raise RepositoryError(f"{name!r} is no path, and repositories of git hosts are not known here")
+            return await self._remotes.fetch(claim.task.project_id, name, claim.task.request.base_commit)
+        if _is_within(Path(name), self._repositories):
+            raise RepositoryError(f"{name} belongs to the service, which keeps the files of all projects there")
+        return Path(name)
 
     async def _let_agent_work(self, work: _Work) -> Wait | str | None:
         """Run the agent until it stopped, in a new sandbox whenever one is lost; why it could not, or None.
@@ -291,7 +312,13 @@ class Runner:
         )
 
     def _agent_spec(self, run_id: str, request: TaskRequest) -> SandboxSpec:
-        return self._spec(request, request.limits.wall_clock_s, run_id if self._allow_hosts else "", self._allow_hosts)
+        hosts = self._hosts(request)
+        return self._spec(request, request.limits.wall_clock_s, run_id if hosts else "", hosts)
+
+    def _hosts(self, request: TaskRequest) -> tuple[str, ...]:
+        """A task may have fewer than all, never others."""
+        wanted = request.allow_hosts
+        return self._allow_hosts if wanted is None else tuple(host for host in self._allow_hosts if host in wanted)
 
     def _check_spec(self, request: TaskRequest) -> SandboxSpec:
         return self._spec(request, sum(check.timeout_s for check in request.checks))
@@ -326,6 +353,10 @@ class Runner:
     def _listener(self, run_id: str) -> Callable[[int, Delta], None] | None:
         on_delta = self._on_delta
         return None if on_delta is None else lambda step, delta: on_delta(run_id, step, delta)
+
+
+def _is_within(path: Path, folder: Path) -> bool:
+    return path.resolve().is_relative_to(folder.resolve())
 
 
 def _as_attempt(claim: Claim) -> TaskRequest:

@@ -184,6 +184,18 @@ project_secrets = Table(
     Column("updated_at", UtcDateTime, nullable=False),
 )
 
+# Where its code is, see repos.py.
+
+repos = Table(
+    "repos",
+    metadata,
+    Column("project_id", String(64), ForeignKey("projects.project_id"), primary_key=True),
+    Column("name", String(100), primary_key=True),
+    Column("settings", JSON, nullable=False),
+    Column("updated_by", String(256), nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+)
+
 audit_log = Table(
     "audit_log",
     metadata,

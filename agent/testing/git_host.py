@@ -41,9 +41,8 @@ class GitHost:
         """Serve on a free port in a thread; by TLS where a file with a key and its certificate is given."""
         listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http{'s' if certificate else ''}://localhost:{listener.getsockname()[1]}"
-        tls = {"ssl_certfile": certificate} if certificate else {}
         settings = uvicorn.Config(
-            self.app, log_config=None, lifespan="off", ws="none", timeout_graceful_shutdown=1, **tls
+            self.app, log_config=None, lifespan="off", ws="none", timeout_graceful_shutdown=1, ssl_certfile=certificate
         )
         server = uvicorn.Server(settings)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

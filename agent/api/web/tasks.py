@@ -12,7 +12,7 @@ from agent.api.auth import needs
 from agent.api.context import Context, Shared
 from agent.api.events import EventStream
 from agent.api.problems import Problem
-from agent.api.tasks import resolve_repository
+from agent.api.repos import resolve_repository
 from agent.api.web.changes import changes
 from agent.api.web.form import Form, Rejected, empty_task_form, filled_task_form, read_form, task_request
 from agent.api.web.html import Templates
@@ -76,12 +76,11 @@ async def submit(request: Request, shared: Shared, html: Html) -> Response:
     form = await read_form(request)
     try:
         task = task_request(form)
-        commit = await resolve_repository(shared, task)
+        pinned = await resolve_repository(shared, task)
     except Rejected as rejected:
         return await _task_form(request, shared, html, form, rejected.errors, HTTPStatus.UNPROCESSABLE_ENTITY)
     except Problem as problem:
         return await _task_form(request, shared, html, form, {"repository": problem.detail}, problem.status)
-    pinned = task.model_copy(update={"base_commit": commit})
     record = await shared.tasks.submit(pinned, created_by=shared.principal.subject)
     return RedirectResponse(f"/tasks/{record.id}", HTTPStatus.SEE_OTHER)
 

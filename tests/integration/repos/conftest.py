@@ -1,19 +1,44 @@
-"""Git hosts with one broken calculator each: by HTTPS with a token, and by ssh with a key."""
+"""Git hosts with one broken calculator each, by HTTPS with a token and by ssh with a key; a service that has them."""
 
 import os
 import secrets
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 import trustme
+from cryptography.fernet import Fernet
 
+from agent.api.app import create_app
 from agent.integrations.remote import Reach
-from agent.testing import GitHost
+from agent.integrations.remotes import RemoteCache, Remotes
+from agent.orchestrator.runner import Runner
+from agent.orchestrator.worker import Worker
+from agent.repository import check_repository
+from agent.store.open import open_store
+from agent.store.repos import Repos
+from agent.store.secrets import SecretBox
+from agent.testing import GitHost, ScriptedModel, call, turns
+from sandbox.backends import open_backend
+from sandbox.config import SandboxSettings
+from sandbox.toolbox.config import ToolboxSettings
+from sandbox.toolbox.open import over
+
+SPY = (
+    "env; cat /proc/*/environ /proc/*/cmdline 2>/dev/null | tr '\\0' '\\n'; cat .git/config; git log --all; echo spied"
+)
+REPAIR = (
+    call("bash", command=SPY),
+    call("str_replace", path="calc.py", old_str="a - b", new_str="a + b"),
+    call("finish", summary="add adds"),
+)
+CHECK = {"command": "python -c 'import calc; assert calc.add(1, 2) == 3'"}
 
 LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 
@@ -111,3 +136,56 @@ def sshd(tmp_path: Path) -> Iterator[Sshd]:
     finally:
         process.terminate()
         process.communicate()
+
+
+@dataclass
+class Service:
+    """A service over one store, its worker told to work by hand."""
+
+    http: httpx.AsyncClient
+    work: Callable[[], Awaitable[None]]
+    model: ScriptedModel
+    data: Path
+    told: list[str]
+    """Every answer of the API."""
+
+    async def add(self, hosted: Hosted, **settings: Any) -> httpx.Response:
+        put = await self.http.put("/v1/projects/default/secrets/GIT_TOKEN", json={"value": hosted.host.token})
+        assert put.status_code == 200, put.text
+        given = {"name": "calculator", "url": hosted.url, "credential": "GIT_TOKEN"} | settings
+        return await self.http.post("/v1/repos", json=given)
+
+    async def submit(self, **fields: Any) -> dict[str, Any]:
+        given = {"repository": "calculator", "problem_statement": "add subtracts"} | fields
+        answer = await self.http.post("/v1/tasks", json=given)
+        assert answer.status_code == 202, answer.text
+        task: dict[str, Any] = answer.json()
+        return task
+
+    async def done(self, **fields: Any) -> dict[str, Any]:
+        task = await self.submit(**fields)
+        await self.work()
+        ended: dict[str, Any] = (await self.http.get(f"/v1/tasks/{task['id']}")).json()
+        return ended
+
+
+@pytest.fixture
+async def service(tmp_path: Path, hosted: Hosted) -> AsyncIterator[Service]:
+    box = SecretBox(Fernet.generate_key().decode())
+    backend = open_backend("local", SandboxSettings())
+    async with open_store(f"sqlite:///{tmp_path}/mimo.db") as store:
+        app = create_app(store, check_repository, secret_box=box, reach=hosted.reach)
+        remotes = Remotes(Repos(store.database), store.identities, box, hosted.reach)
+        model, data = ScriptedModel(turns(*REPAIR)), tmp_path / "data"
+        runner = Runner(store, over(backend, ToolboxSettings()), model, data, RemoteCache(remotes, data / "remotes"))
+        worker = Worker(store, runner, worker_id="w")
+        told: list[str] = []
+
+        async def listen(response: httpx.Response) -> None:
+            told.append((await response.aread()).decode())
+
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url="http://127.0.0.1", event_hooks={"response": [listen]}
+        ) as http:
+            yield Service(http, worker.drain, model, data, told)
+    await backend.close()
