@@ -16,11 +16,15 @@ from pydantic import BaseModel, ConfigDict
 from sqlalchemy import (
     URL,
     Column,
+    Engine,
+    Executable,
     Float,
     LargeBinary,
     MetaData,
+    Select,
     Table,
     Text,
+    create_engine,
     delete,
     event,
     insert,
@@ -29,7 +33,6 @@ from sqlalchemy import (
     text,
     update,
 )
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from sandbox.inventory import Found, Handle, LastingBackend, LastingSandbox
@@ -192,51 +195,54 @@ class _Watched:
 
 
 class SqlRegistry:
-    """Records in a database: SQLite for one machine, Postgres for several."""
+    """Records in a database: SQLite for one machine, Postgres for several. Each call is one turn of one thread."""
 
-    def __init__(self, engine: AsyncEngine, num_writers: int) -> None:
+    def __init__(self, engine: Engine, num_writers: int) -> None:
         """Use :func:`open_registry`."""
         self._engine = engine
         self._turn = asyncio.Semaphore(num_writers)
 
     async def put(self, record: Record) -> None:
         values = record.model_dump() | {"spec": record.spec.model_dump_json()}
-        async with self._writing() as connection:
-            await connection.execute(delete(_sandboxes).where(_sandboxes.c.id == record.id))
-            await connection.execute(insert(_sandboxes).values(**values))
+        await self._write(delete(_sandboxes).where(_sandboxes.c.id == record.id), insert(_sandboxes).values(**values))
 
     async def get(self, id: str) -> Record | None:  # noqa: A002
-        async with self._engine.connect() as connection:
-            row = (await connection.execute(select(_sandboxes).where(_sandboxes.c.id == id))).mappings().first()
-        return None if row is None else _record(dict(row))
+        found = await self._read(select(_sandboxes).where(_sandboxes.c.id == id))
+        return found[0] if found else None
 
     async def all(self) -> Sequence[Record]:
-        async with self._engine.connect() as connection:
-            rows = (await connection.execute(select(_sandboxes))).mappings().all()
-        return [_record(dict(row)) for row in rows]
+        return await self._read(select(_sandboxes))
 
     async def assign(self, id: str, run: str, tenant: str) -> None:  # noqa: A002
-        await self._update(_sandboxes.c.id == id, run=run, tenant=tenant)
+        await self._write(update(_sandboxes).where(_sandboxes.c.id == id).values(run=run, tenant=tenant))
 
     async def hand_over(self, id: str, owner: str, lease_until: float) -> None:  # noqa: A002
-        await self._update(_sandboxes.c.id == id, owner=owner, lease_until=lease_until)
+        values = {"owner": owner, "lease_until": lease_until}
+        await self._write(update(_sandboxes).where(_sandboxes.c.id == id).values(**values))
 
     async def renew(self, owner: str, lease_until: float) -> None:
-        await self._update(_sandboxes.c.owner == owner, lease_until=lease_until)
+        await self._write(update(_sandboxes).where(_sandboxes.c.owner == owner).values(lease_until=lease_until))
 
     async def forget(self, id: str) -> None:  # noqa: A002
-        async with self._writing() as connection:
-            await connection.execute(delete(_sandboxes).where(_sandboxes.c.id == id))
+        await self._write(delete(_sandboxes).where(_sandboxes.c.id == id))
 
-    async def _update(self, which: Any, **values: object) -> None:
-        async with self._writing() as connection:
-            await connection.execute(update(_sandboxes).where(which).values(**values))
+    async def _read(self, wanted: Select[Any]) -> list[Record]:
+        def read() -> list[Record]:
+            with self._engine.connect() as connection:
+                return [_record(dict(row)) for row in connection.execute(wanted).mappings()]
 
-    @asynccontextmanager
-    async def _writing(self) -> AsyncIterator[AsyncConnection]:
-        """One transaction at a time in SQLite: it lets only one write, and has the others ask until they give up."""
-        async with self._turn, self._engine.begin() as connection:
-            yield connection
+        return await asyncio.to_thread(read)
+
+    async def _write(self, *changes: Executable) -> None:
+        """All in one transaction; in SQLite one by one, for those that it makes wait ask until they give up."""
+
+        def write() -> None:
+            with self._engine.begin() as connection:
+                for change in changes:
+                    connection.execute(change)
+
+        async with self._turn:
+            await asyncio.to_thread(write)
 
 
 @asynccontextmanager
@@ -257,31 +263,33 @@ async def open_registry(url: str) -> AsyncIterator[SqlRegistry]:
         case other:
             raise ValueError(f"a registry cannot be in {other!r}; name one of sqlite:/// or postgresql://")
     try:
-        async with engine.begin() as connection:
-            if engine.dialect.name == "postgresql":  # two that make what is not there at once fail
-                await connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _MAKING_LOCK})
-            await connection.execute(CreateTable(_sandboxes, if_not_exists=True))
-            for index in _sandboxes.indexes:
-                await connection.execute(CreateIndex(index, if_not_exists=True))
+        await asyncio.to_thread(_make_table, engine)
         yield SqlRegistry(engine, num_writers)
     finally:
-        await engine.dispose()
+        await asyncio.to_thread(engine.dispose)
 
 
-def _sqlite(url: URL) -> AsyncEngine:
+def _sqlite(url: URL) -> Engine:
     if url.database:
         # Before it has any content: the keys of all sandboxes will be in it.
         os.close(os.open(Path(url.database), os.O_CREAT | os.O_RDWR, 0o600))
-    engine = create_async_engine(url.set(drivername="sqlite+aiosqlite"))
-    event.listen(engine.sync_engine, "connect", _set_up_sqlite)
+    engine = create_engine(url)
+    event.listen(engine, "connect", _set_up_sqlite)
     return engine
 
 
-def _postgres(url: URL) -> AsyncEngine:
+def _postgres(url: URL) -> Engine:
     # After a restart of the server, a connection from before it is replaced instead of handed out.
-    return create_async_engine(
-        url.set(drivername="postgresql+psycopg"), pool_size=_NUM_CONNECTIONS, max_overflow=1, pool_pre_ping=True
-    )
+    return create_engine(url.set(drivername="postgresql+psycopg"), pool_size=_NUM_CONNECTIONS, pool_pre_ping=True)
+
+
+def _make_table(engine: Engine) -> None:
+    with engine.begin() as connection:
+        if engine.dialect.name == "postgresql":  # two that make what is not there at once fail
+            connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _MAKING_LOCK})
+        connection.execute(CreateTable(_sandboxes, if_not_exists=True))
+        for index in _sandboxes.indexes:
+            connection.execute(CreateIndex(index, if_not_exists=True))
 
 
 def _set_up_sqlite(connection: Any, _: object) -> None:
