@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -71,7 +72,9 @@ def _measure(cluster: Cluster, count: int, at_once: int) -> Figures:
         registry = f"sqlite:///{folder}/sandboxes.db"
         ours, theirs = multiprocessing.Pipe()
         context = multiprocessing.get_context("spawn")
-        service = context.Process(target=_serve, args=(settings, registry, count, at_once, theirs), daemon=True)
+        service = context.Process(
+            target=_serve, args=(settings, registry, cluster.pid, count, at_once, theirs), daemon=True
+        )
         service.start()
         theirs.close()
         figures: Figures = {"sandboxes": count, "load": os.getloadavg()[0]}
@@ -79,27 +82,30 @@ def _measure(cluster: Cluster, count: int, at_once: int) -> Figures:
             figures |= ours.recv()
         finally:
             service.kill()
-        return figures | asyncio.run(_reap(settings, registry, time.monotonic()))
+        return figures | asyncio.run(_reap(settings, registry, cluster.pid))
 
 
-def _serve(settings: KubernetesSettings, registry: str, count: int, at_once: int, tell: Connection) -> None:
-    asyncio.run(_hold(settings, registry, count, at_once, tell))
+def _serve(
+    settings: KubernetesSettings, registry: str, cluster: int, count: int, at_once: int, tell: Connection
+) -> None:
+    asyncio.run(_hold(settings, registry, cluster, count, at_once, tell))
 
 
-async def _hold(settings: KubernetesSettings, url: str, count: int, at_once: int, tell: Connection) -> None:
+async def _hold(
+    settings: KubernetesSettings, url: str, cluster: int, count: int, at_once: int, tell: Connection
+) -> None:
     """Make them, say what that took, and wait to be killed."""
     backend = KubernetesBackend(SandboxSettings(kubernetes=settings))
     async with (
         open_registry(url) as registry,
         RecordedBackend.open(backend, registry, owner="service", lease_s=LEASE_S) as recorded,
     ):
-        idle_mib, begun, begun_cpu = _resident_mib(), time.monotonic(), time.process_time()
+        idle_mib, begun = _resident_mib(), Spent.until_now(cluster)
         taken = await _make(recorded, count, at_once)
         figures = {
-            "all made and answering, s": time.monotonic() - begun,
+            **Spent.until_now(cluster).since(begun, "made and answering"),
             "one of them, p50 s": statistics.median(taken),
             "one of them, max s": max(taken),
-            "making: our CPU s": time.process_time() - begun_cpu,
             "KiB of ours per sandbox": 1024 * (_resident_mib() - idle_mib) / count,
         }
         begun_cpu = time.process_time()
@@ -125,10 +131,10 @@ async def _make(backend: RecordedBackend, count: int, at_once: int) -> list[floa
     return await asyncio.gather(*(make() for _ in range(count)))
 
 
-async def _reap(settings: KubernetesSettings, url: str, killed: float) -> Figures:
+async def _reap(settings: KubernetesSettings, url: str, cluster: int) -> Figures:
     """Have a reaper sweep until the cluster lists none."""
     backend = KubernetesBackend(SandboxSettings(kubernetes=settings))
-    begun_cpu = time.process_time()
+    killed = Spent.until_now(cluster)
     async with open_registry(url) as registry:
         sweeping = asyncio.create_task(Reaper(backend, registry, grace_s=LEASE_S).run(every_s=SWEEP_S))
         while await backend.found():  # noqa: ASYNC110  # nobody tells us
@@ -136,10 +142,39 @@ async def _reap(settings: KubernetesSettings, url: str, killed: float) -> Figure
         sweeping.cancel()
         await asyncio.wait({sweeping})
     await backend.close()
-    return {
-        "all ended, from the kill, s": time.monotonic() - killed,
-        "reaping: our CPU s": time.process_time() - begun_cpu,
-    }
+    return Spent.until_now(cluster).since(killed, "ended, from the kill")
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """Seconds: of time, and of processors."""
+
+    time_s: float
+    ours_s: float
+    """Of this process."""
+    cluster_s: float
+    """Of the cluster's programs, the doubles of nodes among them."""
+    machine_s: float
+    """Of everything on the machine."""
+
+    @classmethod
+    def until_now(cls, cluster: int) -> "Spent":
+        tick_s = 1 / os.sysconf("SC_CLK_TCK")
+        programs = Path(f"/proc/{cluster}/task/{cluster}/children").read_text().split()
+        fields = (Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in programs)
+        cluster_s = tick_s * sum(int(each[11]) + int(each[12]) for each in fields)
+        user, nice, system, _, _, *interrupts = map(int, Path("/proc/stat").read_text().splitlines()[0].split()[1:9])
+        machine_s = tick_s * (user + nice + system + sum(interrupts))
+        return cls(time.monotonic(), time.process_time(), cluster_s, machine_s)
+
+    def since(self, before: "Spent", what: str) -> Figures:
+        ours, cluster = self.ours_s - before.ours_s, self.cluster_s - before.cluster_s
+        return {
+            f"all {what}, s": self.time_s - before.time_s,
+            f"{what}: our CPU s": ours,
+            f"{what}: the control plane's CPU s": cluster,
+            f"{what}: others' CPU s": self.machine_s - before.machine_s - ours - cluster,
+        }
 
 
 def _resident_mib() -> float:
