@@ -22,8 +22,10 @@ struct Rows {
     ptrdiff_t stride;
 };
 
-// A panel shows the two halves of its weights for one input after another, and asks for those of the panel after it:
-// several rows take long enough over one for the next to arrive.
+// A panel shows the two halves of its weights for one input after another, and fetches those of an input to come. Several
+// rows take long enough over one panel for the next to arrive. One row takes what comes from memory as fast as it comes;
+// where each panel is short, the processor learns too late where the next lies, and `kAhead` inputs are asked for. f32
+// is long enough.
 
 struct F32Panel {
     const float* weights;
@@ -31,10 +33,10 @@ struct F32Panel {
     F32Panel(const MimoMatrix& matrix, int64_t panel)
         : weights((const float*)matrix.panels + panel * matrix.num_in * kPanel) {}
     MIMO_INLINE void enter(int64_t) {}
-    MIMO_INLINE void fetch_next(int64_t input, int64_t num_in) const {
-        const float* next = weights + (num_in + input) * kPanel;
-        __builtin_prefetch(next);
-        __builtin_prefetch(next + 16);
+    static constexpr int64_t kAhead = 0;
+    MIMO_INLINE void fetch(int64_t input) const {
+        __builtin_prefetch(weights + input * kPanel);
+        __builtin_prefetch(weights + input * kPanel + 16);
     }
     template <int parity>
     MIMO_INLINE void halves(int64_t input, v16& low, v16& high) const {
@@ -50,9 +52,8 @@ struct Bf16Panel {
     Bf16Panel(const MimoMatrix& matrix, int64_t panel)
         : weights((const int32_t*)matrix.panels + panel * matrix.num_in * 16) {}
     MIMO_INLINE void enter(int64_t) {}
-    MIMO_INLINE void fetch_next(int64_t input, int64_t num_in) const {
-        __builtin_prefetch(weights + (num_in + input) * 16);
-    }
+    static constexpr int64_t kAhead = 32;
+    MIMO_INLINE void fetch(int64_t input) const { __builtin_prefetch(weights + input * 16); }
     template <int parity>
     MIMO_INLINE void halves(int64_t input, v16& low, v16& high) const {
         const v16 pairs = load((const float*)(weights + input * 16));
@@ -76,9 +77,8 @@ struct Fp8Panel {
         low_scale = load(scales + block * kPanel);
         high_scale = load(scales + block * kPanel + 16);
     }
-    MIMO_INLINE void fetch_next(int64_t input, int64_t num_in) const {
-        __builtin_prefetch(weights + ((num_in + 1) / 2 + input / 2) * 16);
-    }
+    static constexpr int64_t kAhead = 0;
+    MIMO_INLINE void fetch(int64_t input) const { __builtin_prefetch(weights + input / 2 * 16); }
     template <int parity>
     MIMO_INLINE void halves(int64_t input, v16& low, v16& high) const {
         const v16 quads = load((const float*)(weights + input / 2 * 16));
@@ -101,10 +101,10 @@ struct PairPanel {
 
     PairPanel(const MimoMatrix& matrix, int64_t panel)
         : weights((const int32_t*)matrix.panels + panel * ((matrix.num_in + 1) / 2) * kPanel) {}
-    MIMO_INLINE void fetch_next(int64_t pair, int64_t num_pairs) const {
-        const int32_t* next = weights + (num_pairs + pair) * kPanel;
-        __builtin_prefetch(next);
-        __builtin_prefetch(next + 16);
+    static constexpr int64_t kAhead = 16;
+    MIMO_INLINE void fetch(int64_t pair) const {
+        __builtin_prefetch(weights + pair * kPanel);
+        __builtin_prefetch(weights + pair * kPanel + 16);
     }
 };
 
@@ -160,15 +160,22 @@ struct Gated {
     }
 };
 
+// How far ahead of the one at hand an input of `count` is fetched; 0: not at all.
+template <int num_rows, class Panel>
+MIMO_INLINE int64_t inputs_ahead(int64_t count, int64_t num_in) {
+    if (num_rows == 1) return Panel::kAhead;
+    return num_rows >= 3 && num_in <= kShortInputs ? count : 0;
+}
+
 template <int num_rows, int num_panels, class Panel>
 MIMO_INLINE void accumulate(Panel (&panels)[num_panels], int64_t num_in, Rows x, v16 (&sums)[num_panels][num_rows][2]) {
-    const bool fetches = num_rows >= 3 && num_in <= kShortInputs;
+    const int64_t ahead = inputs_ahead<num_rows, Panel>(num_in, num_in);
     const auto add = [&](auto parity, int64_t input) __attribute__((always_inline)) {
 #pragma GCC unroll 4
         for (int p = 0; p < num_panels; ++p) {
             v16 low, high;
             panels[p].template halves<decltype(parity)::value>(input, low, high);
-            if (fetches) panels[p].fetch_next(input, num_in);
+            if (ahead) panels[p].fetch(input + ahead);
 #pragma GCC unroll 16
             for (int r = 0; r < num_rows; ++r) {
                 const v16 value = all(x.data[r * x.stride + input]);
@@ -198,12 +205,8 @@ __attribute__((noinline)) void multiply_tile(const MimoMatrix& matrix, int64_t p
     if constexpr (num_panels == 1) {
         Panel panels[1] = {Panel(matrix, panel)};
         accumulate<num_rows>(panels, matrix.num_in, x, sums);
-    } else if constexpr (num_panels == 2) {
-        Panel panels[2] = {Panel(matrix, panel), Panel(matrix, panel + 1)};
-        accumulate<num_rows>(panels, matrix.num_in, x, sums);
     } else {
-        Panel panels[4] = {Panel(matrix, panel), Panel(matrix, panel + 1), Panel(matrix, panel + 2),
-                           Panel(matrix, panel + 3)};
+        Panel panels[2] = {Panel(matrix, panel), Panel(matrix, panel + 1)};
         accumulate<num_rows>(panels, matrix.num_in, x, sums);
     }
     for (int p = 0; p < num_panels; ++p)
@@ -226,14 +229,14 @@ template <int num_rows, int num_panels>
 __attribute__((noinline)) void multiply_pairs(const MimoMatrix& matrix, int64_t panel, PairRows x, float* out) {
     v16 sums[num_panels][num_rows][2] = {};
     const int64_t num_pairs = (matrix.num_in + 1) / 2;
-    const bool fetches = num_rows >= 3 && matrix.num_in <= kShortInputs;
+    const int64_t ahead = inputs_ahead<num_rows, PairPanel>(num_pairs, matrix.num_in);
     const int32_t* weights[num_panels];
     for (int p = 0; p < num_panels; ++p) weights[p] = PairPanel(matrix, panel + p).weights;
     for (int64_t pair = 0; pair < num_pairs; ++pair) {
 #pragma GCC unroll 4
         for (int p = 0; p < num_panels; ++p) {
             const int32_t* at = weights[p] + pair * kPanel;
-            if (fetches) PairPanel{matrix, panel + p}.fetch_next(pair, num_pairs);
+            if (ahead) PairPanel{matrix, panel + p}.fetch(pair + ahead);
 #pragma GCC unroll 16
             for (int r = 0; r < num_rows; ++r) {
                 const int32_t value = x.data[r * x.stride + pair];
@@ -261,8 +264,8 @@ MIMO_INLINE void to_pairs(const float* from, int64_t count, int32_t* to) {
 constexpr bool kHasPairs = false;
 #endif
 
-constexpr int kTileRows = kAccumulators / 2;        // rows of one panel that fit the registers
-constexpr int kWide = kAccumulators >= 16 ? 4 : 2;  // panels side by side for one row
+constexpr int kTileRows = kAccumulators / 2;  // rows of one panel that fit the registers
+constexpr int kWide = 2;                      // panels side by side for one row
 
 // Products of inputs as they are with panels of one kind, or of pairs.
 template <class Panel>
@@ -334,17 +337,15 @@ void multiply_panel(const MimoMatrix& matrix, int64_t panel, Inputs x, int64_t n
 template <class Panel, class Inputs, class Result>
 void multiply_as_stored(const MimoMatrix& matrix, int64_t panel, int64_t end, Inputs x, int64_t num_rows,
                         const Result& result) {
-    alignas(64) float sums[4 * kPanel];
-    if (num_rows == 1)
+    alignas(64) float sums[2 * kWide * kPanel];
+    const auto side_by_side = [&](auto rows) {
         for (; panel + kWide <= end; panel += kWide) {
-            Product<Panel>::template multiply<1, kWide>(matrix, panel, x, sums);
-            deliver(matrix, panel, kWide, 0, 1, sums, result);
+            Product<Panel>::template multiply<decltype(rows)::value, kWide>(matrix, panel, x, sums);
+            deliver(matrix, panel, kWide, 0, decltype(rows)::value, sums, result);
         }
-    if (num_rows == 2 && kAccumulators >= 16)
-        for (; panel + 2 <= end; panel += 2) {
-            Product<Panel>::template multiply<2, 2>(matrix, panel, x, sums);
-            deliver(matrix, panel, 2, 0, 2, sums, result);
-        }
+    };
+    if (num_rows == 1) side_by_side(std::integral_constant<int, 1>{});
+    if (num_rows == 2 && kAccumulators >= 16) side_by_side(std::integral_constant<int, 2>{});
     for (; panel < end; ++panel) multiply_panel<Panel>(matrix, panel, x, num_rows, result);
 }
 
