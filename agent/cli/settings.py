@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agent.cli.failure import ExitCode, Failure
 from agent.integrations.mcp_server import USERS_ONLY, McpServer, ServerName
+from agent.tools.hook import Hook
 
 SYSTEM_FILE = Path("/etc/mimo/config.toml")
 PROJECT_FILE = Path(".mimo", "config.toml")
@@ -37,9 +38,10 @@ class Settings(BaseModel):
     thinking: bool | None = Field(None, description="Reason before acting.")
     max_steps: int = Field(200, gt=0, le=1000, description="Most model calls of one turn.")
     mcp_servers: dict[ServerName, McpServer] = Field({}, description="Programs whose tools the agent may call.")
+    hooks: tuple[Hook, ...] = Field((), description="Commands of yours around the agent's calls.")
 
 
-_USERS_ONLY = ("model_url", "sandbox", "mode", *USERS_ONLY)
+_USERS_ONLY = ("model_url", "sandbox", "mode", "machine", *USERS_ONLY)
 """What a folder's file must not decide: where the user's words go, what holds commands back, what is handed out."""
 
 _VARIABLES = {"model_url": "MIMO_MODEL_URL", "model": "MIMO_MODEL_NAME"}
@@ -72,13 +74,23 @@ def load(environment: Mapping[str, str], root: Path | None = None) -> Loaded:
     origins = dict.fromkeys(Settings.model_fields, Origin("default"))
     for path, forbidden in _files(environment, root):
         for key, value in _read(path, forbidden).items():
-            # Of servers each file has its own; a folder's cannot take the place of one of the user's.
-            values[key] = {**value, **values.get(key, {})} if key == "mcp_servers" and forbidden else value
-            origins[key] = Origin(str(path))
+            values[key], origins[key] = _added(values.get(key), value), Origin(str(path))
     for key, variable in _VARIABLES.items():
         if environment.get(variable):
             values[key], origins[key] = environment[variable], Origin(variable)
     return Loaded(Settings.model_validate(values), origins)
+
+
+def _added(before: Any, value: Any) -> Any:
+    """Tables and lists of several files add up; of a table in both, the earlier file's stays: a folder must not put
+    its own program in the place of one that the user named. Of all else the later file's counts."""
+    match before, value:
+        case dict(), dict():
+            return {**value, **before}
+        case list(), list():
+            return [*before, *value]
+        case _:
+            return value
 
 
 def listing(loaded: Loaded, *, origin: bool, as_json: bool) -> str:
@@ -123,6 +135,8 @@ def _read(path: Path, forbidden: Sequence[str]) -> dict[str, Any]:
         message = "there is no such setting" if first["type"] == "extra_forbidden" else first["msg"]
         raise _broken(path, f"{key}: {message} ({_place(text, key)})") from error
     told = [*values, *(key for server in values.get("mcp_servers", {}).values() for key in server)]
+    if forbidden:
+        told += [value for hook in values.get("hooks", ()) for value in hook.values() if value == "machine"]
     for key in told:
         if key in forbidden:
             raise _broken(path, f"{key}: a folder cannot decide this ({_place(text, key)}); set it in your own file")
@@ -131,7 +145,7 @@ def _read(path: Path, forbidden: Sequence[str]) -> dict[str, Any]:
 
 def _place(text: str, key: str) -> str:
     for number, line in enumerate(text.splitlines(), start=1):
-        if found := re.match(rf"\s*[\"'\[]*{re.escape(key)}\b", line):
+        if found := re.match(rf"(?:\s*|.*=\s*)[\"'\[]*{re.escape(key)}\b", line):
             return f"at line {number}, column {found.end() - len(key) + 1}"
     return "somewhere in it"
 
@@ -174,7 +188,7 @@ _MAX_INSTRUCTIONS_CHARS = 30_000
 
 def speaks(root: Path) -> bool:
     """The folder has files that would tell us what to do."""
-    return any((root / name).is_file() for name in (*INSTRUCTIONS, PROJECT_FILE))
+    return any((root / name).exists() for name in (*INSTRUCTIONS, ".mimo", ".agents"))
 
 
 def instructions(root: Path) -> str:

@@ -31,6 +31,7 @@ class Commands:
         self._screen = screen
         self._conversation = conversation
         self._prices = prices
+        self._custom = {command.name: command for command in conversation.commands}
         self.next_folder: Path | None = None
         """The conversation to go on with instead of this one."""
         self._known: dict[str, tuple[str, Callable[[str], Awaitable[None]]]] = {
@@ -43,6 +44,7 @@ class Commands:
             "/diff": ("what changed since the conversation began", self._diff),
             "/permissions": ("what is always allowed", self._permissions),
             "/mcp": ("other programs whose tools the agent may call", self._mcp),
+            "/skills": ("what the agent can read up on", self._skills),
             "/thinking": ("the newest thoughts in full", self._thinking),
             "/export": ("write the conversation to a Markdown file", self._export),
             "/init": ("have AGENTS.md written", self._init),
@@ -51,7 +53,8 @@ class Commands:
 
     @property
     def names(self) -> list[tuple[str, str]]:
-        return [(name, meaning) for name, (meaning, _) in self._known.items()]
+        own = [(name, meaning) for name, (meaning, _) in self._known.items()]
+        return own + [(command.name, command.meaning) for command in self._custom.values()]
 
     async def __call__(self, text: str) -> None:
         """Do what the user typed."""
@@ -60,6 +63,9 @@ class Commands:
             return
         name, _, rest = text.partition(" ")
         known = self._known.get(name)
+        if known is None and name in self._custom:
+            await self._screen.submit(self._custom[name].filled(rest.strip()), steer=False)
+            return
         if known is None:
             self._screen.note(f"there is no {name}; /help lists what there is", "red")
             return
@@ -173,6 +179,10 @@ class Commands:
         servers = self._conversation.servers
         lines = [f"  {name:<16} {state}" for name, state in servers.items()]
         self._screen.print(Text(printable("\n".join(lines) or "  none; [mcp_servers.NAME] in config.toml names them")))
+
+    async def _skills(self, rest: str) -> None:
+        lines = [f"  {skill.name:<20} {skill.description}" for skill in self._conversation.skills]
+        self._screen.print(Text(printable("\n".join(lines) or "  none; see .agents/skills in the documentation")))
 
     async def _thinking(self, rest: str) -> None:
         self._screen.print(Text(printable(self._screen.lines.last_thought or "(none)"), "dim"))

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import anyio
 
+from agent.cli.chat.custom import CustomCommand
 from agent.cli.chat.files import FileHistory
 from agent.cli.chat.journal import (
     Compacted,
@@ -41,8 +42,10 @@ from agent.permissions.policy import Asked, Decision, Grant, Mode, decide
 from agent.profiles.base import Profile
 from agent.store.base import Claim, Store
 from agent.store.open import open_store
+from agent.tools.hook import Hooks
 from agent.tools.mcp import ToolServers
-from agent.types import Event, Limits, Message, ModelOptions, TaskRequest, ToolCall, Usage
+from agent.tools.skill import Skill
+from agent.types import Event, Limits, Message, ModelOptions, StopReason, TaskRequest, ToolCall, Usage
 from sandbox.types import Backend
 
 MAX_WORDS_CHARS = 100_000
@@ -72,6 +75,12 @@ class Setting:
     """What the configuration allows for good."""
     servers: ToolServers | None = None
     """Other programs whose tools the profile has; None where there are none."""
+    hooks: Hooks | None = None
+    """Those for the end of a turn; those around calls are in the profile's tools."""
+    skills: tuple[Skill, ...] = ()
+    """What the profile's tool shows."""
+    commands: tuple[CustomCommand, ...] = ()
+    """The user's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +157,14 @@ class Conversation:
         return {} if self._setting.servers is None else self._setting.servers.states
 
     @property
+    def skills(self) -> tuple[Skill, ...]:
+        return self._setting.skills
+
+    @property
+    def commands(self) -> tuple[CustomCommand, ...]:
+        return self._setting.commands
+
+    @property
     def busy(self) -> bool:
         """A turn is under way, or waits to be taken up."""
         return self._turn is not None or self._left is not None
@@ -205,9 +222,19 @@ class Conversation:
             ended = await self._turn.run()
             for text in self._turn.unheard:
                 self.queue(text)
+            if ended.stop_reason is StopReason.FINISHED:
+                await self._ask_hooks(begun)
             return ended
         finally:
             self._turn = None
+
+    async def _ask_hooks(self, turn: TurnBegan) -> None:
+        """A hook that is not content with the end of a turn begins another one; but not again with the end of that."""
+        if self._setting.hooks is None or turn.text.startswith(_HOOK_SAYS):
+            return
+        said = await self._setting.hooks.run("stop", {}, self._workplace, turn.task_id)
+        if said:
+            self.queue(f"{_HOOK_SAYS} {said}")
 
     def interrupt(self) -> None:
         """End the turn now."""
@@ -308,6 +335,7 @@ def _worker_id() -> str:
     return f"terminal:{os.getpid()}"
 
 
+_HOOK_SAYS = "[a hook says]"
 _SUMMARY = "The conversation so far is not shown. This is a summary of it:"
 _SUM_UP = (
     "Sum up this conversation for whoever goes on with it: what the user wants, what was found out, which files were "

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,16 +21,18 @@ from agent.cli.chat.conversation import (
     new_folder,
     open_conversation,
 )
-from agent.cli.chat.host import WORKSPACE
+from agent.cli.chat.custom import find_commands
+from agent.cli.chat.host import WORKSPACE, HostSandbox
 from agent.cli.chat.journal import Journal, JournalDamaged
 from agent.cli.chat.screen import Screen
+from agent.cli.chat.skills import find_skills
 from agent.cli.children import embedded_model
 from agent.cli.credentials import Credentials
 from agent.cli.failure import ExitCode, Failure
 from agent.cli.home import home
 from agent.cli.mcp import KeptSignIn
 from agent.cli.report import age
-from agent.cli.settings import Settings, Trust, instructions, load, speaks
+from agent.cli.settings import Settings, Trust, instructions, load, speaks, user_file
 from agent.cli.terminal import one_line, open_terminal
 from agent.config import ModelSettings
 from agent.errors import GitError, StoreError
@@ -39,7 +41,10 @@ from agent.model import open_model
 from agent.permissions.policy import Mode, other_tool
 from agent.profiles.base import Profile
 from agent.profiles.by_name import profile
-from agent.tools.mcp import McpCall, McpList
+from agent.tools.base import Tool
+from agent.tools.hook import Hooked, Hooks
+from agent.tools.mcp import McpCall, McpList, ToolServers
+from agent.tools.skill import Skill, UseSkill, offer
 from agent.types import Limits, ModelOptions
 from sandbox.backends import open_backend
 
@@ -205,7 +210,10 @@ def _trusted(root: Path, trust: Trust) -> bool:
     known = trust.decided(root)
     if known is None:
         terminal = open_terminal()
-        terminal.note(f"{root} has instructions for agents (AGENTS.md or .mimo). They can make the agent do things.")
+        terminal.note(
+            f"{root} has instructions for agents (AGENTS.md, .mimo or .agents). They can make the agent do "
+            "things, and name programs that it starts."
+        )
         known = input("Do you trust this folder? [y/N] ").strip().lower() in ("y", "yes")
         trust.decide(root, known)
     return known
@@ -235,21 +243,39 @@ async def _setting(
     stack: AsyncExitStack,
 ) -> Setting:
     sandbox = arguments.sandbox(environment)
+    own = user_file(environment).parent
     chosen = profile(settings.profile or ("native" if embedded else "assistant"))
     given = {"temperature": settings.temperature, "thinking": settings.thinking}
-    servers = await _servers(settings, environment, stack) if chosen.name == "assistant" else None
-    if servers is not None:
-        chosen = replace(chosen, tools=(*chosen.tools, McpList(servers), McpCall(servers)))
+    allowed = tuple(other_tool(name, tool) for name, server in settings.mcp_servers.items() for tool in server.allow)
+    servers: ToolServers | None = None
+    skills: tuple[Skill, ...] = ()
+    if chosen.name == "assistant":  # The tools of the others are fixed.
+        servers = await _servers(settings, environment, stack)
+        skills = find_skills(own / "skills", root if trusted else None, sandboxed=not options.no_sandbox)
+        chosen = _with(chosen, servers, skills)
+    hooks = Hooks(settings.hooks, HostSandbox(root)) if settings.hooks else None
+    if hooks is not None:
+        chosen = replace(chosen, tools=tuple(Hooked(tool, hooks) for tool in chosen.tools))
     return Setting(
         await stack.enter_async_context(open_model(model)),
-        _told(chosen, root, trusted=trusted, sandboxed=not options.no_sandbox),
+        _told(chosen, root, skills, trusted=trusted, sandboxed=not options.no_sandbox),
         ModelOptions.model_validate({name: value for name, value in given.items() if value is not None}),
         Limits(max_steps=settings.max_steps, max_tokens=10_000_000, wall_clock_s=_WALL_CLOCK_S),
         LoopSettings(prices=model.prices, context_tokens=model.context_tokens),
         None if options.no_sandbox else lambda: open_backend(settings.sandbox, sandbox),
-        tuple(other_tool(name, tool) for name, server in settings.mcp_servers.items() for tool in server.allow),
+        allowed,
         servers,
+        hooks,
+        skills,
+        find_commands(own / "commands", root if trusted else None),
     )
+
+
+def _with(chosen: Profile, servers: ToolServers | None, skills: tuple[Skill, ...]) -> Profile:
+    added: list[Tool] = [UseSkill(skills)] if skills else []
+    if servers is not None:
+        added += [McpList(servers), McpCall(servers)]
+    return replace(chosen, tools=(*chosen.tools, *added))
 
 
 async def _servers(settings: Settings, environment: Mapping[str, str], stack: AsyncExitStack) -> "McpServers | None":
@@ -272,12 +298,14 @@ async def _servers(settings: Settings, environment: Mapping[str, str], stack: As
     return await stack.enter_async_context(servers)
 
 
-def _told(chosen: Profile, root: Path, *, trusted: bool, sandboxed: bool) -> Profile:
+def _told(chosen: Profile, root: Path, skills: Sequence[Skill], *, trusted: bool, sandboxed: bool) -> Profile:
     """The profile, with what this folder and this machine add to its prompt."""
     # Models know the words of the native profile by heart: without need nothing is added.
     parts = [] if chosen.name == "native" else [_AT_A_TERMINAL]
     if not sandboxed:
         parts.append(f"There is no {WORKSPACE} here: commands run in {root}, on the user's own machine.")
+    if skills:
+        parts.append(offer(skills))
     if trusted and (text := instructions(root)):
         parts.append(f"The user's instructions for this project:\n\n{text}")
     added = "".join(f"\n\n{part}" for part in parts).replace("{", "{{").replace("}", "}}")

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,9 @@ from agent.model import Delta
 from agent.permissions.policy import Asked
 from agent.profiles.native import native
 from agent.testing import Script, ScriptedModel
+from agent.tools.base import Tool
+from agent.tools.hook import Hooked, Hooks
+from agent.tools.skill import Skill, UseSkill
 from agent.types import Event, Limits, ModelOptions, ToolCall
 from sandbox.backends import open_backend
 from sandbox.config import SandboxSettings
@@ -69,14 +73,27 @@ def open_chat(tmp_path: Path, root: Path, recorder: Recorder) -> Open:
     """A conversation about ``root``; the same name is the same conversation."""
 
     @asynccontextmanager
-    async def opened(script: Script, name: str = "one", *, sandboxed: bool = True) -> AsyncIterator[Conversation]:
+    async def opened(
+        script: Script,
+        name: str = "one",
+        *,
+        sandboxed: bool = True,
+        skills: tuple[Skill, ...] = (),
+        hooks: Hooks | None = None,
+    ) -> AsyncIterator[Conversation]:
+        chosen = native()
+        tools: list[Tool] = [*chosen.tools, *([UseSkill(skills)] if skills else [])]
+        if hooks is not None:
+            tools = [Hooked(tool, hooks) for tool in tools]
         setting = Setting(
             ScriptedModel(script),
-            native(),
+            replace(chosen, tools=tuple(tools)),
             ModelOptions(),
             Limits(),
             LoopSettings(),
             (lambda: open_backend("local", SandboxSettings())) if sandboxed else None,
+            hooks=hooks,
+            skills=skills,
         )
         async with open_conversation(tmp_path / "conversations" / name, root, setting, recorder) as conversation:
             yield conversation

@@ -286,6 +286,34 @@ def test_another_programs_tool_is_asked_for_even_in_auto_and_granted_by_its_name
     terminal.see("running, 4 tools")
 
 
+def test_skills_commands_and_hooks_of_a_trusted_folder_are_used(start: Start, root: Path) -> None:
+    (root / ".agents" / "skills" / "greet").mkdir(parents=True)
+    (root / ".agents" / "skills" / "greet" / "SKILL.md").write_text(
+        "---\nname: greet\ndescription: to greet\n---\nBow."
+    )
+    (root / ".mimo" / "commands").mkdir(parents=True)
+    (root / ".mimo" / "commands" / "ship.md").write_text("Ship $ARGUMENTS now.")
+    hook = 'on = "before_tool"\ntool = "bash"\ncommand = "echo not on Fridays; exit 1"\n'
+    (root / ".mimo" / "config.toml").write_text(f"[[hooks]]\n{hook}")
+    prompts: list[str] = []
+
+    def script(messages: Sequence[Message]) -> AssistantMessage:
+        prompts.append(messages[0]["content"])
+        return [call("skill", skill="greet"), call("bash", command="ls"), say("well then")][len(prompts) - 1]
+
+    terminal = start(script, "--mode", "auto")
+    terminal.see("Do you trust this folder?")
+    terminal.type("y", ENTER)
+    ready(terminal).type("/skills", ENTER)
+    terminal.see("to greet")
+    terminal.type("/ship it", ENTER)
+    terminal.see("> Ship it now.")
+    terminal.see("refused by a hook: not on Fridays")
+    terminal.see("well then")
+    assert "- greet: to greet" in prompts[0]
+    assert "Bow." not in prompts[0]
+
+
 def test_the_users_own_shell_runs_on_the_machine_itself(start: Start, root: Path) -> None:
     terminal = ready(start(in_order()))
     terminal.type("!cat secret; touch made", ENTER)

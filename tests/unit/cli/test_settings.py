@@ -101,3 +101,15 @@ def test_a_server_that_is_described_wrongly_is_found_by_its_line(home: Path, tab
     with pytest.raises(Failure) as failed:
         load({"MIMO_HOME": str(home)})
     assert place in failed.value.message
+
+
+def test_hooks_of_several_files_add_up_and_a_folders_run_in_the_sandbox_alone(home: Path, tmp_path: Path) -> None:
+    (home / "config.toml").write_text('[[hooks]]\non = "stop"\ncommand = "mine"\nwhere = "machine"\n')
+    (tmp_path / ".mimo").mkdir()
+    theirs = tmp_path / ".mimo" / "config.toml"
+    theirs.write_text('[[hooks]]\non = "stop"\ncommand = "theirs"\n')
+    hooks = load({"MIMO_HOME": str(home)}, tmp_path).settings.hooks
+    assert [(hook.command, hook.where) for hook in hooks] == [("mine", "machine"), ("theirs", "sandbox")]
+    theirs.write_text('[[hooks]]\non = "stop"\ncommand = "theirs"\nwhere = "machine"\n')
+    with pytest.raises(Failure, match="machine: a folder cannot decide this \\(at line 4"):
+        load({"MIMO_HOME": str(home)}, tmp_path)

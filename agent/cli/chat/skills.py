@@ -1,0 +1,85 @@
+"""Skills in folders: ``NAME/SKILL.md`` with a head of YAML, and whatever files belong to it."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import yaml
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+
+from agent.cli.chat.host import WORKSPACE
+from agent.cli.failure import ExitCode, Failure
+from agent.tools.skill import Skill
+
+PROJECT_SKILLS = Path(".agents", "skills")
+
+_OUTSIDE = "/tmp/skills"  # noqa: S108 - in the sandbox
+_MAX_FILES = 100
+_MAX_FILE_BYTES = 1024 * 1024
+
+
+class _Head(BaseModel):
+    # Other programs add keys of their own.
+    model_config = ConfigDict(extra="ignore")
+
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
+    description: Annotated[str, StringConstraints(min_length=1, max_length=1024, strip_whitespace=True)]
+
+
+def find_skills(user: Path, root: Path | None, *, sandboxed: bool) -> tuple[Skill, ...]:
+    """All skills by their names; a folder's take the place of the user's.
+
+    Args:
+        user: folder of the user's skills.
+        root: project whose skills count too; only one the user trusts.
+
+    Raises:
+        Failure: a SKILL.md cannot be read.
+    """
+    found = {skill.name: skill for skill in _users(user, sandboxed=sandboxed)}
+    if root is not None:
+        for path in _paths(root / PROJECT_SKILLS):
+            place = path.parent.relative_to(root)
+            skill = _skill(path, f"{WORKSPACE}/{place}" if sandboxed else str(path.parent))
+            found[skill.name] = skill
+    return tuple(found[name] for name in sorted(found))
+
+
+def _users(folder: Path, *, sandboxed: bool) -> Iterator[Skill]:
+    """They are outside the project, so that a sandbox has to be given their files."""
+    for path in _paths(folder):
+        if sandboxed:
+            yield _skill(path, f"{_OUTSIDE}/{path.parent.name}", dict(_files(path.parent)))
+        else:
+            yield _skill(path, str(path.parent))
+
+
+def _paths(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*/SKILL.md"))
+
+
+def _skill(path: Path, place: str, files: dict[str, bytes] | None = None) -> Skill:
+    text = path.read_text("utf-8", errors="replace")
+    parts = re.fullmatch(r"---\r?\n(.*?)\r?\n---\r?\n?(.*)", text, re.DOTALL)
+    if parts is None:
+        raise _broken(path, "it does not begin with a head between two lines of ---")
+    try:
+        head = _Head.model_validate(yaml.safe_load(parts[1]))
+    except yaml.YAMLError as error:
+        raise _broken(path, f"its head is not YAML: {' '.join(str(error).split())}") from error
+    except ValidationError as error:
+        first = error.errors(include_input=False)[0]
+        raise _broken(path, f"{'.'.join(map(str, first['loc'])) or 'head'}: {first['msg']}") from error
+    return Skill(head.name, " ".join(head.description.split()), parts[2].strip(), place, files or {})
+
+
+def _files(folder: Path) -> Iterator[tuple[str, bytes]]:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    for path in paths[:_MAX_FILES]:
+        if path.stat().st_size <= _MAX_FILE_BYTES:
+            yield str(path.relative_to(folder)), path.read_bytes()
+
+
+def _broken(path: Path, what: str) -> Failure:
+    return Failure(ExitCode.USAGE, f"{path}: {what}", "mend or move that file")
