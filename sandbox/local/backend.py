@@ -95,8 +95,7 @@ class LocalBackend:
         return self._have(LocalSandbox(client, place, line, await self._open_door(spec, place)))
 
     async def found(self) -> Sequence[Found]:
-        held = await asyncio.to_thread(lambda: list(folder.held(self._folder_of_all())))
-        return [Found(each.path.name, each.made_at, each.ends_at) for each in held]
+        return await asyncio.to_thread(_found, self._folder_of_all())
 
     async def remove(self, id: str) -> None:  # noqa: A002  # the field's name
         if (line := Folder(self._folder_of_all() / id).call_holder()) is not None:
@@ -224,6 +223,14 @@ class LocalSandbox(Machine):
                 return
             except TimeoutError:
                 raise SandboxError(f"sandbox {self.boot_id} does not end; look for a stuck process") from None
+
+
+def _found(folders: Path) -> list[Found]:
+    found = []
+    for each in folder.held(folders):
+        with contextlib.suppress(FileNotFoundError):  # it ended a moment ago
+            found.append(Found(each.path.name, each.made_at, each.ends_at))
+    return found
 
 
 def _end(line: socket.socket) -> None:
