@@ -9,6 +9,7 @@ from agent.api import (
     messages,
     probes,
     projects,
+    repos,
     runs,
     service,
     tasks,

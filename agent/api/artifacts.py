@@ -14,7 +14,7 @@ from agent.api.context import Context, Shared
 from agent.api.problems import Problem
 from agent.api.schemas import ArtifactList
 from agent.errors import UnknownArtifact
-from agent.store.artifacts import Artifact, Artifacts
+from agent.store.artifacts import Artifact
 
 router = APIRouter(prefix="/v1/tasks", tags=["artifacts"])
 
@@ -31,9 +31,8 @@ _MAX_DIGITS = 18
 @router.get("/{task_id}/artifacts", dependencies=[needs("tasks:read")])
 async def list_artifacts(task_id: str, shared: Shared) -> ArtifactList:
     """Every artifact of the task, by name, which begins with the number of the attempt."""
-    kept = await _kept(shared, task_id)
-    found = await kept.of_task(shared.principal.project_id, task_id) if kept else ()
-    return ArtifactList(artifacts=found)
+    await shared.tasks.get(task_id)
+    return ArtifactList(artifacts=await artifacts_of(shared, task_id))
 
 
 @router.get(
@@ -51,7 +50,8 @@ async def read_artifact(
     if_none_match: Annotated[str | None, Header(description="Send nothing if this is still the ETag.")] = None,
 ) -> Response:
     """The bytes of an artifact."""
-    kept = await _kept(shared, task_id)
+    await shared.tasks.get(task_id)
+    kept = shared.store.artifacts
     if kept is None:
         raise UnknownArtifact(f"task {task_id} has no artifact {artifact[:200]!r}")
     found = await kept.get(shared.principal.project_id, task_id, artifact)
@@ -69,10 +69,10 @@ async def read_artifact(
     return StreamingResponse(content, status, headers, found.media_type)
 
 
-async def _kept(shared: Context, task_id: str) -> Artifacts | None:
+async def artifacts_of(shared: Context, task_id: str) -> tuple[Artifact, ...]:
     """Of a task that is the caller's."""
-    await shared.tasks.get(task_id)
-    return shared.store.artifacts
+    kept = shared.store.artifacts
+    return await kept.of_task(shared.principal.project_id, task_id) if kept else ()
 
 
 def _headers(artifact: Artifact) -> dict[str, str]:

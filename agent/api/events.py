@@ -3,7 +3,7 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing
 from http import HTTPStatus
 from typing import Annotated, Any
@@ -24,6 +24,7 @@ router = APIRouter(prefix="/v1/tasks", tags=["events"])
 _RETRY_MS = 2000
 _STUCK_S = 60.0
 """A reader who takes nothing for so long is gone; what it had buffered is all it cost."""
+_HEARTBEAT = b": heartbeat\n\n"
 _CHUNK = 64
 """Most events written at once."""
 _WARN = 0.75
@@ -42,25 +43,33 @@ async def read_events(
     shared: Shared,
     after: Annotated[int, Query(ge=0, le=2**53, description="Only events with a greater sequence number.")] = 0,
     limit: Annotated[int, Query(ge=1, le=1000, description="Most events of a page; a stream has no limit.")] = 100,
+    types: Annotated[
+        str, Query(max_length=1000, description="Only these, with commas between. A stream's last event comes always.")
+    ] = "",
     last_event_id: Annotated[int | None, Header(ge=0, le=2**53, description="Stream only: wins over after.")] = None,
 ) -> EventPage | Response:
     """A page of the log, or with ``Accept: text/event-stream`` the log from there on as it grows."""
+    wanted = frozenset(filter(None, types.replace("\0", "").split(",")))
     if "text/event-stream" in request.headers.get("accept", ""):
-        return await _stream(shared, task_id, after if last_event_id is None else last_event_id)
-    events = await shared.tasks.events(task_id, after=after, limit=limit)
+        return await _stream(shared, task_id, after if last_event_id is None else last_event_id, wanted)
+    record = await shared.tasks.get(task_id)
+    events = await shared.tasks.events(task_id, after=after, limit=limit, types=wanted)
+    seen = events[-1].seq if events else after
+    if len(events) < limit:  # What was not wanted lies behind the reader, too.
+        seen = max(seen, record.last_seq)
     return EventPage(
         events=tuple(map(show_event, events)),
-        next_after=events[-1].seq if events else after,
-        ended=(bool(events) and events[-1].type == LAST_EVENT) or await _has_seen_all(shared, task_id, after),
+        next_after=seen,
+        ended=(bool(events) and events[-1].type == LAST_EVENT) or (record.status.terminal and seen >= record.last_seq),
     )
 
 
-async def _stream(shared: Context, task_id: str, after: int) -> Response:
+async def _stream(shared: Context, task_id: str, after: int, types: Collection[str]) -> Response:
     record = await shared.tasks.get(task_id)
     if record.status.terminal and after >= record.last_seq:
         # The one answer after which a browser's EventSource does not come back.
         return Response(status_code=HTTPStatus.NO_CONTENT)
-    return EventStream(_chunks(shared, task_id, after, record.last_seq))
+    return EventStream(_chunks(shared, task_id, _Reader(after, types), record.last_seq))
 
 
 class EventStream(StreamingResponse):
@@ -84,10 +93,9 @@ class EventStream(StreamingResponse):
                 logger.info("action=drop_reader path=%s reason=stuck", scope["path"])
 
 
-async def _chunks(shared: Context, task_id: str, after: int, head: int) -> AsyncGenerator[bytes, None]:
+async def _chunks(shared: Context, task_id: str, reader: "_Reader", head: int) -> AsyncGenerator[bytes, None]:
     """What was comes out of the store, what is new out of the log's tail, which reaches back to where that ended."""
     yield f"retry: {_RETRY_MS}\n\n".encode()
-    reader = _Reader(after)
     async with shared.watching.tail(shared.tasks, task_id, head) as tail:
         while not reader.ended:
             frames = tail.since(reader.after)
@@ -103,14 +111,19 @@ async def _chunks(shared: Context, task_id: str, after: int, head: int) -> Async
             else:
                 await tail.wait(shared.heartbeat_s)
                 if not tail.since(reader.after):
-                    yield b": heartbeat\n\n"
+                    yield _HEARTBEAT
 
 
 class _Reader:
     """How far one reader is."""
 
-    def __init__(self, after: int) -> None:
+    def __init__(self, after: int, types: Collection[str] = ()) -> None:
+        """
+        Args:
+            types: of the events that are sent beside the last one; empty: all.
+        """
         self.after = after
+        self._types = types
         self.live = False
         """Has caught up once: from then on it must keep up."""
         self.ended = False
@@ -119,9 +132,9 @@ class _Reader:
     def take(self, frames: Sequence[Frame], tail: Tail) -> bytes:
         """The next events as they are sent, with a word about those that are missing."""
         chunk = [] if frames[0].seq == self.after + 1 else [_gap(self.after + 1, frames[0].seq - 1)]
-        chunk += [event.text for event in frames]
+        chunk += [event.text for event in frames if not self._types or event.last or event.type in self._types]
         self.after, self.ended = frames[-1].seq, frames[-1].last
-        return b"".join(chunk) + self._warning(tail)
+        return b"".join(chunk) + self._warning(tail) or _HEARTBEAT
 
     def drop(self, tail: Tail) -> bytes:
         logger.info("action=drop_reader reason=slow lag=%d", tail.lag(self.after))
@@ -143,8 +156,3 @@ def _gap(first: int, last: int) -> bytes:
 def _note(kind: str, **body: int) -> bytes:
     """A word about the stream itself. It has no id: a reader who comes back names the last event of the log."""
     return f"event: {kind}\ndata: {json.dumps({'type': kind} | body)}\n\n".encode()
-
-
-async def _has_seen_all(shared: Context, task_id: str, after: int) -> bool:
-    record = await shared.tasks.get(task_id)
-    return record.status.terminal and after >= record.last_seq

@@ -101,6 +101,17 @@ class QueuePlace(_View):
     reason: str
 
 
+class UsageView(_View):
+    """What some tasks used, all attempts counted."""
+
+    group: dict[Group, str | None] = Field(description="What they have in common; empty for one sum of all.")
+    num_tasks: int
+    num_runs: int
+    num_steps: int
+    usage: Usage
+    cost: float | None = Field(description="By the service's prices; null where it has none.")
+
+
 class TaskView(TaskSummary):
     """A task as a whole."""
 
@@ -111,6 +122,8 @@ class TaskView(TaskSummary):
     model: ModelOptions
     profile: str
     queue: QueuePlace | None = Field(description="Null unless it is queued.")
+    artifacts: tuple[Artifact, ...] | None = Field(None, description="With expand=artifacts.")
+    total: UsageView | None = Field(None, description="Of all attempts, with expand=usage.")
 
 
 class TaskList(_View):
@@ -152,17 +165,6 @@ class DiffView(_View):
 
 class ArtifactList(_View):
     artifacts: tuple[Artifact, ...]
-
-
-class UsageView(_View):
-    """What some tasks used, all attempts counted."""
-
-    group: dict[Group, str | None] = Field(description="What they have in common; empty for one sum of all.")
-    num_tasks: int
-    num_runs: int
-    num_steps: int
-    usage: Usage
-    cost: float | None = Field(description="By the service's prices; null where it has none.")
 
 
 class UsageList(_View):

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query
 from pydantic import AwareDatetime
 
 from agent.api.auth import needs
-from agent.api.context import Shared
+from agent.api.context import Context, Shared
 from agent.api.gate import BODY_LIMIT_BYTES
 from agent.api.problems import FieldError, Problem
 from agent.api.schemas import LimitsView, ModelList, ModelView, QueueView, UsageList, UsageView
@@ -39,6 +39,11 @@ async def read_usage(shared: Shared, group_by: _By = "", since: _Since = None, u
 async def read_task_usage(task_id: str, shared: Shared) -> UsageView:
     """What a task used, all attempts counted."""
     await shared.tasks.get(task_id)
+    return await usage_of(shared, task_id)
+
+
+async def usage_of(shared: Context, task_id: str) -> UsageView:
+    """Of a task that is the caller's."""
     (used,) = await shared.accounts.used(shared.principal.project_id, task_id=task_id)
     return _view(used, shared.prices)
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import AwareDatetime
 
+from agent.api.artifacts import artifacts_of
 from agent.api.auth import needs
 from agent.api.body import described, read_body, rejected
 from agent.api.context import Context, Shared
@@ -16,6 +17,7 @@ from agent.api.once import IdempotencyKey, once
 from agent.api.problems import FieldError, Problem
 from agent.api.repos import resolve_repository
 from agent.api.schemas import DiffView, ForkPoint, QueuePlace, TaskChange, TaskList, TaskView, show, summarise
+from agent.api.service import usage_of
 from agent.errors import InvalidCursor, TaskOver
 from agent.inbox import Inbox
 from agent.store.base import TaskRecord
@@ -53,6 +55,11 @@ async def list_tasks(
     shared: Shared,
     status: Annotated[Status | None, Query(description="Only tasks in this state.")] = None,
     created_by: Annotated[str | None, Query(max_length=256, description="Only tasks of this subject.")] = None,
+    repository: Annotated[str | None, Query(max_length=4096, description="Only tasks about this one.")] = None,
+    label: Annotated[
+        list[str] | None, Query(max_length=32, description="Only tasks with this label: name, or name=value.")
+    ] = None,
+    q: Annotated[str | None, Query(max_length=256, description="Only tasks with this in title or problem.")] = None,
     since: Annotated[AwareDatetime | None, Query(description="Only tasks submitted then or later.")] = None,
     until: Annotated[AwareDatetime | None, Query(description="Only tasks submitted before.")] = None,
     cursor: Annotated[str | None, Query(description="next_cursor of the page before.")] = None,
@@ -61,7 +68,15 @@ async def list_tasks(
     """Tasks, newest first."""
     try:
         page = await shared.tasks.list_tasks(
-            status=status, created_by=created_by, since=since, until=until, cursor=cursor, limit=limit
+            status=status,
+            created_by=created_by,
+            repository=repository,
+            labels=dict(map(_label, label or ())),
+            text=q,
+            since=since,
+            until=until,
+            cursor=cursor,
+            limit=limit,
         )
     except InvalidCursor as error:
         raise invalid_cursor() from error
@@ -69,11 +84,24 @@ async def list_tasks(
 
 
 @router.get("/{task_id}", dependencies=[needs("tasks:read")], responses=_WITH_ETAG)
-async def show_task(task_id: str, response: Response, shared: Shared) -> TaskView:
+async def show_task(
+    task_id: str,
+    response: Response,
+    shared: Shared,
+    expand: Annotated[str, Query(description="What to add, with commas between: artifacts, usage.")] = "",
+) -> TaskView:
     """A task as a whole."""
+    wanted = set(filter(None, expand.split(",")))
+    if unknown := wanted - {"artifacts", "usage"}:
+        raise invalid_parameter("expand", f"{sorted(unknown)[0][:64]!r} is neither artifacts nor usage")
     shown = await view(shared, await shared.tasks.get(task_id))
     response.headers["ETag"] = _etag(shown)
-    return shown
+    more: dict[str, Any] = {}
+    if "artifacts" in wanted:
+        more["artifacts"] = await artifacts_of(shared, task_id)
+    if "usage" in wanted:
+        more["total"] = await usage_of(shared, task_id)
+    return shown.model_copy(update=more)
 
 
 @router.patch(
@@ -181,6 +209,11 @@ async def limits_of(shared: Context, record: TaskRecord) -> Limits:
     return Inbox(await shared.store.user_events(record.id)).raised(record.request.limits)
 
 
+def _label(given: str) -> tuple[str, str | None]:
+    name, equals, value = given.partition("=")
+    return name, value if equals else None
+
+
 async def diff_answer(request: Request, patch: str) -> DiffView | Response:
     if "text/x-diff" in request.headers.get("accept", ""):
         return Response(patch, media_type="text/x-diff; charset=utf-8")
@@ -231,10 +264,14 @@ async def _read_submission(request: Request) -> TaskRequest:
 
 
 def invalid_cursor() -> Problem:
+    return invalid_parameter("cursor", "not a cursor that this service gave; leave it out for the first page")
+
+
+def invalid_parameter(name: str, detail: str) -> Problem:
     return Problem(
         HTTPStatus.UNPROCESSABLE_ENTITY,
         "invalid_request",
-        "cursor: not a cursor that this service gave",
-        remedy="Give back next_cursor of the page before, or leave cursor out for the first page.",
-        errors=[FieldError(parameter="cursor", detail="Not a cursor that this service gave")],
+        f"{name}: {detail}",
+        remedy="Correct the parameter; /openapi.json describes it.",
+        errors=[FieldError(parameter=name, detail=detail)],
     )

@@ -26,6 +26,7 @@ class Frame:
     """An event as it is sent, made once for all who get it."""
 
     seq: int
+    type: str
     text: bytes
     last: bool
     """No event comes after this one."""
@@ -35,7 +36,7 @@ def frame(event: Event) -> Frame:
     """A server-sent event whose id is the event's place in the log."""
     data = show_event(event).model_dump_json()
     text = f"id: {event.seq}\nevent: {event.type}\ndata: {data}\n\n"
-    return Frame(event.seq, text.encode(), event.type == LAST_EVENT)
+    return Frame(event.seq, event.type, text.encode(), event.type == LAST_EVENT)
 
 
 class Tail:

@@ -15,6 +15,7 @@ Beside the loop's events (``agent.events``) and the words of the user (:data:`US
 | run.parked            | status, waiting_on, and what the worker adds                                |
 | run.requeued          | by (the event that ended the wait)                                          |
 | run.provisioned       | boot_id of the sandbox, base (commit, tree, dirty), tree it was filled with |
+| setup.completed       | duration_s, output (its end); nothing where its work was kept before        |
 | sandbox.lost          | detail                                                                      |
 | verdict.reached       | verdict                                                                     |
 | run.released          | nothing: its worker stopped, another goes on                                |
@@ -22,7 +23,7 @@ Beside the loop's events (``agent.events``) and the words of the user (:data:`US
 | task.finished         | run_id of the selected run; its status, stop_reason, verdict, error         |
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
@@ -274,6 +275,9 @@ class ProjectStore(Protocol):
         *,
         status: Status | None = None,
         created_by: str | None = None,
+        repository: str | None = None,
+        labels: Mapping[str, str | None] | None = None,
+        text: str | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
         cursor: str | None = None,
@@ -281,12 +285,18 @@ class ProjectStore(Protocol):
     ) -> TaskPage:
         """Tasks, newest first, submitted in ``[since, until)``. New tasks do not shift the pages after a cursor.
 
+        Args:
+            labels: they have all of these; None is any value.
+            text: stands in the title or the problem, in letters of either case.
+
         Raises:
             InvalidCursor: the cursor is not one of ours.
         """
 
-    async def events(self, task_id: str, *, after: int = 0, limit: int = 1000) -> tuple[Event, ...]:
-        """The task's events with a sequence number above ``after``, oldest first.
+    async def events(
+        self, task_id: str, *, after: int = 0, limit: int = 1000, types: Collection[str] = ()
+    ) -> tuple[Event, ...]:
+        """The task's events with a sequence number above ``after``, oldest first; of these ``types``, or all.
 
         Raises:
             UnknownTask: the project has no such task.

@@ -8,7 +8,6 @@ from sqlalchemy import and_, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from agent.store.artifacts import Artifacts
-from agent.store.artifacts import Artifacts
 from agent.store.base import USER_EVENTS, Claim, Project, ProjectStore, RunResult, TaskRecord
 from agent.store.batches import Batches
 from agent.store.blobs import Blobs

@@ -2,11 +2,12 @@
 
 import base64
 import binascii
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
 import anyio
-from sqlalchemy import ColumnElement, and_, insert, select, update
+from sqlalchemy import ColumnElement, Text, and_, case, cast, insert, or_, select, update
 
 from agent.errors import IdempotencyConflict, InvalidCursor, TaskOver, UnknownTask
 from agent.inbox import Inbox
@@ -79,14 +80,17 @@ class SqlProjectStore:
         *,
         status: Status | None = None,
         created_by: str | None = None,
+        repository: str | None = None,
+        labels: Mapping[str, str | None] | None = None,
+        text: str | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
         cursor: str | None = None,
         limit: int = 20,
     ) -> TaskPage:
         query = select(tasks).where(tasks.c.project_id == self.project_id)
-        for where in _filters(status, created_by, since, until, cursor):
-            query = query.where(where)
+        query = query.where(*_filters(status, created_by, since, until, cursor))
+        query = query.where(*_contents(repository, labels or {}, text))
         async with self.database.reading() as db:
             rows = (await db.execute(query.order_by(tasks.c.position.desc()).limit(limit + 1))).mappings().all()
             page = rows[:limit]
@@ -97,9 +101,13 @@ class SqlProjectStore:
         )
 
     @whole
-    async def events(self, task_id: str, *, after: int = 0, limit: int = 1000) -> tuple[Event, ...]:
+    async def events(
+        self, task_id: str, *, after: int = 0, limit: int = 1000, types: Collection[str] = ()
+    ) -> tuple[Event, ...]:
         known = select(tasks.c.task_id).where(self._mine(task_id))
         mine = and_(events.c.task_id == task_id, events.c.project_id == self.project_id)
+        if types:
+            mine = and_(mine, events.c.type.in_(types))
         async with self.database.reading() as db:
             found = await read_events(db, and_(mine, events.c.seq > after), limit)
             if not found and (await db.execute(known)).first() is None:
@@ -223,7 +231,7 @@ def _filters(
     if status is not None:
         found.append(tasks.c.status == status)
     if created_by is not None:
-        found.append(tasks.c.created_by == created_by.replace("\0", ""))
+        found.append(tasks.c.created_by == _askable(created_by))
     if since is not None:
         found.append(tasks.c.created_at >= since)
     if until is not None:
@@ -231,6 +239,27 @@ def _filters(
     if cursor is not None:
         found.append(tasks.c.position < _decode_cursor(cursor))
     return found
+
+
+def _contents(repository: str | None, labels: Mapping[str, str | None], text: str | None) -> list[ColumnElement[bool]]:
+    found: list[ColumnElement[bool]] = []
+    if repository is not None:
+        found.append(tasks.c.request["repository"].as_string() == _askable(repository))
+    for name, value in labels.items():
+        given = case(
+            (tasks.c.labels.is_(None), tasks.c.request[("labels", _askable(name))].as_string()),
+            else_=tasks.c.labels[_askable(name)].as_string(),
+        )
+        found.append(given.is_not(None) if value is None else given == _askable(value))
+    if text is not None:
+        title, problem = cast(tasks.c.title, Text), tasks.c.request["problem_statement"].as_string()
+        found.append(or_(*(where.icontains(_askable(text), autoescape=True) for where in (title, problem))))
+    return found
+
+
+def _askable(text: str) -> str:
+    """Postgres cannot even be asked for U+0000."""
+    return text.replace("\0", "")
 
 
 def _encode_cursor(position: int) -> str:

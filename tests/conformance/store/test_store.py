@@ -115,6 +115,29 @@ async def test_list_keeps_to_one_status(store: Store) -> None:
     assert [task.id for task in (await users(store).list_tasks(status=Status.QUEUED)).tasks] == [second.id]
 
 
+async def test_tasks_are_found_by_repository_label_and_text(store: Store) -> None:
+    mine = users(store)
+    texts = ("Add() subtracts 100%", "Sort is slow", "Sort loses 100 rows")
+    made = [
+        await mine.submit(TaskRequest(repository=f"/{number}", problem_statement=text, labels=labels))
+        for number, (text, labels) in enumerate(zip(texts, ({"team": "web"}, {"team": "data"}, {}), strict=True))
+    ]
+    await mine.tell(made[2].id, "task.updated", {"title": "ROWS", "labels": {"team": "data", "urgent": ""}})
+
+    async def found(**filters: Any) -> list[int]:
+        return [made.index(task) for task in reversed(made) if task.id in await ids(**filters)]
+
+    async def ids(**filters: Any) -> list[str]:
+        return [task.id for task in (await mine.list_tasks(**filters)).tasks]
+
+    assert await found(repository="/1") == [1]
+    assert await found(labels={"team": "data"}) == [2, 1]
+    assert await found(labels={"team": None, "urgent": None}) == [2]
+    assert await found(text="sort") == [2, 1]
+    assert await found(text="100%") == [0]
+    assert await found(text="rows", labels={"team": "web"}) == await found(text="\0", repository="\0") == []
+
+
 async def test_list_leaves_out_patches_and_outputs(store: Store) -> None:
     await users(store).submit(request())
     claim = await claimed(store)

@@ -221,3 +221,26 @@ async def test_ten_megabytes_are_refused_while_they_still_come(store: Store, ser
 
     assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
     assert alive.status_code == 200
+
+
+async def test_reader_gets_the_types_it_wants_and_the_end(store: Store, serve: Serve) -> None:
+    task = await store.of(DEFAULT_PROJECT).submit(TASK)
+    claim = await _claim(store)
+    for text in ("one", "two"):
+        await _note(store, claim, text)
+    async with serve(_app(store)) as url, httpx.AsyncClient(trust_env=False) as http:
+        events = f"{url}/v1/tasks/{task.id}/events"
+        page = (await http.get(events, params={"types": "note,run.claimed", "limit": 1})).json()
+        rest = (await http.get(events, params={"types": "note", "after": page["next_after"]})).json()
+        nothing = (await http.get(events, params={"types": "of.none"})).json()
+        reading = asyncio.ensure_future(_read(f"{events}?types=note", STREAM))
+        await _note(store, claim, "three")
+        await _finish(store, claim)
+        streamed = await reading
+        ended = (await http.get(events, params={"types": "note", "after": rest["next_after"]})).json()
+
+    assert [event["type"] for event in page["events"]] == ["run.claimed"]
+    assert [event["body"]["text"] for event in rest["events"]] == ["one", "two"]
+    assert (rest["ended"], nothing) == (False, {"events": [], "next_after": rest["next_after"], "ended": False})
+    assert [event.event for event in streamed] == ["note", "note", "note", "task.finished"]
+    assert ([event["body"]["text"] for event in ended["events"]], ended["ended"]) == (["three"], True)

@@ -87,6 +87,31 @@ async def test_part_of_an_artifact_is_fetched_and_checked(http: httpx.AsyncClien
     assert (await http.get(f"/v1/tasks/{task_id}/artifacts/1/nothing")).json()["code"] == "unknown_artifact"
 
 
+async def test_task_is_shown_with_what_is_asked_for_beside_it(http: httpx.AsyncClient, task_id: str) -> None:
+    plain = (await http.get(f"/v1/tasks/{task_id}")).json()
+    full = (await http.get(f"/v1/tasks/{task_id}", params={"expand": "usage,artifacts"})).json()
+    refused = await http.get(f"/v1/tasks/{task_id}", params={"expand": "everything"})
+
+    assert plain["artifacts"] is plain["total"] is None
+    assert [each["name"] for each in full["artifacts"]][-1] == "1/patch.diff"
+    assert full["total"]["num_steps"] == full["steps"] == 4
+    assert (refused.status_code, refused.json()["errors"][0]["parameter"]) == (422, "expand")
+
+
+async def test_list_is_narrowed_by_repository_label_and_text(
+    http: httpx.AsyncClient, store: SqlStore, make_request: Callable[..., TaskRequest]
+) -> None:
+    labelled = await users(store).submit(make_request(labels={"team": "web"}, problem_statement="Add a test"))
+    other = await users(store).submit(make_request())
+
+    async def found(**narrow: str) -> list[str]:
+        return [task["id"] for task in (await http.get("/v1/tasks", params=narrow)).json()["tasks"]]
+
+    assert await found(repository=other.request.repository) == [other.id, labelled.id]
+    assert await found(label="team") == await found(label="team=web") == await found(q="A TEST") == [labelled.id]
+    assert await found(label="team=data") == await found(q="a test", repository="/elsewhere") == []
+
+
 async def test_deleted_task_is_gone_and_the_audit_log_says_who_did_it(
     http: httpx.AsyncClient, task_id: str, store: SqlStore, make_request: Callable[..., TaskRequest], tmp_path: Path
 ) -> None:
