@@ -39,6 +39,11 @@ async def test_input_that_is_not_read_does_not_hold_anything_up(run):
     assert (await run("wc -c", stdin=bytes(2_000_000))).output == b"2000000\n"
 
 
+async def test_a_command_that_closes_its_input_runs_on(run):
+    outcome = await run("exec 0<&-; sleep 0.2; echo still here", stdin=bytes(2_000_000))
+    assert (outcome.code, outcome.output) == (0, b"still here\n")
+
+
 async def test_the_end_of_input_is_seen_whatever_else_begins_and_ends_meanwhile(run):
     first, second = await asyncio.gather(run("sleep 0.1"), run("sleep 0.4; wc -c", stdin=bytes(2_000_000)))
     assert (first.code, second.output) == (0, b"2000000\n")
@@ -46,6 +51,13 @@ async def test_the_end_of_input_is_seen_whatever_else_begins_and_ends_meanwhile(
 
 async def test_output_that_is_not_text_is_kept_as_it_is(run):
     assert (await run(r"printf '\xff\xfe\x00caf\xe9'")).output == b"\xff\xfe\x00caf\xe9"
+
+
+async def test_a_program_that_is_not_there_is_the_commands_own_failure(run):
+    outcome = await run("no-such-program --now")
+    assert isinstance(outcome, Exited)
+    assert outcome.code == 127
+    assert b"no-such-program: command not found" in outcome.output
 
 
 async def test_a_command_ended_by_a_signal_says_which(run):
