@@ -7,7 +7,7 @@ an agent that stopped is not asked again, a verdict that was reached is not reac
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,18 +22,19 @@ from agent.loop import LoopSettings, Wait, run_loop
 from agent.model import Delta, Model
 from agent.orchestrator.forecast import Forecast
 from agent.orchestrator.log import StoreLog
+from agent.orchestrator.set_up import Place, SetUps
 from agent.orchestrator.workspace import Workspace
 from agent.profiles.by_name import profile
 from agent.repository import inherit_repository, is_prepared
 from agent.store.artifacts import MAX_BYTES as MAX_ARTIFACT_BYTES
 from agent.store.artifacts import media_type_of
 from agent.store.base import Claim, RunResult, Store, TaskRecord
-from agent.types import Event, Keep, Snapshot, Status, StopReason, TaskRequest, Verdict, VerdictKind
+from agent.types import Event, Keep, SetUp, Snapshot, Status, StopReason, TaskRequest, Verdict, VerdictKind
 from agent.verdict import reach_verdict
 from sandbox.errors import SandboxError, SandboxLost, SandboxRejected
 from sandbox.toolbox.calls import Caller
 from sandbox.toolbox.toolbox import RunTools, Toolbox
-from sandbox.types import NetworkMode, Resources, Sandbox, SandboxSpec
+from sandbox.types import Backend, NetworkMode, Resources, Sandbox, SandboxSpec
 
 MAX_RESTORES = 2
 """So many lost sandboxes are replaced; the next loss ends the run."""
@@ -63,7 +64,7 @@ class _Work:
     request: TaskRequest
     log: StoreLog
     workspace: Workspace
-    tools: RunTools
+    tools: Backend
     """Makes its sandboxes."""
     inbox: Inbox
     keep: Keep
@@ -128,6 +129,7 @@ class Runner:
         self._model = model
         self._repositories = repositories
         self._remotes = remotes
+        self._set_ups = SetUps(repositories / "setups")
         self._resources = resources or Resources()
         self._allow_hosts = allow_hosts
         self._uncommitted = uncommitted
@@ -185,6 +187,8 @@ class Runner:
                 inbox,
                 self._keeper(claim),
             )
+            if request.setup is not None and (ready := await self._furnished(work, claim, request.setup)):
+                work = replace(work, tools=ready)
             broken = await self._let_agent_work(work)
             if isinstance(broken, Wait):
                 return broken
@@ -216,6 +220,13 @@ class Runner:
         if _is_within(Path(name), self._repositories):
             raise RepositoryError(f"{name} belongs to the service, which keeps the files of all projects there")
         return Path(name)
+
+    async def _furnished(self, work: _Work, claim: Claim, setup: SetUp) -> Backend | None:
+        """Sandboxes that begin with the work of the task's set-up; None where the task is cancelled first."""
+        hosts = self._hosts(work.request)
+        spec = self._spec(work.request, setup.timeout_s, work.run_id if hosts else "", hosts)
+        place = Place(claim.task.project_id, work.workspace.base, work.workspace.repository, spec)
+        return await _unless(work.cancelled, self._set_ups.furnished(work.tools, setup, place, work.log.append))
 
     async def _let_agent_work(self, work: _Work) -> Wait | str | None:
         """Run the agent until it stopped, in a new sandbox whenever one is lost; why it could not, or None.
