@@ -53,6 +53,10 @@ class UnknownTask(AgentError):
     """No task of the project has this id."""
 
 
+class UnknownRun(AgentError):
+    """The task has no such run."""
+
+
 class UnknownArtifact(AgentError):
     """The task has no artifact of this name."""
 

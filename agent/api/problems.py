@@ -27,6 +27,7 @@ from agent.errors import (
     TaskOver,
     UnknownArtifact,
     UnknownProject,
+    UnknownRun,
     UnknownTask,
 )
 
@@ -179,6 +180,7 @@ async def _on_agent_error(request: Request, error: Exception) -> JSONResponse:
 _AGENT_ERRORS: dict[type[AgentError], tuple[HTTPStatus, str, str]] = {
     UnknownTask: (HTTPStatus.NOT_FOUND, "unknown_task", "GET /v1/tasks lists the tasks of your project."),
     UnknownProject: (HTTPStatus.NOT_FOUND, "unknown_project", "GET /v1/me says in which project you act."),
+    UnknownRun: (HTTPStatus.NOT_FOUND, "unknown_run", "GET /v1/tasks/{id}/runs lists its runs."),
     UnknownArtifact: (HTTPStatus.NOT_FOUND, "unknown_artifact", "GET /v1/tasks/{id}/artifacts lists what there is."),
     TaskNotOver: (
         HTTPStatus.CONFLICT,

@@ -1,14 +1,16 @@
 """The attempts at a task, each by itself."""
 
 from http import HTTPStatus
+from typing import Annotated
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Path, Request, Response
 
 from agent.api.auth import needs
 from agent.api.context import Context, Shared
 from agent.api.problems import Problem
-from agent.api.schemas import DiffView, RunList, RunView, show_run
-from agent.api.tasks import DIFF_ANSWERS, diff_answer
+from agent.api.schemas import DiffView, RunList, RunView, TaskView, show_run
+from agent.api.tasks import DIFF_ANSWERS, diff_answer, view
+from agent.errors import UnknownRun
 from agent.store.base import RunRecord, TaskRecord
 
 router = APIRouter(prefix="/v1/tasks", tags=["runs"])
@@ -47,14 +49,17 @@ async def read_run_diff(task_id: str, run_id: str, request: Request, shared: Sha
     return await diff_answer(request, run.patch)
 
 
+@router.post("/{task_id}/attempts/{attempt}/select", dependencies=[needs("tasks:write")])
+async def select_attempt(
+    task_id: str, attempt: Annotated[int, Path(ge=1, le=100, description="From 1.")], shared: Shared
+) -> TaskView:
+    """Let the patch, verdict and status of an ended task be those of this attempt."""
+    return await view(shared, await shared.tasks.choose(task_id, attempt))
+
+
 async def _find(shared: Context, task_id: str, run_id: str) -> tuple[TaskRecord, RunRecord]:
     task = await shared.tasks.get(task_id)
     for run in task.runs:
         if run.run_id == run_id:
             return task, run
-    raise Problem(
-        HTTPStatus.NOT_FOUND,
-        "unknown_run",
-        f"Task {task_id} has no run {run_id[:64]}.",
-        remedy="GET /v1/tasks/{id}/runs lists its runs.",
-    )
+    raise UnknownRun(f"Task {task_id} has no run {run_id[:64]}.")

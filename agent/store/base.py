@@ -105,6 +105,8 @@ class TaskRecord(_Record):
     runs: tuple[RunRecord, ...]
     """One per attempt, in order."""
     cancel_requested: bool = False
+    chosen: str | None = None
+    """The run that a user, or a judge, preferred; None leaves it to :func:`select`."""
     last_seq: int
     """Sequence number of the newest event."""
     created_at: datetime
@@ -115,8 +117,10 @@ class TaskRecord(_Record):
 
     @property
     def selected(self) -> RunRecord | None:
-        """The best attempt; None until all of them ended."""
-        return select(self.runs) if all(run.status.terminal for run in self.runs) else None
+        """The attempt that was chosen, or the best; None until all of them ended."""
+        if not all(run.status.terminal for run in self.runs):
+            return None
+        return next((run for run in self.runs if run.run_id == self.chosen), None) or select(self.runs)
 
     @property
     def shown(self) -> RunRecord:
@@ -320,6 +324,15 @@ class ProjectStore(Protocol):
         """Ask for the end of a task: runs nobody began end now, the others as soon as a worker sees it.
 
         A task that is over, or already asked to end, is left as it is.
+        """
+
+    async def choose(self, task_id: str, attempt: int) -> TaskRecord:
+        """Let the result of an ended task be that of this attempt. The log, which has ended, says nothing of it.
+
+        Raises:
+            UnknownTask: the project has no such task.
+            UnknownRun: the task has no such attempt.
+            TaskNotOver: it has not ended.
         """
 
     async def queue_position(self, task_id: str) -> QueuePosition:

@@ -123,6 +123,7 @@ def task_record(row: RowMapping, owned: tuple[RunRecord, ...]) -> TaskRecord:
         status=row["status"],
         runs=owned,
         cancel_requested=row["cancel_requested"],
+        chosen=row["selected_run"],
         last_seq=row["last_seq"],
         created_at=row["created_at"],
         updated_at=row["updated_at"],

@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 from sqlalchemy import ColumnElement, Text, and_, case, cast, insert, or_, select, update
 
-from agent.errors import IdempotencyConflict, InvalidCursor, TaskOver, UnknownTask
+from agent.errors import IdempotencyConflict, InvalidCursor, TaskNotOver, TaskOver, UnknownRun, UnknownTask
 from agent.inbox import Inbox
 from agent.store.base import USER_EVENTS, QueuePosition, TaskPage, TaskRecord
 from agent.store.claims import position_of
@@ -156,6 +156,19 @@ class SqlProjectStore:
                     await requeue(transaction, task_id, run, "task.cancel_requested")
             await transaction.db.execute(update(runs).where(runs.c.task_id == task_id).values(due=AT_ONCE))
             await derive_task(transaction, task_id)
+            return await know_task(transaction.db, task_id)
+
+    @whole
+    async def choose(self, task_id: str, attempt: int) -> TaskRecord:
+        async with self.database.writing() as transaction:
+            task = await self._locked(transaction, task_id)
+            run = next((run for run in task.runs if run.attempt == attempt), None)
+            if run is None:
+                raise UnknownRun(f"task {task_id} has no attempt {attempt}")
+            if not task.status.terminal:
+                raise TaskNotOver(f"task {task_id} is {task.status}")
+            change = {"selected_run": run.run_id, "status": run.status, "updated_at": transaction.now}
+            await transaction.db.execute(update(tasks).where(self._mine(task_id)).values(change))
             return await know_task(transaction.db, task_id)
 
     @whole

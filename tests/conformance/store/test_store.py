@@ -7,7 +7,7 @@ from typing import Any
 import anyio
 import pytest
 
-from agent.errors import InvalidCursor, LeaseLost, UnknownTask
+from agent.errors import InvalidCursor, LeaseLost, TaskNotOver, UnknownRun, UnknownTask
 from agent.events import RunStopped, StepMessage
 from agent.identity import DEFAULT_PROJECT
 from agent.store.base import Claim, ProjectStore, RunRecord, RunResult, Store, TaskRecord
@@ -136,6 +136,27 @@ async def test_tasks_are_found_by_repository_label_and_text(store: Store) -> Non
     assert await found(text="sort") == [2, 1]
     assert await found(text="100%") == [0]
     assert await found(text="rows", labels={"team": "web"}) == await found(text="\0", repository="\0") == []
+
+
+async def test_attempt_that_a_user_chose_is_the_result(store: Store) -> None:
+    task = await users(store).submit(request(attempts=2))
+    for kind in (VerdictKind.PARTLY_VERIFIED, VerdictKind.REGRESSED):
+        with pytest.raises(TaskNotOver):
+            await users(store).choose(task.id, 1)
+        claim = await claimed(store)
+        result = FINISHED.model_copy(update={"verdict": Verdict(kind=kind), "patch": kind.value})
+        if kind is VerdictKind.REGRESSED:
+            result = result.model_copy(update={"status": Status.FAILED})
+        await store.finish(claim.run_id, claim.generation, result)
+    before = await users(store).get(task.id)
+
+    after = await users(store).choose(task.id, 2)
+
+    assert (before.patch, before.status) == ("partly_verified", Status.SUCCEEDED)
+    assert (after.patch, after.status) == ("regressed", Status.FAILED)
+    assert [each.id for each in (await users(store).list_tasks(status=Status.FAILED)).tasks] == [task.id]
+    with pytest.raises(UnknownRun):
+        await users(store).choose(task.id, 3)
 
 
 async def test_list_leaves_out_patches_and_outputs(store: Store) -> None:

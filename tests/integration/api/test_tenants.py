@@ -202,6 +202,7 @@ async def _belongings(http: httpx.AsyncClient, store: Store, key: str) -> dict[s
         "key_id": made["key"]["id"],
         "name": "TOKEN",
         "artifact": "1/patch.diff",
+        "attempt": "1",
     }
 
 
