@@ -22,7 +22,7 @@ router = APIRouter(prefix="/v1/tasks", tags=["messages"])
 async def list_messages(task_id: str, shared: Shared) -> MessageList:
     """What was said to the task, oldest first, and whether the agent has read it."""
     await shared.tasks.get(task_id)
-    return MessageList(messages=tuple((await _messages(shared, task_id)).values()))
+    return MessageList(messages=tuple((await messages_of(shared, task_id)).values()))
 
 
 @router.post(
@@ -54,7 +54,7 @@ async def say(task_id: str, request: Request, shared: Shared, idempotency_key: I
 async def take_back(task_id: str, message_id: str, shared: Shared) -> None:
     """Take back a message that the agent has not read. Asking again changes nothing."""
     await shared.tasks.get(task_id)
-    message = (await _messages(shared, task_id)).get(message_id)
+    message = (await messages_of(shared, task_id)).get(message_id)
     if message is None:
         raise Problem(
             HTTPStatus.NOT_FOUND,
@@ -87,8 +87,8 @@ async def _expect_run(shared: Context, task_id: str, run_id: str | None) -> None
         )
 
 
-async def _messages(shared: Context, task_id: str) -> dict[str, MessageView]:
-    """By id, in the order in which they were said."""
+async def messages_of(shared: Context, task_id: str) -> dict[str, MessageView]:
+    """What was said to a task, by id, in the order in which they were said."""
     found: dict[str, MessageView] = {}
     states: dict[str, MessageState] = {}
     for word in await shared.store.user_events(task_id):

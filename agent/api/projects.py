@@ -30,7 +30,8 @@ from agent.store.base import Project
 router = APIRouter(prefix="/v1", tags=["projects"])
 
 InPath = Annotated[str, Path(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
-SecretName = Annotated[str, Path(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$", description="Fit for a variable's name.")]
+SECRET_NAME = r"^[A-Za-z_][A-Za-z0-9_]{0,127}$"
+SecretName = Annotated[str, Path(pattern=SECRET_NAME, description="Fit for a variable's name.")]
 
 
 BODIES = (NewProject, Quotas, NewKey, NewSecret)
@@ -190,17 +191,8 @@ async def list_secrets(project_id: InPath, shared: Shared) -> SecretList:
 @router.put("/projects/{project_id}/secrets/{name}", response_model=SecretNote, openapi_extra=described(NewSecret))
 async def put_secret(project_id: InPath, name: SecretName, request: Request, shared: Shared) -> SecretNote:
     """Set or replace a secret."""
-    principal = await _administered(shared, project_id)
-    wanted = await read_body(request, NewSecret)
-    if shared.secret_box is None:
-        raise Problem(
-            HTTPStatus.CONFLICT,
-            "no_secrets_key",
-            "This service keeps no secrets: it was given no key to seal them with.",
-            remedy="Ask its operator to set MIMO_SECRETS_KEY.",
-        )
-    sealed = shared.secret_box.seal(project_id, name, wanted.value)
-    return await shared.store.identities.put_secret(project_id, name, sealed, updated_by=principal.subject)
+    await _administered(shared, project_id)
+    return await seal_secret(shared, project_id, name, await read_body(request, NewSecret))
 
 
 @router.delete("/projects/{project_id}/secrets/{name}", status_code=HTTPStatus.NO_CONTENT)
@@ -214,6 +206,23 @@ async def delete_secret(project_id: InPath, name: SecretName, shared: Shared) ->
             "The project has no secret of this name.",
             remedy=f"GET /v1/projects/{project_id}/secrets lists those it has.",
         )
+
+
+async def seal_secret(shared: Context, project_id: str, name: str, secret: NewSecret) -> SecretNote:
+    """
+    Raises:
+        Problem: 409, the service has no key to seal it with.
+    """
+    if shared.secret_box is None:
+        raise Problem(
+            HTTPStatus.CONFLICT,
+            "no_secrets_key",
+            "This service keeps no secrets: it was given no key to seal them with.",
+            remedy="Ask its operator to set MIMO_SECRETS_KEY.",
+        )
+    sealed = shared.secret_box.seal(project_id, name, secret.value)
+    subject = shared.principal.subject
+    return await shared.store.identities.put_secret(project_id, name, sealed, updated_by=subject)
 
 
 async def _seen(shared: Context, project_id: str) -> Project:

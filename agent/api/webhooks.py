@@ -61,12 +61,9 @@ BODIES = (NewWebhook, WebhookChange)
 @router.post("", dependencies=_ADMIN, status_code=HTTPStatus.CREATED, openapi_extra=described(NewWebhook))
 async def create_webhook(request: Request, response: Response, shared: Shared) -> CreatedWebhook:
     """Have a service told of the project's events from now on."""
-    new = await read_body(request, NewWebhook)
-    _check(new.url)
-    project, subject = shared.principal.project_id, shared.principal.subject
-    webhook, secret = await shared.webhooks.create(project, new.url, _once_each(new.events), created_by=subject)
-    response.headers["Location"] = f"/v1/webhooks/{webhook.id}"
-    return CreatedWebhook(webhook=webhook, secret=secret)
+    created = await create(shared, await read_body(request, NewWebhook))
+    response.headers["Location"] = f"/v1/webhooks/{created.webhook.id}"
+    return created
 
 
 @router.get("", dependencies=_ADMIN)
@@ -77,7 +74,7 @@ async def list_webhooks(shared: Shared) -> WebhookList:
 
 @router.get("/{webhook_id}", dependencies=_ADMIN)
 async def show_webhook(webhook_id: str, shared: Shared) -> Webhook:
-    return await _find(shared, webhook_id)
+    return await find(shared, webhook_id)
 
 
 @router.patch("/{webhook_id}", dependencies=_ADMIN, openapi_extra=described(WebhookChange))
@@ -86,18 +83,18 @@ async def change_webhook(webhook_id: str, request: Request, shared: Shared) -> W
     change = await read_body(request, WebhookChange)
     if change.url is not None:
         _check(change.url)
-    await _find(shared, webhook_id)
+    await find(shared, webhook_id)
     changes = change.model_dump(exclude_none=True)
     if change.events is not None:
         changes["events"] = list(_once_each(change.events))
     await shared.webhooks.change(shared.principal.project_id, webhook_id, changes)
-    return await _find(shared, webhook_id)
+    return await find(shared, webhook_id)
 
 
 @router.delete("/{webhook_id}", dependencies=_ADMIN, status_code=HTTPStatus.NO_CONTENT)
 async def delete_webhook(webhook_id: str, shared: Shared) -> None:
     """Forget a webhook, what is still to be sent to it, and its log."""
-    await _find(shared, webhook_id)
+    await find(shared, webhook_id)
     await shared.webhooks.delete(shared.principal.project_id, webhook_id)
 
 
@@ -109,7 +106,7 @@ async def list_deliveries(
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> DeliveryList:
     """What the service was or is to be told, and how each try ended."""
-    await _find(shared, webhook_id)
+    await find(shared, webhook_id)
     found, next_before = await shared.webhooks.log(webhook_id, before=before, limit=limit)
     return DeliveryList(deliveries=found, next_before=next_before)
 
@@ -117,7 +114,7 @@ async def list_deliveries(
 @router.post("/{webhook_id}/deliveries/{delivery_id}/redeliver", dependencies=_ADMIN, status_code=HTTPStatus.ACCEPTED)
 async def redeliver(webhook_id: str, delivery_id: str, shared: Shared) -> DeliveryRecord:
     """Say a message again, as soon as can be, under the same id."""
-    await _find(shared, webhook_id)
+    await find(shared, webhook_id)
     delivery = await shared.webhooks.redeliver(webhook_id, delivery_id)
     if delivery is None:
         raise Problem(
@@ -129,7 +126,22 @@ async def redeliver(webhook_id: str, delivery_id: str, shared: Shared) -> Delive
     return delivery
 
 
-async def _find(shared: Context, webhook_id: str) -> Webhook:
+async def create(shared: Context, new: NewWebhook) -> CreatedWebhook:
+    """
+    Raises:
+        Problem: 422, the address is none that messages can be posted to.
+    """
+    _check(new.url)
+    project, subject = shared.principal.project_id, shared.principal.subject
+    webhook, secret = await shared.webhooks.create(project, new.url, _once_each(new.events), created_by=subject)
+    return CreatedWebhook(webhook=webhook, secret=secret)
+
+
+async def find(shared: Context, webhook_id: str) -> Webhook:
+    """
+    Raises:
+        Problem: 404.
+    """
     webhook = await shared.webhooks.get(shared.principal.project_id, webhook_id)
     if webhook is None:
         raise Problem(

@@ -3,15 +3,17 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 from fastapi import Request
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from agent.api.problems import Problem
 from agent.types import Limits, ModelOptions, TaskRequest
 
 Form = Mapping[str, str]
+_Shape = TypeVar("_Shape", bound=BaseModel)
 
 _MAX_FIELDS = 64
 _THINKING: Mapping[str, bool | str] = {"on": True, "off": False, "auto": "auto"}
@@ -115,6 +117,19 @@ def read_labels(text: str) -> dict[str, str]:
     """
     parts = [part.partition("=") for part in text.split(",") if part.strip()]
     return {name.strip(): value.strip() for name, _, value in parts}
+
+
+def checked(shape: type[_Shape], given: dict[str, Any], remedy: str) -> _Shape:
+    """What was typed in, as one of the shapes that REST takes.
+
+    Raises:
+        Problem: 422.
+    """
+    try:
+        return shape.model_validate(given)
+    except ValidationError as error:
+        detail = "; ".join(str(part["msg"]) for part in error.errors())
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_request", f"{detail}.", remedy=remedy) from error
 
 
 def _seconds(minutes: str) -> float | str:

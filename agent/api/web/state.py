@@ -1,8 +1,11 @@
 """Where a task stands now, and what it waits for: the part of its page that is drawn anew while it runs."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from agent.api.context import Context
+from agent.api.messages import messages_of
+from agent.api.schemas import MessageView
 from agent.api.web.entry import Permission, permission
 from agent.api.web.html import Templates
 from agent.events import ApprovalRequested, QuestionAsked
@@ -36,21 +39,28 @@ class State:
     """Calls that nobody decided about yet, oldest first."""
     question: QuestionAsked | None = None
     limit: ReachedLimit | None = None
+    unread: tuple[MessageView, ...] = ()
+    """What was said to the agent and can still be taken back."""
 
 
 async def read_state(shared: Context, task: TaskRecord) -> State:
-    inbox = Inbox(await shared.store.user_events(task.id))
+    words = await shared.store.user_events(task.id)
+    inbox = Inbox(words)
     limits = inbox.raised(task.request.limits)
     cost = shared.prices.cost(task.usage) if shared.prices else None
+    state = await _standing(shared, task, inbox, State(task, limits, cost))
+    return replace(state, unread=await _unread(shared, task, words))
+
+
+async def _standing(shared: Context, task: TaskRecord, inbox: Inbox, state: State) -> State:
+    """The state with what the task waits for."""
     if task.status is Status.QUEUED:
-        return State(task, limits, cost, queue=await shared.tasks.queue_position(task.id))
+        return replace(state, queue=await shared.tasks.queue_position(task.id))
     if task.status is not Status.WAITING:
-        return State(task, limits, cost)
+        return state
     newest = await shared.tasks.events(task.id, after=max(0, task.last_seq - _LOOK_BACK), limit=_LOOK_BACK)
-    return State(
-        task,
-        limits,
-        cost,
+    return replace(
+        state,
         permissions=_undecided(newest, inbox),
         question=_newest_question(newest) if task.waiting_on is WaitingOn.QUESTION else None,
         limit=_reached_limit(newest) if task.waiting_on is WaitingOn.BUDGET else None,
@@ -60,6 +70,12 @@ async def read_state(shared: Context, task: TaskRecord) -> State:
 def draw_state(templates: Templates, state: State) -> dict[str, str]:
     """The parts of the page, by the id of their place."""
     return {name: templates.part(f"{name}.html", state=state, task=state.task) for name in ("facts", "status")}
+
+
+async def _unread(shared: Context, task: TaskRecord, words: Sequence[Event]) -> tuple[MessageView, ...]:
+    if task.status.terminal or all(word.type != "message.added" for word in words):
+        return ()
+    return tuple(said for said in (await messages_of(shared, task.id)).values() if said.state == "queued")
 
 
 def _undecided(events: tuple[Event, ...], inbox: Inbox) -> tuple[Permission, ...]:

@@ -1,16 +1,15 @@
 """What people say to a task while it works, and the inbox of what it asks them."""
 
 from http import HTTPStatus
-from typing import Any, TypeVar
 
 from fastapi import Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
-from pydantic import BaseModel, ValidationError
 
+from agent.api import messages
 from agent.api.auth import needs
 from agent.api.context import Context, Shared
 from agent.api.problems import Problem
-from agent.api.web.form import read_form, read_labels
+from agent.api.web.form import checked, read_form, read_labels
 from agent.api.web.page import Html, page_router
 from agent.api.web.state import State, read_state
 from agent.events import ApprovalDecided, BudgetGranted, MessageAdded, TaskUpdated
@@ -20,17 +19,23 @@ from agent.types import Status
 router = page_router("tasks:read")
 
 _INBOX_SIZE = 100
-_Word = TypeVar("_Word", bound=BaseModel)
 
 
 @router.post("/tasks/{task_id}/messages", dependencies=[needs("tasks:write")])
 async def add_message(request: Request, task_id: str, shared: Shared) -> Response:
     form = await read_form(request)
     given = {"message_id": new_id("msg"), "text": form.get("text", "").strip()}
-    message = _checked(MessageAdded, {**given, "delivery": form.get("delivery", "steer")}, "Write a message first.")
+    message = checked(MessageAdded, {**given, "delivery": form.get("delivery", "steer")}, "Write a message first.")
     await shared.tasks.tell(task_id, "message.added", message.model_dump(mode="json"))
     if "hx-request" in request.headers:  # The page goes on, and reads the message from the log.
         return Response(status_code=HTTPStatus.NO_CONTENT)
+    return _back(task_id)
+
+
+@router.post("/tasks/{task_id}/messages/{message_id}/take_back", dependencies=[needs("tasks:write")])
+async def take_back(request: Request, task_id: str, message_id: str, shared: Shared) -> Response:
+    await read_form(request)
+    await messages.take_back(task_id, message_id, shared)
     return _back(task_id)
 
 
@@ -40,7 +45,7 @@ async def update(request: Request, task_id: str, shared: Shared) -> Response:
     form = await read_form(request)
     labels = read_labels(form.get("labels", ""))
     given = {"title": form.get("title", "").strip() or None, "labels": labels, "priority": form.get("priority") or None}
-    change = _checked(TaskUpdated, given, "Go back and correct it.")
+    change = checked(TaskUpdated, given, "Go back and correct it.")
     await shared.tasks.tell(task_id, "task.updated", change.model_dump(mode="json", exclude_none=True))
     return RedirectResponse(f"/tasks/{task_id}/details", HTTPStatus.SEE_OTHER)
 
@@ -70,7 +75,7 @@ async def resume(request: Request, task_id: str, shared: Shared) -> Response:
 async def grant_budget(request: Request, task_id: str, shared: Shared) -> Response:
     form = await read_form(request)
     given = {name: form[name] for name in ("max_steps", "max_tokens", "wall_clock_s", "max_cost") if form.get(name)}
-    granted = _checked(BudgetGranted, given, "Say the new limit as a number.")
+    granted = checked(BudgetGranted, given, "Say the new limit as a number.")
     await shared.tasks.tell(task_id, "budget.granted", granted.model_dump(mode="json", exclude_none=True))
     return _back(task_id)
 
@@ -85,7 +90,7 @@ async def decide(request: Request, task_id: str, approval_id: str, shared: Share
         "scope": scope or "once",
         "reason": form.get("reason", ""),
     }
-    decided = _checked(ApprovalDecided, given, "Allow it or deny it.")
+    decided = checked(ApprovalDecided, given, "Allow it or deny it.")
     state = await read_state(shared, await shared.tasks.get(task_id))
     if approval_id not in {asked.approval_id for asked in state.permissions}:
         raise Problem(
@@ -112,14 +117,6 @@ async def waiting(shared: Context) -> list[State]:
     page = await shared.tasks.list_tasks(status=Status.WAITING, limit=_INBOX_SIZE)
     states = [await read_state(shared, task) for task in reversed(page.tasks)]
     return [state for state in states if state.permissions or state.question or state.limit]
-
-
-def _checked(shape: type[_Word], given: dict[str, Any], remedy: str) -> _Word:
-    try:
-        return shape.model_validate(given)
-    except ValidationError as error:
-        detail = "; ".join(str(part["msg"]) for part in error.errors())
-        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_request", f"{detail}.", remedy=remedy) from error
 
 
 def _back(task_id: str) -> Response:

@@ -3,10 +3,21 @@
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Annotated, Any
 
+from fastapi import Query, Request, Response
+
+from agent.api.context import Context, Shared
+from agent.api.web.page import Html, page_router
+from agent.api.web.plot import HEIGHT, WIDTH, Plot, plot
 from agent.store.base import TaskRecord
-from agent.types import Usage
+from agent.types import Usage, VerdictKind
+
+router = page_router("tasks:read")
+
+_MAX_TASKS = 5000
+"""Most tasks the page adds up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +53,30 @@ class Period:
     """Most tokens first."""
 
 
-def first_day(num_days: int, now: datetime) -> date:
+@router.get("/usage")
+async def show_usage(
+    request: Request, shared: Shared, html: Html, days: Annotated[int, Query(ge=1, le=366)] = 30
+) -> Response:
+    now = datetime.now(UTC)
+    tasks, whole = await _tasks_since(shared, datetime.combine(_first_day(days, now), time.min, UTC))
+    used = _period(tasks, days, now)
+    shown: dict[str, Any] = {
+        "used": used,
+        "days": days,
+        "whole": whole,
+        "cost": shared.prices.cost(used.total.usage) if shared.prices else None,
+        "plots": _plots(used),
+        "width": WIDTH,
+        "height": HEIGHT,
+    }
+    return html.page(request, "usage.html", **shown)
+
+
+def _first_day(num_days: int, now: datetime) -> date:
     return (now.astimezone(UTC) - timedelta(days=num_days - 1)).date()
 
 
-def period(tasks: Iterable[TaskRecord], num_days: int, now: datetime) -> Period:
+def _period(tasks: Iterable[TaskRecord], num_days: int, now: datetime) -> Period:
     """
     Args:
         tasks: those of the period; a task counts on the day it was submitted.
@@ -56,7 +86,7 @@ def period(tasks: Iterable[TaskRecord], num_days: int, now: datetime) -> Period:
     for task in tasks:
         by_day.setdefault(task.created_at.astimezone(UTC).date(), []).append(task)
         by_repository.setdefault(task.request.repository, []).append(task)
-    start = first_day(num_days, now)
+    start = _first_day(num_days, now)
     dates = [start + timedelta(days=number) for number in range(num_days)]
     days = tuple((day, _amount(by_day.get(day, []))) for day in dates)
     repositories = [(name, _amount(group)) for name, group in by_repository.items()]
@@ -72,3 +102,28 @@ def _amount(tasks: list[TaskRecord]) -> Amount:
 
 def _size(amount: Amount) -> int:
     return amount.usage.prompt_tokens + amount.usage.completion_tokens
+
+
+async def _tasks_since(shared: Context, start: datetime) -> tuple[list[TaskRecord], bool]:
+    """The tasks submitted since, newest first, and whether these are all."""
+    found: list[TaskRecord] = []
+    cursor: str | None = None
+    while len(found) < _MAX_TASKS:
+        page = await shared.tasks.list_tasks(since=start, cursor=cursor, limit=100)
+        found += page.tasks
+        cursor = page.next_cursor
+        if cursor is None:
+            return found, True
+    return found, False
+
+
+def _plots(used: Period) -> dict[str, Plot]:
+    tokens = [(day, (n.usage.cached_tokens, n.fresh_tokens, n.usage.completion_tokens)) for day, n in used.days]
+    outcomes = [(day, (*map(n.of, _OUTCOMES), n.num_tasks - sum(map(n.of, _OUTCOMES)))) for day, n in used.days]
+    return {
+        "Tokens": plot(("read from the cache", "read", "written"), tokens),
+        "Tasks": plot((*(name.replace("_", " ") for name in _OUTCOMES), "other"), outcomes),
+    }
+
+
+_OUTCOMES = (VerdictKind.VERIFIED, VerdictKind.PARTLY_VERIFIED, VerdictKind.REGRESSED)

@@ -131,3 +131,27 @@ async def test_title_labels_and_priority_are_changed(service: str, tasks: Projec
     await expect(page.get_by_role("heading", level=1)).to_have_text("Make add add")
     changed = await tasks.get(submitted.id)
     assert (changed.labels, changed.priority) == ({"team": "core", "urgent": ""}, "high")
+
+
+async def test_words_that_the_agent_has_not_read_are_taken_back(
+    service: str, store: Store, tasks: ProjectStore, page: Page
+) -> None:
+    submitted = await tasks.submit(task())
+    agent = await Agent.claims(store)
+    await page.goto(f"{service}/tasks/{submitted.id}")
+    await page.get_by_label("Message to the agent").fill("Use Python 2.")
+    await page.get_by_role("button", name="Send").click()
+
+    await page.get_by_role("button", name="Take back: Use Python 2.").click()
+    await expect(page.get_by_role("button", name="Take back")).to_have_count(0)
+    await page.get_by_label("Message to the agent").fill("Use Python 3.")
+    await page.get_by_role("button", name="Send").click()
+    await expect(page.get_by_role("button", name="Take back: Use Python 3.")).to_be_visible()
+    [read] = [
+        word for word in await _said(tasks, submitted.id, "message.added") if word.body["text"] == "Use Python 3."
+    ]
+    body = {"step": 1, "message_id": read.body["message_id"], "text": "Use Python 3."}
+    await agent.log("message.taken", body)
+
+    await expect(page.get_by_role("button", name="Take back")).to_have_count(0)
+    assert len(await _said(tasks, submitted.id, "message.removed")) == 1
