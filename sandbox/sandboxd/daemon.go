@@ -21,6 +21,7 @@ const (
 	maxWait     = 60 * time.Second
 	maxTimeout  = 7 * 24 * time.Hour
 	maxGreeters = 16
+	memoryTick  = 50 * time.Millisecond  // between two looks at the memory of commands that run
 	idleWait    = 200 * time.Millisecond // without any job, after which memory goes back to the kernel
 )
 
@@ -40,15 +41,19 @@ type daemon struct {
 	exit    func()
 	spill   string
 	greeter chan struct{}
+	lenders lenders // nil: none are wanted
 	// variables of the image, behind those of each command.
 	variables []string
 	leaving   atomic.Bool
+
+	starving sync.Mutex // held while it is decided who runs out of memory
 
 	mu      sync.Mutex
 	jobs    map[string]*job
 	over    map[uint64]struct{} // hashes of the ids of jobs no longer known
 	ended   []*job              // not acknowledged, oldest first
 	running int
+	watched bool // somebody looks at the memory of those that run
 	idle    *time.Timer
 	seed    maphash.Seed
 }
@@ -124,9 +129,14 @@ func (d *daemon) begin(r *request, body []byte) error {
 	}
 	order := order{call: r.call(), texts: texts, sealed: r.Sealed}
 	j := newJob(r.Job, order, seconds(r.TimeoutS), newOutput(d.spill, r.Limit))
+	j.kills = d.memory.numKills()
 	d.jobs[j.id] = j
 	d.running++
 	d.idle.Stop()
+	if !d.watched {
+		d.watched = true
+		go d.watchMemory()
+	}
 	go func() {
 		j.run(d, first, r.Last)
 		d.settle(j)
@@ -174,6 +184,84 @@ func (d *daemon) rest() {
 	if d.running == 0 {
 		d.idle.Reset(idleWait)
 	}
+}
+
+// watchMemory ends what has too much memory, one command at a time, for as long as any job runs.
+func (d *daemon) watchMemory() {
+	for d.runs() {
+		time.Sleep(memoryTick)
+		if j := d.starve(); j != nil {
+			<-j.ended
+		}
+	}
+}
+
+// starve has the command end that is to, and returns it.
+func (d *daemon) starve() *job {
+	d.starving.Lock()
+	defer d.starving.Unlock()
+	mark := d.memory.look(d.spawner.marks)
+	commands := d.commands()
+	if len(commands) == 1 && d.memory.answer(commands[0].kills) {
+		mark = commands[0].mark()
+	}
+	if mark == unmarked {
+		return nil
+	}
+	for _, j := range commands {
+		if j.mark() == mark {
+			close(j.starved)
+			return j
+		}
+	}
+	d.endLeft(mark)
+	return nil
+}
+
+// starved says whether a command that ended by itself did so because the kernel ended one of its processes. If it was
+// not alone, the shell must say that a process was killed.
+func (d *daemon) starved(j *job, status syscall.WaitStatus) bool {
+	d.starving.Lock()
+	defer d.starving.Unlock()
+	select {
+	case <-j.starved:
+		return true
+	default:
+	}
+	killed := status.Signal() == syscall.SIGKILL || status.ExitStatus() == 128+int(syscall.SIGKILL)
+	return (killed || len(d.commands()) == 1) && d.memory.answer(j.kills)
+}
+
+func (d *daemon) runs() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.watched = d.running > 0
+	return d.watched
+}
+
+// commands are those that run.
+func (d *daemon) commands() []*job {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var found []*job
+	for _, j := range d.jobs {
+		if j.order.call == callExec && j.out.ending() == nil {
+			found = append(found, j)
+		}
+	}
+	return found
+}
+
+// endLeft ends what a command left that has ended; file calls are spared.
+func (d *daemon) endLeft(mark uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, j := range d.jobs {
+		if j.mark() == mark && j.out.ending() == nil {
+			return
+		}
+	}
+	go d.spawner.marks.endTree(mark)
 }
 
 // settle keeps an ended job for whoever still wants to know, within bounds.

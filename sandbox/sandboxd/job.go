@@ -10,10 +10,7 @@ import (
 	"time"
 )
 
-const (
-	memoryTick = 100 * time.Millisecond
-	pipeSize   = 64 << 10 // which Linux gives a new one
-)
+const pipeSize = 64 << 10 // which Linux gives a new one
 
 // How a job ended. A job that has no ending has not ended: nobody may conclude one from a connection that closed.
 const (
@@ -43,8 +40,10 @@ type job struct {
 	out     *output
 	ready   chan struct{} // closed when the process is there, or will never be
 	fed     chan struct{} // closed when the first input has been handed over
+	starved chan struct{} // closed when it has too much memory and is to end
 	ended   chan struct{}
 	process *process
+	kills   int64 // of the kernel, when the job began
 
 	input    sync.Mutex
 	accepted int64
@@ -53,15 +52,14 @@ type job struct {
 func newJob(id string, o order, timeout time.Duration, out *output) *job {
 	return &job{
 		id: id, order: o, timeout: timeout, begun: time.Now(), out: out,
-		ready: make(chan struct{}), fed: make(chan struct{}), ended: make(chan struct{}),
+		ready: make(chan struct{}), fed: make(chan struct{}), starved: make(chan struct{}), ended: make(chan struct{}),
 	}
 }
 
 // run sees a job through from its start to its ending.
 func (j *job) run(d *daemon, first []byte, last bool) {
 	defer close(j.ended)
-	s, memory := d.spawner, d.memory
-	kills := memory.numKills()
+	s := d.spawner
 	process, err := d.start(j.order)
 	if err != nil {
 		close(j.ready)
@@ -76,7 +74,7 @@ func (j *job) run(d *daemon, first []byte, last bool) {
 	drained := make(chan struct{})
 	go j.copyOutput(drained)
 
-	how, status := j.wait(memory, kills)
+	how, status := j.wait()
 	if how != "" {
 		j.endTree(s)
 	}
@@ -89,7 +87,7 @@ func (j *job) run(d *daemon, first []byte, last bool) {
 	if d.leaving.Load() {
 		select {}
 	}
-	end := j.explain(how, status, memory.numKills() > kills)
+	end := j.explain(how, status, d)
 	d.noLongerRuns()
 	j.finish(end)
 }
@@ -115,38 +113,30 @@ func (j *job) endTree(s *spawner) {
 }
 
 // wait returns when the job has ended by itself, or else why it must be ended.
-func (j *job) wait(memory *memoryWatch, kills int64) (string, syscall.WaitStatus) {
+func (j *job) wait() (string, syscall.WaitStatus) {
 	deadline := time.NewTimer(time.Until(j.begun.Add(j.timeout)))
 	defer deadline.Stop()
-	look := time.NewTicker(memoryTick)
-	defer look.Stop()
-	for {
-		select {
-		case status := <-j.process.ended:
-			return "", status
-		case <-deadline.C:
-			return howTimedOut, 0
-		case <-j.out.over:
-			return howOutputLimit, 0
-		case <-look.C:
-			// What the kernel already ended may leave room for the rest, which would wait for it in vain.
-			if j.order.call == callExec && (memory.exceeded() || memory.numKills() > kills) {
-				return howOomKilled, 0
-			}
-		}
+	select {
+	case status := <-j.process.ended:
+		return "", status
+	case <-deadline.C:
+		return howTimedOut, 0
+	case <-j.out.over:
+		return howOutputLimit, 0
+	case <-j.starved:
+		return howOomKilled, 0
 	}
 }
 
 // explain is how the job ended, corrected by what only we can know.
-func (j *job) explain(how string, status syscall.WaitStatus, starved bool) ending {
+func (j *job) explain(how string, status syscall.WaitStatus, d *daemon) ending {
 	err := j.process.hear()
 	switch {
 	case how != "":
 		return ending{How: how}
 	case err != nil:
 		return endingOf(err)
-	case j.order.call == callExec && starved && status != 0:
-		// The shell lost a process to the kernel, and says so in its exit code or by having died itself.
+	case j.order.call == callExec && status != 0 && d.starved(j, status):
 		return ending{How: howOomKilled}
 	case status.Signaled():
 		return ending{How: howSignalled, Code: int(status.Signal())}
@@ -238,6 +228,18 @@ func (j *job) drain(drained <-chan struct{}) {
 		j.out.stop()
 		<-drained
 	}
+}
+
+// mark of the processes; unmarked where there is none yet, or none came to be.
+func (j *job) mark() uint64 {
+	select {
+	case <-j.ready:
+		if j.process != nil {
+			return j.process.mark
+		}
+	default:
+	}
+	return unmarked
 }
 
 // signal sends a signal to every process of the job.

@@ -12,6 +12,9 @@ import (
 type memoryWatch struct {
 	events, usage *os.File // of the control group, by which this process is bound; nil where there is none
 	bound         int64
+
+	kills  int64            // of the kernel, for which a command has answered
+	before map[uint64]int64 // what each command had when last looked, where it was enough to count
 }
 
 // newMemoryWatch reads the control group whose folder is open as group, or else the one that is mounted at the usual
@@ -54,6 +57,34 @@ func firstReadable(open func(string) (*os.File, error), pairs ...[2]string) *mem
 // numKills counts the processes that the kernel ended for want of memory.
 func (w *memoryWatch) numKills() int64 { return field(w.events, "oom_kill") }
 
+// answer takes the kills of the kernel since there were so many, if no command has answered for them yet.
+func (w *memoryWatch) answer(since int64) bool {
+	kills := w.numKills()
+	if kills <= since || kills <= w.kills {
+		return false
+	}
+	w.kills = kills
+	return true
+}
+
+// look says by its mark which command is to end for want of memory: the one that has the most, where all have too much
+// together; or had the most before the kernel ended a process, whose command would wait for it in vain.
+func (w *memoryWatch) look(m marks) uint64 {
+	kills, before := w.numKills(), w.before
+	w.before = nil
+	if w.usage == nil || field(w.usage, "anon", "total_rss") > w.bound/2 {
+		w.before = m.memory()
+	}
+	if kills > w.kills && largest(before) != unmarked {
+		w.kills = kills
+		return largest(before)
+	}
+	if w.exceeded() {
+		return largest(w.before)
+	}
+	return unmarked
+}
+
 // exceeded says whether processes have more than their bound.
 func (w *memoryWatch) exceeded() bool {
 	if w.bound <= 0 {
@@ -64,14 +95,38 @@ func (w *memoryWatch) exceeded() bool {
 	}
 	// Without a control group we add up ourselves. The first sum counts memory that a fork shares with its parent twice,
 	// the second does not but takes longer.
-	return sumOf(privateBytes) > w.bound && sumOf(proportionalBytes) > w.bound
+	var sum, exact int64
+	for _, bytes := range w.before {
+		sum += bytes
+	}
+	if sum <= w.bound {
+		return false
+	}
+	for _, pid := range descendants() {
+		exact += proportionalBytes("/proc/" + strconv.Itoa(pid))
+	}
+	return exact > w.bound
 }
 
-func sumOf(bytes func(folder string) int64) (sum int64) {
-	for _, pid := range descendants() {
-		sum += bytes("/proc/" + strconv.Itoa(pid))
+func largest(bytes map[uint64]int64) (mark uint64) {
+	for each := range bytes {
+		if bytes[each] > bytes[mark] {
+			mark = each
+		}
 	}
-	return sum
+	return mark
+}
+
+// memory is what each command's processes have that is no file's.
+func (m marks) memory() map[uint64]int64 {
+	bytes := map[uint64]int64{}
+	for _, pid := range descendants() {
+		folder := "/proc/" + strconv.Itoa(pid)
+		if limits, err := os.ReadFile(folder + "/limits"); err == nil {
+			bytes[m.read(limits)] += privateBytes(folder)
+		}
+	}
+	return bytes
 }
 
 // privateBytes is the memory of a process that is no file's; 0 where it has ended meanwhile.

@@ -36,7 +36,7 @@ async def backend(request: pytest.FixtureRequest, egress: EgressSettings) -> Asy
             docker=DockerSettings(address=request.getfixturevalue("docker_address")), egress=egress
         )
     elif name == "kubernetes":
-        settings = SandboxSettings(kubernetes=request.getfixturevalue("fenced_pods"))
+        settings = SandboxSettings(kubernetes=request.getfixturevalue("fenced_pods"), egress=egress)
     else:
         settings = SandboxSettings(namespaces=namespaces, egress=egress)
     backend = open_backend(name, settings)

@@ -1,5 +1,6 @@
 """Bombs: each ends as the outcome that names it, and the sandbox is of use afterwards."""
 
+import asyncio
 import errno
 
 import pytest
@@ -34,6 +35,25 @@ async def test_processes_that_take_all_memory_together_are_ended(run, say):
     outcome = await run(f"for i in 1 2 3 4; do {hog} & done; wait")
     assert isinstance(outcome, OomKilled)
     assert await say("echo alive") == "alive\n"
+
+
+GROWING = "python -c 'import time; x = []\nwhile True: x.append(bytearray(4_000_000)); time.sleep(0.01)'"
+
+
+async def test_of_two_commands_the_one_that_takes_too_much_memory_is_ended_and_the_other_goes_on(run, say):
+    modest = "python -c 'import time; x = bytearray(30_000_000); time.sleep(60)'"
+    other = asyncio.create_task(run(f"{modest} & until [ -e go ]; do sleep 0.02; done; kill $! && echo kept", 120))
+    outcome = await run(f"{GROWING} & wait; sleep 60", timeout_s=100)
+    await say("touch go")
+    assert isinstance(outcome, OomKilled)
+    assert (await other).output == b"kept\n"
+
+
+async def test_what_a_command_left_is_ended_for_its_memory_and_the_next_command_is_not(run):
+    await run(f"{GROWING} > /dev/null 2>&1 & echo $! > pid")
+    outcome = await run("while kill -0 $(cat pid) 2> /dev/null; do sleep 0.02; done; echo gone", timeout_s=100)
+    assert isinstance(outcome, Exited)
+    assert outcome.output == b"gone\n"
 
 
 async def test_a_full_disk_is_an_error_of_the_command_and_of_the_call_that_meet_it(run, sandbox, say):
