@@ -47,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
         checkpoint = find_checkpoint(options.checkpoint)
-        key = options.api_key or os.environ.get(API_KEY_VARIABLE)
+        # An empty one is none: every request without a key would have it.
+        key = options.api_key or os.environ.get(API_KEY_VARIABLE) or None
         _check_exposure(options.host, key)
         with _bound(options.host, options.port) as listener:
             if options.sglang_url or options.sglang_start:

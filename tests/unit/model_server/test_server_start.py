@@ -52,10 +52,13 @@ def test_a_busy_port_is_named_and_exits_2(checkpoint: Path, capsys: pytest.Captu
     assert f"port {port}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("key", [None, ""])
 def test_an_address_others_can_reach_needs_a_key(
-    checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    key: str | None, checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(API_KEY_VARIABLE, raising=False)
+    if key is not None:
+        monkeypatch.setenv(API_KEY_VARIABLE, key)
     assert start("--checkpoint", checkpoint, "--port", 0, "--host", "0.0.0.0") == 2
     assert API_KEY_VARIABLE in capsys.readouterr().err
 
