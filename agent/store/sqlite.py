@@ -1,8 +1,12 @@
 """SQLite: a file for one machine, or memory."""
 
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import aiosqlite
 import anyio
 from sqlalchemy import URL, AsyncAdaptedQueuePool, Connection, event
 from sqlalchemy.exc import DatabaseError
@@ -53,7 +57,7 @@ def _engine(url: URL) -> AsyncEngine:
     engine = create_async_engine(
         url,
         # The driver must not begin transactions by itself; _begin below does.
-        connect_args={"isolation_level": None, "timeout": _BUSY_TIMEOUT_S},
+        connect_args={"isolation_level": None, "timeout": _BUSY_TIMEOUT_S, "async_creator_fn": _connect},
         poolclass=AsyncAdaptedQueuePool,
         # A database in memory lives in its one connection.
         pool_size=4 if url.database else 1,
@@ -62,6 +66,67 @@ def _engine(url: URL) -> AsyncEngine:
     event.listen(engine.sync_engine, "connect", _configure)
     event.listen(engine.sync_engine, "begin", _begin)
     return engine
+
+
+class _Connection(aiosqlite.Connection):
+    """A connection with a thread of its own, and one way there for each statement.
+
+    aiosqlite goes to the thread four times: to open a cursor, to execute, to fetch, to close. Each way costs more than
+    most statements here.
+    """
+
+    def cursor(self) -> "_Cursor":  # type: ignore[override]
+        return _Cursor(self._execute, self._conn)
+
+
+class _Cursor:
+    """What SQLAlchemy asks of a cursor; it is executed once, and all its rows are fetched then."""
+
+    arraysize = 1
+
+    def __init__(self, go: Callable[[Callable[[], None]], Any], connection: sqlite3.Connection) -> None:
+        """
+        Args:
+            go: calls something in the connection's thread.
+        """
+        self.description: Any = None
+        self.rowcount = -1
+        self.lastrowid: int | None = None
+        self._go = go
+        self._connection = connection
+        self._rows: Iterable[Any] = ()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def execute(self, sql: str, parameters: Sequence[Any] = ()) -> Self:
+        await self._go(partial(self._do, sqlite3.Cursor.execute, sql, parameters))
+        return self
+
+    async def executemany(self, sql: str, parameters: Iterable[Sequence[Any]]) -> Self:
+        await self._go(partial(self._do, sqlite3.Cursor.executemany, sql, parameters))
+        return self
+
+    async def fetchall(self) -> Iterable[Any]:
+        return self._rows
+
+    async def close(self) -> None:
+        """It was closed when its rows were fetched."""
+
+    def _do(self, how: Callable[..., Any], sql: str, parameters: Any) -> None:
+        cursor = self._connection.cursor()
+        try:
+            how(cursor, sql, parameters)
+            self.description, self.rowcount, self.lastrowid = cursor.description, cursor.rowcount, cursor.lastrowid
+            self._rows = cursor.fetchall() if cursor.description else ()
+        finally:
+            cursor.close()
+
+
+def _connect(*arguments: Any, **options: Any) -> _Connection:
+    connection = _Connection(partial(sqlite3.connect, *arguments, **options), iter_chunk_size=64)
+    connection._thread.daemon = True  # As SQLAlchemy does: a process that ends does not wait for it.
+    return connection
 
 
 def _configure(connection: Any, _: Any) -> None:
