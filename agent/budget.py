@@ -1,24 +1,29 @@
 """What a run has used, and which of its limits that reaches."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
 from agent.config import Prices
+from agent.log import Entry
 from agent.types import Event, Limits, StopReason, Usage
 
 _WITH_USAGE = frozenset({"step.message", "tool.completed", "note.written"})
 
 
-def spent(events: Sequence[Event]) -> Usage:
+def spent(entries: Iterable[Entry]) -> Usage:
     """Tokens of every model call of a run, aborted ones, notes and sub-agents included."""
-    used = (event.body.get("usage") for event in events if event.type in _WITH_USAGE)
+    used = (body.get("usage") for kind, body in entries if kind in _WITH_USAGE)
     return sum((Usage.model_validate(usage) for usage in used if usage), Usage())
 
 
-def worked_s(events: Sequence[Event], now: datetime) -> float:
-    """How long the run was worked on, s: since it was first claimed, without the time it was parked."""
+def working_since(events: Sequence[Event], now: datetime) -> datetime:
+    """When the run was first claimed, moved by the time it was parked: it was worked on for as long as this is ago.
+
+    Args:
+        now: the answer for a run that has no events yet.
+    """
     if not events:
-        return 0.0
+        return now
     begun = next((event.at for event in events if event.type == "run.claimed"), events[0].at)
     parked = timedelta()
     since: datetime | None = None
@@ -28,7 +33,7 @@ def worked_s(events: Sequence[Event], now: datetime) -> float:
         elif event.type == "run.claimed" and since is not None:
             parked += event.at - since
             since = None
-    return (now - begun - parked).total_seconds()
+    return begun + parked
 
 
 def reached(limits: Limits, num_steps: int, usage: Usage, prices: Prices | None) -> tuple[StopReason, str] | None:

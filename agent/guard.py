@@ -7,6 +7,7 @@ and across steps. A monologue (answers without a call) needs no pattern here: th
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from agent.trajectory import Step
 
@@ -82,7 +83,9 @@ def looping(steps: Sequence[Step], settings: GuardSettings) -> str | None:
 
     None where they do not.
     """
-    seen = [_shape(step) for step in steps if not step.dropped and step.intents]
+    longest = max(settings.same_errors, settings.same_results, settings.alternation, settings.rotation)
+    newest_first = (step for step in reversed(steps) if not step.dropped and step.intents)
+    seen = [_shape(step) for step in islice(newest_first, longest)][::-1]
     if _all_same(seen, settings.same_errors) and all(failed for _, _, failed in seen[-1]):
         return "same_error"
     if _all_same(seen, settings.same_results):

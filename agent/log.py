@@ -6,16 +6,19 @@ from typing import Any, Protocol
 
 from agent.types import Event
 
+Entry = tuple[str, dict[str, Any]]
+"""Type and body of an event that is not stored yet."""
+
 
 class Log(Protocol):
-    """The events of one run. An event that ``append`` returned is stored; nothing is ever changed or removed."""
+    """The events of one run. An event that ``extend`` returned is stored; nothing is ever changed or removed."""
 
     @property
     def events(self) -> Sequence[Event]:
         """Every event of this run so far, oldest first, also those of earlier workers."""
 
-    async def append(self, type: str, body: dict[str, Any]) -> Event:  # noqa: A002 - the field's name
-        """Store one event.
+    async def extend(self, entries: Sequence[Entry]) -> Sequence[Event]:
+        """Store some events, all or none.
 
         Raises:
             LeaseLost: another worker owns the run.
@@ -41,7 +44,10 @@ class MemoryLog:
     def events(self) -> Sequence[Event]:
         return self._events
 
-    async def append(self, type: str, body: dict[str, Any]) -> Event:  # noqa: A002
+    async def extend(self, entries: Sequence[Entry]) -> Sequence[Event]:
+        return [await self.append(*entry) for entry in entries]
+
+    async def append(self, type: str, body: dict[str, Any]) -> Event:  # noqa: A002 - the field's name
         event = Event(
             task_id=self._task_id,
             seq=len(self._events) + 1,

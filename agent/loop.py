@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel
 
 from agent.answers import INTERRUPTED, REMEDIES, Written, num_drops, sampling, says_nothing, thinks
-from agent.budget import left, reached, spent, worked_s
+from agent.budget import left, reached, spent, working_since
 from agent.compaction import NOTE_TOKENS, Plan, plan
 from agent.config import Prices
 from agent.errors import ModelError
@@ -37,7 +37,7 @@ from agent.events import (
 from agent.guard import AnswerGuard, GuardSettings, looping
 from agent.history import view, without_reasoning
 from agent.inbox import Inbox
-from agent.log import Log, MemoryLog
+from agent.log import Entry, Log, MemoryLog
 from agent.model import Completion, Delta, Model
 from agent.permissions.policy import Allowed, Asked, Decision, Denied
 from agent.profiles.base import Profile, load_prompt
@@ -152,9 +152,11 @@ async def run_loop(
         while True:
             await run.advance()
     except _Stopped as stopped:
-        await run.record("run.stopped", RunStopped(stop_reason=stopped.reason, detail=stopped.detail))
+        run.record("run.stopped", RunStopped(stop_reason=stopped.reason, detail=stopped.detail))
+        await run.settle()
         return stopped.reason
     except _Parked as parked:
+        await run.settle()
         return parked.wait
 
 
@@ -181,7 +183,12 @@ class _Files:
 
 
 class _Run:
-    """One run while this worker has it."""
+    """One run while this worker has it.
+
+    What happened is recorded at once and written before anything outside is touched again (a model asked, a tool run, a
+    user waited for), so that a step is two transactions. What a worker that dies had not written follows from what it
+    had, but for an answer of the model that nothing was done about.
+    """
 
     def __init__(
         self,
@@ -211,43 +218,55 @@ class _Run:
         self._name = name
         self._keep = keep
         self._trajectory = Trajectory(log.events)
+        self._unwritten: list[Entry] = []
+        self._spent = spent((event.type, event.body) for event in log.events)
+        self._working_since = working_since(log.events, datetime.now(UTC))
         self._fresh = True
 
     async def advance(self) -> None:
         """Do the one thing that the log says is next."""
         done = self._trajectory.steps
         if self._fresh and done:
-            await self.record("run.resumed", RunResumed(step=0 if done[-1].completed else done[-1].number))
+            self.record("run.resumed", RunResumed(step=0 if done[-1].completed else done[-1].number))
         self._fresh = False
         if done and done[-1].completed is None:
             await self._go_on(done)
             return
         if done:
-            await self._judge(done)
+            self._judge(done)
         self._check_limits(done)
         due = plan(self._log.events, done, self._settings.context_tokens, self._task.model.max_tokens)
         if due is not None:
             await self._tidy(done[-1], due)
             return
-        await self.record("step.started", StepStarted(step=len(done) + 1))
+        self.record("step.started", StepStarted(step=len(done) + 1))
 
-    async def record(self, event: str, body: BaseModel) -> None:
-        self._trajectory.add(await self._log.append(event, body.model_dump(mode="json")))
+    def record(self, event: str, body: BaseModel) -> None:
+        entry = event, body.model_dump(mode="json")
+        self._unwritten.append(entry)
+        self._trajectory.take(body)
+        self._spent += spent([entry])
+
+    async def settle(self) -> None:
+        """Write what was recorded."""
+        if self._unwritten:
+            entries, self._unwritten = self._unwritten, []
+            await self._log.extend(entries)
 
     async def _go_on(self, done: Sequence[Step]) -> None:
         """The next thing an open step lacks."""
         step, message = done[-1], done[-1].message
         if message is None:
-            if not await self._hear(done):
+            if not self._hear(done):
                 await self._ask(done)
         elif not message.tool_calls and not step.results:
-            await self._observe(step, "", None, ToolResult(self._nudge(message), error=True))
+            self._observe(step, "", None, ToolResult(self._nudge(message), error=True))
         elif len(step.results) < len(message.tool_calls) and not step.finished:
             await self._call(done, message.tool_calls[len(step.results)])
         else:
-            await self._complete(step)
+            self._complete(step)
 
-    async def _judge(self, done: Sequence[Step]) -> None:
+    def _judge(self, done: Sequence[Step]) -> None:
         """What the steps so far, all of them complete, mean for the run."""
         if done[-1].finished:
             if self._pending(done, finished=True):
@@ -263,7 +282,7 @@ class _Run:
             return
         if pattern := looping(done, self._settings.guard):
             survived = num_drops(done) >= self._settings.guard.max_drops
-            await self._trip(done[-1], pattern, "stop" if survived else "drop")
+            self._trip(done[-1], pattern, "stop" if survived else "drop")
             if survived:
                 raise _Stopped(StopReason.STUCK, f"the agent went round in circles ({pattern.replace('_', ' ')})")
 
@@ -272,7 +291,7 @@ class _Run:
             raise _cancelled()
         if self._inbox.paused:
             raise _Parked(None)
-        if limit := reached(self._limits, len(done), spent(self._log.events), self._settings.prices):
+        if limit := reached(self._limits, len(done), self._spent, self._settings.prices):
             raise self._at_limit(*limit)
         if self._seconds_left() <= 0:
             raise self._too_late()
@@ -290,15 +309,15 @@ class _Run:
             if finished or message.delivery != "queue"
         ]
 
-    async def _hear(self, done: Sequence[Step]) -> bool:
+    def _hear(self, done: Sequence[Step]) -> bool:
         """Put what the user said before the next answer; False where that was nothing."""
         self._inbox.interrupted.clear()
         messages = self._pending(done, finished=len(done) > 1 and done[-2].finished)
         for message in messages:
-            await self.record("message.taken", message)
+            self.record("message.taken", message)
         return bool(messages)
 
-    async def _refusal(self, step: Step, call: ToolCall, intent_id: str) -> ToolResult | None:
+    def _refusal(self, step: Step, call: ToolCall, intent_id: str) -> ToolResult | None:
         """Why a call is not made, or None where it may be."""
         match self._approve(call):
             case Allowed():
@@ -306,20 +325,20 @@ class _Run:
             case Denied(reason):
                 return ToolResult(f"[error] {call.name}: not allowed: {reason}", error=True, denied="policy")
             case Asked(parts):
-                decision = await self._decision(step, call, intent_id, tuple(part.text for part in parts))
+                decision = self._decision(step, call, intent_id, tuple(part.text for part in parts))
                 if decision.decision == "allow":
                     return None
                 said = f"the user does not allow it: {decision.reason or 'no reason was given'}"
                 return ToolResult(f"[error] {call.name}: {said}", error=True, denied="user")
 
-    async def _decision(self, step: Step, call: ToolCall, intent_id: str, parts: tuple[str, ...]) -> ApprovalDecided:
+    def _decision(self, step: Step, call: ToolCall, intent_id: str, parts: tuple[str, ...]) -> ApprovalDecided:
         """What the user decided about a call; asks and waits where that is not known."""
         approval_id = f"{self._log.events[0].run_id}-{intent_id}"
         if decided := self._inbox.decisions().get(approval_id):
             return decided
         if all(request.approval_id != approval_id for request in step.requests):
             request = ApprovalRequested(step=step.number, approval_id=approval_id, call=call, parts=parts)
-            await self.record("approval.requested", request)
+            self.record("approval.requested", request)
         raise _Parked(WaitingOn.APPROVAL, approval_id=approval_id)
 
     async def _ask_user(self, done: Sequence[Step], call: ToolCall, question: AskUserArguments, intent_id: str) -> None:
@@ -328,11 +347,12 @@ class _Run:
         if all(asked.question_id != intent_id for asked in step.questions):
             options = tuple(question.options)
             asked = QuestionAsked(step=step.number, question_id=intent_id, text=question.question, options=options)
-            await self.record("question.asked", asked)
+            self.record("question.asked", asked)
+            await self.settle()
         answers = self._pending(done, finished=True, after=self._asked_at(intent_id))
         if not answers:
             raise _Parked(WaitingOn.QUESTION, question_id=intent_id, text=question.question)
-        await self._observe(step, call.id, None, ToolResult(answers[0].text, message_id=answers[0].message_id))
+        self._observe(step, call.id, None, ToolResult(answers[0].text, message_id=answers[0].message_id))
 
     def _asked_at(self, question_id: str) -> int:
         asked = (event for event in self._log.events if event.type == "question.asked")
@@ -359,7 +379,7 @@ class _Run:
             tried = any(answer.aborted != INTERRUPTED for answer in step.answers)
             aborted = None if tried else _INCOMPLETE
         if completion.aborted not in (None, INTERRUPTED):
-            await self._trip(step, str(completion.aborted), REMEDIES[len(aborts)])
+            self._trip(step, str(completion.aborted), REMEDIES[len(aborts)])
         answer = StepMessage(
             step=step.number,
             message=completion.message,
@@ -369,7 +389,9 @@ class _Run:
             thinking=options.thinking is True,
             aborted=aborted,
         )
-        await self.record("step.message", answer)
+        self.record("step.message", answer)
+        if not answer.message.tool_calls:
+            await self.settle()  # To a conversation it is all that it waits for.
 
     async def _answer(self, done: Sequence[Step], options: ModelOptions) -> Completion:
         """The model's next answer, or as much of it as the user let it write."""
@@ -382,6 +404,7 @@ class _Run:
             written.add(delta)
             self._tell(step, delta)
 
+        await self.settle()
         messages = view(self._system_prompt, self._task.problem_statement, self._log.events, done)
         asking = self._complete_chat(messages, self._profile.tools, options, hear)
         begun = time.monotonic()
@@ -416,16 +439,19 @@ class _Run:
             await self._write_note(newest)
             return
         compacted = ViewCompacted(step=newest.number + 1, from_step=due.note.after_step + 1, note=due.note.text)
-        await self.record("view.compacted", compacted)
+        self.record("view.compacted", compacted)
+        await self.settle()
 
     async def _write_note(self, newest: Step) -> None:
+        await self.settle()
         seen = view(self._system_prompt, self._task.problem_statement, self._log.events, self._trajectory.steps)
         messages = [*without_reasoning(seen), {"role": "user", "content": load_prompt("note")}]
         options = self._task.model.model_copy(update={"thinking": False, "max_tokens": NOTE_TOKENS})
         # The tools are shown as ever: endpoints keep the prompt's beginning only where all of it is the same.
         completion = await self._unless_stopped(self._complete_chat(messages, self._profile.tools, options))
         text = completion.message.content.strip() or "(no note was written)"
-        await self.record("note.written", NoteWritten(after_step=newest.number, text=text, usage=completion.usage))
+        self.record("note.written", NoteWritten(after_step=newest.number, text=text, usage=completion.usage))
+        await self.settle()
 
     # What the tools do.
 
@@ -434,24 +460,25 @@ class _Run:
         step = done[-1]
         intent_id = f"{step.number}-{len(step.results)}"
         if any(intent.intent_id == intent_id for intent in step.intents):
-            await self._observe(step, call.id, intent_id, ToolResult(_INTERRUPTED_CALL, error=True))
+            self._observe(step, call.id, intent_id, ToolResult(_INTERRUPTED_CALL, error=True))
             return
         cut = step.answers[-1].message.finish_reason == "length"
         checked = check(call, self._profile.tools, cut=cut)
         if isinstance(checked, ToolResult):
-            await self._observe(step, call.id, None, checked)
+            self._observe(step, call.id, None, checked)
             return
         tool, arguments = checked
         if isinstance(arguments, AskUserArguments):
             await self._ask_user(done, call, arguments, intent_id)
             return
-        if refusal := await self._refusal(step, call, intent_id):
-            await self._observe(step, call.id, None, refusal)
+        if refusal := self._refusal(step, call, intent_id):
+            self._observe(step, call.id, None, refusal)
             return
-        await self.record("tool.intent", ToolIntent(step=step.number, intent_id=intent_id, call=call))
+        self.record("tool.intent", ToolIntent(step=step.number, intent_id=intent_id, call=call))
+        await self.settle()
         begun = time.monotonic()
         result, kept = await self._unless_stopped(self._perform(done, tool, arguments, intent_id))
-        await self._observe(step, call.id, intent_id, result, kept, time.monotonic() - begun)
+        self._observe(step, call.id, intent_id, result, kept, time.monotonic() - begun)
 
     async def _perform(
         self, done: Sequence[Step], tool: Tool, arguments: Any, intent_id: str
@@ -508,14 +535,14 @@ class _Run:
         newest = steps(log.events)[-1].message
         answer = summary_of(newest.tool_calls[-1]) if newest and reason is StopReason.FINISHED else None
         text = answer or f"[error] the helper did not come to an answer ({reason})"
-        return ToolResult(text, error=answer is None, usage=spent(log.events))
+        return ToolResult(text, error=answer is None, usage=spent((event.type, event.body) for event in log.events))
 
     def _left(self) -> Limits:
         """What a sub-agent may use."""
-        used = spent(self._log.events)
-        return left(self._limits, used, self._settings.prices, max_steps=HELPER_STEPS, seconds=self._seconds_left())
+        seconds = self._seconds_left()
+        return left(self._limits, self._spent, self._settings.prices, max_steps=HELPER_STEPS, seconds=seconds)
 
-    async def _observe(
+    def _observe(
         self,
         step: Step,
         call_id: str,
@@ -543,9 +570,9 @@ class _Run:
             message_id=result.message_id,
             usage=result.usage,
         )
-        await self.record("tool.completed", completed)
+        self.record("tool.completed", completed)
 
-    async def _complete(self, step: Step) -> None:
+    def _complete(self, step: Step) -> None:
         trees = [result.tree for result in step.results if result.tree is not None]
         completed = StepCompleted(
             step=step.number,
@@ -555,10 +582,10 @@ class _Run:
             + sum(result.observation.duration_s for result in step.results),
             malformed=step.malformed,
         )
-        await self.record("step.completed", completed)
+        self.record("step.completed", completed)
 
-    async def _trip(self, step: Step, pattern: str, action: Literal["hotter", "thinking_off", "drop", "stop"]) -> None:
-        await self.record("guard.tripped", GuardTripped(step=step.number, pattern=pattern, action=action))
+    def _trip(self, step: Step, pattern: str, action: Literal["hotter", "thinking_off", "drop", "stop"]) -> None:
+        self.record("guard.tripped", GuardTripped(step=step.number, pattern=pattern, action=action))
 
     def _nudge(self, message: AssistantMessage) -> str:
         names = ", ".join(tool.name for tool in self._profile.tools)
@@ -606,7 +633,7 @@ class _Run:
 
     def _seconds_left(self) -> float:
         """Of the run as a whole: earlier workers' time counts, that of waiting does not."""
-        return max(0.0, self._limits.wall_clock_s - worked_s(self._log.events, datetime.now(UTC)))
+        return max(0.0, self._limits.wall_clock_s - (datetime.now(UTC) - self._working_since).total_seconds())
 
     def _too_late(self) -> Exception:
         return self._at_limit(StopReason.WALL_CLOCK, f"the limit of {self._limits.wall_clock_s:g} s is reached")

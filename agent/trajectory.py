@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from pydantic import BaseModel
+
 from agent.events import (
     ApprovalRequested,
     GuardTripped,
@@ -70,7 +72,11 @@ class Trajectory:
     def add(self, event: Event) -> None:
         """Take in the run's next event; those that belong to no step change nothing."""
         if reader := _READERS.get(event.type):
-            part = reader.model_validate(event.body)
+            self.take(reader.model_validate(event.body))
+
+    def take(self, part: BaseModel) -> None:
+        """As :meth:`add`, with what stands in the event's body."""
+        if isinstance(part, _Part):
             self._steps[part.step] = _with(self._steps.get(part.step) or Step(part.step), part)
 
     @property

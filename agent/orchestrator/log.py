@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from agent.events import RunStopped
+from agent.log import Entry
 from agent.store.base import Claim, Store
 from agent.types import Event, Verdict
 
@@ -27,11 +28,15 @@ class StoreLog:
         return self._events
 
     async def append(self, type: str, body: dict[str, Any]) -> Event:  # noqa: A002 - the field's name
-        event = await self._store.append(self._run_id, self._generation, type, body)
-        self._events.append(event)
+        return (await self.extend([(type, body)]))[0]
+
+    async def extend(self, entries: Sequence[Entry]) -> Sequence[Event]:
+        events = await self._store.extend(self._run_id, self._generation, entries)
+        self._events.extend(events)
         if self._on_event:
-            self._on_event(event)
-        return event
+            for event in events:
+                self._on_event(event)
+        return events
 
     @property
     def stopped(self) -> RunStopped | None:

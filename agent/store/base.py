@@ -23,13 +23,14 @@ Beside the loop's events (``agent.events``) and the words of the user (:data:`US
 | task.finished         | run_id of the selected run; its status, stop_reason, verdict, error         |
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from agent.identity import DEFAULT_PROJECT
+from agent.log import Entry
 from agent.types import (
     Event,
     Priority,
@@ -406,7 +407,10 @@ class Store(Protocol):
         """What the user said above ``after``, ``task.cancel_requested`` included; cheap where there is nothing new."""
 
     async def append(self, run_id: str, generation: int, type: str, body: dict[str, Any]) -> Event:  # noqa: A002
-        """Write one event of a run; it is durable when this returns.
+        """As :meth:`extend`, with one event."""
+
+    async def extend(self, run_id: str, generation: int, entries: Sequence[Entry]) -> tuple[Event, ...]:
+        """Write events of a run, all or none; they are durable when this returns.
 
         Raises:
             LeaseLost: another worker owns the run, or it ended.

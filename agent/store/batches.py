@@ -14,9 +14,10 @@ from typing import Any
 from sqlalchemy import RowMapping, bindparam, insert, select, update
 
 from agent.errors import LeaseLost, StoreUnavailable
+from agent.log import Entry
 from agent.store.base import RunRecord
 from agent.store.database import Database, Transaction
-from agent.store.derive import advance
+from agent.store.derive import advance, changes
 from agent.store.journal import derive_task
 from agent.store.rows import EVENT_FIELDS, run_record, run_values, verify_owner
 from agent.store.tables import events, runs, tasks
@@ -31,8 +32,7 @@ _MOST = 500
 class _Append:
     run_id: str
     generation: int
-    type: str
-    body: dict[str, Any]
+    entries: Sequence[Entry]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,8 @@ class _Renewal:
 
 
 _Write = _Append | _Renewal
-_Outcome = Event | LeaseLost | None
+_Outcome = tuple[Event, ...] | LeaseLost
+"""The events that were written; none for a renewal."""
 
 
 @dataclass(slots=True, eq=False)
@@ -60,15 +61,13 @@ class Batches:
         self._turn = asyncio.Lock()
         self._open: _Batch | None = None
 
-    async def append(self, run_id: str, generation: int, kind: str, body: dict[str, Any]) -> Event:
-        event = await self._write(_Append(run_id, generation, kind, body))
-        assert event is not None, run_id
-        return event
+    async def extend(self, run_id: str, generation: int, entries: Sequence[Entry]) -> tuple[Event, ...]:
+        return await self._write(_Append(run_id, generation, entries))
 
     async def renew(self, run_id: str, generation: int, ttl_s: float) -> None:
         await self._write(_Renewal(run_id, generation, ttl_s))
 
-    async def _write(self, write: _Write) -> Event | None:
+    async def _write(self, write: _Write) -> tuple[Event, ...]:
         batch = self._open
         if batch is None or len(batch.writes) == _MOST:
             batch = self._open = _Batch()
@@ -143,10 +142,10 @@ class _Writing:
             return lost
         if isinstance(write, _Renewal):
             self._leases[write.run_id] = self._transaction.now + timedelta(seconds=write.ttl_s)
-            return None
-        return self._append(write, row)
+            return ()
+        return tuple([self._append(write, row, *entry) for entry in write.entries])
 
-    def _append(self, write: _Append, row: RowMapping) -> Event:
+    def _append(self, write: _Append, row: RowMapping, kind: str, body: dict[str, Any]) -> Event:
         task_id = row["task_id"]
         self._last_seq[task_id] += 1
         event = Event(
@@ -154,15 +153,13 @@ class _Writing:
             seq=self._last_seq[task_id],
             run_id=write.run_id,
             generation=write.generation,
-            type=write.type,
-            body=write.body,
+            type=kind,
+            body=body,
             at=self._transaction.now,
         )
         self._events.append(event)
-        run = self._runs.get(write.run_id) or run_record(row)
-        advanced = advance(run, event)
-        if advanced != run:
-            self._runs[write.run_id] = advanced
+        if changes(event):
+            self._runs[write.run_id] = advance(self._runs.get(write.run_id) or run_record(row), event)
         return event
 
     async def _save_leases(self) -> None:

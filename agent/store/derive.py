@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from agent.events import RunStopped, StepMessage
+from agent.events import RunStopped
 from agent.store.base import RunRecord, select
 from agent.types import Event, Status, StopReason, Usage, Verdict, WaitingOn
 
@@ -13,6 +13,20 @@ _FURTHEST_FIRST = (
     Status.WAITING,
     Status.PAUSED,
     Status.QUEUED,
+)
+
+_CHANGING = frozenset(
+    (
+        "run.claimed",
+        "run.provisioned",
+        "run.resumed",
+        "step.message",
+        "run.stopped",
+        "verdict.reached",
+        "run.parked",
+        "run.requeued",
+        "run.finished",
+    )
 )
 
 
@@ -35,8 +49,8 @@ def advance(run: RunRecord, event: Event) -> RunRecord:
         case "run.provisioned" | "run.resumed":
             return run.model_copy(update={"status": Status.RUNNING})
         case "step.message":
-            answer = StepMessage.model_validate(body)
-            return run.model_copy(update={"steps": max(run.steps, answer.step), "usage": run.usage + answer.usage})
+            usage = run.usage + Usage.model_validate(body["usage"])
+            return run.model_copy(update={"steps": max(run.steps, body["step"]), "usage": usage})
         case "note.written" | "tool.completed" if body.get("usage"):
             return run.model_copy(update={"usage": run.usage + Usage.model_validate(body["usage"])})
         case "run.stopped":
@@ -62,6 +76,13 @@ def advance(run: RunRecord, event: Event) -> RunRecord:
             )
         case _:
             return run
+
+
+def changes(event: Event) -> bool:
+    """Whether :func:`advance` may make another record of a run: most events of one only grow its log."""
+    if event.type in ("note.written", "tool.completed"):
+        return bool(event.body.get("usage"))
+    return event.type in _CHANGING
 
 
 def replay(run: RunRecord, log: Iterable[Event]) -> RunRecord:

@@ -1,12 +1,13 @@
 """The store over SQL: what workers do, and the way in for users, whose calls are in ``tasks``."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 from typing import Any, Literal
 
 from sqlalchemy import and_, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from agent.log import Entry
 from agent.store.artifacts import Artifacts
 from agent.store.base import USER_EVENTS, Claim, Project, ProjectStore, RunResult, TaskRecord
 from agent.store.batches import Batches
@@ -141,9 +142,13 @@ class SqlStore:
                 return ()
             return await read_events(db, _said(task_id, after))
 
-    @whole
     async def append(self, run_id: str, generation: int, type: str, body: dict[str, Any]) -> Event:  # noqa: A002
-        return await self._batches.append(run_id, generation, type, body)
+        (event,) = await self.extend(run_id, generation, [(type, body)])
+        return event
+
+    @whole
+    async def extend(self, run_id: str, generation: int, entries: Sequence[Entry]) -> tuple[Event, ...]:
+        return await self._batches.extend(run_id, generation, entries)
 
     @whole
     async def finish(self, run_id: str, generation: int, result: RunResult) -> TaskRecord:

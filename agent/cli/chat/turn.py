@@ -10,6 +10,7 @@ from agent.cli.chat.workplace import Workplace
 from agent.events import ApprovalDecided, ApprovalRequested, MessageAdded, RunStopped, StepMessage
 from agent.history import view
 from agent.inbox import Inbox
+from agent.log import Entry
 from agent.loop import Approve, LoopSettings, Wait, run_loop
 from agent.model import Completion, Delta, Model, StreamGuard
 from agent.orchestrator.log import StoreLog
@@ -226,11 +227,12 @@ class _TurnOver(Exception):
 
 
 class _TurnLog(StoreLog):
-    async def append(self, type: str, body: dict[str, Any]) -> Event:  # noqa: A002 - the field's name
-        event = await super().append(type, body)
-        if type == "step.message" and _is_answer(StepMessage.model_validate(body)):
+    async def extend(self, entries: Sequence[Entry]) -> Sequence[Event]:
+        events = await super().extend(entries)
+        newest = events[-1]
+        if newest.type == "step.message" and _is_answer(StepMessage.model_validate(newest.body)):
             raise _TurnOver
-        return event
+        return events
 
 
 def _is_answer(said: StepMessage) -> bool:

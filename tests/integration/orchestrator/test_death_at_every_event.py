@@ -1,4 +1,4 @@
-"""A worker dies at each event of a run; the next one must end it as if nothing had happened."""
+"""A worker dies at each write of a run; the next one must end it as if nothing had happened."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,8 +21,9 @@ from tests.integration.orchestrator.conftest import ASKED_AGAIN, PATCH, REPAIR, 
 
 pytestmark = pytest.mark.anyio
 
-NUM_EVENTS = 18
-"""What the worker writes in an undisturbed run: provisioned, 3 steps of 5, stopped, verdict."""
+NUM_WRITES = 9
+"""Of the worker in an undisturbed run: provisioned; the first step begun; of each of 3 steps the answer with what it is
+about to do, and what came of it with the next step or the end; verdict."""
 
 
 class _Death(Exception):
@@ -30,18 +31,18 @@ class _Death(Exception):
 
 
 class MortalStore:
-    """A store whose caller dies instead of writing its n-th event; what led to the event was done, and is lost."""
+    """A store whose caller dies instead of its n-th write; what led to it was done, and is lost."""
 
-    def __init__(self, store: SqlStore, num_events: int) -> None:
+    def __init__(self, store: SqlStore, num_writes: int) -> None:
         self._store = store
-        self._left = num_events
+        self._left = num_writes
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
-    async def append(self, *event: Any) -> Any:
+    async def extend(self, *entries: Any) -> Any:
         self._count()
-        return await self._store.append(*event)
+        return await self._store.extend(*entries)
 
     async def finish(self, *end: Any) -> Any:
         self._count()
@@ -57,8 +58,8 @@ class MortalStore:
             raise _Death
 
 
-@pytest.mark.parametrize("number", range(1, NUM_EVENTS + 2))
-async def test_death_at_an_event_changes_neither_patch_nor_what_was_executed(
+@pytest.mark.parametrize("number", range(1, NUM_WRITES + 2))
+async def test_death_at_a_write_changes_neither_patch_nor_what_was_executed(
     number: int,
     store: SqlStore,
     backend: Backend,
@@ -91,12 +92,12 @@ async def test_death_at_an_event_changes_neither_patch_nor_what_was_executed(
     assert len(intents) - len(cut_off) == 3
 
 
-NUM_WAITING_EVENTS = 9
-"""Up to the first completed call: provisioned, started, message taken, answered, approval requested, parked;
-provisioned, resumed, intent."""
+NUM_WAITING_WRITES = 6
+"""Up to the first completed call: provisioned; begun, with the message taken; answered, with the approval requested;
+parked; provisioned; resumed, with the intent."""
 
 
-@pytest.mark.parametrize("number", range(2, NUM_WAITING_EVENTS + 1))
+@pytest.mark.parametrize("number", range(2, NUM_WAITING_WRITES + 1))
 async def test_death_around_a_wait_loses_no_word_and_asks_nothing_twice(
     number: int,
     store: SqlStore,
