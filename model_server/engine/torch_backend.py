@@ -10,6 +10,7 @@ Shape letters as in ``model_server.kernels.batch``; N heads, S keys.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 from typing import Protocol
 
 import torch
@@ -57,17 +58,12 @@ class TorchBackend:
         ids = torch.tensor([token for segment in batch for token in segment.ids])
         rows = BatchRows(
             [(len(segment.ids), _PooledSequence(segment, pools, self._places, self._window_keys)) for segment in batch],
-            _forced(batch),
+            forced_experts(batch),
         )
         hidden = F.embedding(ids, self._model.model.embed_tokens.weight)
         for index, layer in enumerate(self._layers):
             hidden = layer.forward(hidden, self._tables[layer.window].at(rows.positions), rows, index)
-        wanted = [
-            row
-            for segment, (_, end, _) in zip(batch, rows.parts, strict=True)
-            for row in range(end - segment.num_logits, end)
-        ]
-        logits = self._model.logits(hidden[wanted]).float()
+        logits = self._model.logits(hidden[wanted_rows(batch)]).float()
         return StepOutput(logits, hidden.float(), rows.stacked_experts())
 
 
@@ -377,7 +373,13 @@ def _joined(dtype: torch.dtype, *layers: Linear) -> Tensor:
     return (weights[0] if len(weights) == 1 else torch.cat(weights)).T
 
 
-def _forced(batch: Sequence[Segment]) -> Tensor | None:
+def wanted_rows(batch: Sequence[Segment]) -> list[int]:
+    """The rows after which logits are wanted."""
+    ends = accumulate(len(segment.ids) for segment in batch)
+    return [row for segment, end in zip(batch, ends, strict=True) for row in range(end - segment.num_logits, end)]
+
+
+def forced_experts(batch: Sequence[Segment]) -> Tensor | None:
     """[R, M, K]; None if no segment has any."""
     given = next((segment.forced_experts for segment in batch if segment.forced_experts is not None), None)
     if given is None:

@@ -1,8 +1,9 @@
 """The op table: what a step on FP8 weights is made of, and the one place that chooses how each op is carried out.
 
 ``ref`` is plain PyTorch in f32, always there, and says what each op means; ``triton`` are kernels for one GPU. They
-take and return the same tensors, so a step written against :class:`Ops` runs on either. The pools of keys and values
-are those of ``model_server.kernels.batch``, one layer of them. No step of the engine is written against it yet.
+take and return the same tensors, so a step written against :class:`Ops` runs on either
+(``model_server.engine.ops_backend``). The pools of keys and values are those of ``model_server.kernels.batch``, one
+layer of them.
 
 Shape letters: R rows, C and O widths, N heads, G key-value heads, D query-key width, V value width, E experts,
 K experts per row, I expert width, P pages, S ring slots, W positions of a ring; BLOCK and PAGE as in
