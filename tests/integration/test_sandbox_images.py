@@ -16,7 +16,7 @@ import pytest
 
 from sandbox.backends import open_backend
 from sandbox.config import SandboxSettings
-from sandbox.errors import UnknownImage
+from sandbox.errors import ImageMismatch, UnknownImage
 from sandbox.images.store import ImageStore
 from sandbox.types import Backend, Command, Exited, SandboxSpec
 from tests.conformance.sandbox import dockerd
@@ -96,6 +96,11 @@ async def test_links_of_the_image_lead_nowhere_outside(backend: Backend) -> None
 async def test_an_image_that_is_not_here_is_answered_with_how_to_bring_it_in(backend: Backend) -> None:
     with pytest.raises(UnknownImage, match=r"docker save example/none:2 .* python -m sandbox\.images add"):
         await backend.acquire(SandboxSpec(image="example/none:2"))
+
+
+async def test_an_image_of_another_digest_is_refused(backend: Backend) -> None:
+    with pytest.raises(ImageMismatch, match=r"is here as sha256:[0-9a-f]{64}, not as sha256:0"):
+        await backend.acquire(SandboxSpec(image=f"thing:1@sha256:{'0' * 64}"))
 
 
 def test_an_image_is_brought_in_from_the_command_line(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from sandbox.backends import open_backend
-from sandbox.config import SandboxSettings
-from sandbox.errors import SandboxUnavailable
+from sandbox.config import LocalSettings, SandboxSettings
+from sandbox.errors import SandboxLost, SandboxUnavailable
 from sandbox.local.backend import LocalBackend
 from sandbox.types import Backend, Command, Exited, OomKilled, Resources, SandboxSpec, TimedOut
 
@@ -95,6 +95,42 @@ async def test_a_holder_that_is_killed_takes_its_sandbox_along(backend: Backend)
         os.kill(pid, signal.SIGKILL)
     assert await asyncio.to_thread(_soon, lambda: not _running(marker))
     await sandbox.close()
+
+
+async def test_a_sandbox_whose_first_process_is_killed_is_lost_in_mid_command(backend: Backend) -> None:
+    marker = str(3_000_000 + os.getpid())
+    sandbox = await backend.acquire(SandboxSpec())
+    running = asyncio.create_task(sandbox.exec(Command(f"echo part; sleep {marker}; true", "a", 60)))
+    assert await asyncio.to_thread(_soon, lambda: _running(marker))
+    [sleeper] = _running(marker)
+    os.kill(_ancestors(sleeper)[1], signal.SIGKILL)  # the shell's parent
+    with pytest.raises(SandboxLost):
+        await running
+    await sandbox.close()
+
+
+async def test_what_a_killed_holder_left_the_next_service_removes(tmp_path: Path) -> None:
+    settings = SandboxSettings(local=LocalSettings(sockets=tmp_path / "sockets"))
+    first, second = LocalBackend(settings), LocalBackend(settings)
+    marker = str(2_000_000 + os.getpid())
+    sandbox = await first.acquire(SandboxSpec())
+    await sandbox.exec(Command(f"nohup sleep {marker} > /dev/null 2>&1 &", "a", 10))
+    assert await asyncio.to_thread(_soon, lambda: _running(marker))
+    os.kill(_ancestors(_running(marker)[0])[1], signal.SIGKILL)
+    assert await asyncio.to_thread(_soon, lambda: not _running(marker))
+    assert [path.name for path in (tmp_path / "sockets").iterdir()] == [sandbox.handle.id]
+    assert await second.found() == []
+    assert list((tmp_path / "sockets").iterdir()) == []
+    await sandbox.close()
+    await first.close()
+
+
+async def test_a_folder_that_others_may_enter_is_not_used_for_sockets(tmp_path: Path) -> None:
+    await asyncio.to_thread(tmp_path.chmod, 0o755)
+    backend = LocalBackend(SandboxSettings(local=LocalSettings(sockets=tmp_path)))
+    with pytest.raises(SandboxUnavailable, match=r"mode 700.*sandbox\.local\.sockets"):
+        await backend.acquire(SandboxSpec())
+    await backend.close()
 
 
 async def test_a_nursery_that_died_is_replaced(backend: Backend) -> None:
