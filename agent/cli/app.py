@@ -472,6 +472,28 @@ def doctor(
     raise typer.Exit(_complete(examine(asked, made_by, how, home(os.environ), os.environ, terminal)))
 
 
+@app.command()
+def acp(
+    mode: Annotated[str | None, typer.Option(help="plan, ask, edits or auto.")] = None,
+    no_sandbox: Annotated[
+        bool, typer.Option("--no-sandbox", help="Run commands on this machine itself, with nothing around them.")
+    ] = False,
+    model_url: ModelUrl = None,
+    model: ModelName = None,
+) -> None:
+    """Serve an editor on the standard streams, by the Agent Client Protocol."""
+    from agent.cli import arguments
+
+    try:
+        from agent.cli.acp.start import serve as speak
+    except ImportError as error:
+        raise Failure(ExitCode.FAILED, f"mimo acp cannot be loaded: {error}", "install mimo-coder[acp]") from error
+    from agent.cli.chat.setting import Asked
+
+    asked = Asked(model_url, model, sandboxed=not no_sandbox)
+    _complete(speak(asked, arguments.mode(mode), os.environ))
+
+
 mcp = typer.Typer(help="Other programs whose tools the agent may call.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(mcp, name="mcp")
 
