@@ -9,14 +9,18 @@ import contextlib
 import json
 import logging
 import secrets
+import shutil
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from sandbox import image
 from sandbox.chores import Chores
 from sandbox.config import KubernetesSettings, SandboxSettings
+from sandbox.egress import Door, Egress, variables
 from sandbox.errors import NoRoom, SandboxError, SandboxLost, SandboxUnavailable, UnknownImage
 from sandbox.inventory import Found, Handle
 from sandbox.kubernetes import canary, manifest
@@ -25,6 +29,7 @@ from sandbox.kubernetes.pod import Pod
 from sandbox.kubernetes.sandbox import KubernetesSandbox
 from sandbox.kubernetes.starting import Unstarted, failure, first_contact
 from sandbox.kubernetes.watch import PodWatch, list_pods
+from sandbox.kubernetes.way_out import WayOut
 from sandbox.types import Capability, NetworkMode, SandboxSpec
 from sandbox.wire.client import Client, Dial, tcp
 
@@ -52,11 +57,18 @@ class KubernetesBackend:
         self._swept = -_SWEEP_S
         self._proven = -_PROVEN_S
         self._chores = Chores()
+        self._egress = Egress(settings.egress)
+        self._doors: Path | None = None
         self._sandboxes: dict[str, KubernetesSandbox] = {}
 
     async def acquire(self, spec: SandboxSpec) -> KubernetesSandbox:
-        if spec.network is not NetworkMode.NONE:
-            raise SandboxUnavailable(f"pods have no network mode {spec.network.value!r} yet; use the docker backend")
+        if spec.network is NetworkMode.INTERNET:
+            raise SandboxUnavailable("pods have no network mode 'internet'; name the hosts, with network 'proxy'")
+        if spec.network is NetworkMode.PROXY and self._settings.network == "sealed":
+            raise SandboxUnavailable(
+                "sealed commands open no network socket, which network 'proxy' needs; set sandbox.kubernetes.network "
+                "to 'fence' or 'policy'"
+            )
         return await self._chores.make(self._acquire(spec))
 
     async def attach(self, handle: Handle, spec: SandboxSpec) -> KubernetesSandbox:
@@ -70,10 +82,10 @@ class KubernetesBackend:
             handle.boot_id,
             lease_s=self._settings.lease_s,
             sealed=sealed,
-            env=self._variables,
+            env={**self._variables, **variables(spec)},
         )
         watch.follow(handle.id)
-        return self._keep(client, watch, handle)
+        return self._keep(client, watch, handle, await self._open_door(spec))
 
     async def found(self) -> Sequence[Found]:
         """Every sandbox in the namespace."""
@@ -93,6 +105,10 @@ class KubernetesBackend:
                 (cluster, watch), self._opened = self._opened, None
                 await watch.close()
                 await cluster.close()
+            await self._egress.close()
+            if self._doors is not None:
+                shutil.rmtree(self._doors)
+                self._doors = None
 
     async def _acquire(self, spec: SandboxSpec) -> KubernetesSandbox:
         if not manifest.image(spec, self._settings):
@@ -135,6 +151,7 @@ class KubernetesBackend:
     async def _make(self, spec: SandboxSpec) -> KubernetesSandbox:
         _, watch = await self._open()
         name = f"mimo-sandbox-{secrets.token_hex(8)}"
+        door = await self._open_door(spec)
         watch.follow(name)
         try:
             async with asyncio.timeout(self._settings.start_timeout_s):
@@ -144,6 +161,8 @@ class KubernetesBackend:
             state = error.state if isinstance(error, Unstarted) else watch.state(name)
             late = await self._last_event(name) if isinstance(error, TimeoutError) and not state.cause else ""
             self._chores.tidy(self._abandon(name))
+            if door is not None:
+                self._chores.tidy(door.close())
             if isinstance(error, Unstarted | TimeoutError):
                 state = replace(state, detail=late or state.detail)
                 raise failure(name, state, manifest.image(spec, self._settings)) from error
@@ -152,7 +171,7 @@ class KubernetesBackend:
             raise
         host = f"[{address}]" if ":" in address else address
         handle = Handle(name, f"{host}:{self._settings.port}", client.boot_id, client.key)
-        return self._keep(client, watch, handle)
+        return self._keep(client, watch, handle, door)
 
     async def _claim(self, spec: SandboxSpec, dial: Dial) -> Client:
         return await Client.claim(
@@ -161,12 +180,20 @@ class KubernetesBackend:
             lifetime_s=spec.lifetime_s,
             memory_bytes=spec.resources.memory_mib * 1024 * 1024,
             sealed=self._settings.network == "sealed",
-            env=self._variables,
+            env={**self._variables, **variables(spec)},
             ready_s=self._settings.start_timeout_s,
         )
 
-    def _keep(self, client: Client, watch: PodWatch, handle: Handle) -> KubernetesSandbox:
-        sandbox = self._sandboxes[handle.id] = KubernetesSandbox(client, watch, handle, self._discard)
+    async def _open_door(self, spec: SandboxSpec) -> Door | None:
+        if spec.network is not NetworkMode.PROXY:
+            return None
+        if self._doors is None:
+            self._doors = Path(tempfile.mkdtemp(prefix="mimo-doors-"))
+        return await self._egress.open(spec, self._doors / secrets.token_hex(8))
+
+    def _keep(self, client: Client, watch: PodWatch, handle: Handle, door: Door | None) -> KubernetesSandbox:
+        way_out = None if door is None else WayOut(door, client.lend)
+        sandbox = self._sandboxes[handle.id] = KubernetesSandbox(client, watch, handle, self._discard, way_out)
         return sandbox
 
     async def _create(self, name: str, spec: SandboxSpec) -> None:
@@ -253,6 +280,7 @@ class KubernetesBackend:
 def _capabilities(settings: KubernetesSettings) -> frozenset[Capability]:
     own = {Capability.OWN_USERS} if settings.profile == "root" else set()
     own |= {Capability.OWN_ID} if settings.profile == "restricted" and settings.uid is None else set()
+    own |= set() if settings.network == "sealed" else {Capability.PROXY}
     own |= {Capability.ONE_DISK} if settings.disk == "memory" else set()
     return frozenset({Capability.REATTACH, Capability.IMAGES, Capability.CHECKPOINTS, *own})
 

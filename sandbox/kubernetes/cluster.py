@@ -10,6 +10,7 @@ import random
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 import httpx2
 import msgspec
@@ -74,13 +75,23 @@ class Cluster:
                 f"there is no usable way to a cluster ({error}); name a kubeconfig in the settings "
                 "(sandbox.kubernetes.kubeconfig) or the variable KUBECONFIG, or run the service in a pod of the cluster"
             ) from error
+        given["headers"] = {
+            "Accept-Encoding": "identity"
+        }  # packing long lists would cost a server more than sending them
         given["limits"] = httpx2.Limits(max_connections=_MAX_CONNECTIONS)
         self.address = config.cluster.server
         self._client = httpx2.AsyncClient(**given)
         self._patience_s = settings.patience_s
         self._repeats = TokenBucket(_REPEATS_PER_S, _REPEATS_PER_S)
 
-    async def ask(self, method: str, path: str, body: Mapping[str, object] | None = None, **params: str | int) -> bytes:
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        params: Mapping[str, str | int] = MappingProxyType({}),
+        *,
+        body: Mapping[str, object] | None = None,
+    ) -> bytes:
         """One call, repeated while the server is away or too busy. So it must be one that may be made twice.
 
         Raises:
@@ -96,7 +107,7 @@ class Cluster:
         try:
             async for attempt in repeating:
                 with attempt:
-                    return await self._ask_once(method, path, params or {}, body)
+                    return await self._ask_once(method, path, params, body)
         except _NotNow as error:
             raise NoRoom(
                 f"the API server at {self.address} does not answer ({error}); see that it runs and can be reached from "

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 
 from sandbox.config import KubernetesSettings
-from sandbox.types import SandboxSpec
+from sandbox.types import NetworkMode, SandboxSpec
 
 Manifest = dict[str, object]
 """An object as the API server takes it."""
@@ -95,8 +95,8 @@ def image(spec: SandboxSpec, settings: KubernetesSettings) -> str:
 
 
 def pool_key(spec: SandboxSpec, settings: KubernetesSettings) -> str:
-    resources = spec.resources.model_dump_json()
-    parts = (image(spec, settings), resources, settings.profile, settings.network, str(settings.runtime_class))
+    asked = (image(spec, settings), spec.resources.model_dump_json(), spec.network)
+    parts = (*asked, settings.profile, settings.network, str(settings.runtime_class))
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
@@ -104,6 +104,8 @@ def _task_container(spec: SandboxSpec, settings: KubernetesSettings) -> Manifest
     serve = ["serve", "--tcp", f":{settings.port}", "--unclaimed", f"{UNCLAIMED_S}s", "--image-variables"]
     if settings.uid is None or settings.profile == "root":  # else others on its node are this user, too
         serve += ["--processes", str(spec.resources.processes + _OUR_PROCESSES)]
+    if spec.network is NetworkMode.PROXY:
+        serve += ["--lent-egress"]
     disk = [{"name": "disk", "mountPath": place, "subPath": folder} for place, folder in FOLDERS.items()]
     return {
         "name": TASK,

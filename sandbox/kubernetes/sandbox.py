@@ -8,6 +8,7 @@ from sandbox.errors import LifetimeOver, MachineLost, SandboxEvicted, SandboxLos
 from sandbox.inventory import Handle
 from sandbox.kubernetes.pod import Cause, PodState
 from sandbox.kubernetes.watch import PodWatch
+from sandbox.kubernetes.way_out import WayOut
 from sandbox.wire.client import Client, Health
 from sandbox.wire.ending import Ended, Result
 from sandbox.wire.machine import Machine
@@ -20,7 +21,12 @@ class KubernetesSandbox(Machine):
     """One running pod."""
 
     def __init__(
-        self, client: Client, watch: PodWatch, handle: Handle, discard: Callable[[str], Awaitable[None]]
+        self,
+        client: Client,
+        watch: PodWatch,
+        handle: Handle,
+        discard: Callable[[str], Awaitable[None]],
+        way_out: WayOut | None = None,
     ) -> None:
         self._pod = _PodWire(client, watch, handle.id)
         super().__init__(self._pod, client.boot_id)
@@ -29,6 +35,7 @@ class KubernetesSandbox(Machine):
         self.handle = handle
         self.client = client
         self._discard = discard
+        self._way_out = way_out
 
     async def health(self) -> Health:
         """What holds this sandbox, as its first process says."""
@@ -36,6 +43,8 @@ class KubernetesSandbox(Machine):
 
     async def _release(self) -> None:
         self._pod.stop_watching()
+        if self._way_out is not None:
+            await self._way_out.close()
         await self._discard(self.name)
 
 

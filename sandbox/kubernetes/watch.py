@@ -28,7 +28,8 @@ async def list_pods(cluster: Cluster, path: str, selector: str) -> tuple[Sequenc
     pods: list[Pod] = []
     more: str = ""
     while True:
-        params = {"labelSelector": selector, "limit": _PAGE, **({"continue": more} if more else {})}
+        params: dict[str, str | int] = {"labelSelector": selector, "limit": _PAGE}
+        params |= {"continue": more} if more else {}
         answer = await cluster.ask("GET", path, params)
         page = PodList.model_validate_json(answer)
         pods += page.items

@@ -111,6 +111,10 @@ func (d *daemon) talk(link net.Conn) {
 		if err := parseHead(head, r); err != nil {
 			return
 		}
+		if r.Op == "lend" {
+			c.lend(r, reader)
+			return
+		}
 		c.outstanding <- struct{}{}
 		c.take(r, body)
 	}

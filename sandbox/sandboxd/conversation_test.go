@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"io"
 	"net"
 	"os"
 	"syscall"
@@ -157,4 +158,41 @@ func FuzzConversations(f *testing.F) {
 			t.Fatal(err)
 		}
 	})
+}
+
+func TestAConnectionIsLentOnlyWhereOneIsWanted(t *testing.T) {
+	d, _ := quietDaemon(t)
+	said := append(frameOf(sentFirst, ""), frameOf(`{"id":2,"op":"lend"}`, "")...)
+	answers := converse(t, d, said, 2)
+	if len(answers) != 2 || answers[1].Error != "bad_request" {
+		t.Fatalf("answered %v", answers)
+	}
+}
+
+func TestWhoWantsOutGetsALentConnection(t *testing.T) {
+	d, _ := quietDaemon(t)
+	d.lenders = make(lenders)
+	lend := func() *net.UnixConn {
+		ours, theirs := socketPair(t)
+		go d.talk(theirs)
+		return ours
+	}
+	first := lend()
+	if _, err := first.Write(append(frameOf(sentFirst, ""), frameOf(`{"id":2,"op":"lend"}`, "")...)); err != nil {
+		t.Fatal(err)
+	}
+	program, inner := socketPair(t)
+	go d.lenders.through(inner)
+	for range []string{"hello", "lend"} {
+		if _, _, err := readFrame(first, 16<<10, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	heard := make([]byte, 4)
+	if _, err := program.Write([]byte("ping")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(first, heard); err != nil || string(heard) != "ping" {
+		t.Fatalf("heard %q, %v", heard, err)
+	}
 }

@@ -71,6 +71,7 @@ func serve(arguments []string) error {
 	user := flags.String("user", "", "uid:gid of commands and file calls, where sandboxd runs as the superuser")
 	passOn := flags.Bool("image-variables", false, "commands see the variables of the image, behind their own")
 	egress := flags.String("egress", "", "socket that leads out of the sandbox; "+egressPlace+" leads there")
+	lent := flags.Bool("lent-egress", false, egressPlace+" leads to connections that the client lends")
 	_ = flags.Parse(arguments) // ends the process by itself
 	task, err := parseUser(*user)
 	if err != nil {
@@ -96,10 +97,8 @@ func serve(arguments []string) error {
 	if err := closeDoors(); err != nil {
 		return err
 	}
-	if *egress != "" {
-		if err := forwardEgress(*egress); err != nil {
-			return err
-		}
+	if err := daemon.letOut(*egress, *lent); err != nil {
+		return err
 	}
 	if *passOn {
 		daemon.variables = imageVariables()
@@ -109,6 +108,17 @@ func serve(arguments []string) error {
 		return err
 	}
 	return daemon.serve(listener)
+}
+
+func (d *daemon) letOut(socket string, lent bool) error {
+	switch {
+	case lent:
+		d.lenders = make(lenders)
+		return forwardEgress(d.lenders.through)
+	case socket != "":
+		return forwardEgress(throughSocket(socket))
+	}
+	return nil
 }
 
 // listen opens the one socket. Everybody may connect to it: what counts is the key.

@@ -169,6 +169,17 @@ class Client:
         """
         return cls(dial, key, await _attach(dial, key, boot_id), lease_s=lease_s, sealed=sealed, env=env)
 
+    async def lend(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Give the sandbox a connection of its own; returns when a program in it has taken that as its way out.
+
+        Raises:
+            SandboxLost: it is not there, or lets no program out.
+        """
+        while True:
+            link = await _attach(self._dial, self.key, self.boot_id)
+            with suppress(_LinkLost), _closed_on_failure(link):
+                return await link.lend()
+
     async def run(self, request: Mapping[str, object], data: bytes, timeout_s: float, limit: int) -> Result:
         """Run one job to its end, or follow it to there if it runs already; see :class:`sandbox.wire.machine.Wire`."""
         output = bytearray()
@@ -353,6 +364,23 @@ class _Link:
             for answer in answers:
                 if not answer.cancel() and not answer.cancelled():
                     answer.exception()  # seen, even where another came first
+
+    async def lend(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Give it away: what comes after the answer is no frame any more."""
+        self.listener.cancel()
+        await asyncio.wait({self.listener})
+        self._send({"op": "lend"}, b"").cancel()  # we read the answer ourselves
+        try:
+            head, body = await frames.read(self._reader, _MAX_HEAD, 0)
+            answer = _Answer.model_validate_json(head)
+            self._take(answer, body)
+        except (asyncio.IncompleteReadError, OSError) as error:
+            raise _LinkLost(str(error)) from error
+        except (frames.BadFrame, ValidationError, _Breach) as error:
+            raise SandboxLost("the sandbox broke the protocol") from error
+        if answer.error is not None:
+            raise SandboxLost(f"the sandbox lets no program out: {answer.error}")
+        return self._reader, self._writer
 
     def tell(self, head: Mapping[str, object]) -> None:
         """Ask without waiting for the answer."""

@@ -1,18 +1,21 @@
 """What only pods have: a cluster that says no, that loses them, and that a service may not outlive."""
 
 import asyncio
+import contextlib
 import json
+import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from deploy.cluster.cluster import Cluster
+from deploy.images.build import PAUSE
 from sandbox.backends import open_backend
 from sandbox.config import KubernetesSettings, SandboxSettings
 from sandbox.errors import (
@@ -25,13 +28,14 @@ from sandbox.errors import (
     SandboxUnavailable,
     UnknownImage,
 )
-from sandbox.inventory import Handle, LastingBackend
+from sandbox.inventory import LastingBackend
 from sandbox.kubernetes import manifest
 from sandbox.kubernetes.backend import KubernetesBackend
 from sandbox.kubernetes.fences import Bounds
 from sandbox.kubernetes.sandbox import KubernetesSandbox
-from sandbox.types import Command, Exited, Outcome, Resources, SandboxSpec
+from sandbox.types import Command, Exited, NetworkMode, Outcome, Resources, SandboxSpec
 from tests.integration.kubernetes.conftest import MakeNamespace
+from tests.integration.kubernetes.killed_service import killed_service
 
 pytestmark = pytest.mark.anyio
 SMALL = SandboxSpec(resources=Resources(memory_mib=64, processes=64, disk_mib=16))
@@ -143,10 +147,16 @@ async def test_pods_that_can_stand_for_each_other_have_one_key() -> None:
             (SMALL, settings.model_copy(update={"profile": "root"})),
             (SMALL, settings.model_copy(update={"runtime_class": "gvisor"})),
             (SandboxSpec(image="other:1", resources=SMALL.resources), settings),
+            (SMALL.model_copy(update={"network": NetworkMode.PROXY, "allow_hosts": ("a.test",)}), settings),
         )
     }
-    assert len(keys) == 6
+    assert len(keys) == 7
     assert manifest.pool_key(SMALL.model_copy(update={"lifetime_s": 1.0}), settings) in keys
+
+
+async def test_a_way_out_by_name_is_refused_where_commands_are_sealed(backend: KubernetesBackend) -> None:
+    with pytest.raises(SandboxUnavailable, match=r"set sandbox\.kubernetes\.network to 'fence'"):
+        await backend.acquire(SandboxSpec(network=NetworkMode.PROXY, allow_hosts=("a.test",)))
 
 
 # --- the trial of the network --------------------------------------------------------------------------------------
@@ -278,6 +288,13 @@ async def test_without_a_way_to_a_cluster_the_settings_to_give_are_named(
         await backend.acquire(SMALL)
 
 
+async def test_pods_that_are_no_sandboxes_are_none_of_ours(
+    cluster: Cluster, namespace: str, sealed: KubernetesSettings, open_pods: Open
+) -> None:
+    cluster.kubectl("run", "other", f"--namespace={namespace}", f"--image={PAUSE}", "--image-pull-policy=Never")
+    assert await open_pods(sealed, namespace=namespace).found() == []
+
+
 # --- how it is lost ------------------------------------------------------------------------------------------------
 
 
@@ -330,6 +347,25 @@ async def test_a_pod_past_its_nodes_deadline_is_said_to_be(
         await running
 
 
+async def test_a_pod_whose_sandboxd_is_killed_says_so(
+    cluster: Cluster, sandbox: KubernetesSandbox, running: "asyncio.Task[Outcome]", pods: Pods
+) -> None:
+    (uid,) = [pod["metadata"]["uid"] for pod in pods() if pod["metadata"]["name"] == sandbox.name]
+    os.kill(_sandboxd_of(uid), signal.SIGKILL)
+    with pytest.raises(SandboxLost, match=f"{sandbox.name} is over: .*sandbox ended with 137"):
+        await running
+
+
+def _sandboxd_of(uid: str) -> int:
+    """The first process of the pod's task container, as this machine counts."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            is_ours = f"pod{uid}" in (folder / "cgroup").read_text()
+            if is_ours and (folder / "cmdline").read_bytes().startswith(b"/sandboxd/sandboxd\0serve"):
+                return int(folder.name)
+    raise AssertionError(f"no process of the pod {uid} is sandboxd")
+
+
 async def test_a_pod_whose_node_is_given_up_is_said_to_be(
     kubectl: Kubectl, cluster: Cluster, running: "asyncio.Task[Outcome]"
 ) -> None:
@@ -344,53 +380,24 @@ async def test_a_pod_whose_node_is_given_up_is_said_to_be(
 
 # --- a service that dies -------------------------------------------------------------------------------------------
 
-SERVICE = """
-import asyncio, sys
-from sandbox.backends import open_backend
-from sandbox.config import KubernetesSettings, SandboxSettings
-from sandbox.types import Command, Resources, SandboxSpec
-
-async def main():
-    settings = KubernetesSettings.model_validate_json(sys.argv[1])
-    backend = open_backend("kubernetes", SandboxSettings(kubernetes=settings))
-    sandbox = await backend.acquire(SandboxSpec(resources=Resources(memory_mib=64, processes=64, disk_mib=16)))
-    handle = sandbox.handle
-    print(handle.id, handle.address, handle.boot_id, handle.key.hex(), flush=True)
-    await sandbox.exec(Command(sys.argv[2], "intent-1", 60))
-
-asyncio.run(main())
-"""
-
-
-async def _killed_service(settings: KubernetesSettings, line: str, **changes: object) -> list[str]:
-    """Start a service of its own and kill it in mid-command; gives what it said of its sandbox."""
-    given = settings.model_copy(update={"accept_open_network": True, **changes}).model_dump_json()
-    service = await asyncio.create_subprocess_exec(sys.executable, "-c", SERVICE, given, line, stdout=subprocess.PIPE)
-    assert service.stdout is not None
-    told = (await service.stdout.readline()).decode().split()
-    await asyncio.sleep(0.3)
-    service.send_signal(signal.SIGKILL)
-    await service.communicate()
-    return told
-
 
 async def test_a_command_of_a_killed_service_goes_on_and_is_found_by_the_next(
     sealed: KubernetesSettings, open_pods: Open
 ) -> None:
     line = "echo begun; sleep 2; echo ran >> log; cat log"
-    name, address, boot_id, key = await _killed_service(sealed, line, service="worker-0")
+    handle = await killed_service(sealed, SMALL, line, service="worker-0")
     backend = open_pods(sealed, service="worker-0")
-    sandbox = await backend.attach(Handle(name, address, boot_id, bytes.fromhex(key)), SMALL)
+    sandbox = await backend.attach(handle, SMALL)
     outcome = await sandbox.exec(Command(line, "intent-1", 60))
     assert outcome.output == b"begun\nran\n"
     await backend.close()
-    assert name not in [each.id for each in await backend.found()]
+    assert handle.id not in [each.id for each in await backend.found()]
 
 
 async def test_one_lease_after_a_service_was_killed_its_sandbox_ends_and_the_next_service_removes_it(
     sealed: KubernetesSettings, kubectl: Kubectl, open_pods: Open
 ) -> None:
-    name, *_ = await _killed_service(sealed, "(setsid sleep 4711 &); sleep 4711", lease_s=2.0)
+    name = (await killed_service(sealed, SMALL, "(setsid sleep 4711 &); sleep 4711", lease_s=2.0)).id
     await kubectl("wait", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=30s", f"pod/{name}")
     backend = open_pods(sealed)
     await (await backend.acquire(SMALL)).close()
