@@ -9,6 +9,7 @@ from agent.api import (
     messages,
     probes,
     projects,
+    pull_requests,
     repos,
     runs,
     service,
@@ -52,11 +53,15 @@ _ROUTERS = tuple(
         service,
         webhooks,
         repos,
+        pull_requests,
         projects,
         probes,
     )
 )
-_BODIES = (TaskRequest, TaskChange, ForkPoint, MessageText, Decision, *projects.BODIES, *webhooks.BODIES, *repos.BODIES)
+_BODIES = (
+    *(TaskRequest, TaskChange, ForkPoint, MessageText, Decision),
+    *(*projects.BODIES, *webhooks.BODIES, *repos.BODIES, *pull_requests.BODIES),
+)
 """What routes read by themselves, strictly."""
 
 

@@ -53,6 +53,22 @@ class Reach:
     ca_file: Path | None = None
     """Certificates of authorities that are believed instead of the system's."""
 
+    async def address(self, host: str, port: int, *, plain: bool) -> str:
+        """Where to connect to for ``host``.
+
+        Args:
+            plain: whoever listens on the way can read and change what is said.
+
+        Raises:
+            ForbiddenAddress: the operator does not allow the host, or where it leads to.
+        """
+        if self.hosts and not any(fnmatchcase(host, pattern) for pattern in self.hosts):
+            raise ForbiddenAddress(f"{host} is not among the hosts that {HOSTS_VARIABLE} lists")
+        address = await resolve(host, port, self.networks)
+        if plain and is_public(ipaddress.ip_address(address)):
+            raise ForbiddenAddress(f"{host} is public: it is called by https or ssh only")
+        return address
+
 
 def reach_of(environment: Mapping[str, str]) -> Reach:
     """
@@ -204,7 +220,7 @@ class Remote:
     @asynccontextmanager
     async def _connection(self, configuration: dict[str, str]) -> AsyncIterator[dict[str, str]]:
         """The environment in which git reaches the host, and nothing else."""
-        address = await self._address()
+        address = await self._reach.address(self.url.host, self.url.port, plain=self.url.scheme == "http")
         environment = {"GIT_ALLOW_PROTOCOL": self.url.scheme}
         if self.url.scheme == "ssh":
             with tempfile.TemporaryDirectory(prefix="mimo-ssh-") as folder:
@@ -218,19 +234,6 @@ class Remote:
             configuration["credential.helper"] = _HELPER
             environment |= {"MIMO_GIT_USER": self._credential.username, "MIMO_GIT_SECRET": self._credential.secret}
         yield environment
-
-    async def _address(self) -> str:
-        """
-        Raises:
-            ForbiddenAddress: the operator does not allow the host, or where it leads to.
-        """
-        host = self.url.host
-        if self._reach.hosts and not any(fnmatchcase(host, pattern) for pattern in self._reach.hosts):
-            raise ForbiddenAddress(f"{host} is not among the hosts that {HOSTS_VARIABLE} lists")
-        address = await resolve(host, self.url.port, self._reach.networks)
-        if self.url.scheme == "http" and is_public(ipaddress.ip_address(address)):
-            raise ForbiddenAddress(f"{host} is public: it is called by https or ssh only")
-        return address
 
     def _ssh(self, address: str, folder: Path) -> str:
         known, key = folder / "known_hosts", folder / "key"

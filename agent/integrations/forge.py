@@ -1,0 +1,88 @@
+"""What opens pull requests on a git host; each kind of host has a file of its own."""
+
+import ssl
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import httpx
+
+from agent.errors import RepositoryError
+from agent.integrations.addresses import ForbiddenAddress
+from agent.integrations.remote import Reach
+
+_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class PullRequest:
+    """One that is there."""
+
+    number: int
+    url: str
+    """Where people read it."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewPullRequest:
+    """One that is wanted."""
+
+    title: str
+    body: str
+    branch: str
+    base: str
+    """The branch that it shall be merged into."""
+    draft: bool
+
+
+class Forge(Protocol):
+    """One repository on a host. Methods raise ``RepositoryError`` where the host refuses."""
+
+    async def find(self, branch: str) -> PullRequest | None:
+        """The newest pull request of a branch, also a closed one."""
+
+    async def open(self, wanted: NewPullRequest) -> PullRequest:
+        """Open one."""
+
+
+class ForgeApi:
+    """A host's API. It is called where the operator allows it, and redirects are not followed."""
+
+    def __init__(self, url: str, headers: dict[str, str], reach: Reach) -> None:
+        """
+        Args:
+            headers: of every request; they hold the credential.
+        """
+        self._url = httpx.URL(url.rstrip("/"))
+        self._headers = headers
+        self._reach = reach
+
+    async def get(self, path: str, **parameters: str) -> Any:
+        return await self._send("GET", path, params=parameters)
+
+    async def post(self, path: str, body: dict[str, Any]) -> Any:
+        return await self._send("POST", path, json=body)
+
+    async def _send(self, method: str, path: str, **arguments: Any) -> Any:
+        url = httpx.URL(f"{self._url}{path}")
+        plain = url.scheme == "http"
+        try:
+            address = await self._reach.address(url.host, url.port or (80 if plain else 443), plain=plain)
+            async with httpx.AsyncClient(verify=self._trusted(), timeout=_TIMEOUT_S, trust_env=False) as http:
+                answer = await http.request(
+                    method,
+                    url.copy_with(host=address),
+                    headers=self._headers | {"Host": url.netloc.decode(), "User-Agent": "mimo-coder"},
+                    extensions={"sni_hostname": url.host},
+                    **arguments,
+                )
+        except (httpx.HTTPError, ForbiddenAddress) as error:
+            raise RepositoryError(f"{self._url} cannot be called: {error}") from error
+        if not answer.is_success:
+            raise RepositoryError(f"{self._url} answers {answer.status_code}: {answer.text[:500]}")
+        try:
+            return answer.json()
+        except ValueError as error:
+            raise RepositoryError(f"{self._url} answers with something that is no JSON; is forge_url right?") from error
+
+    def _trusted(self) -> ssl.SSLContext:
+        return ssl.create_default_context(cafile=self._reach.ca_file)

@@ -1,0 +1,31 @@
+"""Merge requests by GitLab's REST API (docs.gitlab.com/api/merge_requests)."""
+
+from urllib.parse import quote
+
+from agent.integrations.forge import ForgeApi, NewPullRequest, PullRequest
+from agent.integrations.remote import Reach
+
+
+class GitLab:
+    def __init__(self, url: str, path: str, token: str, reach: Reach) -> None:
+        """
+        Args:
+            url: of the API, such as ``https://gitlab.com/api/v4``.
+            path: of the project, with its groups.
+        """
+        self._api = ForgeApi(url, {"PRIVATE-TOKEN": token}, reach)
+        self._merges = f"/projects/{quote(path, safe='')}/merge_requests"
+
+    async def find(self, branch: str) -> PullRequest | None:
+        found = await self._api.get(self._merges, source_branch=branch)
+        return PullRequest(found[0]["iid"], found[0]["web_url"]) if found else None
+
+    async def open(self, wanted: NewPullRequest) -> PullRequest:
+        body = {
+            "title": f"Draft: {wanted.title}" if wanted.draft else wanted.title,  # their way to say it
+            "description": wanted.body,
+            "source_branch": wanted.branch,
+            "target_branch": wanted.base,
+        }
+        made = await self._api.post(self._merges, body)
+        return PullRequest(made["iid"], made["web_url"])
