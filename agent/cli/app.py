@@ -200,6 +200,10 @@ def run(
     apply: Annotated[bool, typer.Option("--apply", help="Apply the patch to the checkout.")] = False,
     require_verified: RequireVerified = False,
     output: OutputAs = Output.TEXT,
+    output_schema: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Print not the patch, but an answer: JSON of this schema, or exit with 1."),
+    ] = None,
     quiet: Quiet = False,
     no_color: NoColor = False,
 ) -> None:
@@ -209,11 +213,14 @@ def run(
     commit has tests.
     """
     from agent.cli import arguments
+    from agent.cli.answer import AnswerForm
     from agent.cli.home import home
     from agent.cli.run import RunOptions
     from agent.cli.run import run as execute
     from agent.cli.terminal import open_terminal
 
+    if output_schema is not None and output is not Output.TEXT:
+        raise Failure(ExitCode.USAGE, "--output-schema and --output are two forms of one answer", "give one of them")
     settings, checkpoint = arguments.endpoint(os.environ, url=model_url, name=model)
     if first_answer is not None:
         settings = settings.model_copy(update={"first_token_s": first_answer})
@@ -236,6 +243,7 @@ def run(
         allow_dirty=allow_dirty,
         uncommitted=uncommitted,
         require_verified=require_verified,
+        form=None if output_schema is None else AnswerForm.read(output_schema),
     )
     terminal = open_terminal(quiet=quiet, no_color=no_color)
     raise typer.Exit(_complete(execute(options, home(os.environ), terminal)))
@@ -288,7 +296,9 @@ def serve(
 @task.command("submit")
 def task_submit(
     problem: Problem = None,
-    repo: Repo = Path(),
+    repo: Annotated[
+        Path, typer.Option("--repo", metavar="NAME|PATH", help="A repository of the project, or a git checkout here.")
+    ] = Path(),
     commit: Commit = "HEAD",
     check: Checks = None,
     attempts: Attempts = 1,
@@ -314,7 +324,7 @@ def task_submit(
 
     submission = task.Submission(
         problem=arguments.read_problem(problem),
-        repository=arguments.directory(repo),
+        repository=arguments.repository(repo),
         commit=commit,
         checks=tuple(check or ()),
         limits=arguments.limits(max_steps=max_steps, max_tokens=max_tokens, max_cost=max_cost, timeout_s=timeout),
@@ -406,6 +416,99 @@ def task_cancel(
 
     terminal = open_terminal(no_color=no_color)
     _with_client(server, lambda client: task.cancel(client, task_id, terminal, output))
+
+
+@task.command("pr")
+def task_pr(
+    task_id: TaskId,
+    title: Annotated[str | None, typer.Option(help="Default: of the problem.")] = None,
+    body: Annotated[str | None, typer.Option(help="Default: the problem and what the checks say.")] = None,
+    base: Annotated[str | None, typer.Option(metavar="BRANCH", help="Default: the repository's.")] = None,
+    draft: Annotated[bool, typer.Option("--draft")] = False,
+    server: Server = _LOCAL_SERVICE,
+    no_color: NoColor = False,
+) -> None:
+    """Open a pull request for the patch of a task that ended; prints its address."""
+    from agent.api.pull_requests import PullRequestWanted
+    from agent.cli import repo
+    from agent.cli.terminal import open_terminal
+
+    terminal = open_terminal(no_color=no_color)
+    wanted = PullRequestWanted(title=title, body=body, base=base, draft=draft)
+    _with_client(server, lambda client: repo.pull_request(client, task_id, wanted, terminal))
+
+
+repos = typer.Typer(help="Repositories on git hosts.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(repos, name="repo")
+
+RepoNamed = Annotated[str, typer.Argument(metavar="NAME", help="What tasks call it.")]
+
+
+@repos.command("add")
+def repo_add(
+    name: RepoNamed,
+    url: Annotated[str, typer.Argument(metavar="URL", help="https://HOST/OWNER/NAME.git or ssh://git@HOST/...")],
+    branch: Annotated[str | None, typer.Option(help="Where tasks start. Default: the host's.")] = None,
+    credential: Annotated[str | None, typer.Option(metavar="SECRET", help="Name of its token.")] = None,
+    host_key: Annotated[str | None, typer.Option(metavar="KEY", help="Of an ssh host.")] = None,
+    image: Annotated[str | None, typer.Option(help="Of the sandboxes.")] = None,
+    setup: Annotated[Path | None, typer.Option(metavar="FILE", help="Script run once before the agent comes.")] = None,
+    check: Checks = None,
+    allow_host: Annotated[list[str] | None, typer.Option(metavar="HOST", help="Of those allowed; repeatable.")] = None,
+    forge: Annotated[str | None, typer.Option(help="github or gitlab, for pull requests.")] = None,
+    forge_url: Annotated[str | None, typer.Option(metavar="URL", help="Where its API is.")] = None,
+    server: Server = _LOCAL_SERVICE,
+    no_color: NoColor = False,
+) -> None:
+    """Add a repository; the service asks its host at once."""
+    from agent.cli import arguments, repo
+    from agent.cli.terminal import open_terminal
+
+    given: dict[str, object] = {
+        "name": name,
+        "url": url,
+        "default_branch": branch,
+        "credential": credential,
+        "host_key": host_key,
+        "image": image,
+        "setup": {"script": arguments.text_of(setup)} if setup else None,
+        "checks": [{"command": command} for command in check or ()],
+        "allow_hosts": allow_host,
+        "forge": forge,
+        "forge_url": forge_url,
+    }
+    terminal = open_terminal(no_color=no_color)
+    _with_client(server, lambda client: repo.add(client, terminal, given))
+
+
+@repos.command("list")
+def repo_list(server: Server = _LOCAL_SERVICE, output: FormatAs = Format.TEXT, no_color: NoColor = False) -> None:
+    """List the project's repositories."""
+    from agent.cli import repo
+    from agent.cli.terminal import open_terminal
+
+    terminal = open_terminal(no_color=no_color)
+    _with_client(server, lambda client: repo.list_repos(client, terminal, output))
+
+
+@repos.command("show")
+def repo_show(name: RepoNamed, server: Server = _LOCAL_SERVICE) -> None:
+    """Print all of a repository as JSON."""
+    from agent.cli import repo
+    from agent.cli.terminal import open_terminal
+
+    terminal = open_terminal()
+    _with_client(server, lambda client: repo.show(client, name, terminal))
+
+
+@repos.command("remove")
+def repo_remove(name: RepoNamed, server: Server = _LOCAL_SERVICE, no_color: NoColor = False) -> None:
+    """Forget a repository; nothing on its host changes."""
+    from agent.cli import repo
+    from agent.cli.terminal import open_terminal
+
+    terminal = open_terminal(no_color=no_color)
+    _with_client(server, lambda client: repo.remove(client, name, terminal))
 
 
 @app.command()

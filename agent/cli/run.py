@@ -14,6 +14,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from agent.api.schemas import LAST_EVENT, TaskView, show, show_event
+from agent.cli.answer import AnswerForm, answer
 from agent.cli.arguments import invalid, message
 from agent.cli.checkout import NOTHING_PROVES, default_checks, top_directory
 from agent.cli.children import embedded_model
@@ -25,7 +26,7 @@ from agent.cli.report import report
 from agent.cli.terminal import Terminal
 from agent.config import ModelSettings
 from agent.errors import GitError, RepositoryError, TaskOver
-from agent.events import MessageAdded
+from agent.events import MessageAdded, ToolIntent
 from agent.git import git
 from agent.identity import DEFAULT_PROJECT
 from agent.orchestrator.app import open_worker
@@ -34,7 +35,8 @@ from agent.orchestrator.worker import Worker
 from agent.repository import check_repository
 from agent.store.base import ProjectStore
 from agent.store.open import open_store
-from agent.types import Check, Event, Limits, ModelOptions, TaskRequest
+from agent.tools.finish import summary_of
+from agent.types import Check, Event, Limits, ModelOptions, Status, TaskRequest, VerdictKind
 from sandbox.config import SandboxSettings
 
 _KEEP_RUNS_S = 7 * 24 * 3600.0
@@ -74,6 +76,8 @@ class RunOptions:
     allow_dirty: bool
     uncommitted: bool
     require_verified: bool
+    form: AnswerForm | None
+    """What the answer on standard output has to be; None: it is the patch."""
 
 
 async def run(options: RunOptions, home: Path, terminal: Terminal) -> ExitCode:
@@ -96,9 +100,31 @@ async def run(options: RunOptions, home: Path, terminal: Terminal) -> ExitCode:
                     on_delta=lambda _, step, delta: progress.piece(step, delta.kind),
                 )
             )
-            task = await _work(request, store.of(DEFAULT_PROJECT), worker, progress, terminal, options)
+            tasks = store.of(DEFAULT_PROJECT)
+            task = await _work(request, tasks, worker, progress, terminal, options)
+            code = exit_code(task, require_verified=options.require_verified)
+            if options.form is not None and _has_answer(task, code):
+                said = await _last_words(tasks, task.id)
+                terminal.result(await answer(options.form, task, said, settings.model))
+                code = ExitCode.DONE if task.verdict and task.verdict.kind is VerdictKind.NO_CHANGE else code
     await _deliver(task, options, Path(request.repository), terminal)
-    return exit_code(task, require_verified=options.require_verified)
+    return code
+
+
+def _has_answer(task: TaskView, code: ExitCode) -> bool:
+    """A question may be answered without a patch."""
+    unchanged = task.status is Status.SUCCEEDED and task.verdict and task.verdict.kind is VerdictKind.NO_CHANGE
+    return bool(unchanged) or code in (ExitCode.DONE, ExitCode.UNVERIFIED)
+
+
+async def _last_words(tasks: ProjectStore, task_id: str) -> str:
+    """What the agent said when it finished."""
+    said, after = "", 0
+    while page := await tasks.events(task_id, after=after):
+        calls = [ToolIntent.model_validate(event.body).call for event in page if event.type == "tool.intent"]
+        said = next((summary for call in reversed(calls) if (summary := summary_of(call))), said)
+        after = page[-1].seq
+    return said
 
 
 async def _request(options: RunOptions, terminal: Terminal) -> TaskRequest:
@@ -284,7 +310,7 @@ async def _deliver(task: TaskView, options: RunOptions, root: Path, terminal: Te
             terminal.result(task.model_dump_json(indent=2))
         case Output.STREAM_JSON:
             terminal.result(f'{{"type":"result","task":{task.model_dump_json()}}}')
-        case Output.TEXT if not options.apply:
+        case Output.TEXT if not options.apply and options.form is None:
             terminal.patch(task.patch)
     if options.apply:
         await _apply(task, root, options, terminal)
@@ -293,7 +319,7 @@ async def _deliver(task: TaskView, options: RunOptions, root: Path, terminal: Te
 async def _apply(task: TaskView, root: Path, options: RunOptions, terminal: Terminal) -> None:
     if exit_code(task, require_verified=options.require_verified) is not ExitCode.DONE:
         terminal.note("The patch is not applied.")
-        if options.output is Output.TEXT:
+        if options.output is Output.TEXT and options.form is None:
             terminal.patch(task.patch)
         return
     try:
