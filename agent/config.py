@@ -41,6 +41,8 @@ class ModelSettings(BaseModel):
     """Sent as a bearer token; None sends no such header."""
     context_tokens: int | None = Field(None, gt=0)
     """Longest prompt and answer together; None asks the endpoint."""
+    record_tokens: bool = False
+    """Ask for the tokens of every answer, to be kept for training. Endpoints that do not know this may refuse it."""
     prices: Prices | None = None
     """None where nothing has a price: tasks with a limit of cost are refused then."""
     connect_timeout_s: float = Field(10.0, gt=0)
@@ -59,6 +61,7 @@ _ENVIRONMENT = {
     "name": "MIMO_MODEL_NAME",
     "api_key": "MIMO_MODEL_API_KEY",
     "context_tokens": "MIMO_MODEL_CONTEXT_TOKENS",
+    "record_tokens": "MIMO_MODEL_RECORD_TOKENS",
     "prices": "MIMO_MODEL_PRICES",
 }
 

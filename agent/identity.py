@@ -9,15 +9,15 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 
-Scope = Literal["tasks:read", "tasks:write", "approvals:write", "projects:admin", "service:admin"]
-"""One right. ``projects:admin``: keys, secrets and audit log of one's own project. ``service:admin``: make and close
-projects, and act in any of them."""
+Scope = Literal["tasks:read", "reasoning:read", "tasks:write", "approvals:write", "projects:admin", "service:admin"]
+"""One right. ``reasoning:read``: what the model thought, in whatever one may read. ``projects:admin``: keys, secrets
+and audit log of one's own project. ``service:admin``: make and close projects, and act in any of them."""
 
 SCOPES: frozenset[Scope] = frozenset(get_args(Scope))
 
 ROLES: dict[str, frozenset[Scope]] = {
     "viewer": frozenset({"tasks:read"}),
-    "member": frozenset({"tasks:read", "tasks:write", "approvals:write"}),
+    "member": frozenset({"tasks:read", "reasoning:read", "tasks:write", "approvals:write"}),
     "admin": SCOPES - {"service:admin"},
     "operator": SCOPES,
 }

@@ -46,7 +46,7 @@ from agent.tools.ask_user import AskUserArguments
 from agent.tools.base import Tool, ToolContext, ToolResult, function_schema
 from agent.tools.check import check
 from agent.tools.finish import summary_of
-from agent.trajectory import Step, Trajectory, steps
+from agent.trajectory import Step, Trajectory, steps, tokens_name
 from agent.types import (
     AssistantMessage,
     Keep,
@@ -135,7 +135,8 @@ async def run_loop(
         inbox: what the user says meanwhile; once it is ``cancelled``, the run ends within a second.
         on_delta: receives the number of the step and each piece of an answer, at once; nothing of it is stored.
         name: what the ids of commands begin with, where several runs share a sandbox.
-        keep: gets all that a command wrote, as ``outputs/INTENT.txt``, where the model reads only a part of it.
+        keep: gets all that a command wrote, as ``outputs/INTENT.txt``, where the model reads only a part of it, and the
+            tokens of answers (``tokens_name``).
 
     Raises:
         SandboxError: the sandbox is lost; the caller may restore it elsewhere and call again.
@@ -389,6 +390,9 @@ class _Run:
             thinking=options.thinking is True,
             aborted=aborted,
         )
+        if completion.tokens is not None and self._keep is not None:
+            tokens = completion.tokens.model_dump_json().encode()
+            await self._keep(tokens_name(step.number, len(step.answers)), tokens)
         self.record("step.message", answer)
         if not answer.message.tool_calls:
             await self.settle()  # To a conversation it is all that it waits for.

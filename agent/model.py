@@ -21,7 +21,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_aft
 
 from agent.config import ModelSettings
 from agent.errors import ModelError
-from agent.types import AssistantMessage, Message, ModelOptions, ToolCall, Usage
+from agent.types import AssistantMessage, Message, ModelOptions, TokenRecord, ToolCall, Usage
 
 _LONGEST_PAUSE_S = 30.0
 _LONGEST_RETRY_AFTER_S = 120.0
@@ -59,6 +59,8 @@ class Completion:
     duration_s: float
     """The successful try alone, s."""
     aborted: str | None = None
+    tokens: TokenRecord | None = None
+    """As the engine sampled them; None where it said nothing of them."""
 
 
 class Model(Protocol):
@@ -145,6 +147,8 @@ class HttpModel:
             body["tools"] = list(tools)
         if options.seed is not None:
             body["seed"] = options.seed
+        if self._settings.record_tokens:
+            body |= {"logprobs": True, "return_routed_experts": True}
         return body
 
     async def _answer(self, body: dict[str, Any], tell: "_Audience") -> Completion:
@@ -335,8 +339,20 @@ class _Piece(BaseModel):
     tool_calls: list[_CallPiece] | None = None
 
 
+class _Sampled(BaseModel):
+    """One token. ``token_id`` is our model server's extension."""
+
+    logprob: float
+    token_id: int | None = None
+
+
+class _Logprobs(BaseModel):
+    content: list[_Sampled] | None = None
+
+
 class _Choice(BaseModel):
     delta: _Piece = _Piece()
+    logprobs: _Logprobs | None = None
     finish_reason: str | None = None
 
 
@@ -355,10 +371,18 @@ class _Usage(BaseModel):
     completion_tokens_details: _CompletionDetails | None = None
 
 
+class _Routes(BaseModel):
+    """SGLang's extension."""
+
+    routed_experts: str | None = None
+    routed_experts_shape: tuple[int, ...] | None = None
+
+
 class _Chunk(BaseModel):
     """One event of the stream; fields we do not use are ignored."""
 
     choices: list[_Choice] = []
+    sglext: _Routes = _Routes()
     usage: _Usage | None = None
     error: dict[str, Any] | str | None = None
 
@@ -384,13 +408,18 @@ class _Answer:
         self._reasoning: list[str] | None = None
         self._calls: dict[int, _Call] = {}
         self._usage: Usage | None = None
+        self._sampled: list[_Sampled] = []
+        self._routes = _Routes()
 
     def add(self, chunk: _Chunk) -> list[Delta]:
         """Take one event in; returns what it added."""
         if chunk.usage is not None:
             self._usage = _usage(chunk.usage)
+        if chunk.sglext.routed_experts is not None:
+            self._routes = chunk.sglext
         deltas: list[Delta] = []
         for choice in chunk.choices[:1]:
+            self._sampled.extend((choice.logprobs and choice.logprobs.content) or ())
             deltas.extend(self._add_piece(choice.delta))
             self.finish_reason = choice.finish_reason or self.finish_reason
         self.pieces += bool(deltas)
@@ -429,7 +458,19 @@ class _Answer:
             ),
             finish_reason=self.finish_reason,
         )
-        return Completion(message, self._usage or Usage(completion_tokens=self.pieces), duration_s, aborted)
+        usage = self._usage or Usage(completion_tokens=self.pieces)
+        return Completion(message, usage, duration_s, aborted, self._tokens())
+
+    def _tokens(self) -> TokenRecord | None:
+        ids = tuple(token.token_id for token in self._sampled if token.token_id is not None)
+        if not self._sampled and self._routes.routed_experts is None:
+            return None
+        return TokenRecord(
+            token_ids=ids if ids and len(ids) == len(self._sampled) else None,
+            logprobs=tuple(token.logprob for token in self._sampled) or None,
+            routed_experts=self._routes.routed_experts,
+            routed_experts_shape=self._routes.routed_experts_shape,
+        )
 
 
 def _usage(usage: _Usage) -> Usage:

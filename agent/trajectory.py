@@ -104,6 +104,11 @@ def up_to(events: Sequence[Event], seq: int) -> tuple[Event, ...]:
     )
 
 
+def tokens_name(step: int, answer: int) -> str:
+    """Under which name the tokens of a step's answer are kept; answers count from 0, aborted ones too."""
+    return f"tokens/{step}-{answer}.json"
+
+
 def last_snapshot(events: Sequence[Event]) -> Snapshot | None:
     """The newest state of the work tree, to restore a sandbox from; None where there is none yet."""
     results = (result for step in steps(events) for result in step.results)

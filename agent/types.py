@@ -226,6 +226,19 @@ class AssistantMessage(_Record):
     finish_reason: str | None = None
 
 
+class TokenRecord(_Record):
+    """The tokens of an answer as the engine sampled them, for training; None where it did not say."""
+
+    format: Literal["mimo-coder-tokens-1"] = "mimo-coder-tokens-1"
+    token_ids: tuple[int, ...] | None = None
+    logprobs: tuple[float, ...] | None = None
+    """Natural logarithms of the model's own probabilities, one for each token."""
+    routed_experts: str | None = None
+    """Bytes in base 64, of every token of prompt and answer but the last."""
+    routed_experts_shape: tuple[int, ...] | None = None
+    """Tokens, layers with experts, experts of a token."""
+
+
 class Observation(_Record):
     """What a tool call gave back."""
 

@@ -91,7 +91,7 @@ async def _serve(
 ) -> None:
     hosts = None if api_key or identity.issuers else LOOPBACK_HOSTS | {arguments.host}
     artifacts = arguments.artifacts or os.environ.get(ADDRESS_VARIABLE) or None
-    async with open_store(arguments.store, artifacts=artifacts) as store:
+    async with open_store(arguments.store, artifacts=artifacts, box=secret_box) as store:
         app = create_app(
             store,
             check_repository,

@@ -9,12 +9,12 @@ from urllib.parse import quote
 from fastapi import APIRouter, Header, Path, Response
 from fastapi.responses import StreamingResponse
 
-from agent.api.auth import needs
+from agent.api.auth import lacks, needs
 from agent.api.context import Context, Shared
 from agent.api.problems import Problem
 from agent.api.schemas import ArtifactList
 from agent.errors import UnknownArtifact
-from agent.store.artifacts import Artifact
+from agent.store.artifacts import Artifact, holds_tokens
 
 router = APIRouter(prefix="/v1/tasks", tags=["artifacts"])
 
@@ -52,6 +52,8 @@ async def read_artifact(
     """The bytes of an artifact."""
     await shared.tasks.get(task_id)
     kept = shared.store.artifacts
+    if holds_tokens(artifact) and not shared.tasks.reasoning:
+        raise lacks("reasoning:read")
     if kept is None:
         raise UnknownArtifact(f"task {task_id} has no artifact {artifact[:200]!r}")
     found = await kept.get(shared.principal.project_id, task_id, artifact)

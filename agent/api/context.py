@@ -60,7 +60,7 @@ class Context(Services):
 
     principal: Principal
     tasks: ProjectStore
-    """Those of the caller's project; there is no other way to tasks."""
+    """Those of the caller's project, as far as it may see them; there is no other way to tasks."""
 
 
 def services(request: Request) -> Services:
@@ -75,8 +75,9 @@ def _context(request: Request, principal: Caller, built: Annotated[Services, Dep
         standing = request.scope["state"]["standing"] = built.rates.take(principal.subject)
         if standing.retry_after_s is not None:
             raise too_many(standing)
+    tasks = built.store.of(principal.project_id, reasoning=principal.may("reasoning:read"))
     same = {field.name: getattr(built, field.name) for field in fields(Services)}
-    return Context(**same, principal=principal, tasks=built.store.of(principal.project_id))
+    return Context(**same, principal=principal, tasks=tasks)
 
 
 Shared = Annotated[Context, Depends(_context)]

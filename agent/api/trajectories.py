@@ -1,7 +1,7 @@
 """What a task's runs did, whole, in the formats of those who read it. A format's name ends in its version."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile
 from typing import Annotated, Any, Literal
 
@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from agent.api.auth import needs
-from agent.api.context import Shared
+from agent.api.context import Context, Shared
 from agent.api.log import whole_log
 from agent.api.schemas import EventView, show_event
 from agent.config import Prices
@@ -17,10 +17,11 @@ from agent.events import StepMessage
 from agent.history import view
 from agent.profiles.base import Profile
 from agent.profiles.by_name import profile
+from agent.store.artifacts import holds_tokens
 from agent.store.base import RunRecord, TaskRecord
 from agent.tools.base import function_schema
-from agent.trajectory import Step, Trajectory
-from agent.types import Event, Message, Status, StopReason, Usage, VerdictKind
+from agent.trajectory import Step, Trajectory, tokens_name
+from agent.types import Event, Message, Status, StopReason, TokenRecord, Usage, VerdictKind
 
 router = APIRouter(prefix="/v1/tasks", tags=["trajectories"])
 
@@ -88,7 +89,12 @@ class Sample(_View):
     answer: StepMessage
     token_ids: tuple[int, ...] | None = Field(None, description="Null where the engine did not return them.")
     logprobs: tuple[float, ...] | None = Field(None, description="Null where the engine did not return them.")
-    routed_experts: str | None = Field(None, description="Null where the engine did not return them.")
+    routed_experts: str | None = Field(
+        None, description="Bytes in base 64, of every token of prompt and answer but the last; null as above."
+    )
+    routed_experts_shape: tuple[int, ...] | None = Field(
+        None, description="Tokens, layers with experts, experts of a token."
+    )
 
 
 class TrainingRun(_View):
@@ -117,14 +123,33 @@ async def read_trajectory(
     shared: Shared,
     format: Annotated[Format, Query()] = "native",  # noqa: A002 - the parameter's name
 ) -> NativeTrajectory | OpenaiTrajectory | MiniTrajectory | TrainingTrajectory:
-    """All that the task's runs did so far. Reasoning is part of it."""
+    """All that the task's runs did so far; reasoning and tokens are part of it for who has reasoning:read."""
     task = await shared.tasks.get(task_id)
     events = [event async for event in whole_log(shared.tasks, task_id)]
-    return await asyncio.to_thread(_write, format, task, events, shared.prices)  # Long logs take seconds.
+    tokens = await _tokens(shared, task_id) if format == "training" else {}
+    return await asyncio.to_thread(_write, format, task, events, shared.prices, tokens)  # Long logs take seconds.
+
+
+async def _tokens(shared: Context, task_id: str) -> dict[str, TokenRecord]:
+    """Those that were kept, by the name of their artifact."""
+    kept, project = shared.store.artifacts, shared.principal.project_id
+    if kept is None or not shared.tasks.reasoning:
+        return {}
+    return {
+        artifact.name: TokenRecord.model_validate_json(
+            b"".join([piece async for piece in kept.read(project, task_id, artifact)])
+        )
+        for artifact in await kept.of_task(project, task_id)
+        if holds_tokens(artifact.name)
+    }
 
 
 def _write(
-    form: Format, task: TaskRecord, events: Sequence[Event], prices: Prices | None
+    form: Format,
+    task: TaskRecord,
+    events: Sequence[Event],
+    prices: Prices | None,
+    tokens: Mapping[str, TokenRecord],
 ) -> NativeTrajectory | OpenaiTrajectory | MiniTrajectory | TrainingTrajectory:
     agent = profile(task.request.profile)
     match form:
@@ -136,7 +161,7 @@ def _write(
         case "mini":
             return _mini(task, _of(task.shown, events), agent, prices)
         case "training":
-            trained = tuple(_training(task, run, _of(run, events), agent) for run in task.runs)
+            trained = tuple(_training(task, run, _of(run, events), agent, tokens) for run in task.runs)
             return TrainingTrajectory(task_id=task.id, runs=trained)
 
 
@@ -178,7 +203,9 @@ def _mini(task: TaskRecord, events: Sequence[Event], agent: Profile, prices: Pri
     return MiniTrajectory(instance_id=task.id, info=info, messages=_messages(task, events, agent))
 
 
-def _training(task: TaskRecord, run: RunRecord, events: Sequence[Event], agent: Profile) -> TrainingRun:
+def _training(
+    task: TaskRecord, run: RunRecord, events: Sequence[Event], agent: Profile, tokens: Mapping[str, TokenRecord]
+) -> TrainingRun:
     return TrainingRun(
         run_id=run.run_id,
         attempt=run.attempt,
@@ -188,11 +215,17 @@ def _training(task: TaskRecord, run: RunRecord, events: Sequence[Event], agent: 
         patch=run.patch,
         usage=run.usage,
         tools=_tools(agent),
-        samples=tuple(_samples(task, events, agent)),
+        samples=tuple(
+            sample.model_copy(update=found.model_dump(exclude={"format"}))
+            if (found := tokens.get(f"{run.attempt}/{name}"))
+            else sample
+            for name, sample in _samples(task, events, agent)
+        ),
     )
 
 
-def _samples(task: TaskRecord, events: Sequence[Event], agent: Profile) -> Iterator[Sample]:
+def _samples(task: TaskRecord, events: Sequence[Event], agent: Profile) -> Iterator[tuple[str, Sample]]:
+    """Each with the name under which its tokens are kept."""
     so_far = Trajectory()
     before: tuple[Message, ...] = ()
     for number, event in enumerate(events):
@@ -200,6 +233,10 @@ def _samples(task: TaskRecord, events: Sequence[Event], agent: Profile) -> Itera
             prompt = _messages(task, events[:number], agent, so_far.steps)
             kept = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, prompt, strict=False)))
             answer = StepMessage.model_validate(event.body)
-            yield Sample(step=answer.step, num_kept=kept, prompt=prompt[kept:], answer=answer)
+            number_of_answer = 0
+            if so_far.steps and so_far.steps[-1].number == answer.step:
+                number_of_answer = len(so_far.steps[-1].answers)
+            sample = Sample(step=answer.step, num_kept=kept, prompt=prompt[kept:], answer=answer)
+            yield tokens_name(answer.step, number_of_answer), sample
             before = prompt
         so_far.add(event)

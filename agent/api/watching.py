@@ -18,6 +18,9 @@ _READ_S = 30.0
 class EventLog(Protocol):
     """What is asked of a store here."""
 
+    reasoning: bool
+    """Whether its events hold the model's reasoning: whoever may not see it follows another tail."""
+
     async def wait_for_events(self, task_id: str, *, after: int, timeout_s: float) -> tuple[Event, ...]: ...
 
 
@@ -106,8 +109,8 @@ class Watching:
             size: events that are kept of each log.
         """
         self._size = size
-        self._tails: dict[str, Tail] = {}
-        self._readers: dict[str, asyncio.Future[None]] = {}
+        self._tails: dict[tuple[str, bool], Tail] = {}
+        self._readers: dict[tuple[str, bool], asyncio.Future[None]] = {}
 
     @property
     def num_watchers(self) -> int:
@@ -120,15 +123,16 @@ class Watching:
         Args:
             head: sequence number of the newest event, as far as the caller knows.
         """
-        tail = self._tails.get(task_id)
+        key = (task_id, log.reasoning)
+        tail = self._tails.get(key)
         if tail is None:
-            tail = self._tails[task_id] = Tail(head, self._size)
-            self._readers[task_id] = asyncio.ensure_future(tail.follow(log, task_id))
+            tail = self._tails[key] = Tail(head, self._size)
+            self._readers[key] = asyncio.ensure_future(tail.follow(log, task_id))
         tail.num_watchers += 1
         try:
             yield tail
         finally:
             tail.num_watchers -= 1
             if not tail.num_watchers:
-                del self._tails[task_id]
-                self._readers.pop(task_id).cancel()
+                del self._tails[key]
+                self._readers.pop(key).cancel()

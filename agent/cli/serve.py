@@ -91,7 +91,9 @@ async def serve(options: ServeOptions, terminal: Terminal) -> None:
         listener = stack.enter_context(listen(options.host, options.port))
         options.data.mkdir(parents=True, exist_ok=True)
         try:
-            opening = open_store(_store_url(options.data), artifacts=_artifacts_url(options.data))
+            opening = open_store(
+                _store_url(options.data), artifacts=_artifacts_url(options.data), box=options.secret_box
+            )
             store = await stack.enter_async_context(opening)
         except StoreError as error:
             raise Failure(ExitCode.FAILED, str(error), "name another directory with --data") from error

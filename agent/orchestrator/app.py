@@ -37,7 +37,7 @@ async def open_worker(
         store: the caller's, which stays open, instead of the one the settings name.
         uncommitted: tasks start from their checkout as it is, not from the commit alone.
         on_delta: hears the model while it writes.
-        secret_box: opens the credentials of repositories.
+        secret_box: opens the credentials of repositories, and seals reasoning.
         reach: the git hosts that may be called.
 
     Raises:
@@ -47,7 +47,9 @@ async def open_worker(
     metrics = WorkerMetrics()
     async with AsyncExitStack() as stack:
         if store is None:
-            store = await stack.enter_async_context(open_store(settings.store, artifacts=settings.artifacts))
+            store = await stack.enter_async_context(
+                open_store(settings.store, artifacts=settings.artifacts, box=secret_box)
+            )
         model = await stack.enter_async_context(open_model(settings.model))
         backend = open_backend(settings.backend, settings.sandbox)
         toolbox = await stack.enter_async_context(

@@ -6,10 +6,11 @@ import os
 import sys
 from collections.abc import Sequence
 
-from agent.errors import StoreError, StoreUnavailable, UnknownProject
+from agent.errors import SettingsError, StoreError, StoreUnavailable, UnknownProject
 from agent.store.blobs import ADDRESS_VARIABLE
 from agent.store.open import migrate, open_store
 from agent.store.retention import Retention
+from agent.store.secrets import secret_box_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -17,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         asyncio.run(_do(arguments))
-    except (StoreError, StoreUnavailable, UnknownProject) as error:
+    except (SettingsError, StoreError, StoreUnavailable, UnknownProject) as error:
         print(f"cannot {arguments.command}: {error}", file=sys.stderr)  # noqa: T201 - a command's own error
         return 1
     return 0
@@ -35,6 +36,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--store", required=True, metavar="URL", help="Address of the store.")
         if name != "migrate":
             command.add_argument("--project", required=True, metavar="ID")
+            if name == "export":
+                command.add_argument("--reasoning", action="store_true", help="With what the model thought.")
             command.add_argument("--artifacts", metavar="URL", help=f"Address of artifacts, else {ADDRESS_VARIABLE}.")
     return parser
 
@@ -44,10 +47,10 @@ async def _do(arguments: argparse.Namespace) -> None:
         await migrate(arguments.store)
         return
     artifacts = arguments.artifacts or os.environ.get(ADDRESS_VARIABLE)
-    async with open_store(arguments.store, artifacts=artifacts) as store:
+    async with open_store(arguments.store, artifacts=artifacts, box=secret_box_of(os.environ)) as store:
         retention = Retention(store.database, store.artifacts)
         if arguments.command == "export":
-            async for line in retention.export(arguments.project):
+            async for line in retention.export(arguments.project, reasoning=arguments.reasoning):
                 print(line)  # noqa: T201 - a command's result
         else:
             print(f"{await retention.purge(arguments.project)} tasks deleted")  # noqa: T201

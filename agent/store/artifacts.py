@@ -30,6 +30,11 @@ def media_type_of(name: str) -> str:
     return BINARY if "files/" in name else TEXT
 
 
+def holds_tokens(name: str) -> bool:
+    """Whether it says what the model thought, as ids."""
+    return name.partition("/")[2].startswith("tokens/")
+
+
 class Artifact(BaseModel):
     """One of them, without its bytes."""
 

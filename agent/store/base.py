@@ -249,6 +249,8 @@ class ProjectStore(Protocol):
     """What users do, in one project: nothing of another project can be seen or changed through it."""
 
     project_id: str
+    reasoning: bool
+    """Whether events that are read hold the model's reasoning."""
 
     async def submit(
         self, request: TaskRequest, *, created_by: str = "local", idempotency_key: str | None = None
@@ -359,8 +361,12 @@ class Store(Protocol):
     def identities(self) -> "Identities":
         """Keys, secrets and the audit log of all projects."""
 
-    def of(self, project_id: str) -> ProjectStore:
-        """The project's part of the store; it need not exist to be asked."""
+    def of(self, project_id: str, *, reasoning: bool = True) -> ProjectStore:
+        """The project's part of the store; it need not exist to be asked.
+
+        Args:
+            reasoning: whether the events that are read through it hold the model's reasoning.
+        """
 
     async def put_project(self, project: Project) -> Project:
         """Make a project, or change one."""

@@ -19,6 +19,7 @@ from agent.store.base import RunRecord
 from agent.store.database import Database, Transaction
 from agent.store.derive import advance, changes
 from agent.store.journal import derive_task
+from agent.store.reasoning import sealed
 from agent.store.rows import EVENT_FIELDS, run_record, run_values, verify_owner
 from agent.store.tables import events, runs, tasks
 from agent.store.webhooks import announce
@@ -171,7 +172,8 @@ class _Writing:
         db, now = self._transaction.db, self._transaction.now
         projects = {row["task_id"]: row["project_id"] for row in self._rows.values()}
         rows = [
-            {name: getattr(event, name) for name in EVENT_FIELDS} | {"project_id": projects[event.task_id]}
+            {name: getattr(event, name) for name in EVENT_FIELDS}
+            | {"project_id": projects[event.task_id], "body": sealed(db, event)}
             for event in self._events
         ]
         await db.execute(insert(events), rows)

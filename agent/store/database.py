@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
 import anyio
@@ -21,6 +21,10 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from agent.errors import LeaseLost, StoreUnavailable
+from agent.store.reasoning import BOX
+
+if TYPE_CHECKING:
+    from agent.store.secrets import SecretBox
 
 READ_ONLY = "mimo_read_only"
 """Execution option of connections that never write: on SQLite they begin without the write lock."""
@@ -88,18 +92,25 @@ class Database:
     """An engine whose tables exist, and a clock."""
 
     def __init__(
-        self, engine: AsyncEngine, changes: Changes, clock: Callable[[], datetime], *, one_writer: bool = False
+        self,
+        engine: AsyncEngine,
+        changes: Changes,
+        clock: Callable[[], datetime],
+        *,
+        one_writer: bool = False,
+        box: "SecretBox | None" = None,
     ) -> None:
         """
         Args:
             one_writer: the database lets one transaction write at a time; its own queue for them is none, they poll.
+            box: seals the model's reasoning; None stores it as it is.
         """
-        self.engine = engine
+        self.engine = engine.execution_options(**{BOX: box})
         self.changes = changes
         self.clock = clock
         self.unfinished: set[asyncio.Future[Any]] = set()
         """Transactions under way, also those whose caller is gone."""
-        self._reader = engine.execution_options(**{READ_ONLY: True})
+        self._reader = self.engine.execution_options(**{READ_ONLY: True})
         self._turn = asyncio.Lock() if one_writer else nullcontext()
 
     @asynccontextmanager

@@ -8,6 +8,7 @@ from agent.store.base import USER_EVENTS, RunRecord, RunResult, TaskRecord, sele
 from agent.store.database import Transaction
 from agent.store.derive import advance, task_status
 from agent.store.queue import charge
+from agent.store.reasoning import sealed
 from agent.store.rows import EVENT_FIELDS, read_runs, save_run
 from agent.store.tables import events, projects, runs, tasks
 from agent.store.webhooks import announce
@@ -36,7 +37,7 @@ async def write_event(
     event = Event(
         task_id=task_id, seq=seq, run_id=run_id, generation=generation, type=kind, body=body, at=transaction.now
     )
-    row = {name: getattr(event, name) for name in EVENT_FIELDS}
+    row = {name: getattr(event, name) for name in EVENT_FIELDS} | {"body": sealed(transaction.db, event)}
     await transaction.db.execute(insert(events).values(row | {"project_id": project_id}))
     await announce(transaction, project_id, event)
     transaction.touched.add(task_id)

@@ -5,6 +5,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from importlib import import_module
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import anyio
 from sqlalchemy import URL, make_url
@@ -16,12 +17,15 @@ from agent.store.database import Changes, Database, utc_now
 from agent.store.sql import SqlStore
 from agent.store.sqlite import POLL_S, open_sqlite
 
+if TYPE_CHECKING:  # Slow to import; who has a key has it already.
+    from agent.store.secrets import SecretBox
+
 _USE = "use sqlite:///PATH or postgresql://USER:PASSWORD@HOST/DATABASE"
 
 
 @asynccontextmanager
 async def open_store(
-    url: str, *, clock: Callable[[], datetime] = utc_now, artifacts: str | None = None
+    url: str, *, clock: Callable[[], datetime] = utc_now, artifacts: str | None = None, box: "SecretBox | None" = None
 ) -> AsyncIterator[SqlStore]:
     """The store at ``url``, and what runs leave beside it at ``artifacts`` (see ``open_blobs``; None keeps nothing).
 
@@ -29,12 +33,15 @@ async def open_store(
     ``postgresql://USER:PASSWORD@HOST/DATABASE``. Tables are made where there are none. Those of an older program are
     brought up to date in a file; on a server ``python -m agent.store migrate`` does it, when the operator says so.
 
+    Args:
+        box: seals the model's reasoning, and opens it; None stores it as it is.
+
     Raises:
         StoreError: the address is of another kind, or the database cannot be used.
     """
     blobs = open_blobs(artifacts) if artifacts else None
     async with AsyncExitStack() as stack:
-        store = SqlStore(await _open(_parsed(url), clock, stack), blobs)
+        store = SqlStore(await _open(_parsed(url), clock, stack, box), blobs)
         try:
             yield store
         finally:
@@ -69,13 +76,13 @@ def _parsed(url: str) -> URL:
     return parsed
 
 
-async def _open(url: URL, clock: Callable[[], datetime], stack: AsyncExitStack) -> Database:
+async def _open(url: URL, clock: Callable[[], datetime], stack: AsyncExitStack, box: "SecretBox | None") -> Database:
     if url.get_backend_name() == "sqlite":
-        return Database(await open_sqlite(url), Changes(POLL_S), clock, one_writer=True)
+        return Database(await open_sqlite(url), Changes(POLL_S), clock, one_writer=True, box=box)
     postgres = _postgres()
     engine, changes = await postgres.open_postgres(url), postgres.PostgresChanges()
     await stack.enter_async_context(changes.listening(url))
-    return Database(engine, changes, clock)
+    return Database(engine, changes, clock, box=box)
 
 
 def _postgres() -> ModuleType:

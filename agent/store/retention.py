@@ -9,10 +9,11 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, delete, select
 
 from agent.errors import StoreError, TaskNotOver, UnknownTask
-from agent.store.artifacts import Artifacts
+from agent.store.artifacts import Artifacts, holds_tokens
 from agent.store.base import Project, RunResult
 from agent.store.database import Database, Transaction, whole
 from agent.store.journal import derive_task, end_run
+from agent.store.reasoning import hidden
 from agent.store.rows import project_record, read_events, read_project, read_runs, run_record, task_record
 from agent.store.tables import (
     artifacts,
@@ -44,9 +45,12 @@ class Retention:
         self.database = database
         self._kept = kept
 
-    async def export(self, project_id: str) -> AsyncIterator[str]:
+    async def export(self, project_id: str, *, reasoning: bool = False) -> AsyncIterator[str]:
         """Everything the project has, one JSON object a line: ``project``, then each ``task`` with every ``event`` and
         ``artifact``, whose ``content`` is its bytes in base 64.
+
+        Args:
+            reasoning: with what the model thought, opened.
 
         Raises:
             UnknownProject: there is no such project.
@@ -63,9 +67,9 @@ class Retention:
             for row in rows:
                 position = row["position"]
                 yield _line("task", task_record(row, owned[row["task_id"]]))
-                async for line in self._log(row["task_id"]):
+                async for line in self._log(row["task_id"], reasoning):
                     yield line
-                async for line in self._artifacts(project_id, row["task_id"]):
+                async for line in self._artifacts(project_id, row["task_id"], reasoning):
                     yield line
             if not rows:
                 return
@@ -153,21 +157,23 @@ class Retention:
         await derive_task(transaction, task_id)
         return True
 
-    async def _log(self, task_id: str) -> AsyncIterator[str]:
+    async def _log(self, task_id: str, reasoning: bool) -> AsyncIterator[str]:
         after = 0
         while True:
             async with self.database.reading() as db:
                 page = await read_events(db, and_(events.c.task_id == task_id, events.c.seq > after), _PAGE)
             for event in page:
                 after = event.seq
-                yield _line("event", event)
+                yield _line("event", event if reasoning else hidden(event))
             if not page:
                 return
 
-    async def _artifacts(self, project_id: str, task_id: str) -> AsyncIterator[str]:
+    async def _artifacts(self, project_id: str, task_id: str, reasoning: bool) -> AsyncIterator[str]:
         if self._kept is None:
             return
         for artifact in await self._kept.of_task(project_id, task_id):
+            if holds_tokens(artifact.name) and not reasoning:
+                continue
             pieces = [piece async for piece in self._kept.read(project_id, task_id, artifact)]
             content = base64.b64encode(b"".join(pieces)).decode()
             yield json.dumps({"artifact": artifact.model_dump(mode="json") | {"content": content}})

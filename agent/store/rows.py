@@ -7,6 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from agent.errors import LeaseLost, UnknownProject
 from agent.store.base import Project, RunRecord, TaskRecord
+from agent.store.reasoning import opened
 from agent.store.tables import events, projects, runs, tasks
 from agent.types import Event, Status, TaskRequest, Verdict
 
@@ -49,7 +50,8 @@ async def read_runs(
 async def read_events(db: AsyncConnection, where: ColumnElement[bool], limit: int | None = None) -> tuple[Event, ...]:
     columns = [events.c[name] for name in EVENT_FIELDS]
     query = select(*columns).where(where).order_by(events.c.seq).limit(limit)
-    return tuple(Event.model_validate(dict(row)) for row in (await db.execute(query)).mappings())
+    rows = (await db.execute(query)).mappings()
+    return tuple(Event.model_validate({**row, "body": opened(db, row["task_id"], row["body"])}) for row in rows)
 
 
 async def read_project(db: AsyncConnection, project_id: str, *, lock: bool = False) -> Project:

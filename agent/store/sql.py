@@ -49,8 +49,8 @@ class SqlStore:
         self.identities = Identities(database)
         self._batches = Batches(database)
 
-    def of(self, project_id: str) -> ProjectStore:
-        return SqlProjectStore(self.database, project_id)
+    def of(self, project_id: str, *, reasoning: bool = True) -> ProjectStore:
+        return SqlProjectStore(self.database, project_id, reasoning=reasoning)
 
     async def close(self) -> None:
         await self.database.close()

@@ -18,6 +18,7 @@ from agent.store.derive import advance
 from agent.store.ids import new_id
 from agent.store.journal import derive_task, end_unbegun, requeue, write_event
 from agent.store.queue import AT_ONCE, due
+from agent.store.reasoning import hidden
 from agent.store.rows import know_task, read_events, read_project, read_runs, read_task, save_run, task_record
 from agent.store.tables import events, runs, tasks
 from agent.trajectory import up_to
@@ -27,9 +28,10 @@ from agent.types import Event, Priority, Status, TaskRequest, Usage
 class SqlProjectStore:
     """An :class:`~agent.store.base.ProjectStore`; ``Store.of`` makes them."""
 
-    def __init__(self, database: Database, project_id: str) -> None:
+    def __init__(self, database: Database, project_id: str, *, reasoning: bool = True) -> None:
         self.database = database
         self.project_id = project_id
+        self.reasoning = reasoning
 
     @whole
     async def submit(
@@ -112,7 +114,7 @@ class SqlProjectStore:
             found = await read_events(db, and_(mine, events.c.seq > after), limit)
             if not found and (await db.execute(known)).first() is None:
                 raise self._unknown(task_id)
-        return found
+        return found if self.reasoning else tuple(map(hidden, found))
 
     async def wait_for_events(self, task_id: str, *, after: int, timeout_s: float) -> tuple[Event, ...]:
         deadline = anyio.current_time() + timeout_s

@@ -81,6 +81,7 @@ class ChatAnswer:
             return None
         content = [
             self._token(token.token_id, token.logprobs.sampled)
+            | {"token_id": token.token_id}
             | {"top_logprobs": [self._token(*likely) for likely in token.logprobs.likeliest]}
             for token in sampled
         ]
