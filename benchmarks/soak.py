@@ -28,7 +28,7 @@ from model_server.engine.backend import choose_kernels
 from model_server.engine.cache_plan import CachePlan
 from model_server.engine.engine import EmbeddedEngine
 from model_server.types import CacheStats, ContextLengthExceeded, GenerateRequest, Overloaded, SamplingParams
-from model_server.weights import load_model
+from model_server.weights.load import load_model
 
 _CHECKPOINT = Path("model_server/checkpoints/mimo-v2-nano")
 _REPORT = Path("build/bench/soak.json")

@@ -29,7 +29,7 @@ from model_server.engine.backend import KernelChoice, choose_kernels
 from model_server.engine.draft_policy import NO_SPECULATION, Speculation
 from model_server.engine.engine import EmbeddedEngine
 from model_server.types import GenerateRequest, SamplingParams
-from model_server.weights import load_model
+from model_server.weights.load import load_model
 from training.episodes import TOOLS, EpisodeMix, Expert
 
 _CHECKPOINT = Path("model_server/checkpoints/mimo-v2-nano")

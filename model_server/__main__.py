@@ -191,7 +191,8 @@ def _app(checkpoint: Path, key: str | None, options: argparse.Namespace) -> "Fas
         from model_server.kernels.cpu.build import NoLibrary
         from model_server.server.app import create_app
         from model_server.server.settings import ServerSettings
-        from model_server.weights import CheckpointError, load_model
+        from model_server.weights.files import CheckpointError
+        from model_server.weights.load import load_model
     except ModuleNotFoundError as error:
         raise _not_installed(error) from error
     torch.set_num_threads(options.threads)

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from model_server.config import ModelConfig
-from model_server.weights import HubTensor, hub_layout
+from model_server.weights.layout import HubTensor, hub_layout
 
 _NUM_MTP_LAYERS = 3
 _GB = 10**9

@@ -22,7 +22,7 @@ import torch
 from evals.report import Report
 from evals.synthesis.tasks import load_manifest
 from model_server.config import load_config
-from model_server.weights import load_model
+from model_server.weights.load import load_model
 
 _NUM_FAILURES = 6
 _LOG_ROWS = 8

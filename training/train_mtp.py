@@ -21,7 +21,7 @@ from torch import Tensor
 from evals.synthesis.tasks import load_manifest
 from model_server.layers.moe import Router
 from model_server.models.mimo_v2_flash import MiMoV2Flash
-from model_server.weights import save_checkpoint
+from model_server.weights.save import save_checkpoint
 from training.nano import NUM_MTP_LAYERS, Schedule, nano_config
 from training.optimizer import MasterOptimizer
 from training.ranks import Ranks

@@ -54,7 +54,7 @@ from model_server.types import (
     UnsupportedRequest,
     WeightsRefused,
 )
-from model_server.weights import CheckpointError
+from model_server.weights.files import CheckpointError
 
 _log = logging.getLogger(__name__)
 

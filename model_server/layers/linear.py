@@ -16,7 +16,7 @@ class BlockScaledLinear(nn.Module):
     """x W^T with ``weight`` [O, I] in e4m3 and ``weight_scale_inv`` [ceil(O / block), ceil(I / block)] in f32.
 
     ``block`` is (rows, columns) of one scale. Rows may be fewer than the checkpoint's block, where blocks of the files
-    do not begin at multiples of it (see ``model_server.weights``).
+    do not begin at multiples of it (see ``model_server.weights.scales``).
     """
 
     def __init__(self, shape: tuple[int, ...], block: tuple[int, int]) -> None:

@@ -78,7 +78,7 @@ def _model(options: argparse.Namespace, tokenizer: ChatTokenizer, context_length
     import torch
 
     from model_server.engine.engine import EmbeddedEngine
-    from model_server.weights import load_model
+    from model_server.weights.load import load_model
 
     torch.set_num_threads(1)
     return EmbeddedEngine(load_model(options.model_path, torch.float32), context_length=context_length)

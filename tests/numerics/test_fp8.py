@@ -12,7 +12,8 @@ from model_server.kernels.fp8 import FP8
 from model_server.layers.linear import BlockScaledLinear
 from model_server.layers.moe import BlockScaledExperts
 from model_server.models.mimo_v2_flash import MiMoV2Flash
-from model_server.weights import load_model, save_checkpoint
+from model_server.weights.load import load_model
+from model_server.weights.save import save_checkpoint
 from tests.numerics.pooled import PooledSequences
 from tests.numerics.small_models import full_logits, random_config, random_ids, random_model, small_config
 

@@ -14,7 +14,8 @@ from model_server.engine.torch_backend import TorchBackend
 from model_server.kernels.ops import REF, Ops, choose
 from model_server.models.mimo_v2_flash import MiMoV2Flash
 from model_server.types import GenerateRequest, SamplingParams
-from model_server.weights import load_model, save_checkpoint
+from model_server.weights.load import load_model
+from model_server.weights.save import save_checkpoint
 from tests.numerics.pooled import PooledSequences
 from tests.numerics.small_models import random_ids, random_model, small_config
 

@@ -19,7 +19,8 @@ from model_server.engine.torch_backend import TorchBackend
 from model_server.server.app import create_app
 from model_server.server.settings import ServerSettings
 from model_server.types import Engine
-from model_server.weights import load_model, save_checkpoint
+from model_server.weights.load import load_model
+from model_server.weights.save import save_checkpoint
 from tests.integration.model_server.fake_service import behind_sglang, client_of
 from tests.integration.model_server.scripted_service import MODEL, TOKENIZER, answering, endless, ids, service, until
 from tests.integration.model_server.serving import serving

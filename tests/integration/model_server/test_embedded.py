@@ -22,7 +22,8 @@ from model_server.chat.tokens import ChatTokenizer
 from model_server.engine.engine import EmbeddedEngine
 from model_server.server.app import create_app
 from model_server.server.settings import ServerSettings
-from model_server.weights import load_model, save_checkpoint
+from model_server.weights.load import load_model
+from model_server.weights.save import save_checkpoint
 from tests.integration.model_server.serving import serving
 from tests.integration.model_server.tiny_model import CONTEXT, tiny_model
 from tests.unit.model_server.small_tokenizer import FIXED_TEXT, small_tokenizer

@@ -15,7 +15,7 @@ from model_server.chat.tokens import ChatTokenizer
 from model_server.engine.engine import EmbeddedEngine
 from model_server.server.app import create_app
 from model_server.server.settings import ServerSettings
-from model_server.weights import load_model
+from model_server.weights.load import load_model
 from tests.integration.model_server.serving import serving
 from tests.numerics.small_models import random_model, small_config
 from tests.unit.model_server.small_tokenizer import small_tokenizer

@@ -21,7 +21,7 @@ from model_server.types import (
     UnsupportedRequest,
     WeightsRefused,
 )
-from model_server.weights import CheckpointError
+from model_server.weights.files import CheckpointError
 from tests.numerics.small_models import random_ids, random_model, small_config
 
 pytestmark = pytest.mark.anyio

@@ -10,7 +10,7 @@ import torch
 from model_server.__main__ import main
 from model_server.config import ModelConfig
 from model_server.plan import Layout, Machine, plan
-from model_server.weights import HubTensor, hub_layout
+from model_server.weights.layout import HubTensor, hub_layout
 
 PUBLISHED = ModelConfig.model_validate_json(
     (Path(__file__).parents[3] / "model_server/published/MiMo-V2-Flash.json").read_text("utf-8")

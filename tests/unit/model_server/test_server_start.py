@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from model_server.__main__ import API_KEY_VARIABLE, StartError, find_checkpoint, main, served_name
-from model_server.weights import save_checkpoint
+from model_server.weights.save import save_checkpoint
 from tests.numerics.small_models import random_model, small_config
 from tests.unit.model_server.small_tokenizer import small_tokenizer
 

@@ -19,14 +19,10 @@ from model_server.config import ModelConfig, QuantizationConfig
 from model_server.kernels.fp8 import dequantize_blocks, quantize_blocks
 from model_server.layers.linear import BlockScaledLinear
 from model_server.models.mimo_v2_flash import MiMoV2Flash
-from model_server.weights import (
-    CheckpointError,
-    HubTensor,
-    check_checkpoint,
-    hub_layout,
-    load_model,
-    save_checkpoint,
-)
+from model_server.weights.files import CheckpointError
+from model_server.weights.layout import HubTensor, hub_layout
+from model_server.weights.load import check_checkpoint, load_model
+from model_server.weights.save import save_checkpoint
 from tests.numerics.small_models import full_logits, random_ids, random_model, small_config
 
 Tensors = dict[str, Tensor]
@@ -297,7 +293,7 @@ _PEAK_OF_LOADING = """
 import sys
 from pathlib import Path
 import torch
-from model_server.weights import load_model
+from model_server.weights.load import load_model
 
 def resident(field):
     return int(Path("/proc/self/status").read_text().split(f"{field}:")[1].split()[0]) * 1024

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import torch
 
-from model_server.weights import load_model
+from model_server.weights.load import load_model
 from training import train_mtp, train_nano
 from training.nano import Schedule
 from training.optimizer import orthogonalise
