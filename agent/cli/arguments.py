@@ -161,6 +161,18 @@ def directory(path: Path) -> Path:
     return path.expanduser().absolute()
 
 
+def repository(given: Path) -> Path | str:
+    """A checkout on this machine; or, where nothing of the name is here, a repository that the service knows."""
+    return str(given) if len(given.parts) == 1 and not given.exists() else directory(given)
+
+
+def text_of(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise Failure(ExitCode.USAGE, f"{path} cannot be read: {error}", "give a file with text") from error
+
+
 def _built(kind: type[_T], values: Mapping[str, Any]) -> _T:
     """A record from the values that were given; the others keep their defaults."""
     try:

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from http import HTTPStatus
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, overload
 from urllib.parse import quote
 
 import anyio
@@ -94,6 +94,18 @@ class Client:
 
     async def cancel(self, task_id: str) -> TaskView:
         return self._read(TaskView, await self._send("POST", f"{_task(task_id)}/cancel"))
+
+    @overload
+    async def ask(self, kind: type[_T], method: str, path: str, body: BaseModel | None = None) -> _T: ...
+
+    @overload
+    async def ask(self, kind: None, method: str, path: str, body: BaseModel | None = None) -> None: ...
+
+    async def ask(self, kind: type[_T] | None, method: str, path: str, body: BaseModel | None = None) -> _T | None:
+        """Any operation; ``kind`` is the shape of its answer, None where it has none."""
+        content = None if body is None else body.model_dump_json().encode()
+        answer = await self._send(method, quote(path, safe="/"), content=content)
+        return None if kind is None else self._read(kind, answer)
 
     async def me(self) -> Me:
         """Whom the service takes us for."""

@@ -24,8 +24,8 @@ class Submission:
     """The command line of ``mimo task submit``."""
 
     problem: str
-    repository: Path
-    """Absolute: the service has another current directory."""
+    repository: Path | str
+    """A path, absolute: the service has another current directory; or the name of one that the service has."""
     commit: str
     checks: tuple[str, ...]
     limits: Limits
@@ -114,9 +114,13 @@ def failure(error: ServiceUnreachable | ServiceProblem) -> Failure:
 
 
 async def _submit(client: Client, submission: Submission, terminal: Terminal) -> TaskView:
-    root = await _top_directory(submission.repository)
-    checks = submission.checks or await default_checks(root, submission.commit)
-    if not checks:
+    checks = submission.checks
+    if isinstance(submission.repository, str):
+        root: Path | str = submission.repository
+    else:
+        root = await _top_directory(submission.repository)
+        checks = checks or await default_checks(root, submission.commit)
+    if not checks and isinstance(root, Path):
         terminal.note(NOTHING_PROVES)
     try:
         request = TaskRequest(
