@@ -18,21 +18,23 @@ class Compiled(BuildHookInterface[Any]):
             self.app.display_warning(f"nothing compiled for {sys.platform}")
             return
         sys.path.insert(0, self.root)
-        if files := [*self._sandboxd(), *self._step()]:
+        if files := [*self._programs(), *self._step()]:
             build_data["artifacts"] += [str(file.relative_to(self.root)) for file in files]
             build_data["pure_python"] = False
             build_data["tag"] = f"py3-none-linux_{platform.machine()}"
 
-    def _sandboxd(self) -> list[Path]:
-        """The program that serves sandboxes from inside."""
+    def _programs(self) -> list[Path]:
+        """Those that serve sandboxes: from inside, and as their way out."""
         from sandbox.errors import SandboxUnavailable
-        from sandbox.program import ship
+        from sandbox.program import EGRESS_SOURCE, SOURCE, ship
 
-        try:
-            return [ship()]
-        except SandboxUnavailable as error:
-            self.app.display_warning(f"no sandboxd: {error}")
-            return []
+        shipped = []
+        for source in (SOURCE, EGRESS_SOURCE):
+            try:
+                shipped.append(ship(source))
+            except SandboxUnavailable as error:
+                self.app.display_warning(f"no {source.name}: {error}")
+        return shipped
 
     def _step(self) -> list[Path]:
         """The model server's step, for x86-64."""

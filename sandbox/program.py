@@ -17,7 +17,7 @@ from platformdirs import user_cache_path
 from sandbox.errors import SandboxUnavailable
 
 SOURCE = Path(__file__).with_name("sandboxd")
-_EGRESS = Path(__file__).with_name("egressd")
+EGRESS_SOURCE = Path(__file__).with_name("egressd")
 _BUILD_TIMEOUT_S = 300.0
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 """The kernel's name of a processor -> Go's."""
@@ -36,7 +36,7 @@ def sandboxd(given: Path | None, architecture: str = "") -> Path:
 
 def egressd(given: Path | None) -> Path:
     """The program that leads out of sandboxes; see :func:`_found`."""
-    return _found(_EGRESS, given, "")
+    return _found(EGRESS_SOURCE, given, "")
 
 
 def build(target: Path, architecture: str = "", *, source: Path = SOURCE, go: str = "go") -> None:
@@ -57,16 +57,16 @@ def build(target: Path, architecture: str = "", *, source: Path = SOURCE, go: st
         raise SandboxUnavailable(f"{source.name} does not build: {done.stderr.strip()[-1000:]}; {advice}")
 
 
-def ship() -> Path:
-    """Build the sandboxd that a wheel for this machine carries.
+def ship(source: Path = SOURCE) -> Path:
+    """Build the program of this source as a wheel for this machine carries it.
 
     Raises:
         SandboxUnavailable: there is no Go, or it says no.
     """
     if shutil.which("go") is None:
-        raise SandboxUnavailable(_ADVICE["sandboxd"])
-    build(_shipped(SOURCE, ""))
-    return _shipped(SOURCE, "")
+        raise SandboxUnavailable(_ADVICE[source.name])
+    build(_shipped(source, ""), source=source)
+    return _shipped(source, "")
 
 
 def _found(source: Path, given: Path | None, architecture: str) -> Path:

@@ -22,7 +22,7 @@ INTERPRETER = Path("/usr/bin/python3")
 _ROOT = Path(__file__).parents[2]
 _PROJECT = "pyproject.toml"
 _BESIDE = (_PROJECT, "hatch_build.py", "README.md", "LICENSE")
-_COMPILED_HERE = shutil.ignore_patterns("__pycache__", "*.so", "sandboxd-*")
+_COMPILED_HERE = shutil.ignore_patterns("__pycache__", "*.so", "sandboxd-*", "egressd-*")
 
 
 def distributions(*extras: str, without: Collection[str] = (), with_base: bool = True) -> list[Distribution]:
@@ -68,8 +68,9 @@ def stage_ours(folder: Path, wheel: Path, packages: Collection[str]) -> None:
     with zipfile.ZipFile(wheel) as archive:
         chosen = [name for name in archive.namelist() if name.partition("/")[0].endswith((".dist-info", *packages))]
         archive.extractall(folder, chosen)
-    for program in folder.glob("*/*/sandboxd-*"):
-        program.chmod(0o755)
+    for name in ("sandboxd", "egressd"):
+        for program in folder.glob(f"sandbox/{name}/{name}-*"):
+            program.chmod(0o755)
 
 
 def compile_staged(folder: Path) -> None:

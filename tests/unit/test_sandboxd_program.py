@@ -10,6 +10,7 @@ import pytest
 
 from sandbox import program
 from sandbox.errors import SandboxUnavailable
+from tests.conformance.sandbox.names import missing
 
 GO = shutil.which("go")
 needs_go = pytest.mark.skipif(GO is None, reason="not installed: go (Debian: golang-go)")
@@ -72,15 +73,19 @@ def test_it_is_built_once() -> None:
 
 
 @needs_go
-def test_one_that_was_shipped_needs_no_go_and_none_is_taken_for_another(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["sandboxd", "egressd"])
+def test_one_that_was_shipped_needs_no_go_and_none_is_taken_for_another(name: str, tmp_path: Path) -> None:
+    if name == "egressd" and (reason := missing()):
+        pytest.skip(reason)
     package = tmp_path / "sandbox"
-    shutil.copytree(program.SOURCE.parent, package, ignore=shutil.ignore_patterns("__pycache__", "sandboxd-*"))
-    ship = "from sandbox.program import ship; print(ship())"
-    find = "import os; os.environ['PATH'] = ''; from sandbox.program import sandboxd; print(sandboxd(None))"
+    left_out = shutil.ignore_patterns("__pycache__", "sandboxd-*", "egressd-*")
+    shutil.copytree(program.SOURCE.parent, package, ignore=left_out)
+    ship = f"from sandbox import program; print(program.ship(program.SOURCE.with_name('{name}')))"
+    find = f"import os; os.environ['PATH'] = ''; from sandbox.program import {name}; print({name}(None))"
     shipped = _python(ship, tmp_path)
     assert _python(find, tmp_path) == shipped
     assert os.access(shipped.strip(), os.X_OK)
-    (package / "sandboxd" / "main.go").write_text("package main // changed since")
+    (package / name / "main.go").write_text("package main // changed since")
     assert "install Go" in _python(find, tmp_path)
 
 
