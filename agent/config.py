@@ -51,7 +51,7 @@ class ModelSettings(BaseModel):
     idle_s: float = Field(60.0, gt=0)
     """Longest pause between two tokens."""
     retries: int = Field(5, ge=0)
-    """Further tries after a failure that may pass, before the run ends with ``model_error``."""
+    """Further tries after a failure that may pass, before the run waits, or ends with ``model_error``."""
     backoff_s: float = Field(1.0, ge=0)
     """First pause between two tries; it doubles, with jitter, up to 30 s. A ``Retry-After`` wins."""
 

@@ -27,10 +27,19 @@ class ModelError(AgentError):
     ``retryable`` is false where the same request would fail again (bad key, unknown model, context exceeded).
     """
 
+    AWAY = frozenset({"unreachable", "timeout", "cut", "away"})
+    """Codes of an endpoint that is not there now, or has no room: it cannot be reached, ends in the middle of answers,
+    begins none in time, or says so itself (HTTP 502, 503, 504)."""
+
     def __init__(self, message: str, *, retryable: bool, code: str = "model_error") -> None:
         super().__init__(message)
         self.retryable = retryable
         self.code = code
+
+    @property
+    def away(self) -> bool:
+        """The endpoint may be there again later, however often it was asked by now."""
+        return self.retryable and self.code in self.AWAY
 
 
 class RepositoryError(AgentError):

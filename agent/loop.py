@@ -93,6 +93,8 @@ class LoopSettings:
     prices: Prices | None = None
     context_tokens: int | None = None
     """Of the model; None where it is not known: the view is then never compacted."""
+    waits_for_model: bool = False
+    """A run whose model is away waits for it, instead of ending with ``model_error``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -426,6 +428,8 @@ class _Run:
         try:
             return await self._model.complete(messages, schemas, options, on_delta, AnswerGuard(self._settings.guard))
         except ModelError as error:
+            if error.away and self._settings.waits_for_model:
+                raise _Parked(WaitingOn.CAPACITY, detail=str(error)) from error
             exhausted = error.code == "context_length_exceeded"
             reason = StopReason.CONTEXT_EXHAUSTED if exhausted else StopReason.MODEL_ERROR
             raise _Stopped(reason, str(error)) from error
@@ -533,7 +537,7 @@ class _Run:
             snapshot=_keep_nothing,
             patch=_patch_of_nothing,
             inbox=Inbox(),
-            settings=self._settings,
+            settings=replace(self._settings, waits_for_model=False),
             name=f"{intent_id}-",
         )
         newest = steps(log.events)[-1].message

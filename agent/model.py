@@ -237,7 +237,7 @@ class HttpModel:
         return self._failed(
             f"answered HTTP {status}: {text}",
             retryable=retryable,
-            code="busy" if retryable else "refused",
+            code="away" if status in (502, 503, 504) else "busy" if retryable else "refused",
             retry_after_s=retry_after_s,
         )
 

@@ -57,9 +57,9 @@ class WaitingOn(StrEnum):
     BUDGET = "budget"
     """A higher limit of the task."""
     QUOTA = "quota"
-    """The project's quota; tried again every minute."""
+    """The project's quota; tried again after seconds, later every minute."""
     CAPACITY = "capacity"
-    """The model or the sandboxes; tried again every minute."""
+    """The model or the sandboxes; tried again after seconds, later every minute."""
 
 
 class Priority(StrEnum):

@@ -22,7 +22,7 @@ from agent.errors import InvalidCursor, TaskOver
 from agent.inbox import Inbox
 from agent.store.base import TaskRecord
 from agent.store.retention import Retention
-from agent.types import Limits, Status, TaskRequest
+from agent.types import Limits, Status, TaskRequest, WaitingOn
 
 router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
 
@@ -198,7 +198,7 @@ async def fork(task_id: str, request: Request, shared: Shared, idempotency_key: 
 async def view(shared: Context, record: TaskRecord) -> TaskView:
     """A task with the limits it has now, and its place in the queue."""
     queue = None
-    if record.status is Status.QUEUED:
+    if record.status is Status.QUEUED or record.waiting_on in (WaitingOn.CAPACITY, WaitingOn.QUOTA):
         place = await shared.tasks.queue_position(record.id)
         queue = QueuePlace(position=place.position, reason=place.reason)
     return show(record, await limits_of(shared, record), queue)

@@ -79,6 +79,7 @@ def _settings(arguments: argparse.Namespace) -> WorkerSettings:
         artifacts=arguments.artifacts or os.environ.get(ADDRESS_VARIABLE) or None,
         data=arguments.data.absolute(),
         model=ModelSettings.model_validate(model.model_dump() | {k: v for k, v in given.items() if v is not None}),
+        waits_for_model=True,
         probe_every_s=arguments.probe_every,
         monitor=arguments.monitor,
         backend=arguments.sandbox,

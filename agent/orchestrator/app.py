@@ -69,6 +69,7 @@ async def open_worker(
             on_event=metrics.wrote,
             prices=settings.model.prices,
             context_tokens=model.context_tokens,
+            waits_for_model=settings.waits_for_model,
         )
         may_claim = await stack.enter_async_context(_may_claim(model, settings.probe_every_s))
         if settings.monitor is not None:

@@ -109,6 +109,7 @@ class Runner:
         on_event: Callable[[Event], None] | None = None,
         prices: Prices | None = None,
         context_tokens: Callable[[], Awaitable[int | None]] | None = None,
+        waits_for_model: bool = False,
     ) -> None:
         """
         Args:
@@ -122,6 +123,7 @@ class Runner:
             on_event: hears of every event of a run, once it is stored.
             prices: what tasks with a limit of cost are counted by.
             context_tokens: says how much the model holds, or that it is not known.
+            waits_for_model: runs whose model is away are parked until it is there again.
         """
         self._store = store
         self._toolbox = toolbox
@@ -137,6 +139,7 @@ class Runner:
         self._on_event = on_event
         self._prices = prices
         self._context_tokens = context_tokens
+        self._waits_for_model = waits_for_model
 
     async def run(self, claim: Claim, inbox: Inbox) -> TaskRecord:
         """Go on with a run until it has ended, or is parked until the user says something; the task as it is then.
@@ -275,7 +278,9 @@ class Runner:
                 inbox=work.inbox,
                 approve=approver(work.request, work.inbox, work.log),
                 on_delta=self._listener(work.run_id),
-                settings=LoopSettings(prices=self._prices, context_tokens=context_tokens),
+                settings=LoopSettings(
+                    prices=self._prices, context_tokens=context_tokens, waits_for_model=self._waits_for_model
+                ),
                 keep=work.keep,
             )
             if isinstance(ended, Wait):

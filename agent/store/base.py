@@ -450,8 +450,8 @@ class Store(Protocol):
     ) -> None:
         """Let go of a run until the user says what ends its wait (event ``run.parked``).
 
-        A run waiting on quota or capacity is tried again after a minute. Where the word that ends the wait is already
-        in the log, the run is queued at once.
+        A run waiting on quota or capacity is tried again after five seconds, each time in a row after twice as many, up
+        to a minute. Where the word that ends the wait is already in the log, the run is queued at once.
 
         Args:
             waiting_on: None for a paused run.

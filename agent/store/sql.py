@@ -31,8 +31,9 @@ from agent.store.tables import events, projects, runs, tasks
 from agent.store.tasks import SqlProjectStore
 from agent.types import Event, Status, VerdictKind, WaitingOn
 
-_RETRY_S = 60.0
-"""So long a run that waits on quota or capacity is left alone."""
+_FIRST_RETRY_S = 5.0
+"""So long a run that waits on quota or capacity is left alone; each time in a row twice as long, up to the last."""
+_LAST_RETRY_S = 60.0
 
 _MOST_IDS = 500
 """Ids of one statement; databases bound their number."""
@@ -188,13 +189,28 @@ class SqlStore:
             body = body | {"status": status, "waiting_on": waiting_on}
             event = await write_event(transaction, task_id, "run.parked", body, run_id=run_id, generation=generation)
             parked = advance(run, event)
-            until = transaction.now + timedelta(seconds=_RETRY_S) if waiting_on in _RETRIED else None
             await let_go(transaction, run_id)
-            await save_run(db, parked, lease_until=until, idle_since=transaction.now)
+            until, since = None, event.at
+            if waiting_on in _RETRIED:
+                waits = await _waits_in_a_row(db, run_id)
+                until, since = event.at + _pause(len(waits)), waits[0].at
+            await save_run(db, parked, lease_until=until, idle_since=since)
             ended_by = await _ends_wait(db, task_id, waiting_on or "paused", seen)
             if ended_by is not None:
                 await requeue(transaction, task_id, parked, ended_by)
             await derive_task(transaction, task_id)
+
+
+async def _waits_in_a_row(db: AsyncConnection, run_id: str) -> Sequence[Event]:
+    """The waits between which the model said nothing, the newest included."""
+    its = events.c.run_id == run_id
+    said = select(func.coalesce(func.max(events.c.seq), 0)).where(its, events.c.type == "step.message")
+    waits = and_(its, events.c.type == "run.parked", events.c.seq > said.scalar_subquery())
+    return [wait for wait in await read_events(db, waits) if wait.body["waiting_on"] in _RETRIED]
+
+
+def _pause(num_waits: int) -> timedelta:
+    return timedelta(seconds=min(_FIRST_RETRY_S * 2 ** min(num_waits - 1, 10), _LAST_RETRY_S))
 
 
 def _said(task_id: str, after: int) -> Any:

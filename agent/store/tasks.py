@@ -180,7 +180,13 @@ class SqlProjectStore:
             if task is None:
                 raise self._unknown(task_id)
             stands = await position_of(db, self.database.clock(), self.project_id, task_id)
-        return stands or QueuePosition(position=None, reason=f"the task is {task.status}; none of its runs is queued")
+            waits = and_(events.c.task_id == task.id, events.c.type == "run.parked")
+            parked = await read_events(db, waits) if task.waiting_on is not None and stands is None else ()
+        reason = f"the task is {task.status}; none of its runs is queued"
+        if parked:
+            detail = parked[-1].body.get("detail")
+            reason = f"the task waits on {task.waiting_on}" + (f": {detail}" if detail else "")
+        return stands or QueuePosition(position=None, reason=reason)
 
     async def _known(self, transaction: Transaction, request: TaskRequest, key: str) -> TaskRecord | None:
         where = and_(tasks.c.project_id == self.project_id, tasks.c.idempotency_key == key)

@@ -84,9 +84,9 @@ class ScriptedEndpoint:
         )
 
     @contextmanager
-    def running(self) -> Iterator[str]:
-        """Serve on a free port in a thread; yields the base address that ends in ``/v1``."""
-        listener = socket.create_server(("127.0.0.1", 0))
+    def running(self, port: int = 0) -> Iterator[str]:
+        """Serve in a thread, on a free port where none is given; yields the base address that ends in ``/v1``."""
+        listener = socket.create_server(("127.0.0.1", port))
         settings = uvicorn.Config(self.app, log_config=None, lifespan="off", ws="none", timeout_graceful_shutdown=1)
         server = uvicorn.Server(settings)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -1,5 +1,6 @@
 """What users say to a task after it was submitted, and runs that wait for it."""
 
+from datetime import timedelta
 from typing import Any, Literal
 
 import pytest
@@ -104,12 +105,25 @@ async def test_run_that_waits_for_the_service_is_tried_again_by_itself(
     store: Store, clock: Clock, waiting_on: WaitingOn
 ) -> None:
     await users(store).submit(REQUEST)
-    await parked(store, waiting_on)
-    clock.advance(30)
-    assert await store.claim("worker", 15) is None
-    clock.advance(31)
+    for pause_s in (5, 10, 20, 40, 60, 60):
+        await parked(store, waiting_on)
+        clock.advance(pause_s - 1)
+        assert await store.claim("worker", 15) is None
+        clock.advance(2)
 
     assert (await claimed(store)).task.status is Status.PROVISIONING
+
+
+async def test_run_that_waits_in_vain_again_and_again_expires(store: Store, clock: Clock) -> None:
+    task = await users(store).submit(REQUEST)
+    for _ in range(3):
+        await parked(store, WaitingOn.CAPACITY)
+        clock.advance(3600)
+    await parked(store, WaitingOn.CAPACITY)
+
+    await store.tidy(timedelta(hours=2))
+
+    assert (await users(store).get(task.id)).status is Status.EXPIRED
 
 
 async def test_word_that_came_before_the_wait_ends_it(store: Store) -> None:

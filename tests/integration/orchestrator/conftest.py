@@ -127,10 +127,13 @@ def make_worker(store: SqlStore, backend: Backend, tmp_path: Path) -> Callable[.
         concurrency: int = 1,
         lease_ttl_s: float = 15.0,
         allow_hosts: tuple[str, ...] = (),
+        waits_for_model: bool = False,
     ) -> Worker:
         model = model or ScriptedModel(script or turns(*answers))
         toolbox = toolbox or over(backend, ToolboxSettings())
-        runner = Runner(store, toolbox, model, tmp_path / "data", allow_hosts=allow_hosts)
+        runner = Runner(
+            store, toolbox, model, tmp_path / "data", allow_hosts=allow_hosts, waits_for_model=waits_for_model
+        )
         return Worker(store, runner, worker_id=worker_id, concurrency=concurrency, lease_ttl_s=lease_ttl_s)
 
     return make
