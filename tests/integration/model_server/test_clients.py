@@ -1,6 +1,7 @@
 """Requests as unmodified coding clients send them, with their texts shortened, are taken as they are.
 
-Recorded on 2026-11-22 from mini-swe-agent 2.4.6, aider 0.86.2 and qwen-code 0.15.10 in both protocols.
+Recorded from mini-swe-agent 2.4.6, aider 0.86.2 and, with its own tools, qwen-code 0.15.10 in both protocols, which
+were the newest on 2026-11-23.
 """
 
 import json
@@ -23,7 +24,7 @@ CALL = "<tool_call>\n<function=bash>\n<parameter=command>ls</parameter>\n</funct
 
 
 @pytest.mark.parametrize("recorded", RECORDED.values(), ids=RECORDED)
-async def test_a_clients_recordedis_answered_to_its_end(recorded: dict[str, Any]) -> None:
+async def test_a_clients_request_is_answered_to_its_end(recorded: dict[str, Any]) -> None:
     body = recorded["body"]
     engine = answering(f"ok{CALL}{IM_END}")
     async with service(engine) as (_, url), httpx.AsyncClient(base_url=url) as http:
