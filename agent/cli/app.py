@@ -575,6 +575,57 @@ def doctor(
     raise typer.Exit(_complete(examine(asked, made_by, how, home(os.environ), os.environ, terminal)))
 
 
+approvals = typer.Typer(help="Calls that wait for a word.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(approvals, name="approvals")
+
+ApprovalId = Annotated[str, typer.Argument(metavar="APPROVAL", help="Id of the approval.")]
+
+
+@approvals.command("list")
+def approvals_list(server: Server = _LOCAL_SERVICE, output: FormatAs = Format.TEXT, no_color: NoColor = False) -> None:
+    """List the calls that wait, the oldest task first."""
+    from agent.cli import approvals
+    from agent.cli.terminal import open_terminal
+
+    terminal = open_terminal(no_color=no_color)
+    _with_client(server, lambda client: approvals.list_approvals(client, terminal, output))
+
+
+@approvals.command("show")
+def approvals_show(
+    approval_id: ApprovalId, server: Server = _LOCAL_SERVICE, output: FormatAs = Format.TEXT, no_color: NoColor = False
+) -> None:
+    """Show a call whole, with its arguments."""
+    from agent.cli import approvals
+    from agent.cli.terminal import open_terminal
+
+    terminal = open_terminal(no_color=no_color)
+    _with_client(server, lambda client: approvals.show_approval(client, approval_id, terminal, output))
+
+
+@approvals.command("decide")
+def approvals_decide(
+    approval_id: ApprovalId,
+    allow: Annotated[bool, typer.Option("--allow/--deny", help="What you decide.")],
+    reason: Annotated[str, typer.Option(help="The agent reads it where the call is denied.")] = "",
+    for_task: Annotated[bool, typer.Option("--for-task", help="Allow the same for the rest of the task.")] = False,
+    server: Server = _LOCAL_SERVICE,
+    no_color: NoColor = False,
+) -> None:
+    """Allow a call or deny it."""
+    from agent.api.schemas import Decision
+    from agent.cli import approvals
+    from agent.cli.terminal import open_terminal
+
+    if for_task and not allow:
+        raise Failure(ExitCode.USAGE, "--for-task goes with --allow alone", "leave it out")
+    terminal = open_terminal(no_color=no_color)
+    decision = Decision(
+        decision="allow" if allow else "deny", scope="task" if for_task else "once", reason=reason[:2000]
+    )
+    _with_client(server, lambda client: approvals.decide(client, approval_id, decision, terminal))
+
+
 @app.command()
 def acp(
     mode: Annotated[str | None, typer.Option(help="plan, ask, edits or auto.")] = None,
