@@ -272,6 +272,8 @@ class Verdict(_Record):
 
     kind: VerdictKind
     evidence: tuple[Evidence, ...] = ()
+    reproduced: bool | None = None
+    """Whether a test of the problem, which fails without the patch, passes with it; None where there is none."""
     tree: str | None = None
     """Git tree that the patch makes; None in verdicts of before it was kept. Equal trees are equal patches."""
 

@@ -48,6 +48,18 @@ async def reach_verdict(
     return Verdict(kind=_kind(evidence), evidence=evidence, tree=tree)
 
 
+async def passes(
+    backend: Backend, spec: SandboxSpec, repository: TaskRepository, base_tree: str, tree: str, check: Check
+) -> bool:
+    """Whether a check passes on ``tree`` as it is.
+
+    Raises:
+        SandboxError: a sandbox could not be had or was lost.
+    """
+    (outcome,) = await _run(backend, spec, repository, base_tree, tree, [check])
+    return _passes(outcome)
+
+
 async def _run(
     backend: Backend, spec: SandboxSpec, repository: TaskRepository, base_tree: str, tree: str, checks: Sequence[Check]
 ) -> list[Outcome]:

@@ -20,6 +20,7 @@ from agent.inbox import Inbox
 from agent.integrations.remotes import RemoteCache
 from agent.loop import LoopSettings, Wait, run_loop
 from agent.model import Delta, Model
+from agent.orchestrator.comparison import Comparison
 from agent.orchestrator.forecast import Forecast
 from agent.orchestrator.log import StoreLog
 from agent.orchestrator.set_up import Place, SetUps
@@ -60,6 +61,7 @@ _T = TypeVar("_T")
 class _Work:
     """One run while this worker has it."""
 
+    claim: Claim
     run_id: str
     request: TaskRequest
     log: StoreLog
@@ -131,6 +133,7 @@ class Runner:
         self._model = model
         self._repositories = repositories
         self._remotes = remotes
+        self._comparison = Comparison(store, model)
         self._set_ups = SetUps(repositories / "setups")
         self._resources = resources or Resources()
         self._allow_hosts = allow_hosts
@@ -159,7 +162,8 @@ class Runner:
             finally:
                 await self._forecast.forget(claim.run_id)
         if isinstance(result, RunResult):
-            return await self._store.finish(claim.run_id, claim.generation, result)
+            chosen = await self._comparison.choose(claim, StoreLog(self._store, claim, self._on_event), result)
+            return await self._store.finish(claim.run_id, claim.generation, result, chosen=chosen)
         await self._store.park(
             claim.run_id, claim.generation, result.status, result.waiting_on, result.body, seen=inbox.last_seq
         )
@@ -182,6 +186,7 @@ class Runner:
                 uncommitted=self._uncommitted,
             )
             work = _Work(
+                claim,
                 claim.run_id,
                 request,
                 StoreLog(self._store, claim, self._on_event),
@@ -323,9 +328,16 @@ class Runner:
         await self._forecast.say(work.run_id)
         base, repository = work.workspace.base.tree, work.workspace.repository
         checks = work.request.checks
-        return await reach_verdict(
+        verdict = await reach_verdict(
             work.tools, self._check_spec(work.request), repository, base, work.tree, checks, work.keep
         )
+        if work.request.attempts == 1 or verdict.kind is VerdictKind.NO_CHANGE:
+            return verdict
+        spec = self._check_spec(work.request)
+        reproduced = await self._comparison.reproduced(
+            work.claim, work.log, work.tools, spec, repository, base, work.tree
+        )
+        return verdict.model_copy(update={"reproduced": reproduced})
 
     def _agent_spec(self, run_id: str, request: TaskRequest) -> SandboxSpec:
         hosts = self._hosts(request)

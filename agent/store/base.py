@@ -17,7 +17,9 @@ Beside the loop's events (``agent.events``) and the words of the user (:data:`US
 | run.provisioned       | boot_id of the sandbox, base (commit, tree, dirty), tree it was filled with |
 | setup.completed       | duration_s, output (its end); nothing where its work was kept before        |
 | sandbox.lost          | detail                                                                      |
+| reproduction.written  | check that fails without a patch, or None; detail: why there is none        |
 | verdict.reached       | verdict                                                                     |
+| attempts.judged       | among (attempts), attempt that is preferred or None, reason                 |
 | run.released          | nothing: its worker stopped, another goes on                                |
 | run.finished          | attempt, status, stop_reason, verdict (its kind), error                     |
 | task.finished         | run_id of the selected run; its status, stop_reason, verdict, error         |
@@ -209,17 +211,28 @@ _BEST_FIRST = (
 def select(runs: tuple[RunRecord, ...]) -> RunRecord:
     """The best of several attempts.
 
-    By what the checks proved, then by how many attempts came to the very same patch, then the fewest steps, then the
-    first.
+    By what the checks proved, then by a test of the problem, then by how many attempts came to the very same patch,
+    then the fewest steps, then the first.
     """
-    trees = [run.verdict.tree for run in runs if run.verdict]
+    return min(runs, key=lambda run: (_merit(run, runs), run.steps, run.attempt))
 
-    def rank(run: RunRecord) -> tuple[int, bool, int, int, int]:
-        proof = _BEST_FIRST.index(run.verdict.kind) if run.verdict else len(_BEST_FIRST)
-        agreeing = trees.count(run.verdict.tree) if run.verdict and run.verdict.tree else 0
-        return proof, run.status is not Status.SUCCEEDED, -agreeing, run.steps, run.attempt
 
-    return min(runs, key=rank)
+def tied(runs: tuple[RunRecord, ...]) -> tuple[RunRecord, ...]:
+    """The best attempts, one for each patch, where only the number of their steps would tell them apart."""
+    best = min(_merit(run, runs) for run in runs)
+    equal = [run for run in runs if _merit(run, runs) == best and run.verdict and run.patch]
+    trees = {run.verdict.tree: run for run in reversed(equal) if run.verdict}
+    return tuple(run for run in equal if run in trees.values())
+
+
+def _merit(run: RunRecord, runs: tuple[RunRecord, ...]) -> tuple[int, bool, int, int]:
+    """What is proved of it; less is better."""
+    verdict = run.verdict
+    if verdict is None:
+        return len(_BEST_FIRST), run.status is not Status.SUCCEEDED, 0, 0
+    agreeing = sum(bool(other.verdict and other.verdict.tree == verdict.tree) for other in runs) if verdict.tree else 0
+    reproduced = (True, None, False).index(verdict.reproduced)
+    return _BEST_FIRST.index(verdict.kind), run.status is not Status.SUCCEEDED, reproduced, -agreeing
 
 
 class Project(_Record):
@@ -422,10 +435,13 @@ class Store(Protocol):
             LeaseLost: another worker owns the run, or it ended.
         """
 
-    async def finish(self, run_id: str, generation: int, result: RunResult) -> TaskRecord:
+    async def finish(self, run_id: str, generation: int, result: RunResult, *, chosen: str | None = None) -> TaskRecord:
         """End a run (event ``run.finished``), and with the last one the task (event ``task.finished``).
 
         A verified run cancels the task's attempts that nobody began.
+
+        Args:
+            chosen: the run whose result is the task's; None leaves it to :func:`select`.
 
         Raises:
             LeaseLost: another worker owns the run, or it ended.

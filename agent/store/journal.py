@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import sqlalchemy
 from sqlalchemy import func, insert, update
 
 from agent.store.base import USER_EVENTS, RunRecord, RunResult, TaskRecord, select
@@ -98,7 +99,10 @@ async def derive_task(transaction: Transaction, task_id: str) -> None:
     status = task_status(owned)
     change: dict[str, Any] = {"status": status}
     if status.terminal:
-        best = select(owned)
+        query = sqlalchemy.select(tasks.c.selected_run).where(tasks.c.task_id == task_id)
+        chosen = (await transaction.db.execute(query)).scalar()
+        best = next((run for run in owned if run.run_id == chosen), None) or select(owned)
+        status = change["status"] = best.status
         body = {
             "status": status,
             "stop_reason": best.stop_reason,

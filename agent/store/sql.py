@@ -152,13 +152,16 @@ class SqlStore:
         return await self._batches.extend(run_id, generation, entries)
 
     @whole
-    async def finish(self, run_id: str, generation: int, result: RunResult) -> TaskRecord:
+    async def finish(self, run_id: str, generation: int, result: RunResult, *, chosen: str | None = None) -> TaskRecord:
         async with self.database.writing() as transaction:
             row, run = await owned_run(transaction.db, run_id, generation)
             task_id = row["task_id"]
             await end_run(transaction, task_id, run, result)
             if result.verdict and result.verdict.kind is VerdictKind.VERIFIED:
                 await end_unbegun(transaction, await know_task(transaction.db, task_id))
+            if chosen is not None:
+                change = update(tasks).where(tasks.c.task_id == task_id).values(selected_run=chosen)
+                await transaction.db.execute(change)
             await derive_task(transaction, task_id)
             return await know_task(transaction.db, task_id)
 
