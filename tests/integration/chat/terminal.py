@@ -73,6 +73,14 @@ class Terminal:
         return "\n".join(line.rstrip() for line in self._screen.display)
 
     @property
+    def cells(self) -> list[list[pyte.screens.Char]]:
+        """The screen, row by row."""
+        return [
+            [self._screen.buffer[row][column] for column in range(self._screen.columns)]
+            for row in range(self._screen.lines)
+        ]
+
+    @property
     def colors(self) -> set[str]:
         cells = (cell for row in self._screen.buffer.values() for cell in row.values())
         return {color for cell in cells for color in (cell.fg, cell.bg)}
@@ -87,6 +95,13 @@ class Terminal:
             if self.text.count(text) >= times:
                 return
         raise AssertionError(f"{text!r} does not appear:\n{self.text}")
+
+    def see_either(self, *texts: str) -> str:
+        """Wait until one of them is on the screen."""
+        for _ in self._reading():
+            if found := next((text for text in texts if text in self.screen), None):
+                return found
+        raise AssertionError(f"none of {texts} appears:\n{self.screen}")
 
     def see_no_more(self, text: str) -> None:
         """Wait until it is not on the screen."""
