@@ -76,6 +76,7 @@ class KubernetesBackend:
         _, watch = await self._open()
         host, _, port = handle.address.rpartition(":")
         sealed = self._settings.network == "sealed"
+        door = await self._open_door(spec)
         client = await Client.attach(
             tcp(host.strip("[]"), int(port)),
             handle.key,
@@ -85,7 +86,7 @@ class KubernetesBackend:
             env={**self._variables, **variables(spec)},
         )
         watch.follow(handle.id)
-        return self._keep(client, watch, handle, await self._open_door(spec))
+        return self._keep(client, watch, handle, door)
 
     async def found(self) -> Sequence[Found]:
         """Every sandbox in the namespace."""
