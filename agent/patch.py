@@ -153,6 +153,20 @@ class TaskRepository:
             await self._git(*restore, environment=environment, stdin=lines)
             return (await self._git("write-tree", environment=environment)).decode().strip()
 
+    async def apply(self, tree: str, patch: str) -> str:
+        """Git tree id of ``tree`` with a patch.
+
+        Raises:
+            GitError: it does not fit.
+        """
+        with self._scratch() as scratch:
+            environment = {"GIT_INDEX_FILE": str(scratch / "index")}
+            await self._git("read-tree", tree, environment=environment)
+            if patch:
+                apply = ("apply", "--cached", "--whitespace=nowarn", "-")
+                await self._git(*apply, environment=environment, stdin=patch.encode())
+            return (await self._git("write-tree", environment=environment)).decode().strip()
+
     async def _file_patch(self, base_tree: str, tree: str, name: bytes) -> str:
         try:
             return (await self._diff(base_tree, tree, (name,), text=True)).decode("utf-8")

@@ -30,12 +30,15 @@ class Base(BaseModel):
     """The checkout had changes that are in no commit; they are part of ``tree`` only where asked for."""
 
 
-async def prepare_repository(path: Path, commit: str, git_dir: Path, *, uncommitted: bool = False) -> Base:
+async def prepare_repository(
+    path: Path, commit: str, git_dir: Path, *, uncommitted: bool = False, changes: str = ""
+) -> Base:
     """Copy one commit's files into a new bare git directory of the task. A second call returns the first's answer.
 
     Args:
         path: a checkout's top directory, or a bare repository. It is only read.
         uncommitted: start from the checkout as it is (``commit`` must then be HEAD) instead of from the commit.
+        changes: a patch that is applied to the commit first.
 
     Raises:
         RepositoryError: the repository or the commit cannot be used; the message says what to do.
@@ -48,6 +51,8 @@ async def prepare_repository(path: Path, commit: str, git_dir: Path, *, uncommit
         with tempfile.TemporaryDirectory(dir=git_dir.parent, prefix=f".{git_dir.name}.") as scratch:
             new = Path(scratch) / "git"
             base = await _prepare(path, commit, new, uncommitted)
+            if changes:
+                base = base.model_copy(update={"tree": await _apply(TaskRepository(new), base, changes)})
             (new / prepared.name).write_text(base.model_dump_json(), "utf-8")
             try:
                 new.rename(git_dir)
@@ -124,6 +129,15 @@ async def _prepare(path: Path, commit: str, git_dir: Path, uncommitted: bool) ->
             raise RepositoryError(f"uncommitted changes of {path} can only be added to the commit that is checked out")
         tree = await _take_in(source, repository, tree)
     return Base(commit=commit_id, tree=tree, dirty=dirty)
+
+
+async def _apply(repository: TaskRepository, base: Base, changes: str) -> str:
+    try:
+        tree = await repository.apply(base.tree, changes)
+    except GitError as error:
+        raise RepositoryError(f"the task's changes do not fit commit {base.commit}: {error}") from error
+    _refuse_submodules(await repository.entries(tree))
+    return tree
 
 
 async def _take_in(source: _Source, repository: TaskRepository, tree: str) -> str:

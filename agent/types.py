@@ -121,6 +121,16 @@ class SetUp(_Record):
     timeout_s: float = Field(600.0, gt=0, le=3600)
 
 
+class Said(_Record):
+    """A message of an earlier conversation, as models are shown it."""
+
+    role: Literal["user", "assistant", "tool"]
+    content: str
+    reasoning_content: str | None = None
+    tool_calls: tuple[dict[str, Any], ...] | None = None
+    tool_call_id: str | None = None
+
+
 class Limits(_Record):
     """Where a run ends by itself. Every limit has its own stop reason."""
 
@@ -158,7 +168,11 @@ class TaskRequest(_Record):
     repository: Annotated[str, StringConstraints(min_length=1, max_length=4096)]
     """Name of a repository of the project, or the absolute path of one on the service's machine."""
     base_commit: Annotated[str, StringConstraints(min_length=1, max_length=256)] = "HEAD"
+    changes: str = Field(
+        "", description="Patch against base_commit, as `git diff --binary` makes it: what the task starts from besides."
+    )
     problem_statement: Annotated[str, StringConstraints(min_length=1, max_length=100_000)]
+    conversation: tuple[Said, ...] = Field((), description="What was said before; the model reads it in front.")
     checks: tuple[Check, ...] = ()
     limits: Limits = Limits()
     model: ModelOptions = ModelOptions()

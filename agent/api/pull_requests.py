@@ -79,7 +79,8 @@ async def _open(shared: Context, record: TaskRecord, new: NewPullRequest) -> tup
     project, request = shared.principal.project_id, record.request
     repo = await shared.remotes.get(project, request.repository)
     at = record.finished_at or record.updated_at
-    return await PullRequests(shared.remotes).open(project, repo, request.base_commit, (record.patch,), new, at)
+    patches = (request.changes, record.patch)
+    return await PullRequests(shared.remotes).open(project, repo, request.base_commit, patches, new, at)
 
 
 def _check(record: TaskRecord) -> None:

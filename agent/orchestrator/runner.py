@@ -26,6 +26,7 @@ from agent.orchestrator.log import StoreLog
 from agent.orchestrator.set_up import Place, SetUps
 from agent.orchestrator.workspace import Workspace
 from agent.profiles.by_name import profile
+from agent.remembering import Remembering
 from agent.repository import inherit_repository, is_prepared
 from agent.store.artifacts import MAX_BYTES as MAX_ARTIFACT_BYTES
 from agent.store.artifacts import media_type_of
@@ -184,6 +185,7 @@ class Runner:
                 git_dir,
                 self._repositories / f"{claim.run_id}.checkpoints",
                 uncommitted=self._uncommitted,
+                changes=request.changes,
             )
             work = _Work(
                 claim,
@@ -274,7 +276,7 @@ class Runner:
             ended = await run_loop(
                 work.request,
                 profile(work.request.profile),
-                self._model,
+                _shown(self._model, work.request),
                 sandbox,
                 work.log,
                 base_tree=base.tree,
@@ -394,6 +396,12 @@ def _as_attempt(claim: Claim) -> TaskRequest:
         return request
     seed = request.model.seed + (attempt - 1) * _SEEDS_PER_ATTEMPT
     return request.model_copy(update={"model": request.model.model_copy(update={"seed": seed})})
+
+
+def _shown(model: Model, request: TaskRequest) -> Model:
+    """The model, as the task asks it: with what was said before."""
+    earlier = [said.model_dump(mode="json", exclude_none=True) for said in request.conversation]
+    return Remembering(model, earlier) if earlier else model
 
 
 def _attempt(claim: Claim) -> int:

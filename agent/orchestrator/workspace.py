@@ -32,14 +32,14 @@ class Workspace:
 
     @classmethod
     async def open(
-        cls, path: Path, commit: str, git_dir: Path, checkpoints: Path, *, uncommitted: bool = False
+        cls, path: Path, commit: str, git_dir: Path, checkpoints: Path, *, uncommitted: bool = False, changes: str = ""
     ) -> Self:
-        """The files of ``commit``, in the task's git directory; made by the first run that asks.
+        """The files of ``commit``, with a patch, in the task's git directory; made by the first run that asks.
 
         Raises:
             RepositoryError: the repository or the commit cannot be used; the message says what to do.
         """
-        base = await prepare_repository(path, commit, git_dir, uncommitted=uncommitted)
+        base = await prepare_repository(path, commit, git_dir, uncommitted=uncommitted, changes=changes)
         return cls(base, TaskRepository(git_dir), checkpoints)
 
     async def restore(self, sandbox: Sandbox, kept: Snapshot) -> bool:

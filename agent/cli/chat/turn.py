@@ -12,12 +12,13 @@ from agent.history import view
 from agent.inbox import Inbox
 from agent.log import Entry
 from agent.loop import Approve, LoopSettings, Wait, run_loop
-from agent.model import Completion, Delta, Model, StreamGuard
+from agent.model import Delta, Model
 from agent.orchestrator.log import StoreLog
 from agent.profiles.base import Profile
+from agent.remembering import Remembering
 from agent.store.base import Claim, ProjectStore, RunResult, Store
 from agent.trajectory import steps
-from agent.types import Event, Message, ModelOptions, Status, StopReason, TaskRequest, WaitingOn
+from agent.types import Event, Message, Status, StopReason, TaskRequest, WaitingOn
 from sandbox.errors import SandboxError, SandboxLost
 
 LEASE_TTL_S = 6.0
@@ -143,7 +144,7 @@ class Turn:
             found = await run_loop(
                 self._claim.task.request,
                 means.profile,
-                _Remembering(means.model, means.earlier),
+                Remembering(means.model, means.earlier),
                 means.workplace,
                 self._log,
                 base_tree="",  # A turn that changes nothing is as good as any.
@@ -244,22 +245,3 @@ def _is_answer(said: StepMessage) -> bool:
         and message.finish_reason != "length"
         and bool(message.content.strip())
     )
-
-
-class _Remembering:
-    """A model that is shown the earlier turns before each question of this one."""
-
-    def __init__(self, model: Model, earlier: Sequence[Message]) -> None:
-        self._model = model
-        self._earlier = list(earlier)
-
-    async def complete(
-        self,
-        messages: Sequence[Message],
-        tools: Sequence[dict[str, Any]],
-        options: ModelOptions,
-        on_delta: Callable[[Delta], None] | None = None,
-        watch: StreamGuard | None = None,
-    ) -> Completion:
-        whole = [messages[0], *self._earlier, *messages[1:]]
-        return await self._model.complete(whole, tools, options, on_delta, watch)
