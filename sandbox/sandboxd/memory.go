@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"os"
 	"strconv"
 	"strings"
@@ -72,7 +73,7 @@ func (w *memoryWatch) answer(since int64) bool {
 func (w *memoryWatch) look(m marks) uint64 {
 	kills, before := w.numKills(), w.before
 	w.before = nil
-	if w.usage == nil || field(w.usage, "anon", "total_rss") > w.bound/2 {
+	if w.bound > 0 && (w.usage == nil || w.used() > w.bound/2) {
 		w.before = m.memory()
 	}
 	if kills > w.kills && largest(before) != unmarked {
@@ -85,13 +86,16 @@ func (w *memoryWatch) look(m marks) uint64 {
 	return unmarked
 }
 
+// used is the memory of the control group that is no file's.
+func (w *memoryWatch) used() int64 { return field(w.usage, "anon", "total_rss") }
+
 // exceeded says whether processes have more than their bound.
 func (w *memoryWatch) exceeded() bool {
 	if w.bound <= 0 {
 		return false
 	}
 	if w.usage != nil {
-		return field(w.usage, "anon", "total_rss") > w.bound
+		return w.used() > w.bound
 	}
 	// Without a control group we add up ourselves. The first sum counts memory that a fork shares with its parent twice,
 	// the second does not but takes longer.
@@ -153,17 +157,24 @@ func proportionalBytes(folder string) int64 {
 	return 0
 }
 
+// field is the number behind the first of the names that a file of a control group has. It is asked for often: so it
+// leaves nothing to collect.
 func field(file *os.File, names ...string) int64 {
 	if file == nil {
 		return 0
 	}
-	text := make([]byte, 8192)
-	n, _ := file.ReadAt(text, 0)
-	for _, line := range strings.Split(string(text[:n]), "\n") {
-		name, value, _ := strings.Cut(line, " ")
+	var text [4096]byte
+	n, _ := syscall.Pread(int(file.Fd()), text[:], 0)
+	if n < 0 {
+		return 0
+	}
+	for rest := text[:n]; len(rest) > 0; {
+		var line []byte
+		line, rest, _ = bytes.Cut(rest, []byte("\n"))
+		name, value, _ := bytes.Cut(line, []byte(" "))
 		for _, wanted := range names {
-			if name == wanted {
-				number, _ := strconv.ParseInt(value, 10, 64)
+			if string(name) == wanted {
+				number, _ := strconv.ParseInt(string(value), 10, 64)
 				return number
 			}
 		}
