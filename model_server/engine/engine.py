@@ -15,39 +15,31 @@ import secrets
 import threading
 import time
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
-
-from model_server.config import ModelConfig
+from model_server.engine.admission import check_request
 from model_server.engine.backend import Loaded, StepBackend
 from model_server.engine.cache_plan import CachePlan, plan_cache
 from model_server.engine.draft_policy import DraftPolicy, Speculation
 from model_server.engine.drafter import Drafter
 from model_server.engine.drafting import TokenDrafter
-from model_server.engine.draws import draw_alone, draw_together
+from model_server.engine.draws import draw_together
 from model_server.engine.guesser import NOTHING, Guesser
+from model_server.engine.inbox import Call, Cancel, Change, Close, Message, News, Stream, Submit
 from model_server.engine.kv_cache import KVCache
+from model_server.engine.result import StepResult
 from model_server.engine.routes import Routes
-from model_server.engine.sampler import logprobs
 from model_server.engine.scheduler import ScheduledSequence, Scheduler
 from model_server.engine.sequence import Sequence, cache_of
 from model_server.engine.torch_backend import TorchBackend
-from model_server.kernels.batch import TILE, StepOutput, new_pools, ring_size
+from model_server.kernels.batch import TILE, new_pools, ring_size
 from model_server.kernels.memory import is_exhausted
 from model_server.models.mimo_v2_flash import MiMoV2Flash
 from model_server.types import (
-    CacheTooSmall,
-    ContextLengthExceeded,
     EngineError,
     EngineStats,
     EngineUnavailable,
-    FinishReason,
     GenerateRequest,
     Overloaded,
     TokenEvent,
@@ -68,64 +60,6 @@ _NAP_S = 30.0
 
 _PROMPT_TOKENS = 512
 """Of all prompts together in a step: enough for efficient matrix products, not so many that who decodes stalls."""
-
-
-@dataclass(eq=False, slots=True)
-class _Stream:
-    """A sequence and the way back to who asked for it."""
-
-    sequence: Sequence
-    loop: asyncio.AbstractEventLoop
-    events: "asyncio.Queue[TokenEvent | EngineError]"
-
-
-_News = tuple[_Stream, TokenEvent | EngineError]
-
-
-@dataclass(frozen=True, slots=True)
-class _Submit:
-    stream: _Stream
-
-
-@dataclass(frozen=True, slots=True)
-class _Cancel:
-    stream: _Stream
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """Something to do between two steps."""
-
-    work: Callable[[], bool]
-    done: "concurrent.futures.Future[bool]"
-
-
-@dataclass(frozen=True, slots=True)
-class _Change:
-    """New weights, to be taken once nothing runs that began under the old ones."""
-
-    loaded: Loaded
-    version: str
-    abort: bool
-    done: "concurrent.futures.Future[None]"
-
-
-@dataclass(frozen=True, slots=True)
-class _Close:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class _Result:
-    """What a step has computed: rows of all its parts, one after another."""
-
-    output: StepOutput
-    experts: "NDArray[np.uint8]"
-    drawn: list[int]
-    """A token for each row of logits whose sequence draws freely."""
-
-
-_Message = _Submit | _Cancel | _Call | _Change | _Close
 
 
 class EmbeddedEngine:
@@ -167,7 +101,7 @@ class EmbeddedEngine:
         self._weights_version = weights_version
         self._reload = reload
         self._reloading = threading.Lock()
-        self._change: _Change | None = None
+        self._change: Change | None = None
         """New weights that wait for the end of what runs."""
         self._session_idle_s = session_idle_s
         self._backend = backend or TorchBackend(model, self._context_length)
@@ -179,13 +113,13 @@ class EmbeddedEngine:
             num_hidden=self._guesser.num_hidden,
         )
         self._scheduler = Scheduler(self._cache, max_running, _PROMPT_TOKENS, policy.longest_of_all)
-        self._streams: dict[Sequence, _Stream] = {}
-        self._news: defaultdict[asyncio.AbstractEventLoop, list[_News]] = defaultdict(list)
+        self._streams: dict[Sequence, Stream] = {}
+        self._news: defaultdict[asyncio.AbstractEventLoop, list[News]] = defaultdict(list)
         """What the step has for those who asked; sent at its end, since waking an event loop costs."""
-        self._live: set[_Stream] = set()
+        self._live: set[Stream] = set()
         self._lock = threading.Lock()
         self._closed = False
-        self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -201,7 +135,7 @@ class EmbeddedEngine:
                 if event.finish_reason is not None:
                     return
         finally:
-            self._inbox.put(_Cancel(stream))  # no effect on a sequence that has ended
+            self._inbox.put(Cancel(stream))  # no effect on a sequence that has ended
 
     def stats(self) -> EngineStats:
         """See :class:`model_server.types.Engine`."""
@@ -255,7 +189,7 @@ class EmbeddedEngine:
             self._reloading.release()
         self._check_weights(loaded)
         done: concurrent.futures.Future[None] = concurrent.futures.Future()
-        self._send(_Change(loaded, version, abort, done))
+        self._send(Change(loaded, version, abort, done))
         await asyncio.shield(asyncio.wrap_future(done))
 
     async def flush_cache(self) -> None:
@@ -271,15 +205,15 @@ class EmbeddedEngine:
         """See :class:`model_server.types.Engine`. Sequences that still run end with an error."""
         with self._lock:
             self._closed = True
-        self._inbox.put(_Close())
+        self._inbox.put(Close())
         await asyncio.to_thread(self._thread.join)
 
     async def _call(self, work: Callable[[], bool]) -> bool:
         done: concurrent.futures.Future[bool] = concurrent.futures.Future()
-        self._send(_Call(work, done))
+        self._send(Call(work, done))
         return await asyncio.wrap_future(done)
 
-    def _send(self, message: "_Call | _Change") -> None:
+    def _send(self, message: "Call | Change") -> None:
         with self._lock:
             if self._closed:
                 raise EngineError("the engine is closed")
@@ -293,42 +227,23 @@ class EmbeddedEngine:
                 f"it has {loaded.drafter.max_drafts} prediction layers, the model that runs {self._max_drafts}"
             )
 
-    def _submit(self, request: GenerateRequest) -> _Stream:
-        self._check(request)
+    def _submit(self, request: GenerateRequest) -> Stream:
         config = self._config
+        check_request(request, config, self._context_length, self._cache.max_tokens)
         num_layers = sum(config.moe_layer_freq)
         routes = Routes(num_layers, config.num_experts_per_tok if num_layers else 0)
         if request.forced_experts is not None:
             routes.record(0, request.forced_experts[: len(request.prompt_ids)].numpy())
         seed = secrets.randbits(64) if request.sampling.seed is None else request.sampling.seed
-        stream = _Stream(Sequence(request, seed, routes), asyncio.get_running_loop(), asyncio.Queue())
+        stream = Stream(Sequence(request, seed, routes), asyncio.get_running_loop(), asyncio.Queue())
         with self._lock:
             if self._closed:
                 raise EngineError("the engine is closed")
             if len(self._live) >= self._max_live:
                 raise Overloaded(f"{self._max_live} sequences are running or waiting already; try again later")
             self._live.add(stream)
-        self._inbox.put(_Submit(stream))
+        self._inbox.put(Submit(stream))
         return stream
-
-    def _check(self, request: GenerateRequest) -> None:
-        num_prompt, num_asked = len(request.prompt_ids), request.sampling.max_tokens
-        wanted = f"the prompt has {num_prompt} tokens and {num_asked} are asked for, together more than"
-        if num_prompt + num_asked > self._context_length:
-            raise ContextLengthExceeded(f"{wanted} the context of {self._context_length}")
-        if num_prompt + num_asked > self._cache.max_tokens:
-            raise CacheTooSmall(f"{wanted} the {self._cache.max_tokens} whose keys and values fit the memory")
-        if not request.prompt_ids or num_asked < 1:
-            raise EngineError("a request needs at least one prompt token and one token to sample")
-        vocab_size = self._config.vocab_size
-        named = [*request.prompt_ids, *(token for token, _ in request.sampling.logit_bias)]
-        outside = next((token for token in named if not 0 <= token < vocab_size), None)
-        if outside is not None:
-            raise EngineError(f"token id {outside} is outside the vocabulary of {vocab_size}")
-        if request.forced_experts is not None:
-            _check_experts(request.forced_experts, self._config)
-        if request.scored_from is not None and request.session_id is not None:
-            raise UnsupportedRequest("what is cached of a session cannot be scored: leave out the session")
 
     # Everything below runs on the engine's thread.
 
@@ -358,21 +273,21 @@ class EmbeddedEngine:
             except queue.Empty:
                 return True
             match message:
-                case _Submit(stream):
+                case Submit(stream):
                     self._streams[stream.sequence] = stream
                     self._scheduler.add(stream.sequence)
-                case _Cancel(stream):
+                case Cancel(stream):
                     if stream.sequence in self._streams:
                         self._cancel(stream.sequence)
-                case _Call(work, done):
+                case Call(work, done):
                     if done.set_running_or_notify_cancel():
                         done.set_result(work())
-                case _Change():
+                case Change():
                     self._await_change(message)
-                case _Close():
+                case Close():
                     return False
 
-    def _await_change(self, change: _Change) -> None:
+    def _await_change(self, change: Change) -> None:
         if self._change is not None:
             change.done.set_exception(EngineUnavailable("other weights are being loaded"))
             return
@@ -428,16 +343,16 @@ class EmbeddedEngine:
         if all(part.num_tokens == 1 for part in step):
             self._guesser.observe_step(len(step), num_rows, time.thread_time() - started)
 
-    def _result(self, step: list[ScheduledSequence]) -> _Result:
+    def _result(self, step: list[ScheduledSequence]) -> StepResult:
         """Raises:
         EngineError: the model's logits are not finite.
         """
         output = self._backend.step([part.segment() for part in step], self.pools)
         if not math.isfinite(output.logits.sum().item()) and not bool(output.logits.isfinite().all()):
             raise EngineError("the model's logits are not finite")  # one number that is not makes the sum so too
-        return _Result(output, output.experts.numpy(), draw_together(step, output.logits))
+        return StepResult(output, output.experts.numpy(), draw_together(step, output.logits))
 
-    def _take_or_fail(self, part: ScheduledSequence, result: _Result, first_row: int, first_logit: int) -> None:
+    def _take_or_fail(self, part: ScheduledSequence, result: StepResult, first_row: int, first_logit: int) -> None:
         try:
             self._take(part, result, first_row, first_logit)
         except EngineError as error:
@@ -447,7 +362,7 @@ class EmbeddedEngine:
             _log.exception("engine.sequence_failed", extra={"request_id": part.sequence.request.request_id})
             self._fail(part.sequence, _failure(error))
 
-    def _take(self, part: ScheduledSequence, result: _Result, first_row: int, first_logit: int) -> None:
+    def _take(self, part: ScheduledSequence, result: StepResult, first_row: int, first_logit: int) -> None:
         """Sample after the pending tokens, and after each guess as long as it is what was sampled; commit what holds
         and report it. The part's results begin at these rows.
 
@@ -455,9 +370,9 @@ class EmbeddedEngine:
             EngineError: the sequence cannot go on.
         """
         sequence, cache, guess = part.sequence, cache_of(part.sequence), part.guess
-        self._score(part, result.output.logits, first_logit)
+        result.score(part, first_logit)
         newest = first_logit + part.num_known - 1
-        news = list(self._sampled(sequence, guess.tokens, result, newest)) if part.samples else []
+        news = list(result.sampled(sequence, guess.tokens, newest)) if part.samples else []
         num_held = max(len(news) - 1, 0)
         num_kept, before = part.num_tokens + num_held, cache.num_tokens
         sequence.routes.record(before, result.experts[first_row : first_row + num_kept])
@@ -467,37 +382,6 @@ class EmbeddedEngine:
         self._cache.remember(sequence, before)
         for event in news:
             self._report(sequence, event)
-
-    def _score(self, part: ScheduledSequence, logits: Tensor, first: int) -> None:
-        """Note what the model thinks of the prompt's tokens after the rows from ``first`` on, where that was asked
-        for."""
-        sequence = part.sequence
-        first_scored, count = sequence.first_scored, sequence.request.sampling.num_logprobs or 0
-        if first_scored is not None:
-            tokens = sequence.request.prompt_ids[first_scored + 1 :]
-            rows = zip(
-                logits[first : first + part.num_known], tokens, strict=False
-            )  # after the prompt's last token is none
-            sequence.prompt_logprobs += [logprobs(row, token, count) for row, token in rows]
-
-    def _sampled(self, sequence: Sequence, guess: list[int], result: _Result, newest: int) -> Iterator[TokenEvent]:
-        """The tokens after row ``newest`` of the logits and those of the guess. A guessed token holds if it is what
-        would have been sampled in its place anyway, so guesses change how fast tokens come and never which, under a
-        grammar too."""
-        grammar, num_logprobs = sequence.grammar, sequence.request.sampling.num_logprobs
-        for row, guessed in enumerate((*guess, None), start=newest):
-            token = _overdue(sequence)
-            if token is None:
-                free = sequence.draws_freely
-                token = result.drawn[row] if free else draw_alone(sequence, result.output.logits[row])
-            if grammar is not None:
-                grammar.accept(token)
-            scores = None if num_logprobs is None else logprobs(result.output.logits[row], token, num_logprobs)
-            sequence.ids.append(token)
-            reason = _finish_reason(sequence, token)
-            yield TokenEvent(token, reason, sequence.cached_tokens or 0, scores)
-            if reason is not None or token != guessed:
-                return
 
     def _report(self, sequence: Sequence, event: TokenEvent) -> None:
         stream = self._streams.get(sequence)
@@ -536,7 +420,7 @@ class EmbeddedEngine:
         stream = self._retire(sequence)
         self._news[stream.loop].append((stream, error))
 
-    def _retire(self, sequence: Sequence) -> _Stream:
+    def _retire(self, sequence: Sequence) -> Stream:
         self._scheduler.remove(sequence)
         self._guesser.forget(sequence)
         stream = self._streams.pop(sequence)
@@ -545,7 +429,7 @@ class EmbeddedEngine:
         return stream
 
 
-def _hand_over(news: list[_News]) -> None:
+def _hand_over(news: list[News]) -> None:
     """Runs in the event loop of those who asked."""
     for stream, event in news:
         stream.events.put_nowait(event)
@@ -553,31 +437,3 @@ def _hand_over(news: list[_News]) -> None:
 
 def _failure(error: Exception) -> EngineError:
     return error if isinstance(error, EngineError) else EngineError(f"the step failed: {error!r}")
-
-
-def _check_experts(experts: Tensor, config: ModelConfig) -> None:
-    """Raises:
-    EngineError: these cannot be routes of the model.
-    """
-    shape = (sum(config.moe_layer_freq), config.num_experts_per_tok)
-    if experts.dtype != torch.uint8 or experts.dim() != 3 or experts.shape[1:] != shape:
-        raise EngineError(f"forced experts must be bytes [tokens, {shape[0]}, {shape[1]}]")
-    ordered = experts.sort(-1).values
-    if bool((ordered[..., -1:] >= config.n_routed_experts).any()) or bool((ordered.diff(dim=-1) == 0).any()):
-        raise EngineError(f"forced experts of a token must be different numbers below {config.n_routed_experts}")
-
-
-def _overdue(sequence: Sequence) -> int | None:
-    """The token that must come now because it did not come by itself."""
-    deadline = sequence.request.sampling.deadline
-    if deadline is None or sequence.num_sampled != deadline.num_tokens:
-        return None
-    sampled = sequence.ids[len(sequence.request.prompt_ids) :]
-    return None if deadline.token_id in sampled else deadline.token_id
-
-
-def _finish_reason(sequence: Sequence, token: int) -> FinishReason | None:
-    sampling = sequence.request.sampling
-    if token in sampling.stop_ids:
-        return "stop"
-    return "length" if sequence.num_sampled >= sampling.max_tokens else None
