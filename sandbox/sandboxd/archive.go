@@ -3,7 +3,6 @@ package main
 import (
 	"archive/tar"
 	"bufio"
-	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -12,17 +11,17 @@ import (
 
 // Trees of files as tar archives: folders, regular files and symbolic links, which is what a work tree needs.
 
-// maxDepth bounds folders inside one another: writing an archive keeps a descriptor open for each.
-const maxDepth = 200
-
 // tarOut writes everything below a folder; links are stored, never followed. Sockets, pipes and devices are left out.
 func tarOut(path string, out io.Writer) error {
-	if err := enter(path, false); err != nil {
-		return err
-	}
 	buffered := bufio.NewWriterSize(out, fileChunk)
 	archive := tar.NewWriter(buffered)
-	if err := writeFolder(archive, "", 0); err != nil {
+	err := walkTree(path, func(place, name string, status *syscall.Stat_t) error {
+		if place == treeRoot {
+			return nil
+		}
+		return writeMember(archive, place, name, status)
+	})
+	if err != nil {
 		return err
 	}
 	if err := archive.Close(); err != nil {
@@ -31,101 +30,35 @@ func tarOut(path string, out io.Writer) error {
 	return buffered.Flush()
 }
 
-// writeFolder writes what is in the current folder.
-func writeFolder(archive *tar.Writer, prefix string, depth int) error {
-	if depth > maxDepth || len(prefix) > maxPath {
-		return failure{How: "rejected", Detail: fmt.Sprintf("folders are nested more than %d deep", maxDepth)}
-	}
-	var here syscall.Stat_t
-	if err := syscall.Lstat(".", &here); err != nil {
-		return err
-	}
-	names, err := namesHere()
-	if err != nil {
-		return err
-	}
-	for _, name := range names {
-		var status syscall.Stat_t
-		err := syscall.Lstat(name, &status)
-		if err == nil {
-			err = writeMember(archive, prefix, name, &status, here.Dev, depth)
-		}
-		if err != nil && err != syscall.ENOENT { // removed by a process that is still running there
-			return err
-		}
-	}
-	return nil
-}
-
-func writeMember(archive *tar.Writer, prefix, name string, status *syscall.Stat_t, device uint64, depth int) error {
-	header := tar.Header{Name: prefix + name, Mode: int64(status.Mode & 0o777), Format: tar.FormatGNU}
+func writeMember(archive *tar.Writer, place, name string, status *syscall.Stat_t) error {
+	header := tar.Header{Name: place, Mode: int64(status.Mode & 0o777), Format: tar.FormatGNU}
 	switch kindOf(status) {
 	case 'd':
-		header.Typeflag, header.Name = tar.TypeDir, header.Name+"/"
-		return inside(name, status.Mode, func() error {
-			if err := archive.WriteHeader(&header); err != nil || status.Dev != device {
-				return err // what is mounted there does not belong to the tree
-			}
-			return writeFolder(archive, header.Name, depth+1)
-		})
+		header.Typeflag, header.Name = tar.TypeDir, place+"/"
 	case 'l':
-		target := make([]byte, maxPath)
-		n, err := syscall.Readlink(name, target)
+		target, err := targetOf(name)
 		if err != nil {
 			return err
 		}
-		header.Typeflag, header.Linkname = tar.TypeSymlink, string(target[:n])
-		return archive.WriteHeader(&header)
+		header.Typeflag, header.Linkname = tar.TypeSymlink, target
 	case 'f':
 		return writeContent(archive, &header, name, status.Mode)
 	}
-	return nil
-}
-
-// inside runs what in a folder below the current one, which is the current one again afterwards.
-func inside(name string, mode uint32, what func() error) error {
-	const flags = syscall.O_RDONLY | syscall.O_DIRECTORY | syscall.O_NOFOLLOW | syscall.O_CLOEXEC
-	back, err := syscall.Open(".", syscall.O_RDONLY|syscall.O_DIRECTORY|syscall.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer syscall.Close(back)
-	folder, err := syscall.Open(name, flags, 0)
-	if err == syscall.EACCES && syscall.Chmod(name, mode&0o777|0o700) == nil { // a tree must not hide from its archive
-		folder, err = syscall.Open(name, flags, 0)
-	}
-	if err != nil {
-		return err
-	}
-	defer syscall.Close(folder)
-	if err := syscall.Fchdir(folder); err != nil {
-		return err
-	}
-	if err := what(); err != nil {
-		return err
-	}
-	return syscall.Fchdir(back)
+	return archive.WriteHeader(&header)
 }
 
 // writeContent writes one file, with exactly the size its header says even if it changes meanwhile.
 func writeContent(archive *tar.Writer, header *tar.Header, name string, mode uint32) error {
-	file, status, err := openRegular(name, header.Name)
-	if err == syscall.EACCES && syscall.Chmod(name, mode&0o777|0o400) == nil {
-		file, status, err = openRegular(name, header.Name)
-	}
-	var changed failure
-	if errors.As(err, &changed) || err == syscall.EISDIR || err == syscall.ELOOP {
-		return nil // no longer the file it was
-	}
+	file, size, err := openWhole(name, mode)
 	if err != nil {
 		return err
 	}
 	defer file.Close()
-	header.Typeflag, header.Size = tar.TypeReg, status.Size
+	header.Typeflag, header.Size = tar.TypeReg, size
 	if err := archive.WriteHeader(header); err != nil {
 		return err
 	}
-	_, err = io.CopyN(archive, io.MultiReader(file, zeros{}), header.Size)
+	_, err = io.CopyN(archive, io.MultiReader(file, zeros{}), size)
 	return err
 }
 
