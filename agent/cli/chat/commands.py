@@ -2,13 +2,14 @@
 
 import os
 import shlex
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from rich.text import Text
 
 from agent.cli.chat.conversation import Conversation, fork
-from agent.cli.chat.lines import diff_lines, spent
+from agent.cli.chat.lines import answer, diff_lines, spent
 from agent.cli.chat.screen import Screen
 from agent.cli.terminal import one_line, printable
 from agent.config import Prices
@@ -39,6 +40,8 @@ class Commands:
             "/rewind": ("back to an earlier turn: files, conversation or both", self._rewind),
             "/fork": ("go on in a copy of this conversation", self._fork),
             "/compact": ("sum up what was said, with a focus if you name one", self._compact),
+            "/btw": ("ask something beside the matter; it is not remembered", self._btw),
+            "/tasks": ("tasks of the service", self._tasks),
             "/context": ("what fills the model's context", self._context),
             "/cost": ("tokens, and money where prices are set", self._cost),
             "/diff": ("what changed since the conversation began", self._diff),
@@ -125,6 +128,14 @@ class Commands:
         summary = await self._conversation.compact(rest)
         shown = summary or "the model said nothing; all stays as it was"
         self._screen.print(Text(printable(shown), "dim"))
+
+    async def _btw(self, rest: str) -> None:
+        if rest:
+            self._screen.print(answer(await self._conversation.aside(rest) or "(nothing)"))
+
+    async def _tasks(self, rest: str) -> None:
+        command = [sys.executable, "-m", "agent.cli.app", "task", "list"]
+        await self._screen.outside(command, self._conversation.history.root)
 
     async def _context(self, rest: str) -> None:
         messages = await self._conversation.messages()

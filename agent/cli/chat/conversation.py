@@ -6,11 +6,12 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import anyio
 
@@ -40,12 +41,12 @@ from agent.loop import LoopSettings
 from agent.model import Delta, Model
 from agent.permissions.policy import Asked, Decision, Grant, Mode, decide
 from agent.profiles.base import Profile
-from agent.store.base import Claim, Store
+from agent.store.base import Claim, ProjectStore, RunResult, Store
 from agent.store.open import open_store
 from agent.tools.hook import Hooks
 from agent.tools.mcp import ToolServers
 from agent.tools.skill import Skill
-from agent.types import Event, Limits, Message, ModelOptions, StopReason, TaskRequest, ToolCall, Usage
+from agent.types import Event, Limits, Message, ModelOptions, Status, StopReason, TaskRequest, ToolCall, Usage
 from sandbox.types import Backend
 
 MAX_WORDS_CHARS = 100_000
@@ -251,36 +252,32 @@ class Conversation:
 
     async def messages(self, turns: int | None = None) -> list[Message]:
         """What the model is shown of the first ``turns`` turns, or of all."""
-        compacted = self.state.compacted
-        messages: list[Message] = []
-        if compacted:
-            messages.append({"role": "user", "content": f"{_SUMMARY}\n\n{compacted.summary}"})
-            messages.append({"role": "assistant", "content": "Understood.", "reasoning_content": ""})
-        for turn in self.state.turns[compacted.turns if compacted else 0 : turns]:
-            task = await self._project.get(turn.task_id)
-            messages.extend(messages_of(task.request, await self.events(turn)))
-        return messages
+        return await _messages(self.state, self._project, turns)
 
     async def events(self, turn: TurnBegan) -> tuple[Event, ...]:
         """The log of a turn."""
-        found: list[Event] = []
-        while page := await self._project.events(turn.task_id, after=found[-1].seq if found else 0):
-            found.extend(page)
-        return tuple(found)
+        return await _events(self._project, turn)
 
     async def usage(self) -> Usage:
         """Tokens of all turns, those that were rewound excepted."""
         tasks = [await self._project.get(turn.task_id) for turn in self.state.turns]
         return sum((task.usage for task in tasks), Usage())
 
+    async def aside(self, question: str) -> str:
+        """The model's answer to something beside the matter; neither is remembered."""
+        asked = {"role": "user", "content": f"{_ASIDE}\n\n{question}"}
+        return await self._answer_now(asked)
+
+    async def _answer_now(self, asked: Message) -> str:
+        system = {"role": "system", "content": self._setting.profile.system_prompt(datetime.now(UTC).date())}
+        options = self._setting.options.model_copy(update={"thinking": False})
+        completion = await self._setting.model.complete([system, *await self.messages(), asked], [], options)
+        return completion.message.content.strip()
+
     async def compact(self, focus: str = "") -> str:
         """Have the model sum up what was said; from now on it reads that instead. Nothing is deleted."""
         asked = _SUM_UP + (f" Above all: {focus}" if focus else "")
-        system = {"role": "system", "content": self._setting.profile.system_prompt(datetime.now(UTC).date())}
-        messages = [system, *await self.messages(), {"role": "user", "content": asked}]
-        options = self._setting.options.model_copy(update={"thinking": False})
-        completion = await self._setting.model.complete(messages, [], options)
-        summary = completion.message.content.strip()
+        summary = await self._answer_now({"role": "user", "content": asked})
         if summary:
             self._journal.add(Compacted(turns=len(self.state.turns), summary=summary))
         return summary
@@ -331,12 +328,73 @@ class Conversation:
         )
 
 
+async def said_in(folder: Path) -> list[Message]:
+    """What the model is shown of a conversation that is not open."""
+    journal = Journal(folder / "journal.jsonl")
+    async with open_store(f"sqlite:///{folder / 'turns.db'}") as store:
+        return await _messages(journal.state, store.of(DEFAULT_PROJECT))
+
+
+async def add_turn(
+    folder: Path, root: Path, origin: str, text: str, steps: Sequence[tuple[str, dict[str, Any]]]
+) -> None:
+    """Add what an agent did elsewhere, as a turn; nothing where that was done before.
+
+    Args:
+        origin: id of the task there.
+        steps: types and bodies of its events; those of the loop are taken.
+
+    Raises:
+        ConversationBusy: a terminal has the conversation open.
+    """
+    with _alone(folder):
+        async with open_store(f"sqlite:///{folder / 'turns.db'}") as store:
+            project, journal = store.of(DEFAULT_PROJECT), Journal(folder / "journal.jsonl")
+            request = TaskRequest(repository=str(root), problem_statement=text)
+            task = await project.submit(request, idempotency_key=origin)
+            if task.status.terminal:
+                return
+            before = await (await FileHistory.open(root, folder / "files.git")).keep()
+            claim = await store.claim(_worker_id(), LEASE_TTL_S)
+            assert claim is not None, task
+            for kind, body in steps:
+                if kind in _OF_THE_LOOP:
+                    await store.append(claim.run_id, claim.generation, kind, body)
+            await store.finish(claim.run_id, claim.generation, RunResult(status=Status.SUCCEEDED))
+            journal.add(TurnBegan(task_id=task.id, text=text, before=before))
+
+
+_OF_THE_LOOP = frozenset(
+    {"step.started", "step.message", "tool.intent", "tool.completed", "step.completed", "view.compacted"}
+)
+
+
+async def _messages(state: State, project: ProjectStore, turns: int | None = None) -> list[Message]:
+    compacted = state.compacted
+    messages: list[Message] = []
+    if compacted:
+        messages.append({"role": "user", "content": f"{_SUMMARY}\n\n{compacted.summary}"})
+        messages.append({"role": "assistant", "content": "Understood.", "reasoning_content": ""})
+    for turn in state.turns[compacted.turns if compacted else 0 : turns]:
+        task = await project.get(turn.task_id)
+        messages.extend(messages_of(task.request, await _events(project, turn)))
+    return messages
+
+
+async def _events(project: ProjectStore, turn: TurnBegan) -> tuple[Event, ...]:
+    found: list[Event] = []
+    while page := await project.events(turn.task_id, after=found[-1].seq if found else 0):
+        found.extend(page)
+    return tuple(found)
+
+
 def _worker_id() -> str:
     return f"terminal:{os.getpid()}"
 
 
 _HOOK_SAYS = "[a hook says]"
 _SUMMARY = "The conversation so far is not shown. This is a summary of it:"
+_ASIDE = "Answer in short, without a call; the work goes on as before:"
 _SUM_UP = (
     "Sum up this conversation for whoever goes on with it: what the user wants, what was found out, which files were "
     "changed and how, what is still to be done. Facts only, no more than a page. Call no tool."

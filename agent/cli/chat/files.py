@@ -3,6 +3,7 @@
 What git ignores there is neither kept nor ever changed.
 """
 
+import asyncio
 import os
 import tempfile
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ class FileHistory:
         self.git_dir = git_dir
         self.trees = TaskRepository(git_dir)
         """The same objects, for who wants archives and patches of them."""
+        self._index = asyncio.Lock()
+        """Git's index is changed by one at a time."""
 
     @classmethod
     async def open(cls, root: Path, git_dir: Path) -> "FileHistory":
@@ -48,6 +51,7 @@ class FileHistory:
             GitError: there is no git, or the directory cannot be written.
         """
         history = cls(root, git_dir)
+        history._unlock()
         if not await anyio.Path(git_dir).exists():
             await TaskRepository.create(git_dir)
             await history._add_what_is_tracked()
@@ -59,14 +63,15 @@ class FileHistory:
         Raises:
             GitError: a file cannot be read, or the disk is full.
         """
-        await self._git("add", "--all")
-        return (await self._git("write-tree")).decode().strip()
+        async with self._index:
+            return await self._keep()
 
     async def put_back(self, tree: str) -> str:
         """Make the folder what it was; the id of what it was until now, so that this too can be undone."""
-        now = await self.keep()
-        await self._git("read-tree", "-u", "--reset", tree)
-        return now
+        async with self._index:
+            now = await self._keep()
+            await self._git("read-tree", "-u", "--reset", tree)
+            return now
 
     async def bring(self, old: str, new: str) -> tuple[str, ...]:
         """Change the folder as ``old`` was changed to ``new``. Files that the user changed meanwhile stay the user's.
@@ -74,14 +79,15 @@ class FileHistory:
         Returns:
             Those that were changed on both sides, and differently.
         """
-        now = await self.keep()
-        if now == old:
-            await self._git("read-tree", "-u", "--reset", new)
-            return ()
-        mine = {change.path: change for change in await self.changes(old, now)}
-        theirs = await self.changes(old, new)
-        merged = await self._with(now, [change for change in theirs if change.path not in mine])
-        await self._git("read-tree", "-u", "--reset", merged)
+        async with self._index:
+            now = await self._keep()
+            if now == old:
+                await self._git("read-tree", "-u", "--reset", new)
+                return ()
+            mine = {change.path: change for change in await self.changes(old, now)}
+            theirs = await self.changes(old, new)
+            merged = await self._with(now, [change for change in theirs if change.path not in mine])
+            await self._git("read-tree", "-u", "--reset", merged)
         return tuple(change.path for change in theirs if change.path in mine and mine[change.path] != change)
 
     async def changes(self, old: str, new: str) -> tuple[Change, ...]:
@@ -96,6 +102,14 @@ class FileHistory:
     async def patch(self, old: str, new: str) -> str:
         """Unified diff between two states."""
         return await self.trees.patch(old, new)
+
+    async def _keep(self) -> str:
+        await self._git("add", "--all")
+        return (await self._git("write-tree")).decode().strip()
+
+    def _unlock(self) -> None:
+        """A git that was ended in the middle of something leaves its lock behind. The index is ours alone."""
+        (self.git_dir / "index.lock").unlink(missing_ok=True)
 
     async def _with(self, tree: str, changes: list[Change]) -> str:
         lines = b"".join(
@@ -130,4 +144,8 @@ class FileHistory:
             "GIT_INDEX_FILE": str(index or self.git_dir / "index"),
         }
         quiet = {"advice.addEmbeddedRepo": "false", "index.threads": "1"}
-        return await git(*arguments, cwd=self.root, environment=places, configuration=quiet, stdin=stdin)
+        try:
+            return await git(*arguments, cwd=self.root, environment=places, configuration=quiet, stdin=stdin)
+        except asyncio.CancelledError:
+            self._unlock()
+            raise

@@ -7,6 +7,7 @@ import asyncio
 import subprocess
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from prompt_toolkit.application import Application, run_in_terminal
@@ -31,6 +32,7 @@ from agent.cli.chat.scrollback import Scrollback
 from agent.cli.chat.status import Status
 from agent.cli.chat.turn import Ended, Question
 from agent.cli.terminal import one_line, printable
+from agent.errors import GitError
 from agent.model import Delta
 from agent.permissions.policy import Asked, Mode
 from agent.types import Event, ToolCall
@@ -237,7 +239,7 @@ class Screen(Audience):
         """Say what is in the queue, one after the other, for as long as the screen stands."""
         try:
             await begin()
-            self._later(self._refresh_files())
+            self._later(self._look_around())
             while True:
                 while (text := self._conversation.unqueue()) is not None:
                     self.print(said(text))
@@ -247,6 +249,12 @@ class Screen(Audience):
         except Exception:
             self.leave()  # Whoever called us says what it was.
             raise
+
+    async def _look_around(self) -> None:
+        """Read the folder while the user types: the first turn then finds most of it read."""
+        await self._refresh_files()
+        with suppress(GitError):  # The turn says what it is.
+            await self._conversation.history.keep()
 
     async def _refresh_files(self) -> None:
         self._files = await list_files(self._conversation.history.root)

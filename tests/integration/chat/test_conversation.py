@@ -206,3 +206,33 @@ async def test_the_users_git_is_left_alone(root: Path, tmp_path: Path) -> None:
     await history.put_back(before)
     assert (root / "secret").read_text() == "1234"
     assert git(root, "status", "--porcelain") == status
+
+
+async def test_a_question_beside_the_matter_is_answered_from_what_was_said_and_forgotten(open_chat: Open) -> None:
+    seen: list[Sequence[Message]] = []
+
+    def script(messages: Sequence[Message]) -> AssistantMessage:
+        seen.append(list(messages))
+        return say(f"answer {len(seen)}")
+
+    async with open_chat(script) as chat:
+        await chat.say("first")
+        assert await chat.aside("what is a monad?") == "answer 2"
+        await chat.say("second")
+    assert [message["content"] for message in seen[1][1:3]] == ["first", "answer 1"]
+    assert [message["content"] for message in seen[2][1:]] == ["first", "answer 1", "second"]
+
+
+async def test_a_conversation_that_was_ended_while_it_read_the_folder_goes_on(
+    open_chat: Open, tmp_path: Path, root: Path
+) -> None:
+    async with open_chat(in_order(say("1"))) as chat:
+        await chat.say("a")
+        (chat.folder / "files.git" / "index.lock").touch()
+    async with open_chat(in_order(say("2"))) as chat:
+        for number in range(200):
+            (root / f"file{number}").touch()
+        reading = asyncio.ensure_future(chat.history.keep())
+        await asyncio.sleep(0)
+        reading.cancel()
+        assert (await chat.say("b")).stop_reason is StopReason.FINISHED
