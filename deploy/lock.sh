@@ -4,7 +4,7 @@
 #
 #   build.txt   what deploy/setup.sh installs first
 #   base.txt    the light install: agent, sandbox, REST API, command line
-#   agent.txt   base + containers, pods and Postgres: the image of the service
+#   agent.txt   base + containers, pods, Postgres and spans: the image of the service
 #   router.txt  the gateway alone: the image of the router
 #   model.txt   base + the embedded model server and training
 #   dev.txt     model + tests and checks; what the checkout's .venv holds
@@ -17,7 +17,8 @@ main() {
     # The smaller sets are cut from the largest, so that a package has one version everywhere.
     lock model --constraints requirements/dev.txt pyproject.toml --extra model
     lock base --constraints requirements/dev.txt pyproject.toml
-    lock agent --constraints requirements/dev.txt pyproject.toml --extra docker --extra kubernetes --extra postgres
+    lock agent --constraints requirements/dev.txt pyproject.toml \
+        --extra docker --extra kubernetes --extra postgres --extra telemetry
     lock router --constraints requirements/dev.txt --group router
     lock build --constraints requirements/dev.txt --group build
 }

@@ -19,6 +19,24 @@ Digest = Annotated[str, StringConstraints(pattern=r"^(sha256:[0-9a-f]{64})?$")]
 Name = Annotated[str, StringConstraints(pattern=r"^([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?)?$")]
 """Of an object of the cluster; empty: none."""
 Cidr = Annotated[str, StringConstraints(pattern=r"^([0-9.]+|[0-9a-fA-F:.]+)/[0-9]{1,3}$")]
+Registry = Annotated[
+    str, StringConstraints(pattern=r"^([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]+)?(/[a-z0-9._-]+)*/?)?$")
+]
+"""Host, port and what else stands before the name of an image."""
+ImageName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+([._/-][a-z0-9]+)*$")]
+Tag = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?$")]
+Reference = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9][A-Za-z0-9._/@:-]*[A-Za-z0-9])?$")]
+"""Of an image, whole."""
+Folder = Annotated[str, StringConstraints(pattern=r"^(/[A-Za-z0-9._-]+)*$")]
+"""An absolute path; empty: none."""
+RelativePath = Annotated[str, StringConstraints(pattern=r"^/?[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$")]
+Label = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?$")]
+Device = Annotated[
+    str, StringConstraints(pattern=r"^([a-z0-9]([a-z0-9.-]*[a-z0-9])?/[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)?$")
+]
+"""As device plugins name what they give, such as ``nvidia.com/gpu``."""
+Host = Annotated[str, StringConstraints(pattern=r"^(\*\.)?[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")]
+Url = Annotated[str, StringConstraints(pattern=r"^(https?://[^\s\"]+)?$")]
 Object = dict[str, Any]
 """Anything that Kubernetes takes at that place; the chart does not look into it."""
 
@@ -50,9 +68,9 @@ class Values(BaseModel):
 
 
 class Image(Values):
-    registry: str = Field("", description="Where it is fetched from. Empty: `global.imageRegistry`.")
-    repository: str = Field(min_length=1, description="Its name there.")
-    tag: str = Field("", description="Empty: the version of the chart's programs.")
+    registry: Registry = Field("", description="Where it is fetched from. Empty: `global.imageRegistry`.")
+    repository: ImageName = Field(description="Its name there.")
+    tag: Tag = Field("", description="Empty: the version of the chart's programs.")
     digest: Digest = Field("", description="`sha256:...`; then the tag is only for readers.")
 
 
@@ -74,12 +92,12 @@ class Component(Values):
     resources: Resources = Field(Resources(), description="Of its container.")
     env: dict[str, str] = Field({}, description="Further variables; nothing secret.")
     extra_args: list[str] = Field([], description="Further arguments of its program.")
-    node_selector: dict[str, str] = Field({}, description="Labels of the nodes it may run on.")
+    node_selector: dict[str, Label] = Field({}, description="Labels of the nodes it may run on.")
     tolerations: list[Object] = Field([], description="Taints it does not mind.")
     affinity: Object = Field({}, description="Instead of the chart's own.")
     topology_spread_constraints: list[Object] = Field([], description="How its pods are spread.")
     priority_class_name: Name = Field("", description="Its importance to the scheduler.")
-    pod_labels: dict[str, str] = Field({}, description="Further labels.")
+    pod_labels: dict[str, Label] = Field({}, description="Further labels.")
     pod_annotations: dict[str, str] = Field({}, description="Further annotations.")
     service_account: ServiceAccount = ServiceAccount()
     pdb: bool = Field(True, description="Let drains of nodes end one of its pods at a time, where it has several.")
@@ -87,11 +105,13 @@ class Component(Values):
 
 
 class Global(Values):
-    image_registry: str = Field("", description="In front of every image. There are no public images yet: push ours.")
+    image_registry: Registry = Field(
+        "", description="In front of every image. There are no public images yet: push ours."
+    )
     image_pull_secrets: list[Name] = Field([], description="Secrets for that registry, in the release's namespace.")
     pull_policy: Literal["IfNotPresent", "Always", "Never"] = Field("IfNotPresent", description="Of every image.")
     require_digests: bool = Field(False, description="Refuse images that are not named by their digest.")
-    storage_class: str = Field("", description="Of every claim. Empty: the cluster's default.")
+    storage_class: Name = Field("", description="Of every claim. Empty: the cluster's default.")
 
 
 class Secret(Values):
@@ -106,10 +126,10 @@ class Weights(Values):
         "a claim of its own before its engine starts.",
     )
     claim: Name = Field("", description="For `claim`: its name.")
-    host_path: str = Field("", description="For `hostPath`: the folder.")
-    image: str = Field("", description="For `image`: its full reference, by digest.")
-    path: str = Field("MiMo-V2-Flash", min_length=1, description="Folder of the checkpoint within the volume.")
-    repository: str = Field("XiaomiMiMo/MiMo-V2-Flash", description="For `download`: name on the hub.")
+    host_path: Folder = Field("", description="For `hostPath`: the folder.")
+    image: Reference = Field("", description="For `image`: its full reference, by digest.")
+    path: RelativePath = Field("MiMo-V2-Flash", min_length=1, description="Folder of the checkpoint within the volume.")
+    repository: RelativePath = Field("XiaomiMiMo/MiMo-V2-Flash", description="For `download`: name on the hub.")
     revision: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{40})?$")] = Field(
         "", description="For `download`: the commit, in full; nothing else is fetched."
     )
@@ -121,21 +141,21 @@ class CompileCache(Values):
     source: Literal["claim", "hostPath", "none"] = Field(
         "claim", description="Where compiled kernels outlive the pod; without, each start compiles for minutes."
     )
-    host_path: str = Field("/var/cache/mimo-coder", description="For `hostPath`.")
+    host_path: Folder = Field("/var/cache/mimo-coder", description="For `hostPath`.")
     size: Quantity = Field("20Gi", description="For `claim`: one for each pod.")
 
 
 class Rdma(Values):
-    resource: str = Field("", description="What the device plugin calls it, such as `rdma/hca`; adds IPC_LOCK.")
+    resource: Device = Field("", description="What the device plugin calls it, such as `rdma/hca`; adds IPC_LOCK.")
     count: int = Field(1, ge=1, description="So many for each pod.")
     host_network: bool = Field(False, description="Use the node's network; needs Pod Security `privileged`.")
 
 
 class Sglang(Values):
     image: Image = Field(Image(registry="docker.io", repository="lmsysorg/sglang", tag="v0.5.23"))
-    version: str = Field("0.5.23", description="Which preset of flags holds; of the image.")
+    version: Tag = Field("0.5.23", description="Which preset of flags holds; of the image.")
     settings: LaunchObject = Field({}, description="LaunchSettings, by their own names.")
-    gpu_resource: str = Field("nvidia.com/gpu", description="What the device plugin calls GPUs.")
+    gpu_resource: Device = Field("nvidia.com/gpu", description="What the device plugin calls GPUs.")
     shm_size: Quantity = Field("64Gi", description="Of /dev/shm; counts against the memory limit.")
     resources: Resources = Field(
         Resources(
@@ -160,7 +180,7 @@ class ModelAutoscaling(Values):
     min_replicas: int = Field(1, ge=1)
     max_replicas: int = Field(2, ge=1)
     queue_per_replica: int = Field(8, ge=1, description="Waiting requests that one more pod is wanted for.")
-    prometheus: str = Field("", description="Address of Prometheus.")
+    prometheus: Url = Field("", description="Address of Prometheus.")
     assume_installed: bool = Field(False, description="Render it although the cluster does not say that it knows KEDA.")
 
 
@@ -169,12 +189,12 @@ class ModelServer(Component):
     engine: Literal["sglang", "embedded", "external"] = Field(
         "sglang", description="`embedded` runs small checkpoints on processors; `external` makes no pod at all."
     )
-    url: Annotated[str, StringConstraints(pattern=r"^(https?://\S+/v1)?$")] = Field(
+    url: Annotated[str, StringConstraints(pattern=r"^(https?://[^\s\"]+/v1)?$")] = Field(
         "", description="For `external`: up to and including /v1."
     )
     cidrs: list[Cidr] = Field([], description="For `external`: its addresses, for network policies.")
-    model: str = Field("mimo-v2-flash", min_length=1, description="For `external`: the name it goes by there.")
-    checkpoint: str = Field(
+    model: RelativePath = Field("mimo-v2-flash", description="For `external`: the name it goes by there.")
+    checkpoint: RelativePath = Field(
         "mimo-v2-nano", description="For `embedded`: one that ships, or a folder; the last part is its name."
     )
     key: Secret = Field(Secret(), description="Key `model-api-key` of that Secret.")
@@ -206,7 +226,7 @@ class Router(Component):
 
 class Exposure(Values):
     enabled: bool = False
-    hosts: list[str] = Field([], description="Names it answers to.")
+    hosts: list[Host] = Field([], description="Names it answers to.")
 
 
 class Ingress(Exposure):
@@ -248,6 +268,12 @@ class Orchestrator(Component):
     image: Image = Image(repository="mimo-coder/agent")
     concurrency: int = Field(4, ge=1, le=256, description="Runs at once in one pod.")
     lease_ttl_seconds: float = Field(15.0, gt=0, description="A run goes to another worker after so long a silence, s.")
+    probe_every_seconds: int = Field(
+        3600,
+        ge=0,
+        description="How often it is proved that the model sees what it thought, s; without proof no run is taken, and "
+        "no worker is ready. 0: never.",
+    )
 
 
 class Volume(Values):
@@ -286,7 +312,14 @@ class Bounds(Values):
     memory_mib: int = Field(512 * 1024, ge=1, description="Memory of all together, MiB.")
     cpus: int = Field(64, ge=1, description="Processors reserved by all together.")
     pod_memory_mib: int = Field(32 * 1024, ge=1, description="Memory of one, MiB.")
-    registry: str = Field("", description="What every task image begins with, then also by digest. Empty: any image.")
+    registry: Registry = Field(
+        "", description="What every task image begins with, then also by digest. Empty: any image."
+    )
+
+
+class Prepull(Values):
+    enabled: bool = Field(False, description="Have every node fetch the images of sandboxes before one needs them.")
+    images: list[Reference] = Field([], description="Those of your tasks, beside sandboxd and the default one.")
 
 
 class Sandbox(Values):
@@ -295,6 +328,7 @@ class Sandbox(Values):
     namespace: SandboxNamespace = SandboxNamespace()
     settings: SandboxObject = Field({}, description="KubernetesSettings, by their own names.")
     bounds: Bounds = Bounds()
+    prepull: Prepull = Prepull()
     admission_policy: bool = Field(
         True, description="An object of the whole cluster; off where you may not make those."
     )
@@ -321,11 +355,18 @@ class NetworkPolicy(Values):
     )
 
 
+class Telemetry(Values):
+    endpoint: Url = Field(
+        "", description="An OpenTelemetry collector (OTLP over HTTP) that API and workers send spans to. Empty: none."
+    )
+    collectors: list[Object] = Field([], description="It, as peers of a network policy.")
+
+
 class Monitoring(Values):
     service_monitors: bool = Field(False, description="For the Prometheus operator.")
     rules: bool = Field(False, description="Alerts, for the Prometheus operator.")
     dashboards: bool = Field(False, description="ConfigMaps that Grafana's sidecar reads.")
-    labels: dict[str, str] = Field({}, description="By which the operator finds them.")
+    labels: dict[str, Label] = Field({}, description="By which the operator finds them.")
 
 
 class ChartValues(Values):
@@ -334,7 +375,7 @@ class ChartValues(Values):
     global_: Global = Field(Global(), alias="global")
     name_override: Name = Field("", description="Instead of the chart's name, in names and labels.")
     fullname_override: Name = Field("", description="Instead of release and chart, in names.")
-    common_labels: dict[str, str] = Field({}, description="On every object.")
+    common_labels: dict[str, Label] = Field({}, description="On every object.")
     model_server: ModelServer = ModelServer()
     router: Router = Router()
     api: Api = Api()
@@ -345,4 +386,5 @@ class ChartValues(Values):
     sandbox: Sandbox = Sandbox()
     network_policy: NetworkPolicy = NetworkPolicy()
     monitoring: Monitoring = Monitoring()
+    telemetry: Telemetry = Telemetry()
     extra_objects: list[Object] = Field([], description="Objects of yours that go with the release.")

@@ -57,7 +57,9 @@ class Service:
 
 
 SERVICES = {
-    "agent": Service(("docker", "kubernetes", "postgres"), (), ("agent", "sandbox", "evals"), {"data": 0o1777}),
+    "agent": Service(
+        ("docker", "kubernetes", "postgres", "telemetry"), (), ("agent", "sandbox", "evals"), {"data": 0o1777}
+    ),
     "model-server": Service(("model",), torch.LEFT_OUT, ("model_server",), {}),
     "router": Service(("router",), (), (), {}),
 }

@@ -29,10 +29,10 @@ env:
     value: /etc/mimo/identity.toml
   {{- end }}
   - name: MIMO_MODEL_URL
-    value: {{ include "mimo.modelUrl" . }}
+    value: {{ include "mimo.modelUrl" . | quote }}
   - name: MIMO_MODEL_NAME
-    value: {{ include "mimo.modelName" . }}
-  {{- include "mimo.variables" .Values.api.env | nindent 2 }}
+    value: {{ include "mimo.modelName" . | quote }}
+  {{- include "mimo.variables" (merge (dict) .Values.api.env (fromYaml (include "mimo.telemetry" (list . "api")))) | nindent 2 }}
 ports:
   - name: http
     containerPort: 8080
@@ -77,12 +77,15 @@ command: [python, -P, -m, agent.orchestrator]
 args:
   - --store=$(MIMO_STORE)
   - --data=/data
-  - --model-url={{ include "mimo.modelUrl" . }}
+  - {{ printf "--model-url=%s" (include "mimo.modelUrl" .) | quote }}
   - --model={{ include "mimo.modelName" . }}
   - --sandbox=kubernetes
   - --concurrency={{ int .Values.orchestrator.concurrency }}
   - --lease-ttl={{ .Values.orchestrator.leaseTtlSeconds }}
   - --monitor=0.0.0.0:9002
+  {{- with .Values.orchestrator.probeEverySeconds }}
+  - --probe-every={{ int . }}
+  {{- end }}
   {{- with .Values.orchestrator.extraArgs }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
@@ -95,7 +98,7 @@ env:
         key: model-api-key
   - name: MIMO_SANDBOX_SETTINGS
     value: /etc/mimo/sandbox.toml
-  {{- include "mimo.variables" .Values.orchestrator.env | nindent 2 }}
+  {{- include "mimo.variables" (merge (dict) .Values.orchestrator.env (fromYaml (include "mimo.telemetry" (list . "orchestrator")))) | nindent 2 }}
 ports:
   - name: monitor
     containerPort: 9002
@@ -150,6 +153,14 @@ initContainers:
     volumeMounts:
       - name: tmp
         mountPath: /tmp
+{{- end }}
+{{- end }}
+
+{{- /* (list . component) -> the variables of its spans, as OpenTelemetry names them */ -}}
+{{- define "mimo.telemetry" -}}
+{{- with (index . 0).Values.telemetry.endpoint }}
+OTEL_EXPORTER_OTLP_ENDPOINT: {{ . | quote }}
+OTEL_SERVICE_NAME: {{ include "mimo.componentName" $ }}
 {{- end }}
 {{- end }}
 

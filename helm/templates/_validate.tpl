@@ -102,6 +102,9 @@
 {{- if not .Values.networkPolicy.apiServer.cidrs }}
 {{- $problems = append $problems "networkPolicy.apiServer.cidrs is empty, so nobody could make sandboxes: list the addresses of the API server (kubectl get endpointslices --selector kubernetes.io/service-name=kubernetes)" }}
 {{- end }}
+{{- if and .Values.telemetry.endpoint (not .Values.telemetry.collectors) }}
+{{- $problems = append $problems "telemetry.endpoint is set, and networkPolicy is enabled: say in telemetry.collectors where it is, as peers of a policy" }}
+{{- end }}
 {{- if and (eq $server.engine "external") (not $server.cidrs) }}
 {{- $problems = append $problems "modelServer.engine is external, and networkPolicy is enabled: list its addresses in modelServer.cidrs" }}
 {{- end }}

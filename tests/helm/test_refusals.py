@@ -66,6 +66,7 @@ def test_a_value_that_cannot_be_is_named_with_what_is_allowed(given: str, words:
         ("sandbox.namespace.name=coder", "sandboxes need one for themselves"),
         ("global.requireDigests=true", "but the image mimo-coder/"),
         ("sandbox.bounds.registry=registry.example.internal/", "set sandbox.taskImage.digest"),
+        ("telemetry.endpoint=http://collector:4318", "say in telemetry.collectors where it is"),
         ("global.imageRegistry=", "global.imageRegistry: nothing says where"),
         ("modelServer.sglang.version=v9", "modelServer.sglang.version: v9 is not known to this chart; use 0.5.23"),
         ("modelServer.sglang.settings.flags.enable-mtp=true", "prediction layers are used with draft_steps above 0"),
