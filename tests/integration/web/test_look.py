@@ -76,7 +76,7 @@ async def test_no_page_says_anything_in_the_console(pages: list[str], tab: Tab) 
 
 
 async def test_every_page_forbids_what_is_not_its_own(pages: list[str]) -> None:
-    async with httpx.AsyncClient(trust_env=False) as http:
+    async with httpx.AsyncClient(trust_env=False, timeout=60) as http:
         for url in pages:
             answer = await http.get(url)
             assert (

@@ -60,7 +60,7 @@ async def test_a_webhook_is_made_watched_switched_off_and_deleted(
 
 
 async def test_a_webhook_to_nowhere_is_refused_in_words(service: str) -> None:
-    async with httpx.AsyncClient(base_url=service, trust_env=False, headers={"Origin": service}) as http:
+    async with httpx.AsyncClient(base_url=service, trust_env=False, timeout=60, headers={"Origin": service}) as http:
         for form in ({"url": "hooks.example.org", "task.finished": "on"}, {"url": "https://hooks.example.org"}):
             answer = await http.post("/settings/webhooks", data=form)
             assert (answer.status_code, "Give an address and choose events." in answer.text) == (422, True)
@@ -85,7 +85,7 @@ async def test_members_see_and_change_none_of_it(guarded: str, store: Store) -> 
     )
     headers = {"Origin": guarded}
     async with httpx.AsyncClient(
-        base_url=guarded, trust_env=False, headers=headers, cookies={"mimo_session": key}
+        base_url=guarded, trust_env=False, timeout=60, headers=headers, cookies={"mimo_session": key}
     ) as http:
         assert "Webhooks" not in (await http.get("/settings")).text
         assert (await http.get("/settings/audit")).status_code == 403

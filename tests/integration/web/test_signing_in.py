@@ -59,7 +59,7 @@ async def test_a_link_from_elsewhere_opens_for_whoever_is_signed_in(
 
 
 async def test_sign_in_leads_to_no_other_site(guarded: str) -> None:
-    async with httpx.AsyncClient(base_url=guarded, trust_env=False, headers={"Origin": guarded}) as http:
+    async with httpx.AsyncClient(base_url=guarded, trust_env=False, timeout=60, headers={"Origin": guarded}) as http:
         for address in ("//elsewhere.example", "https://elsewhere.example", "/\\elsewhere.example", "x"):
             answer = await http.post("/sign-in", data={"key": KEY, "next": address})
             assert (answer.status_code, answer.headers["location"]) == (303, "/tasks")
@@ -67,7 +67,7 @@ async def test_sign_in_leads_to_no_other_site(guarded: str) -> None:
 
 async def test_forms_of_other_pages_are_refused(guarded: str, tasks: ProjectStore) -> None:
     form = {"repository": "/srv/x", "problem_statement": "x"}
-    async with httpx.AsyncClient(base_url=guarded, trust_env=False, cookies={"mimo_session": KEY}) as http:
+    async with httpx.AsyncClient(base_url=guarded, trust_env=False, timeout=60, cookies={"mimo_session": KEY}) as http:
         foreign = await http.post("/tasks", data=form, headers={"Origin": "https://elsewhere.example"})
         unnamed = await http.post("/tasks", data=form)
 
@@ -79,7 +79,7 @@ async def test_a_viewer_sees_and_does_nothing_else(guarded: str, store: Store, t
     submitted = await tasks.submit(task())
     cookies = {"mimo_session": await _key(store, "viewer")}
     async with httpx.AsyncClient(
-        base_url=guarded, trust_env=False, cookies=cookies, headers={"Origin": guarded}
+        base_url=guarded, trust_env=False, timeout=60, cookies=cookies, headers={"Origin": guarded}
     ) as http:
         assert (await http.get(f"/tasks/{submitted.id}")).status_code == 200
         for path in ("/tasks", *(f"/tasks/{submitted.id}/{word}" for word in _WORDS), "/settings/keys"):
@@ -98,7 +98,7 @@ async def test_another_projects_task_is_not_there(guarded: str, store: Store, ta
     await store.put_project(Project(project_id="other"))
     cookies = {"mimo_session": await _key(store, "admin", "other")}
     parts = ("", "/live", "/changes", "/patch", "/verdict", "/attempts", "/details")
-    async with httpx.AsyncClient(base_url=guarded, trust_env=False, cookies=cookies) as http:
+    async with httpx.AsyncClient(base_url=guarded, trust_env=False, timeout=60, cookies=cookies) as http:
         for part in parts:
             assert (await http.get(f"/tasks/{submitted.id}{part}")).status_code == 404, part
         assert submitted.id not in (await http.get("/tasks")).text
@@ -115,7 +115,9 @@ async def test_a_key_is_made_shown_once_used_and_revoked(guarded: str, tab: Tab)
     await page.goto(f"{guarded}/settings")
     await expect(page.locator("table")).to_contain_text("ci")
     await expect(page.get_by_text(secret)).to_have_count(0)
-    async with httpx.AsyncClient(base_url=guarded, trust_env=False, cookies={"mimo_session": secret}) as http:
+    async with httpx.AsyncClient(
+        base_url=guarded, trust_env=False, timeout=60, cookies={"mimo_session": secret}
+    ) as http:
         assert (await http.get("/tasks")).status_code == 200
         page.once("dialog", lambda dialog: dialog.accept())
         await page.get_by_role("button", name="Revoke ci").click()
@@ -170,11 +172,11 @@ async def test_the_provider_lets_in_nobody_it_refused_and_nobody_without_a_grant
 
 
 async def test_a_sign_in_begun_in_another_browser_is_refused(trusting: str, provider: IdentityProvider) -> None:
-    async with httpx.AsyncClient(base_url=trusting, trust_env=False) as eve:
+    async with httpx.AsyncClient(base_url=trusting, trust_env=False, timeout=60) as eve:
         begun = await eve.get("/sign-in/provider")
-        async with httpx.AsyncClient(trust_env=False) as away:
+        async with httpx.AsyncClient(trust_env=False, timeout=60) as away:
             back = (await away.get(begun.headers["location"])).headers["location"]
-    async with httpx.AsyncClient(trust_env=False) as victim:
+    async with httpx.AsyncClient(trust_env=False, timeout=60) as victim:
         answer = await victim.get(back)
 
     assert (answer.status_code, "not begun in this browser" in answer.text) == (401, True)
@@ -183,7 +185,7 @@ async def test_a_sign_in_begun_in_another_browser_is_refused(trusting: str, prov
 
 async def test_a_provider_that_is_away_is_named(trusting: str, provider: IdentityProvider) -> None:
     provider.away = True
-    async with httpx.AsyncClient(base_url=trusting, trust_env=False) as http:
+    async with httpx.AsyncClient(base_url=trusting, trust_env=False, timeout=60) as http:
         answer = await http.get("/sign-in/provider")
 
     assert (answer.status_code, "The identity provider company cannot be used now." in answer.text) == (502, True)
