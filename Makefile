@@ -5,7 +5,7 @@ PYTHON := .venv/bin/python
 BENCHMARKS := $(filter-out __init__,$(sort $(basename $(notdir $(wildcard benchmarks/*.py)))))
 PICTURES := $(sort $(basename $(notdir $(wildcard docs/pictures/*.py))))
 
-.PHONY: docs-pictures help setup demo serve test check format bench lock images cluster cluster-down
+.PHONY: client docs-pictures help setup demo serve test check format bench lock images cluster cluster-down
 
 help:
 	@echo "make demo    five held-out repositories, repaired over REST by the model that ships with the project"
@@ -14,6 +14,7 @@ help:
 	@echo "make check   format, lint, types, import contracts, doc examples"
 	@echo "make bench   every benchmark; tables in build/bench/"
 	@echo "make docs-pictures  the pictures of the documentation, from the running product"
+	@echo "make client  the API's description, and the client that is written from it"
 	@echo "make format  format and fix what can be fixed"
 	@echo "make cluster a whole Kubernetes on this machine, as root; prints its kubeconfig; make cluster-down ends it"
 	@echo "make images  the images of the service, without Docker and a registry; into build/images"
@@ -49,6 +50,10 @@ bench: setup
 
 images: setup
 	@$(PYTHON) -m deploy.images $(ARGS)
+
+client: setup
+	$(PYTHON) -m deploy.openapi
+	$(PYTHON) -m deploy.client
 
 docs-pictures: setup
 	@deploy/setup.sh --for-tests

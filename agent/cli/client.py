@@ -1,11 +1,11 @@
 """Client of the REST API, as far as ``mimo task`` needs it."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from types import TracebackType
-from typing import Any, Self, TypeVar, overload
+from types import MappingProxyType, TracebackType
+from typing import Any, Self, TypeVar, cast, overload
 from urllib.parse import quote
 
 import anyio
@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from agent.api.access import LoginOffer, Me
 from agent.api.schemas import LAST_EVENT, STREAM_NOTES, DiffView, EventView, TaskList, TaskView
+from agent.client import operations
 from agent.types import Status, TaskRequest
 
 _GIVE_UP_AFTER = 30
@@ -69,6 +70,7 @@ class Client:
         headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
         # trust_env: a proxy set for the outside must not see a loopback service's traffic.
         self._http = httpx.AsyncClient(base_url=self._server, headers=headers, timeout=30.0, trust_env=False)
+        self._api = operations.Operations(self._operate)
 
     async def __aenter__(self) -> Self:
         return self
@@ -79,21 +81,22 @@ class Client:
         await self._http.aclose()
 
     async def submit(self, request: TaskRequest) -> TaskView:
-        return self._read(TaskView, await self._send("POST", "/v1/tasks", content=request.model_dump_json().encode()))
+        return await self._shown(
+            TaskView, self._api.submit(cast(operations.TaskRequest, request.model_dump(mode="json")))
+        )
 
     async def list(self, *, status: Status | None = None, cursor: str | None = None, limit: int = 20) -> TaskList:
-        parameters = {"status": status, "cursor": cursor, "limit": limit}
-        known = {name: str(value) for name, value in parameters.items() if value is not None}
-        return self._read(TaskList, await self._send("GET", "/v1/tasks", params=known))
+        given: operations.Status | None = status.value if status else None
+        return await self._shown(TaskList, self._api.list_tasks(status=given, cursor=cursor, limit=limit))
 
     async def show(self, task_id: str) -> TaskView:
-        return self._read(TaskView, await self._send("GET", _task(task_id)))
+        return await self._shown(TaskView, self._api.show_task(task_id))
 
     async def diff(self, task_id: str) -> DiffView:
-        return self._read(DiffView, await self._send("GET", f"{_task(task_id)}/diff"))
+        return await self._shown(DiffView, self._api.show_diff(task_id))
 
     async def cancel(self, task_id: str) -> TaskView:
-        return self._read(TaskView, await self._send("POST", f"{_task(task_id)}/cancel"))
+        return await self._shown(TaskView, self._api.cancel(task_id))
 
     @overload
     async def ask(self, kind: type[_T], method: str, path: str, body: BaseModel | None = None) -> _T: ...
@@ -109,11 +112,11 @@ class Client:
 
     async def me(self) -> Me:
         """Whom the service takes us for."""
-        return self._read(Me, await self._send("GET", "/v1/me"))
+        return await self._shown(Me, self._api.me())
 
     async def login_offer(self) -> LoginOffer:
         """How people sign in to the service."""
-        return self._read(LoginOffer, await self._send("GET", "/v1/login"))
+        return await self._shown(LoginOffer, self._api.login())
 
     async def watch(self, task_id: str, *, after: int = 0) -> AsyncIterator[EventView]:
         """Every event after ``after``, until the task's last one; lost connections are taken up again without a hole.
@@ -156,10 +159,25 @@ class Client:
                 if message.data and message.event not in STREAM_NOTES:
                     yield self._read(EventView, message.data.encode())
 
-    async def _send(self, method: str, url: str, **arguments: Any) -> bytes:
-        headers = {"Accept": "application/json", "Content-Type": "application/json"}
+    async def _shown(self, kind: type[_T], asking: Awaitable[object]) -> _T:
+        """The answer to an operation, as a record."""
         try:
-            response = await self._http.request(method, url, headers=headers, **arguments)
+            return kind.model_validate(await asking)
+        except ValueError as error:
+            raise self._foreign() from error
+
+    async def _operate(
+        self, method: str, path: str, query: dict[str, Any], headers: dict[str, str], body: object
+    ) -> bytes:
+        content = None if body is None else json.dumps(body).encode()
+        return await self._send(method, path, params=query, headers=headers, content=content)
+
+    async def _send(
+        self, method: str, url: str, *, headers: Mapping[str, str] = MappingProxyType({}), **arguments: Any
+    ) -> bytes:
+        accepted = {"Accept": "application/json", "Content-Type": "application/json"}
+        try:
+            response = await self._http.request(method, url, headers={**accepted, **headers}, **arguments)
         except httpx.TransportError as error:
             raise self._unreachable() from error
         if response.is_error:
