@@ -5,10 +5,11 @@ compared by the reaper with what the machines really hold. Keys are in it: keep 
 """
 
 import asyncio
+import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -33,14 +34,17 @@ from sqlalchemy import (
     text,
     update,
 )
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateIndex, CreateTable
 
+from sandbox.errors import NoRoom, SandboxError
 from sandbox.inventory import Found, Handle, LastingBackend, LastingSandbox
 from sandbox.types import SandboxSpec
 
 _NUM_CONNECTIONS = 8
 _MAKING_LOCK = 5_077_310
 """Number of the advisory lock of Postgres under which the table is made; any number nobody else uses."""
+_log = logging.getLogger(__name__)
 
 
 class Record(BaseModel):
@@ -68,7 +72,7 @@ class Record(BaseModel):
 
 
 class Registry(Protocol):
-    """Where the records are."""
+    """Where the records are. While that does not answer, each call raises :class:`~sandbox.errors.NoRoom`."""
 
     async def put(self, record: Record) -> None:
         """Add it, or replace the one of that id."""
@@ -173,7 +177,10 @@ class RecordedBackend:
     async def _renew(self) -> None:
         while True:
             await asyncio.sleep(self._lease_s / 3)
-            await self._registry.renew(self._owner, self._now() + self._lease_s)
+            try:
+                await self._registry.renew(self._owner, self._now() + self._lease_s)
+            except SandboxError as error:  # the next time is in time, too
+                _log.warning("action=renew reason=%r", str(error))
 
 
 class _Watched:
@@ -228,7 +235,7 @@ class SqlRegistry:
 
     async def _read(self, wanted: Select[Any]) -> list[Record]:
         def read() -> list[Record]:
-            with self._engine.connect() as connection:
+            with _translated(self._engine), self._engine.connect() as connection:
                 return [_record(dict(row)) for row in connection.execute(wanted).mappings()]
 
         return await asyncio.to_thread(read)
@@ -237,7 +244,7 @@ class SqlRegistry:
         """All in one transaction; in SQLite one by one, for those that it makes wait ask until they give up."""
 
         def write() -> None:
-            with self._engine.begin() as connection:
+            with _translated(self._engine), self._engine.begin() as connection:
                 for change in changes:
                     connection.execute(change)
 
@@ -253,6 +260,7 @@ async def open_registry(url: str) -> AsyncIterator[SqlRegistry]:
 
     Raises:
         ValueError: the address names another database.
+        NoRoom: that does not answer.
     """
     parsed = make_url(url)
     match parsed.get_backend_name():
@@ -283,8 +291,16 @@ def _postgres(url: URL) -> Engine:
     return create_engine(url.set(drivername="postgresql+psycopg"), pool_size=_NUM_CONNECTIONS, pool_pre_ping=True)
 
 
+@contextmanager
+def _translated(engine: Engine) -> Iterator[None]:
+    try:
+        yield
+    except DBAPIError as error:
+        raise NoRoom(f"the registry of sandboxes at {engine.url} does not answer: {str(error.orig).strip()}") from error
+
+
 def _make_table(engine: Engine) -> None:
-    with engine.begin() as connection:
+    with _translated(engine), engine.begin() as connection:
         if engine.dialect.name == "postgresql":  # two that make what is not there at once fail
             connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _MAKING_LOCK})
         connection.execute(CreateTable(_sandboxes, if_not_exists=True))

@@ -13,8 +13,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from sandbox.backends import NAMES, open_backend
 from sandbox.config import SandboxSettings
 from sandbox.errors import SandboxError
@@ -36,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("say which: --older-than, --run or --all")
     try:
         return asyncio.run(_reap(arguments))
-    except (SandboxError, OSError, ValidationError) as error:
+    except (SandboxError, OSError, ValueError) as error:
         _say(f"cannot reap: {error}")
         return 1
 

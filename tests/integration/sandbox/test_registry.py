@@ -3,14 +3,17 @@
 import asyncio
 import os
 import stat
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
-from sandbox.registry import Record, Registry, open_registry
+from sandbox.errors import NoRoom
+from sandbox.registry import Record, RecordedBackend, Registry, open_registry
 from sandbox.testing.memory_registry import MemoryRegistry
+from sandbox.testing.simulated import SimulatedBackend, SimulatedHosts
 from sandbox.types import Resources, SandboxSpec
 from tests.postgres import PostgresServer, postgres_server
 
@@ -125,6 +128,23 @@ async def test_a_server_that_was_restarted_is_used_again(postgres: PostgresServe
         postgres.stop(at_once=True)
         postgres.start()
         assert await registry.get("a") == record("a")
+
+
+async def test_a_lease_is_renewed_again_when_a_server_that_was_away_comes_back(postgres: PostgresServer) -> None:
+    async with (
+        open_registry(postgres.new_database()) as registry,
+        RecordedBackend.open(SimulatedBackend(SimulatedHosts()), registry, owner="one", lease_s=0.3) as recorded,
+    ):
+        sandbox = await recorded.acquire(SandboxSpec())
+        postgres.stop(at_once=True)
+        with pytest.raises(NoRoom, match=r"registry of sandboxes at postgresql.* does not answer"):
+            await registry.all()
+        await asyncio.sleep(0.5)  # meanwhile it was not renewed
+        postgres.start()
+        began = time.time()
+        while (await registry.all())[0].lease_until < began:  # noqa: ASYNC110  # nobody tells us
+            await asyncio.sleep(0.05)
+        await sandbox.close()
 
 
 async def test_another_kind_of_database_is_refused_with_those_there_are() -> None:
