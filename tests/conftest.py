@@ -16,7 +16,7 @@ from tests.cluster.fixtures import namespace as namespace
 _ON_CLUSTER = (
     "tests/cluster/",
     "tests/integration/kubernetes/",
-    *(f"tests/helm/test_{name}.py" for name in ("installation", "server", "several_pods")),
+    *(f"tests/helm/test_{name}.py" for name in ("definitions", "installation", "server", "several_pods")),
 )
 _IN_SANDBOXES = ("tests/conformance/sandbox/", "tests/security/")
 
