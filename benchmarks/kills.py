@@ -1,0 +1,323 @@
+"""Kills at random moments: does every run still end as if nothing had happened?
+
+    python -m benchmarks.kills --kills 500
+
+Real worker processes, a model server and a Postgres server do the same small repair again and again, while at random
+one of these is hit: a worker (SIGKILL), the model server (SIGKILL; its next one comes up a moment later), a sandbox
+(SIGKILL of its first process), or the database's connections, all of which are cut in a proxy. In the end each run must
+have the patch of an undisturbed one, no call that ran to its end twice, and a log without a hole. It needs a Postgres
+server's programs.
+"""
+
+import argparse
+import asyncio
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import uvicorn
+from rich.console import Console
+from rich.table import Table
+
+from agent.identity import DEFAULT_PROJECT
+from agent.store.base import ProjectStore, TaskRecord
+from agent.store.open import open_store
+from agent.testing import ScriptedEndpoint, call
+from agent.types import AssistantMessage, Event, Message, Status, TaskRequest
+from tests.postgres import postgres_server
+
+NUM_STEPS = 6
+_LEASE_TTL_S = 2
+_NUM_WORKERS = 2
+_CUT_OFF = "the worker was restarted"
+"""Part of what the model reads where a call did not come to its end."""
+_KINDS = ("worker", "model", "sandbox", "database")
+_END_S = 900.0
+
+
+def repair(messages: Sequence[Message]) -> AssistantMessage:
+    """Writes a line in each step, then finishes; a call that was cut off is made again."""
+    said = sum(message["role"] == "assistant" for message in messages)
+    cut_off = sum(_CUT_OFF in message["content"] for message in messages if message["role"] == "tool")
+    step = said - cut_off
+    if step == NUM_STEPS:
+        return call("finish", summary="done")
+    return call("bash", command=f"sleep 0.2; echo line {step} >> lines.txt; sleep 0.2")
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of it."""
+
+    kills: Counter[str] = field(default_factory=Counter)
+    num_runs: int = 0
+    num_claims: int = 0
+    num_calls: int = 0
+    num_cut_off: int = 0
+    """Calls that were cut off, which the model was told, and made again."""
+    num_sandboxes_lost: int = 0
+    num_waits: int = 0
+    """For a model that was away."""
+    wrong: list[str] = field(default_factory=list)
+    """What should not be, in words; empty where all is well."""
+
+
+class Service:
+    """The processes, and what can be done to them."""
+
+    def __init__(self, folder: Path, store: str, proxy: "Proxy") -> None:
+        self._folder = folder
+        self._store = store
+        self._proxy = proxy
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self._model_port: int = free.getsockname()[1]
+        self._log = (folder / "processes.log").open("ab")
+        self._model = self._start_model()
+        self._workers = [self._start_worker() for _ in range(_NUM_WORKERS)]
+
+    def hit(self, kind: str) -> bool:
+        """False where there is nothing to hit now."""
+        match kind:
+            case "worker":
+                number = random.randrange(_NUM_WORKERS)
+                _kill(self._workers[number])
+                self._workers[number] = self._start_worker()
+            case "model":
+                _kill(self._model)
+                self._model = self._start_model()
+            case "sandbox":
+                return self._hit_sandbox()
+            case _:
+                self._proxy.cut()
+        return True
+
+    async def end(self) -> None:
+        for worker in self._workers:
+            worker.terminate()
+            await asyncio.to_thread(worker.wait)  # It writes through our proxy until it ends.
+        _kill(self._model)
+        self._log.close()
+
+    def _hit_sandbox(self) -> bool:
+        found = [pid for worker in self._workers for pid in _descendants(worker.pid) if _is_sandbox(pid)]
+        if not found:
+            return False
+        with suppress(ProcessLookupError):
+            os.kill(random.choice(found), signal.SIGKILL)
+        return True
+
+    def _start_worker(self) -> "subprocess.Popen[bytes]":
+        url = f"http://127.0.0.1:{self._model_port}/v1"
+        options = ("--store", self._store, "--data", str(self._folder / "data"), "--lease-ttl", str(_LEASE_TTL_S))
+        more = ("--model-url", url, "--model", "scripted", "--concurrency", "2")
+        return self._start("-m", "agent.orchestrator", *options, *more)
+
+    def _start_model(self) -> "subprocess.Popen[bytes]":
+        return self._start("-m", "benchmarks.kills", "--serve", str(self._model_port))
+
+    def _start(self, *arguments: str) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen([sys.executable, *arguments], stdout=self._log, stderr=self._log)
+
+
+def _kill(process: "subprocess.Popen[bytes]") -> None:
+    process.kill()
+    process.wait()
+
+
+def _descendants(pid: int) -> list[int]:
+    found = []
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            for child in map(int, (thread / "children").read_text("ascii").split()):
+                found += [child, *_descendants(child)]
+    return found
+
+
+def _is_sandbox(pid: int) -> bool:
+    """The first process inside one, with which all of it ends."""
+    with suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+        return b"sandboxd" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]
+    return False
+
+
+class Proxy:
+    """Between the programs and the database's socket."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._serving: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[int]:
+        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        try:
+            yield server.sockets[0].getsockname()[1]
+        finally:
+            server.close()
+            self.cut()
+            if self._serving:
+                await asyncio.wait(self._serving)
+
+    def cut(self) -> None:
+        """End every connection, whatever is under way on it."""
+        for writer in self._writers:
+            writer.transport.abort()
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving = asyncio.ensure_future(self._serve(reader, writer))
+        self._serving.add(serving)
+        serving.add_done_callback(self._serving.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        inner_reader, inner_writer = await asyncio.open_unix_connection(self._path)
+        self._writers |= {writer, inner_writer}
+        try:
+            await asyncio.gather(_pump(reader, inner_writer), _pump(inner_reader, writer))
+        finally:
+            self._writers -= {writer, inner_writer}
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(ConnectionError):
+        while data := await reader.read(65_536):
+            writer.write(data)
+            await writer.drain()
+    writer.close()
+
+
+async def measure(kinds: Sequence[str], *, at_once: int, pause_s: float) -> Outcome:
+    """One hit after another, in this order, at random distances around ``pause_s``."""
+    outcome = Outcome()
+    with postgres_server() as server, tempfile.TemporaryDirectory() as name:
+        folder, database = Path(name), server.new_database()
+        proxy = Proxy(f"{database.partition('host=')[2]}/.s.PGSQL.5432")
+        async with AsyncExitStack() as stack:
+            port = await stack.enter_async_context(proxy.running())
+            store = await stack.enter_async_context(open_store(database))
+            users = store.of(DEFAULT_PROJECT)
+            inside = database.partition("@/")[2].partition("?")[0]
+            service = Service(folder, f"postgresql://mimo@127.0.0.1:{port}/{inside}", proxy)
+            stack.push_async_callback(service.end)
+            request = TaskRequest(repository=str(_repository(folder)), problem_statement="Write the lines.")
+            tasks = await _hit_all(kinds, service, users, request, outcome, at_once=at_once, pause_s=pause_s)
+            for task_id in tasks:
+                _judge(await _ended(users, task_id), await users.events(task_id), outcome)
+    return outcome
+
+
+async def _hit_all(
+    kinds: Sequence[str],
+    service: Service,
+    users: ProjectStore,
+    request: TaskRequest,
+    outcome: Outcome,
+    *,
+    at_once: int,
+    pause_s: float,
+) -> list[str]:
+    """The tasks that were submitted meanwhile: so many are always unfinished."""
+    tasks: list[str] = []
+    for kind in kinds:
+        hit = False
+        while not hit:
+            living = [task for task in tasks[-2 * at_once :] if not (await users.get(task)).status.terminal]
+            tasks += [(await users.submit(request)).id for _ in range(at_once - len(living))]
+            await asyncio.sleep(random.uniform(0, 2 * pause_s))
+            hit = service.hit(kind)
+        outcome.kills[kind] += 1
+    return tasks
+
+
+async def _ended(users: ProjectStore, task_id: str) -> TaskRecord:
+    async with asyncio.timeout(_END_S):
+        while not (record := await users.get(task_id)).status.terminal:  # noqa: ASYNC110 - nothing sets an event there
+            await asyncio.sleep(0.2)
+    return record
+
+
+def _judge(task: TaskRecord, log: Sequence[Event], outcome: Outcome) -> None:
+    outcome.num_runs += 1
+    outcome.num_claims += sum(event.type == "run.claimed" for event in log)
+    outcome.num_sandboxes_lost += sum(event.type == "sandbox.lost" for event in log)
+    outcome.num_waits += sum(event.type == "run.parked" for event in log)
+    intents = [event.body["intent_id"] for event in log if event.type == "tool.intent"]
+    ended = [event.body for event in log if event.type == "tool.completed"]
+    cut_off = [body["intent_id"] for body in ended if _CUT_OFF in body["observation"]["text"]]
+    outcome.num_calls += len(intents)
+    outcome.num_cut_off += len(cut_off)
+    if task.status is not Status.SUCCEEDED:
+        outcome.wrong.append(f"{task.id} is {task.status} ({task.stop_reason}): {task.error}")
+        return
+    lines = [line[1:] for line in task.patch.splitlines() if line.startswith("+line")]
+    if lines != [f"line {step}" for step in range(NUM_STEPS)]:
+        outcome.wrong.append(f"{task.id} has another patch: {lines}")
+    if [event.seq for event in log] != list(range(1, len(log) + 1)):
+        outcome.wrong.append(f"{task.id} misses events")
+    if intents != [body["intent_id"] for body in ended] or len(set(intents)) != len(intents):
+        outcome.wrong.append(f"{task.id} has calls without an end, or twice: {intents}")
+    if len(intents) - len(cut_off) != NUM_STEPS + 1:
+        outcome.wrong.append(f"{task.id} ran {len(intents) - len(cut_off)} calls to their end, not {NUM_STEPS + 1}")
+
+
+def _repository(folder: Path) -> Path:
+    root = folder / "repository"
+    root.mkdir()
+    (root / "README").write_text("Lines.\n", "utf-8")
+    for command in ("init -q", "add -A", "-c user.name=a -c user.email=a@localhost commit -q -m begin"):
+        subprocess.run(["git", *command.split()], cwd=root, check=True)
+    return root
+
+
+def random_kinds(num_kills: int) -> list[str]:
+    """Each kind as often as the others, in a random order."""
+    kinds = [_KINDS[number % len(_KINDS)] for number in range(num_kills)]
+    random.shuffle(kinds)
+    return kinds
+
+
+def _print(outcome: Outcome) -> None:
+    table = Table(title=f"{outcome.kills.total()} kills, {outcome.num_runs} runs", show_header=False)
+    rows = {
+        **{f"kills: {kind}": outcome.kills[kind] for kind in _KINDS},
+        "claims": outcome.num_claims,
+        "calls": outcome.num_calls,
+        "calls cut off, told to the model": outcome.num_cut_off,
+        "sandboxes seen lost": outcome.num_sandboxes_lost,
+        "waits for the model": outcome.num_waits,
+        "wrong": len(outcome.wrong),
+    }
+    for name, number in rows.items():
+        table.add_row(name, str(number))
+    Console().print(table)
+    for line in outcome.wrong:
+        print(line)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Kill workers, model, sandboxes and connections at random.")
+    parser.add_argument("--kills", type=int, default=500)
+    parser.add_argument("--at-once", type=int, default=4, help="Unfinished tasks at any moment.")
+    parser.add_argument("--pause", type=float, default=2.0, help="Mean time between two kills, s.")
+    parser.add_argument("--serve", type=int, metavar="PORT", help="Be the model server instead.")
+    arguments = parser.parse_args()
+    if arguments.serve is not None:
+        uvicorn.run(ScriptedEndpoint(repair).app, host="127.0.0.1", port=arguments.serve, log_level="warning")
+        return
+    kinds = random_kinds(arguments.kills)
+    outcome = asyncio.run(measure(kinds, at_once=arguments.at_once, pause_s=arguments.pause))
+    _print(outcome)
+    sys.exit(bool(outcome.wrong))
+
+
+if __name__ == "__main__":
+    main()
