@@ -22,6 +22,7 @@ from agent.errors import InvalidCursor, TaskOver
 from agent.inbox import Inbox
 from agent.store.base import TaskRecord
 from agent.store.retention import Retention
+from agent.telemetry import traceparent_of
 from agent.types import Limits, Status, TaskRequest, WaitingOn
 
 router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
@@ -44,7 +45,8 @@ async def submit(request: Request, shared: Shared, idempotency_key: IdempotencyK
 
     async def do() -> tuple[str, TaskView]:
         resolved = await resolve_repository(shared, task)
-        record = await shared.tasks.submit(resolved, created_by=shared.principal.subject)
+        trace = traceparent_of(request.headers)
+        record = await shared.tasks.submit(resolved, created_by=shared.principal.subject, traceparent=trace)
         return record.id, await view(shared, record)
 
     return await once(shared, request, idempotency_key, do, location=lambda task: f"/v1/tasks/{task.id}")

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -19,6 +20,7 @@ from agent.orchestrator.app import open_worker
 from agent.orchestrator.settings import WorkerSettings
 from agent.store.blobs import ADDRESS_VARIABLE
 from agent.store.secrets import secret_box_of
+from agent.telemetry import open_telemetry
 from sandbox.backends import NAMES
 from sandbox.config import sandbox_settings
 from sandbox.errors import SandboxUnavailable
@@ -96,8 +98,11 @@ async def _work(settings: WorkerSettings, parent: int | None) -> None:
         loop.add_signal_handler(number, stopping.set)
     watching = asyncio.ensure_future(_watch_parent(parent, stopping)) if parent is not None else None
     try:
-        opening = open_worker(settings, secret_box=secret_box_of(os.environ), reach=reach_of(os.environ))
-        async with opening as worker:
+        async with AsyncExitStack() as stack:
+            telemetry = await stack.enter_async_context(open_telemetry(os.environ, settings.model.name))
+            box, reach = secret_box_of(os.environ), reach_of(os.environ)
+            opening = open_worker(settings, secret_box=box, reach=reach, telemetry=telemetry)
+            worker = await stack.enter_async_context(opening)
             logging.getLogger(__name__).info("action=start worker=%s", settings.worker_id)
             await worker.run(stopping)
     finally:

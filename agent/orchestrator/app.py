@@ -17,6 +17,7 @@ from agent.store.base import Store
 from agent.store.open import open_store
 from agent.store.repos import Repos
 from agent.store.secrets import SecretBox
+from agent.telemetry import Telemetry
 from sandbox.backends import open_backend
 from sandbox.toolbox.open import open_toolbox
 
@@ -28,6 +29,7 @@ async def open_worker(
     store: Store | None = None,
     uncommitted: bool = False,
     on_delta: OnDelta | None = None,
+    telemetry: Telemetry | None = None,
     secret_box: SecretBox | None = None,
     reach: Reach = Reach(),  # noqa: B008 - frozen
 ) -> AsyncIterator[Worker]:
@@ -37,6 +39,7 @@ async def open_worker(
         store: the caller's, which stays open, instead of the one the settings name.
         uncommitted: tasks start from their checkout as it is, not from the commit alone.
         on_delta: hears the model while it writes.
+        telemetry: makes spans of what runs do.
         secret_box: opens the credentials of repositories, and seals reasoning.
         reach: the git hosts that may be called.
 
@@ -70,6 +73,7 @@ async def open_worker(
             prices=settings.model.prices,
             context_tokens=model.context_tokens,
             waits_for_model=settings.waits_for_model,
+            telemetry=telemetry,
         )
         may_claim = await stack.enter_async_context(_may_claim(model, settings.probe_every_s))
         if settings.monitor is not None:

@@ -31,6 +31,7 @@ from agent.repository import inherit_repository, is_prepared
 from agent.store.artifacts import MAX_BYTES as MAX_ARTIFACT_BYTES
 from agent.store.artifacts import media_type_of
 from agent.store.base import Claim, RunResult, Store, TaskRecord
+from agent.telemetry import Telemetry
 from agent.types import Event, Keep, SetUp, Snapshot, Status, StopReason, TaskRequest, Verdict, VerdictKind
 from agent.verdict import reach_verdict
 from sandbox.errors import SandboxError, SandboxLost, SandboxRejected
@@ -113,6 +114,7 @@ class Runner:
         prices: Prices | None = None,
         context_tokens: Callable[[], Awaitable[int | None]] | None = None,
         waits_for_model: bool = False,
+        telemetry: Telemetry | None = None,
     ) -> None:
         """
         Args:
@@ -127,6 +129,7 @@ class Runner:
             prices: what tasks with a limit of cost are counted by.
             context_tokens: says how much the model holds, or that it is not known.
             waits_for_model: runs whose model is away are parked until it is there again.
+            telemetry: makes spans of what runs do; None makes none.
         """
         self._store = store
         self._toolbox = toolbox
@@ -144,6 +147,7 @@ class Runner:
         self._prices = prices
         self._context_tokens = context_tokens
         self._waits_for_model = waits_for_model
+        self._telemetry = telemetry
 
     async def run(self, claim: Claim, inbox: Inbox) -> TaskRecord:
         """Go on with a run until it has ended, or is parked until the user says something; the task as it is then.
@@ -155,6 +159,13 @@ class Runner:
         Raises:
             LeaseLost: another worker owns the run; its sandbox here is closed.
         """
+        if self._telemetry is None:
+            return await self._go_on(claim, inbox)
+        submitted = (await self._store.of(claim.task.project_id).events(claim.task.id, limit=1))[0]
+        with self._telemetry.agent(claim.task.id, claim.task.request, submitted.body.get("traceparent")):
+            return await self._go_on(claim, inbox)
+
+    async def _go_on(self, claim: Claim, inbox: Inbox) -> TaskRecord:
         inbox.put(await self._store.user_events(claim.task.id))
         caller = Caller(run=claim.run_id, job=claim.task.id, tenant=claim.task.request.repository)
         async with self._toolbox.of(caller) as tools:
@@ -191,7 +202,7 @@ class Runner:
                 claim,
                 claim.run_id,
                 request,
-                StoreLog(self._store, claim, self._on_event),
+                StoreLog(self._store, claim, self._heard),
                 workspace,
                 tools,
                 inbox,
@@ -379,6 +390,11 @@ class Runner:
                 await kept.put(claim, f"{attempt}/{name}", data, media_type_of(name))
 
         return keep
+
+    def _heard(self, event: Event) -> None:
+        for hears in (self._on_event, self._telemetry and self._telemetry.wrote):
+            if hears:
+                hears(event)
 
     def _listener(self, run_id: str) -> Callable[[int, Delta], None] | None:
         on_delta = self._on_delta

@@ -8,7 +8,7 @@ Beside the loop's events (``agent.events``) and the words of the user (:data:`US
 
 | event                 | body                                                                        |
 |-----------------------|-----------------------------------------------------------------------------|
-| task.submitted        | request                                                                     |
+| task.submitted        | request; traceparent, where the caller has a trace                          |
 | task.cancel_requested | nothing                                                                     |
 | run.claimed           | worker_id, attempt                                                          |
 | run.forked            | task_id, run_id, at_event: whose steps the log of the run begins with       |
@@ -266,9 +266,17 @@ class ProjectStore(Protocol):
     """Whether events that are read hold the model's reasoning."""
 
     async def submit(
-        self, request: TaskRequest, *, created_by: str = "local", idempotency_key: str | None = None
+        self,
+        request: TaskRequest,
+        *,
+        created_by: str = "local",
+        idempotency_key: str | None = None,
+        traceparent: str | None = None,
     ) -> TaskRecord:
         """Write a task down and queue its runs. The same key again gives the task there is.
+
+        Args:
+            traceparent: the trace of the caller that the work belongs to (W3C Trace Context).
 
         Raises:
             UnknownProject: there is no such project.

@@ -35,7 +35,12 @@ class SqlProjectStore:
 
     @whole
     async def submit(
-        self, request: TaskRequest, *, created_by: str = "local", idempotency_key: str | None = None
+        self,
+        request: TaskRequest,
+        *,
+        created_by: str = "local",
+        idempotency_key: str | None = None,
+        traceparent: str | None = None,
     ) -> TaskRecord:
         async with self.database.writing() as transaction:
             # Two submissions with one key come one after the other.
@@ -45,7 +50,10 @@ class SqlProjectStore:
                 if known is not None:
                     return known
             task_id = await self._insert(transaction, request, created_by, idempotency_key)
-            await write_event(transaction, task_id, "task.submitted", {"request": request.model_dump(mode="json")})
+            body: dict[str, Any] = {"request": request.model_dump(mode="json")}
+            if traceparent is not None:
+                body["traceparent"] = traceparent
+            await write_event(transaction, task_id, "task.submitted", body)
             return await know_task(transaction.db, task_id)
 
     @whole

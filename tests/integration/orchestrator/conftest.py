@@ -15,6 +15,7 @@ from agent.orchestrator.worker import Worker
 from agent.store.base import ProjectStore, Store
 from agent.store.open import open_store
 from agent.store.sql import SqlStore
+from agent.telemetry import Telemetry
 from agent.testing import Script, ScriptedModel, call, turns
 from agent.types import AssistantMessage, Check, Message, TaskRequest
 from sandbox.backends import open_backend
@@ -128,11 +129,18 @@ def make_worker(store: SqlStore, backend: Backend, tmp_path: Path) -> Callable[.
         lease_ttl_s: float = 15.0,
         allow_hosts: tuple[str, ...] = (),
         waits_for_model: bool = False,
+        telemetry: Telemetry | None = None,
     ) -> Worker:
         model = model or ScriptedModel(script or turns(*answers))
         toolbox = toolbox or over(backend, ToolboxSettings())
         runner = Runner(
-            store, toolbox, model, tmp_path / "data", allow_hosts=allow_hosts, waits_for_model=waits_for_model
+            store,
+            toolbox,
+            model,
+            tmp_path / "data",
+            allow_hosts=allow_hosts,
+            waits_for_model=waits_for_model,
+            telemetry=telemetry,
         )
         return Worker(store, runner, worker_id=worker_id, concurrency=concurrency, lease_ttl_s=lease_ttl_s)
 

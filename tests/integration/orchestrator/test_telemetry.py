@@ -1,0 +1,115 @@
+"""Spans of a run, as a collector gets them."""
+
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from agent.orchestrator.worker import Worker
+from agent.store.sql import SqlStore
+from agent.telemetry import ENDPOINT_VARIABLE, Telemetry, open_telemetry, traceparent_of
+from agent.types import TaskRequest
+from tests.integration.orchestrator.conftest import REPAIR, users
+
+pytestmark = pytest.mark.anyio
+
+MakeWorker = Callable[..., Worker]
+MakeRequest = Callable[..., TaskRequest]
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+TRACEPARENT = f"00-{TRACE}-b7ad6b7169203331-01"
+
+
+class Collector:
+    """An OTLP/HTTP receiver."""
+
+    def __init__(self) -> None:
+        self.requests: list[ExportTraceServiceRequest] = []
+
+    def running(self) -> Iterator[str]:
+        collector = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                assert self.path == "/v1/traces"
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                collector.requests.append(ExportTraceServiceRequest.FromString(body))
+                self.send_response(200)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                """Say nothing."""
+
+        with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+            thread = threading.Thread(target=server.serve_forever)
+            thread.start()
+            yield f"http://127.0.0.1:{server.server_port}"
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def collector() -> Collector:
+    return Collector()
+
+
+@pytest.fixture
+def endpoint(collector: Collector) -> Iterator[str]:
+    yield from collector.running()
+
+
+def _told(span: ReadableSpan, name: str) -> object:
+    return (span.attributes or {}).get(f"gen_ai.{name}")
+
+
+async def test_run_is_one_trace_of_its_agent_answers_and_calls(
+    store: SqlStore, make_worker: MakeWorker, make_request: MakeRequest
+) -> None:
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    task = await users(store).submit(make_request(), traceparent=TRACEPARENT)
+
+    await make_worker(*REPAIR, telemetry=Telemetry(provider, "mimo")).drain()
+
+    spans = exporter.get_finished_spans()
+    names = [span.name for span in spans]
+    tools = ["execute_tool bash", "execute_tool str_replace", "execute_tool finish"]
+    assert names == [name for tool in tools for name in ("chat mimo", tool)] + ["invoke_agent native"]
+    agent = spans[-1]
+    assert agent.parent is not None
+    assert (f"{agent.context.trace_id:032x}", f"{agent.parent.span_id:016x}") == (TRACE, TRACEPARENT.split("-")[2])
+    assert {span.parent.span_id for span in spans[:-1] if span.parent} == {agent.context.span_id}
+    assert {_told(span, "conversation.id") for span in spans} == {task.id}
+    assert [_told(spans[0], f"usage.{kind}_tokens") for kind in ("input", "output")] == [100, 10]
+    assert all(span.start_time and span.end_time and span.start_time <= span.end_time for span in spans)
+
+
+async def test_spans_reach_a_collector_where_the_environment_names_one(
+    store: SqlStore, make_worker: MakeWorker, make_request: MakeRequest, collector: Collector, endpoint: str
+) -> None:
+    await users(store).submit(make_request(), traceparent=TRACEPARENT)
+
+    async with open_telemetry({ENDPOINT_VARIABLE: endpoint}, "mimo") as telemetry:
+        await make_worker(*REPAIR, telemetry=telemetry).drain()
+
+    scopes = [scope for request in collector.requests for sent in request.resource_spans for scope in sent.scope_spans]
+    spans = [span for scope in scopes for span in scope.spans]
+    assert len(spans) == 7
+    assert {span.trace_id.hex() for span in spans} == {TRACE}
+
+
+async def test_nothing_is_made_where_the_environment_names_no_collector() -> None:
+    async with open_telemetry({}, "mimo") as telemetry:
+        assert telemetry is None
+
+
+@pytest.mark.parametrize("header", ["", "00-0-0-0", TRACEPARENT.upper(), f"{TRACEPARENT}-more"])
+def test_trace_that_cannot_be_read_is_passed_over(header: str) -> None:
+    assert traceparent_of({"traceparent": header}) is None
+    assert traceparent_of({"traceparent": TRACEPARENT}) == TRACEPARENT
