@@ -3,10 +3,9 @@
 import json
 import re
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any
 
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
-from rich.markdown import Heading, Markdown, MarkdownElement
+from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
@@ -114,22 +113,11 @@ def thought(seconds: float, num_tokens: int) -> Text:
     return Text(f"  ✻ thought for {seconds:.1f} s · {num_tokens} tokens{speed}", "dim")
 
 
-class _Heading(Heading):
-    """Left, as all else in a terminal."""
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        self.text.justify = "left"
-        self.text.stylize("bold")
-        yield self.text
-
-
-class _Markdown(Markdown):
-    elements: ClassVar[dict[str, type[MarkdownElement]]] = {**Markdown.elements, "heading_open": _Heading}
-
-
 def answer(text: str) -> RenderableType:
     """Markdown of the model; control characters in it stay visible and steer nothing."""
-    return Padding(_Markdown(printable(text), hyperlinks=False), (0, 0, 1, 2))
+    from agent.cli.chat.markdown import PlainMarkdown  # Slow to import, and not needed before the first answer.
+
+    return Padding(PlainMarkdown(printable(text), hyperlinks=False), (0, 0, 1, 2))
 
 
 def named(call: ToolCall, room: int) -> str:

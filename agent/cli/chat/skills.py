@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
-import yaml
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from agent.cli.chat.host import WORKSPACE
@@ -60,6 +59,8 @@ def _paths(folder: Path) -> list[Path]:
 
 
 def _skill(path: Path, place: str, files: dict[str, bytes] | None = None) -> Skill:
+    import yaml  # Slow to import, and needed only where there are skills.
+
     text = path.read_text("utf-8", errors="replace")
     parts = re.fullmatch(r"---\r?\n(.*?)\r?\n---\r?\n?(.*)", text, re.DOTALL)
     if parts is None:
