@@ -23,6 +23,7 @@ from agent.api.gate import OPEN_PATHS
 from agent.identity import SCOPES, Scope
 from agent.store.base import RunResult, Store
 from agent.store.open import open_store
+from agent.store.repos import Repos, RepoSettings
 from agent.store.secrets import SecretBox
 from agent.types import Status
 
@@ -47,6 +48,9 @@ ANY_MEMBER = {
 }
 """Routes that take no scope, or look at it by themselves, and why."""
 
+NEED_A_GIT_HOST = frozenset({"PUT /v1/repos/{name}", "POST /v1/tasks/{task_id}/pull_request"})
+"""There is none here, so their owner is refused, too: 422, where it is not there for others."""
+
 NEW_TASK = {"repository": "/repo", "problem_statement": "beta's own"}
 BODIES: dict[str, dict[str, Any]] = {
     "POST /v1/tasks": NEW_TASK,
@@ -60,11 +64,20 @@ BODIES: dict[str, dict[str, Any]] = {
     "PUT /v1/projects/{project_id}/secrets/{name}": {"value": "mine"},
     "POST /v1/webhooks": {"url": "https://hooks.example/beta"},
     "PATCH /v1/webhooks/{webhook_id}": {"enabled": False},
+    "POST /v1/repos": {"name": "mine", "url": "https://git.example/beta.git"},
+    "PUT /v1/repos/{name}": {"url": "https://git.example/beta.git"},
 }
 FORMS: dict[str, dict[str, str]] = {
     "POST /sign-out": {},
     "POST /settings/keys": {"name": "mine", "role": "viewer", "days": "1"},
     "POST /settings/keys/{key_id}/revoke": {},
+    "POST /settings/secrets": {"name": "MINE", "value": "mine"},
+    "POST /settings/secrets/{name}/delete": {},
+    "POST /settings/webhooks": {"url": "https://hooks.example/beta", "events": "task.finished"},
+    "POST /settings/webhooks/{webhook_id}/enabled": {"enabled": "false"},
+    "POST /settings/webhooks/{webhook_id}/delete": {},
+    "POST /settings/webhooks/{webhook_id}/deliveries/{delivery_id}": {},
+    "POST /tasks/{task_id}/messages/{message_id}/take_back": {},
     "POST /tasks": {"repository": "/repo", "problem_statement": "beta's own", "attempts": "1"},
     "POST /tasks/{task_id}/messages": {"text": "hello"},
     "POST /tasks/{task_id}/update": {"title": "mine"},
@@ -176,6 +189,8 @@ async def _belongings(http: httpx.AsyncClient, store: Store, key: str) -> dict[s
         return answer.json()
 
     hook = await post("/v1/webhooks", url=f"https://hooks.example/{CANARY}")
+    repo = RepoSettings(url=f"https://git.example/{CANARY}.git")
+    await Repos(store.database).create("alpha", "TOKEN", repo, updated_by=CANARY)
     wanted = {"repository": "/repo", "problem_statement": CANARY, "labels": {CANARY: CANARY}}
     task_id = (await post("/v1/tasks", **wanted))["id"]
     claim = await store.claim(CANARY, 60.0)
@@ -296,9 +311,11 @@ async def test_the_owner_finds_it_all(tenants: Tenants) -> None:
     """What the other tests walk is really there: an id that leads nowhere would hide anything."""
     wrong = {}
     for endpoint in _ordered(tenants.endpoints):
-        if endpoint.parameters and "service:admin" not in endpoint.scopes:
+        # What the page deletes is what DELETE deletes, and cannot go twice.
+        if endpoint.parameters and "service:admin" not in endpoint.scopes and not endpoint.path.endswith("/delete"):
             answer = await tenants.call(endpoint, tenants.alpha)
-            if answer.status_code in (401, 403, 404, 415, 422) or answer.status_code >= 500:
+            refused = {401, 403, 404, 415, 422} - ({422} if endpoint.name in NEED_A_GIT_HOST else set())
+            if answer.status_code in refused or answer.status_code >= 500:
                 wrong[endpoint.name] = (answer.status_code, answer.text[:200])
 
     assert wrong == {}
