@@ -176,6 +176,15 @@ async def test_a_compacted_conversation_is_shown_to_the_model_as_its_summary(ope
     assert texts[2:] == ["b", "2"]
 
 
+async def test_summing_up_takes_nothing_from_what_the_user_can_read(open_chat: Open) -> None:
+    async with open_chat(in_order(say("1"), say("the user greets"))) as chat:
+        await chat.say("a")
+        before = [await chat.events(turn) for turn in chat.state.turns]
+        await chat.compact()
+    async with open_chat(in_order()) as chat:
+        assert [await chat.events(turn) for turn in chat.state.turns] == before
+
+
 async def test_two_terminals_do_not_share_a_conversation(open_chat: Open) -> None:
     async with open_chat(in_order()):
         with pytest.raises(ConversationBusy, match="another terminal"):

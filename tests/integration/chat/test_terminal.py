@@ -78,6 +78,16 @@ def test_a_turn_is_seen_from_question_to_answer(start: Start, root: Path, column
     assert "To go on: mimo --resume " in terminal.text
 
 
+def test_screen_scrollback_and_mouse_stay_the_terminals_own(start: Start) -> None:
+    long = "\n\n".join(f"paragraph {number}" for number in range(60))
+    terminal = ready(start(in_order(say(long))))
+    terminal.type("tell me", ENTER)
+    terminal.see("tokens · /help")
+    assert [terminal.text.count(f"paragraph {number}\n") for number in range(59)] == [1] * 59
+    for takes_over in (b"\x1b[?1049h", b"\x1b[2J", b"\x1b[3J", b"\x1b[?1000h", b"\x1b[?1003h"):
+        assert takes_over not in terminal.raw
+
+
 def test_a_refusal_with_its_reason_reaches_the_model(start: Start, root: Path) -> None:
     heard: list[str] = []
 
