@@ -27,7 +27,9 @@ from sandbox.errors import SandboxError, SandboxLost, SandboxUnavailable
 from sandbox.inventory import Found, Handle
 from sandbox.private_folder import private_folder
 from sandbox.types import Capability, NetworkMode, SandboxSpec
-from sandbox.wire.client import Client, Health, unix
+from sandbox.wire.client import Client
+from sandbox.wire.dial import unix
+from sandbox.wire.link import Health
 from sandbox.wire.machine import Machine
 
 WRITABLE = ("/workspace", "/tmp", "/var/tmp", "/home/sandbox")  # noqa: S108  # in the sandbox

@@ -31,7 +31,8 @@ from sandbox.kubernetes.starting import Unstarted, failure, first_contact
 from sandbox.kubernetes.watch import PodWatch, list_pods
 from sandbox.kubernetes.way_out import WayOut
 from sandbox.types import Capability, NetworkMode, SandboxSpec
-from sandbox.wire.client import Client, Dial, tcp
+from sandbox.wire.client import Client
+from sandbox.wire.dial import Dial, tcp
 
 _SWEEP_S = 60.0
 _LATE_S = 60.0

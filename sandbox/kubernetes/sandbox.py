@@ -9,8 +9,9 @@ from sandbox.inventory import Handle
 from sandbox.kubernetes.pod import Cause, PodState
 from sandbox.kubernetes.watch import PodWatch
 from sandbox.kubernetes.way_out import WayOut
-from sandbox.wire.client import Client, Health
+from sandbox.wire.client import Client
 from sandbox.wire.ending import Ended, Result
+from sandbox.wire.link import Health
 from sandbox.wire.machine import Machine
 
 _WORD_S = 3.0

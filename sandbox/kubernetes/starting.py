@@ -7,7 +7,8 @@ from sandbox.errors import ImageMismatch, NoRoom, SandboxError, SandboxUnavailab
 from sandbox.kubernetes.pod import Cause, PodState
 from sandbox.kubernetes.sandbox import loss
 from sandbox.kubernetes.watch import PodWatch
-from sandbox.wire.client import Client, Dial
+from sandbox.wire.client import Client
+from sandbox.wire.dial import Dial
 
 _CONNECT_S = 1.0
 """Where packets were dropped until a moment ago, it is quicker to begin anew than to wait for the kernel to do so."""

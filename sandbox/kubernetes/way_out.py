@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from sandbox.egress import Door
 from sandbox.errors import SandboxLost
-from sandbox.wire.client import unix
+from sandbox.wire.dial import unix
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 

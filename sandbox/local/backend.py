@@ -28,7 +28,9 @@ from sandbox.local.blueprint import MAX_MESSAGE, Blueprint, Verdict
 from sandbox.local.folder import END, Folder
 from sandbox.private_folder import private_folder
 from sandbox.types import Capability, NetworkMode, SandboxSpec
-from sandbox.wire.client import Client, Health, unix
+from sandbox.wire.client import Client
+from sandbox.wire.dial import unix
+from sandbox.wire.link import Health
 from sandbox.wire.machine import Machine
 
 _MAKING_S = 60.0

@@ -13,8 +13,8 @@ import sys
 from collections.abc import Sequence
 
 from sandbox.wire import frames
-from sandbox.wire.client import Health
 from sandbox.wire.ending import Ended
+from sandbox.wire.link import Health
 
 _BACKLOG = 4096
 _HEALTH = Health(

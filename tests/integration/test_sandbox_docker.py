@@ -21,7 +21,8 @@ from sandbox.docker.backend import WRITABLE, DockerBackend
 from sandbox.docker.engine import FOLDER_LABEL, LABEL
 from sandbox.errors import ImageMismatch, SandboxLost, SandboxUnavailable, UnknownImage
 from sandbox.types import Command, Exited, Resources, SandboxSpec, Signalled
-from sandbox.wire.client import Client, unix
+from sandbox.wire.client import Client
+from sandbox.wire.dial import unix
 from tests.conformance.sandbox import dockerd
 
 pytestmark = pytest.mark.anyio

@@ -17,7 +17,8 @@ import pytest
 from sandbox import program
 from sandbox.errors import SandboxLost, SandboxRejected
 from sandbox.wire import frames
-from sandbox.wire.client import Client, Dial, tcp, unix
+from sandbox.wire.client import Client
+from sandbox.wire.dial import Dial, tcp, unix
 from sandbox.wire.ending import Result
 
 pytestmark = [
@@ -220,7 +221,8 @@ async def test_a_hundred_megabytes_arrive_whole_and_the_client_stays_small(clien
     script = f"""
 import asyncio, hashlib, resource, sys
 from pathlib import Path
-from sandbox.wire.client import Client, unix
+from sandbox.wire.client import Client
+from sandbox.wire.dial import unix
 from sandbox.wire.ending import Ended
 async def main():
     client = await Client.attach(unix(Path(sys.argv[1])), bytes.fromhex(sys.argv[2]), sys.argv[3], lease_s=60)

@@ -10,7 +10,7 @@ from sandbox.kubernetes.sandbox import KubernetesSandbox
 from sandbox.local.backend import LocalSandbox
 from sandbox.types import Command, Exited, Sandbox, TimedOut
 from sandbox.wire import frames
-from sandbox.wire.client import Health
+from sandbox.wire.link import Health
 from tests.security.conftest import Acquire, run, tried
 
 pytestmark = pytest.mark.anyio
