@@ -62,7 +62,8 @@ def _problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
     ],
 )
 async def test_rejected_value_is_pointed_at(api: httpx.AsyncClient, change: dict[str, Any], pointer: str) -> None:
-    document = _problem(await api.post("/v1/tasks", json={**TASK, **change}), 422, "invalid_request")
+    code = "invalid_repository" if "repository" in change else "invalid_request"
+    document = _problem(await api.post("/v1/tasks", json={**TASK, **change}), 422, code)
 
     assert [error["pointer"] for error in document["errors"]] == [pointer]
     assert (await api.get("/v1/tasks")).json()["tasks"] == []
