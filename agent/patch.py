@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from agent.errors import RepositoryError
+from agent.errors import GitError, RepositoryError
 from agent.git import git
 from sandbox.archive import unpack_hostile
 
@@ -166,6 +166,23 @@ class TaskRepository:
                 apply = ("apply", "--cached", "--whitespace=nowarn", "-")
                 await self._git(*apply, environment=environment, stdin=patch.encode())
             return (await self._git("write-tree", environment=environment)).decode().strip()
+
+    async def names(self, old: str, new: str) -> tuple[str, ...]:
+        """Files that differ between two trees."""
+        listing = await self._git("diff", "--name-only", "--no-renames", "-z", old, new)
+        return tuple(os.fsdecode(name) for name in listing.split(b"\0")[:-1])
+
+    async def merge(self, base: str, ours: str, theirs: str) -> str | None:
+        """Git tree id of both changes of ``base`` together; None where they change the same lines."""
+        first = (await self._git("commit-tree", "-m", "base", base, environment=_IDENTITY)).decode().strip()
+        sides = [
+            (await self._git("commit-tree", "-m", "side", "-p", first, tree, environment=_IDENTITY)).decode().strip()
+            for tree in (ours, theirs)
+        ]
+        try:
+            return (await self._git("merge-tree", "--write-tree", "--no-messages", *sides)).decode().split("\n")[0]
+        except GitError:
+            return None
 
     async def _file_patch(self, base_tree: str, tree: str, name: bytes) -> str:
         try:

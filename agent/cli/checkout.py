@@ -29,6 +29,12 @@ async def top_directory(path: Path) -> Path:
     return Path(root)
 
 
+async def excludes_of(root: Path) -> Path:
+    """The file with what git ignores in this checkout alone."""
+    answer = await git("rev-parse", "--path-format=absolute", "--git-path", "info/exclude", cwd=root)
+    return Path(answer.decode(errors="surrogateescape").strip("\n"))
+
+
 async def default_checks(root: Path, commit: str) -> tuple[str, ...]:
     """What proves a patch where the user does not say: the commit's tests, if it has any."""
     try:

@@ -24,11 +24,13 @@ from agent.repository import check_repository
 from agent.store.open import open_store
 from agent.store.repos import Repos
 from agent.store.secrets import SecretBox
-from agent.testing import GitHost, ScriptedModel, call, turns
+from agent.testing import GitHost, ScriptedEndpoint, ScriptedModel, call, turns
 from sandbox.backends import open_backend
 from sandbox.config import SandboxSettings
 from sandbox.toolbox.config import ToolboxSettings
 from sandbox.toolbox.open import over
+from tests.integration.cli.conftest import Mimo, start
+from tests.integration.cli.conftest import mimo as mimo
 
 SPY = (
     "env; cat /proc/*/environ /proc/*/cmdline 2>/dev/null | tr '\\0' '\\n'; cat .git/config; git log --all; echo spied"
@@ -189,3 +191,23 @@ async def service(tmp_path: Path, hosted: Hosted) -> AsyncIterator[Service]:
         ) as http:
             yield Service(http, worker.drain, model, data, told)
     await backend.close()
+
+
+@pytest.fixture
+def serving(mimo: Mimo, hosted: Hosted, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a service that has the host's token as a secret; ``mimo`` calls it."""
+    monkeypatch.setenv("MIMO_SECRETS_KEY", Fernet.generate_key().decode())
+    monkeypatch.setenv("MIMO_REPOSITORY_NETWORKS", "127.0.0.0/8,::1/128")
+    monkeypatch.setenv("MIMO_REPOSITORY_CA", str(hosted.reach.ca_file))
+    with ScriptedEndpoint(turns(*REPAIR)).running() as model_url:
+        process = start("serve", "--port", 0, "--model-url", model_url, home=hosted.checkout.parent / "served")
+        assert process.stderr is not None
+        try:
+            url = next(word for line in process.stderr if "ready" in line for word in line.split() if "http" in word)
+            secret = f"{url}/v1/projects/default/secrets/GIT_TOKEN"
+            httpx.put(secret, json={"value": hosted.host.token}, trust_env=False).raise_for_status()
+            monkeypatch.setenv("MIMO_SERVER_URL", url)
+            yield url
+        finally:
+            process.terminate()
+            process.communicate(timeout=60)
