@@ -44,9 +44,9 @@ class MortalStore:
         self._count()
         return await self._store.extend(*entries)
 
-    async def finish(self, *end: Any) -> Any:
+    async def finish(self, *end: Any, chosen: str | None = None) -> Any:
         self._count()
-        return await self._store.finish(*end)
+        return await self._store.finish(*end, chosen=chosen)
 
     async def park(self, *wait: Any, seen: int | None = None) -> Any:
         self._count()
