@@ -107,6 +107,8 @@ class GenerateRequest:
     """Who may share cached prefixes: only requests with an equal salt do. Answer times tell what is cached."""
     session_id: str | None = None
     """A conversation that continues its own cache; named apart in each salt."""
+    routing_key: str | None = None
+    """Requests of one key begin alike, and belong where one cache is. None leaves that to ``session_id``."""
     priority: int = 0
     """Higher ones go first; none waits for ever."""
     scored_from: int | None = None

@@ -41,7 +41,7 @@ from model_server.server.messages_schema import parse_countable, parse_messages
 from model_server.server.metrics import Metrics
 from model_server.server.native_answer import NativeAnswer
 from model_server.server.native_schema import parse_native
-from model_server.server.placement_fields import PlacementFields
+from model_server.server.placement_fields import ROUTING_KEY_HEADER, PlacementFields
 from model_server.server.plain_text import PlainText
 from model_server.server.prompt import answered_spans, check_ids, encode_prompt, encode_text, prompt_spans
 from model_server.server.responses import StreamedAnswer, WholeAnswer
@@ -128,13 +128,13 @@ class _Service:
     async def _chat(self, request: Request) -> Response:
         chat = parse_request(await self._body(request))
         answer = ChatAnswer(_new_id("chatcmpl-"), self._settings.model_name, self._tokenizer, chat.include_usage)
-        return await self._answered(chat, answer)
+        return await self._answered(request, chat, answer)
 
     async def _converse(self, request: Request) -> Response:
         """The same in Anthropic's protocol."""
         chat = parse_messages(await self._body(request))
         answer = MessagesAnswer(_new_id("msg_"), self._settings.model_name, chat.max_tokens)
-        return await self._answered(chat, answer)
+        return await self._answered(request, chat, answer)
 
     async def _count(self, request: Request) -> Json:
         """How long a conversation would be."""
@@ -142,7 +142,7 @@ class _Service:
         self._check_model(chat.model)
         return {"input_tokens": len(await anyio.to_thread.run_sync(encode_prompt, chat, self._tokenizer))}
 
-    async def _answered(self, chat: ChatRequest, answer: Answer) -> Response:
+    async def _answered(self, request: Request, chat: ChatRequest, answer: Answer) -> Response:
         self._check_model(chat.model)
         # A long conversation takes a while to encode; other streams go on meanwhile.
         salt = self._access.salt(chat.cache_salt)
@@ -156,7 +156,7 @@ class _Service:
             grammar=grammar,
         )
         choices = self._choices(
-            [self._placed(GenerateRequest(answer.id, prompt_ids, sampling, chat.experts_from), chat)],
+            [self._placed(request, GenerateRequest(answer.id, prompt_ids, sampling, chat.experts_from), chat)],
             chat.n,
             chat.stop,
             lambda: TurnParser(chat.enable_thinking, chat.offered_tools, parse_calls=bool(chat.offered_tools)),
@@ -195,6 +195,7 @@ class _Service:
         )
         requests = [
             self._placed(
+                request,
                 GenerateRequest(
                     answer.id,
                     prompt_ids,
@@ -222,12 +223,17 @@ class _Service:
         generate = GenerateRequest(
             answer.id, prompt_ids, sampling, asked.experts_from, forced, scored_from=asked.scored_from
         )
-        choices = self._choices([self._placed(generate, asked)], 1, fields.stop, PlainText)
+        choices = self._choices([self._placed(request, generate, asked)], 1, fields.stop, PlainText)
         return (StreamedAnswer if asked.stream else WholeAnswer)(choices, answer)
 
-    def _placed(self, request: GenerateRequest, asked: PlacementFields) -> GenerateRequest:
-        salt = self._access.salt(asked.cache_salt)
-        return replace(request, cache_salt=salt, session_id=asked.session_id, priority=asked.priority)
+    def _placed(self, request: Request, generate: GenerateRequest, asked: PlacementFields) -> GenerateRequest:
+        return replace(
+            generate,
+            cache_salt=self._access.salt(asked.cache_salt),
+            session_id=asked.session_id,
+            routing_key=request.headers.get(ROUTING_KEY_HEADER),
+            priority=asked.priority,
+        )
 
     def _encoded(self, asked: CompletionRequest) -> list[tuple[int, ...]]:
         return [

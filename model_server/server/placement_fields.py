@@ -10,6 +10,8 @@ from model_server.server.errors import ApiError
 Label = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 MAX_PRIORITY = 1000
+ROUTING_KEY_HEADER = "X-SMG-Routing-Key"
+"""Requests with one value begin alike. Gateways send them to one server by it, and a server to one cache of several."""
 
 
 class PlacementFields(Fields):

@@ -73,8 +73,9 @@ def request_body(request: GenerateRequest, rid: str, vocabulary: Vocabulary, num
         body |= {"return_routed_experts": True, "routed_experts_start_len": _experts_start(request)}
     if request.cache_salt:
         body["cache_salt"] = request.cache_salt
-    if request.session_id is not None and num_groups > 1:
-        body["routed_dp_rank"] = _group_of(request.session_id, num_groups)
+    key = request.routing_key or request.session_id
+    if key is not None and num_groups > 1:
+        body["routed_dp_rank"] = _group_of(key, num_groups)
     return body
 
 
@@ -244,9 +245,9 @@ def _experts_start(request: GenerateRequest) -> int:
     return min(request.experts_from or 0, len(request.prompt_ids))
 
 
-def _group_of(session_id: str, num_groups: int) -> int:
-    """Every group has a cache of its own, so a session stays with one. The same in every process."""
-    return int.from_bytes(hashlib.sha256(session_id.encode()).digest()[:8]) % num_groups
+def _group_of(key: str, num_groups: int) -> int:
+    """Every group has a cache of its own, so what begins alike stays with one. The same in every process."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) % num_groups
 
 
 def _finish_reason(reason: Json) -> FinishReason:

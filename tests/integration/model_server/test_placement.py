@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from model_server.chat.markers import IM_END
 from model_server.engine.engine import EmbeddedEngine
 from model_server.server.app import create_app
+from model_server.server.placement_fields import ROUTING_KEY_HEADER
 from model_server.server.settings import ServerSettings
 from tests.integration.model_server.scripted_service import MODEL, TOKENIZER, answering, ids, service
 from tests.integration.model_server.serving import serving
@@ -29,15 +30,15 @@ BODIES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("path", BODIES)
-async def test_every_endpoint_takes_a_session_a_priority_and_a_salt(path: str) -> None:
+async def test_every_endpoint_takes_a_session_a_routing_key_a_priority_and_a_salt(path: str) -> None:
     engine = answering(f"x{IM_END}", f"x{IM_END}")
     async with service(engine) as (_, url), httpx.AsyncClient(base_url=url) as http:
         assert (await http.post(path, json=BODIES[path])).status_code == 200
         placed = BODIES[path] | {"session_id": "s", "priority": -3, "cache_salt": "mine"}
-        assert (await http.post(path, json=placed)).status_code == 200
+        assert (await http.post(path, json=placed, headers={ROUTING_KEY_HEADER: "task"})).status_code == 200
     plain, request = engine.requests
-    assert (plain.session_id, plain.priority, plain.cache_salt) == (None, 0, "")
-    assert (request.session_id, request.priority) == ("s", -3)
+    assert (plain.session_id, plain.routing_key, plain.priority, plain.cache_salt) == (None, None, 0, "")
+    assert (request.session_id, request.routing_key, request.priority) == ("s", "task", -3)
     assert request.cache_salt not in ("", "mine")
 
 

@@ -1,6 +1,7 @@
 """What SGLang is asked, and what its events mean, without a connection."""
 
 import base64
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -77,9 +78,10 @@ def test_experts_cannot_be_replayed() -> None:
         request_body(request, "name", VOCABULARY, 1)
 
 
-def test_a_session_stays_in_one_group_and_sessions_share_all_groups() -> None:
-    def group(session: str | None, num_groups: int) -> int | None:
-        request = GenerateRequest("r", (1,), session_id=session)
+@pytest.mark.parametrize("name", ["session_id", "routing_key"])
+def test_what_begins_alike_stays_in_one_group_and_all_groups_have_a_share(name: str) -> None:
+    def group(value: str | None, num_groups: int) -> int | None:
+        request = replace(GenerateRequest("r", (1,)), **{name: value})
         found: int | None = request_body(request, "name", VOCABULARY, num_groups).get("routed_dp_rank")
         return found
 
