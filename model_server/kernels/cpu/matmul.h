@@ -77,7 +77,7 @@ struct Fp8Panel {
         low_scale = load(scales + block * kPanel);
         high_scale = load(scales + block * kPanel + 16);
     }
-    static constexpr int64_t kAhead = 0;
+    static constexpr int64_t kAhead = 64;
     MIMO_INLINE void fetch(int64_t input) const { __builtin_prefetch(weights + input / 2 * 16); }
     template <int parity>
     MIMO_INLINE void halves(int64_t input, v16& low, v16& high) const {
