@@ -40,6 +40,8 @@ def main() -> None:
     except Failure as failure:
         _complain(failure.message, failure.remedy)
         sys.exit(failure.code)
+    finally:
+        gc.enable()
 
 
 class _Commands(TyperGroup):
@@ -788,7 +790,6 @@ def _with_client(server: str, work: "Callable[[Client], Awaitable[_T]]") -> _T:
 def _complete(work: "Coroutine[Any, Any, _T]") -> _T:
     import asyncio
 
-    gc.freeze()
     gc.enable()
     return asyncio.run(work)
 
