@@ -12,6 +12,7 @@ from deploy.cluster.cluster import Cluster
 from evals.runner import Sampling, request_of
 from evals.types import EvalTask
 from tests.helm.release import Release, answers, ended, until
+from tests.helm.test_installation import allowed
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(600)]
 NUM_TASKS = 2
@@ -72,6 +73,12 @@ async def test_a_lost_database_comes_back_from_its_backup(
         release.kubectl("scale", "deployment/wide-orchestrator", "--replicas=2")
         again = await client.submit(request_of(exercise, place, Sampling(), None))
         assert (await ended(client, again.id)).verdict is not None
+
+
+def test_the_account_of_the_router_may_watch_its_pods_and_nothing_else(wide: tuple[Release, Path]) -> None:
+    release, _ = wide
+    assert allowed(release, "wide-router", release.namespace) == {("pods", verb) for verb in ("get", "list", "watch")}
+    assert allowed(release, "wide-router", release.sandboxes) == set()
 
 
 def in_database(*command: str) -> tuple[str, ...]:

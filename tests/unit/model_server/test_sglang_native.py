@@ -1,7 +1,6 @@
 """What SGLang is asked, and what its events mean, without a connection."""
 
 import base64
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -81,7 +80,8 @@ def test_experts_cannot_be_replayed() -> None:
 @pytest.mark.parametrize("name", ["session_id", "routing_key"])
 def test_what_begins_alike_stays_in_one_group_and_all_groups_have_a_share(name: str) -> None:
     def group(value: str | None, num_groups: int) -> int | None:
-        request = replace(GenerateRequest("r", (1,)), **{name: value})
+        named: dict[str, Any] = {name: value}
+        request = GenerateRequest("r", (1,), **named)
         found: int | None = request_body(request, "name", VOCABULARY, num_groups).get("routed_dp_rank")
         return found
 
