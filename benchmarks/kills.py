@@ -32,7 +32,7 @@ from agent.identity import DEFAULT_PROJECT
 from agent.store.base import ProjectStore, TaskRecord
 from agent.store.open import open_store
 from agent.testing import ScriptedEndpoint, call
-from agent.types import AssistantMessage, Event, Message, Status, TaskRequest
+from agent.types import AssistantMessage, Event, Message, Status, StopReason, TaskRequest
 from tests.postgres import postgres_server
 
 NUM_STEPS = 6
@@ -67,6 +67,8 @@ class Outcome:
     num_sandboxes_lost: int = 0
     num_waits: int = 0
     """For a model that was away."""
+    num_given_up: int = 0
+    """Runs that lost more sandboxes than are replaced, which ends them by design."""
     wrong: list[str] = field(default_factory=list)
     """What should not be, in words; empty where all is well."""
 
@@ -255,6 +257,9 @@ def _judge(task: TaskRecord, log: Sequence[Event], outcome: Outcome) -> None:
     cut_off = [body["intent_id"] for body in ended if _CUT_OFF in body["observation"]["text"]]
     outcome.num_calls += len(intents)
     outcome.num_cut_off += len(cut_off)
+    if task.stop_reason is StopReason.SANDBOX_LOST:
+        outcome.num_given_up += 1
+        return
     if task.status is not Status.SUCCEEDED:
         outcome.wrong.append(f"{task.id} is {task.status} ({task.stop_reason}): {task.error}")
         return
@@ -294,6 +299,7 @@ def _print(outcome: Outcome) -> None:
         "calls cut off, told to the model": outcome.num_cut_off,
         "sandboxes seen lost": outcome.num_sandboxes_lost,
         "waits for the model": outcome.num_waits,
+        "runs that lost too many sandboxes": outcome.num_given_up,
         "wrong": len(outcome.wrong),
     }
     for name, number in rows.items():

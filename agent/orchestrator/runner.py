@@ -34,7 +34,7 @@ from agent.store.base import Claim, RunResult, Store, TaskRecord
 from agent.telemetry import Telemetry
 from agent.types import Event, Keep, SetUp, Snapshot, Status, StopReason, TaskRequest, Verdict, VerdictKind
 from agent.verdict import reach_verdict
-from sandbox.errors import SandboxError, SandboxLost, SandboxRejected
+from sandbox.errors import SandboxError, SandboxLost, SandboxRejected, SandboxUnavailable
 from sandbox.toolbox.calls import Caller
 from sandbox.toolbox.toolbox import RunTools, Toolbox
 from sandbox.types import Backend, NetworkMode, Resources, Sandbox, SandboxSpec
@@ -263,6 +263,11 @@ class Runner:
                 if work.log.num_sandboxes_lost > MAX_RESTORES:
                     detail = f"the sandbox was lost {work.log.num_sandboxes_lost} times, at last: {error}"
                     await work.stop(StopReason.SANDBOX_LOST, detail)
+            except SandboxUnavailable as error:
+                # One that is killed while it starts looks like a machine that can start none.
+                if work.log.num_sandboxes_lost >= MAX_RESTORES:
+                    return str(error)
+                await work.log.append("sandbox.lost", {"detail": str(error)})
             except SandboxError as error:
                 return str(error)
         return None

@@ -6,11 +6,12 @@ from pathlib import Path
 import anyio
 import pytest
 
+from agent.orchestrator.runner import MAX_RESTORES
 from agent.orchestrator.worker import Worker
 from agent.store.base import TaskRecord
 from agent.store.sql import SqlStore
 from agent.testing import ScriptedModel, call, in_order, turns
-from agent.types import Check, Status, StopReason, TaskRequest, VerdictKind
+from agent.types import AssistantMessage, Check, Status, StopReason, TaskRequest, VerdictKind
 from sandbox.checkpoints.rewindable import Rewindable
 from sandbox.errors import SandboxError, SandboxLost, SandboxUnavailable
 from sandbox.types import Backend, Capability, Command, Outcome, Sandbox, SandboxSpec
@@ -29,7 +30,7 @@ class FailingBackend:
 
     def __init__(self, backend: Backend, *failures: SandboxError | None) -> None:
         self._backend = backend
-        self.capabilities = backend.capabilities - {Capability.CHECKPOINTS}
+        self.capabilities = backend.capabilities - {Capability.CHECKPOINTS, Capability.REATTACH}
         self._failures = list(failures)
         self.num_acquired = 0
 
@@ -63,7 +64,7 @@ class MortalBackend(FailingBackend):
 
     def __init__(self, backend: Backend) -> None:
         super().__init__(backend)
-        self.capabilities = backend.capabilities
+        self.capabilities = backend.capabilities - {Capability.REATTACH}
 
     async def acquire(self, spec: SandboxSpec) -> Sandbox:
         sandbox = await super().acquire(spec)
@@ -209,11 +210,21 @@ async def test_checks_that_cannot_be_run_leave_a_patch_without_verdict(
 async def test_machine_that_cannot_run_sandboxes_fails_the_run_with_what_to_do(
     store: SqlStore, backend: Backend, make_worker: MakeWorker, make_request: MakeRequest
 ) -> None:
-    failing = FailingBackend(backend, SandboxUnavailable("install bubblewrap"))
+    failing = FailingBackend(backend, *[SandboxUnavailable("install bubblewrap")] * (MAX_RESTORES + 1))
 
     task = await finished(store, make_worker(*REPAIR, backend=failing), make_request())
 
     assert (task.status, task.stop_reason, task.error) == (Status.FAILED, None, "install bubblewrap")
+
+
+async def test_sandbox_that_ends_while_it_starts_is_started_again(
+    store: SqlStore, backend: Backend, make_worker: MakeWorker, make_request: MakeRequest
+) -> None:
+    failing = FailingBackend(backend, SandboxUnavailable("the sandbox ended before it was ready"))
+
+    task = await finished(store, make_worker(*REPAIR, backend=failing), make_request())
+
+    assert (task.status, task.patch) == (Status.SUCCEEDED, PATCH)
 
 
 async def test_unknown_image_fails_the_run_and_names_it(
@@ -266,14 +277,15 @@ async def test_best_attempt_is_selected_by_its_checks(
     store: SqlStore, make_worker: MakeWorker, make_request: MakeRequest
 ) -> None:
     wrong = call("str_replace", path="calc.py", old_str="a - b", new_str="a * b")
-    model = ScriptedModel(in_order(wrong, REPAIR[2], *REPAIR))
+    no_test = AssistantMessage(content="I cannot think of a test of the problem.")
+    model = ScriptedModel(in_order(wrong, REPAIR[2], no_test, *REPAIR))
     request = make_request(attempts=2, model={"seed": 7})
 
     task = await finished(store, make_worker(model=model), request)
 
     assert [run.verdict.kind if run.verdict else None for run in task.runs] == ["unverified", "verified"]
     assert task.selected == task.runs[1]
-    assert [options.seed for _, options in model.requests] == [7, 7, 10007, 10007, 10007]
+    assert [options.seed for _, options in model.requests] == [7, 7, 7, 10007, 10007, 10007]
 
 
 async def test_cancel_ends_a_command_and_keeps_what_was_done_before(
