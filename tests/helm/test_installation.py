@@ -12,7 +12,7 @@ from evals.runner import Sampling, request_of
 from evals.types import EvalTask
 from tests.helm.release import HelmError, Release, answers, ended, until
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(1800)]  # the first makes the images
 VERBS = ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection")
 KINDS = (
     *("pods", "pods/exec", "pods/log", "pods/portforward", "pods/ephemeralcontainers", "secrets", "configmaps"),

@@ -14,7 +14,7 @@ from evals.types import EvalTask
 from tests.helm.release import Release, answers, ended, until
 from tests.helm.test_installation import allowed
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(1800)]  # the first makes the images
 NUM_TASKS = 2
 GIVEN = (
     "database.mode=embedded",
