@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes this checkout ready: system packages, then .venv with the locked Python packages and our own.
 # Written for Debian 12; elsewhere it says what to install. Does nothing, quickly, when nothing changed.
-# With --for-tests also what only tests need: Docker, Postgres, Prometheus and Chromium, none of which is started, the
+# With --for-tests also what only tests need: Docker, Postgres, Prometheus, sshd and Chromium, none of which is started, the
 # programs of a Kubernetes cluster, and SGLang's parser.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -24,6 +24,7 @@ main() {
             # shellcheck disable=SC2046
             install_where_possible $(have dockerd || echo docker.io) $(have chromium || echo chromium) \
                 $(have promtool || echo prometheus) $(have_postgres || echo postgresql) \
+                $([ -x /usr/sbin/sshd ] || echo openssh-server) \
                 $(.venv/bin/python -m deploy.cluster packages)
             .venv/bin/python -m deploy.cluster build || echo "setup: without a cluster the tests on one are skipped"
             tests/contract/sglang/setup.sh || echo "setup: without SGLang's packages its contract tests are skipped"

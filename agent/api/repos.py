@@ -11,7 +11,7 @@ from agent.api.body import described, read_body, rejected
 from agent.api.context import Context, Shared
 from agent.api.problems import FieldError, Problem
 from agent.errors import RepositoryError
-from agent.integrations.remote import Remote, RemoteUrl
+from agent.integrations.remote import PATHS_VARIABLE, Remote, RemoteUrl
 from agent.store.repos import Repo, RepoName, RepoSettings
 from agent.types import TaskRequest
 
@@ -94,6 +94,11 @@ async def resolve_repository(shared: Context, task: TaskRequest) -> TaskRequest:
     """
     try:
         if task.repository.startswith("/") and "\0" not in task.repository:
+            if not shared.principal.may("service:admin") and not shared.remotes.reach.has(Path(task.repository)):
+                raise RepositoryError(
+                    "only operators may take any path of the service's machine. Name a repository of the project, or "
+                    f"ask the operator to list a folder of it in {PATHS_VARIABLE}"
+                )
             commit = await shared.resolve_commit(Path(task.repository), task.base_commit)
             return task.model_copy(update={"base_commit": commit})
         project = shared.principal.project_id

@@ -23,6 +23,7 @@ from agent.git import git
 from agent.integrations.addresses import ForbiddenAddress, Network, allowed_networks, is_public, resolve
 
 HOSTS_VARIABLE = "MIMO_REPOSITORY_HOSTS"
+PATHS_VARIABLE = "MIMO_REPOSITORY_PATHS"
 NETWORKS_VARIABLE = "MIMO_REPOSITORY_NETWORKS"
 CA_VARIABLE = "MIMO_REPOSITORY_CA"
 
@@ -44,7 +45,7 @@ _HOST_ALIAS = "repository"
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """Where the service may fetch from; the operator's word."""
+    """Where tasks may take repositories from; the operator's word."""
 
     hosts: tuple[str, ...] = ()
     """Patterns such as ``*.example.com``; empty: any host."""
@@ -52,6 +53,12 @@ class Reach:
     """Allowed although they are not public."""
     ca_file: Path | None = None
     """Certificates of authorities that are believed instead of the system's."""
+    paths: tuple[Path, ...] = ()
+    """Folders of this machine that every project may take repositories from; operators may take any."""
+
+    def has(self, path: Path) -> bool:
+        """Whether every project may take the repository at ``path``."""
+        return any(path.resolve().is_relative_to(folder.resolve()) for folder in self.paths)
 
     async def address(self, host: str, port: int, *, plain: bool) -> str:
         """Where to connect to for ``host``.
@@ -77,7 +84,8 @@ def reach_of(environment: Mapping[str, str]) -> Reach:
     """
     hosts = tuple(name.strip().lower() for name in environment.get(HOSTS_VARIABLE, "").split(",") if name.strip())
     ca_file = environment.get(CA_VARIABLE)
-    return Reach(hosts, allowed_networks(environment, NETWORKS_VARIABLE), Path(ca_file) if ca_file else None)
+    paths = tuple(Path(folder) for folder in environment.get(PATHS_VARIABLE, "").split(":") if folder)
+    return Reach(hosts, allowed_networks(environment, NETWORKS_VARIABLE), Path(ca_file) if ca_file else None, paths)
 
 
 @dataclass(frozen=True, slots=True)

@@ -167,7 +167,8 @@ class Runner:
 
     async def _go_on(self, claim: Claim, inbox: Inbox) -> TaskRecord:
         inbox.put(await self._store.user_events(claim.task.id))
-        caller = Caller(run=claim.run_id, job=claim.task.id, tenant=claim.task.request.repository)
+        tenant = f"{claim.task.project_id}:{claim.task.request.repository}"
+        caller = Caller(run=claim.run_id, job=claim.task.id, tenant=tenant)
         async with self._toolbox.of(caller) as tools:
             try:
                 result = await self._result(claim, tools, inbox)

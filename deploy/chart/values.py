@@ -37,6 +37,7 @@ Device = Annotated[
 """As device plugins name what they give, such as ``nvidia.com/gpu``."""
 Host = Annotated[str, StringConstraints(pattern=r"^(\*\.)?[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")]
 Url = Annotated[str, StringConstraints(pattern=r"^(https?://[^\s\"]+)?$")]
+ArtifactsUrl = Annotated[str, StringConstraints(pattern=r"^(file:///|s3://)[^\s\"$]+$")]
 Object = dict[str, Any]
 """Anything that Kubernetes takes at that place; the chart does not look into it."""
 
@@ -355,6 +356,14 @@ class NetworkPolicy(Values):
     )
 
 
+class Artifacts(Values):
+    url: ArtifactsUrl = Field(
+        "file:///data/artifacts",
+        description="Where API and workers keep what runs leave beside their events: file:///FOLDER of the data volume, "
+        "or s3://BUCKET/PREFIX, reached as AWS_... in api.env and orchestrator.env say.",
+    )
+
+
 class Telemetry(Values):
     endpoint: Url = Field(
         "", description="An OpenTelemetry collector (OTLP over HTTP) that API and workers send spans to. Empty: none."
@@ -383,6 +392,7 @@ class ChartValues(Values):
     database: Database = Database()
     data: Volume = Field(Volume(), description="Git directories of tasks, and the store where it is SQLite.")
     repositories: Repositories = Repositories()
+    artifacts: Artifacts = Artifacts()
     sandbox: Sandbox = Sandbox()
     network_policy: NetworkPolicy = NetworkPolicy()
     monitoring: Monitoring = Monitoring()

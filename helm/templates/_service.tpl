@@ -19,11 +19,9 @@ env:
       secretKeyRef:
         name: {{ include "mimo.keySecret" (list . .Values.api.key) }}
         key: api-key
-  - name: MIMO_SECRETS_KEY
-    valueFrom:
-      secretKeyRef:
-        name: {{ include "mimo.keySecret" (list . .Values.api.secretsKey) }}
-        key: secrets-key
+  {{- include "mimo.serviceVariables" . | nindent 2 }}
+  - name: MIMO_REPOSITORY_PATHS
+    value: /repositories
   {{- if .Values.api.identity }}
   - name: MIMO_IDENTITY_SETTINGS
     value: /etc/mimo/identity.toml
@@ -96,6 +94,7 @@ env:
       secretKeyRef:
         name: {{ include "mimo.keySecret" (list . .Values.modelServer.key) }}
         key: model-api-key
+  {{- include "mimo.serviceVariables" . | nindent 2 }}
   - name: MIMO_SANDBOX_SETTINGS
     value: /etc/mimo/sandbox.toml
   {{- include "mimo.variables" (merge (dict) .Values.orchestrator.env (fromYaml (include "mimo.telemetry" (list . "orchestrator")))) | nindent 2 }}
@@ -162,6 +161,17 @@ initContainers:
 OTEL_EXPORTER_OTLP_ENDPOINT: {{ . | quote }}
 OTEL_SERVICE_NAME: {{ include "mimo.componentName" $ }}
 {{- end }}
+{{- end }}
+
+{{- /* What API and workers have to be told alike. */ -}}
+{{- define "mimo.serviceVariables" -}}
+- name: MIMO_SECRETS_KEY
+  valueFrom:
+    secretKeyRef:
+      name: {{ include "mimo.keySecret" (list . .Values.api.secretsKey) }}
+      key: secrets-key
+- name: MIMO_ARTIFACTS
+  value: {{ .Values.artifacts.url | quote }}
 {{- end }}
 
 {{- define "mimo.serviceMounts" -}}

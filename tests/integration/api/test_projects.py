@@ -12,6 +12,7 @@ from cryptography.fernet import Fernet
 from agent.api.app import create_app
 from agent.api.issuers import identity_settings
 from agent.errors import SettingsError
+from agent.integrations.remote import Reach
 from agent.store.base import Store
 from agent.store.open import open_store
 from agent.store.secrets import SecretBox, secret_box_of
@@ -30,7 +31,7 @@ async def store() -> AsyncIterator[Store]:
 
 @pytest.fixture
 async def http(store: Store) -> AsyncIterator[httpx.AsyncClient]:
-    app = create_app(store, _resolve, api_key=OPERATOR, secret_box=SecretBox(KEY))
+    app = create_app(store, _resolve, api_key=OPERATOR, secret_box=SecretBox(KEY), reach=Reach(paths=(Path("/r"),)))
     async with client(app) as opened:
         await opened.post("/v1/projects", json={"id": "web"})
         yield opened
@@ -143,6 +144,22 @@ def test_key_that_is_none_is_refused_without_repeating_it() -> None:
         secret_box_of({"MIMO_SECRETS_KEY": "hunter2"})
 
     assert "hunter2" not in str(refused.value)
+
+
+# Repositories on the service's machine.
+
+
+async def test_only_operators_take_a_path_that_is_not_listed(http: httpx.AsyncClient) -> None:
+    made = await http.post("/v1/projects/web/api_keys", json={"name": "ci", "scopes": ["tasks:write"]})
+    key = {"Authorization": f"Bearer {made.json()['secret']}"}
+    statuses = []
+    for path in ("/r", "/r/below", "/rest", "/r/../etc"):
+        answer = await http.post("/v1/tasks", json={"repository": path, "problem_statement": "x"}, headers=key)
+        statuses.append(answer.status_code)
+    by_operator = await http.post("/v1/tasks", json={"repository": "/rest", "problem_statement": "x"})
+
+    assert (statuses, by_operator.status_code) == ([202, 202, 422, 422], 202)
+    assert "MIMO_REPOSITORY_PATHS" in answer.json()["detail"]
 
 
 # The audit log.

@@ -21,6 +21,7 @@ from agent.api.app import create_app
 from agent.api.auth import Needs
 from agent.api.gate import OPEN_PATHS
 from agent.identity import SCOPES, Scope
+from agent.integrations.remote import Reach
 from agent.store.base import RunResult, Store
 from agent.store.open import open_store
 from agent.store.repos import Repos, RepoSettings
@@ -160,7 +161,7 @@ class Tenants:
 async def tenants(tmp_path: Path) -> AsyncIterator[Tenants]:
     async with open_store(f"sqlite:///{tmp_path}/mimo.db", artifacts=f"file://{tmp_path}/kept") as store:
         box = SecretBox(Fernet.generate_key().decode())
-        app = create_app(store, _resolve, api_key=OPERATOR, secret_box=box)
+        app = create_app(store, _resolve, api_key=OPERATOR, secret_box=box, reach=Reach(paths=(Path("/repo"),)))
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=BASE) as http:
             alpha, beta = await _tenant(http, "alpha"), await _tenant(http, "beta")
             ids = await _belongings(http, store, alpha)

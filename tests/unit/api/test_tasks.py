@@ -91,7 +91,7 @@ async def test_finished_task_shows_its_result(api: httpx.AsyncClient, store: Sto
     task = (await api.get(f"/v1/tasks/{task_id}")).json()
 
     assert (task["status"], task["stop_reason"]) == ("succeeded", "finished")
-    assert task["verdict"] == {"kind": "verified", "evidence": [], "tree": None}
+    assert task["verdict"] == {"kind": "verified", "evidence": [], "tree": None, "reproduced": None}
     assert task["patch"] == PATCH
     assert [attempt["selected"] for attempt in task["attempts"]] == [True]
 
