@@ -359,8 +359,8 @@ class NetworkPolicy(Values):
 class Artifacts(Values):
     url: ArtifactsUrl = Field(
         "file:///data/artifacts",
-        description="Where API and workers keep what runs leave beside their events: file:///FOLDER of the data volume, or "
-        "s3://BUCKET/PREFIX, reached as AWS_... in api.env and orchestrator.env say.",
+        description="Where API and workers keep what runs leave beside their events: file:///FOLDER of the data "
+        "volume, or s3://BUCKET/PREFIX, reached as AWS_... in api.env and orchestrator.env say.",
     )
 
 
