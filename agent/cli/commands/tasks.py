@@ -1,0 +1,180 @@
+"""``mimo task``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from agent.cli.options import (
+    LOCAL_SERVICE,
+    Attempts,
+    Checks,
+    Commit,
+    FormatAs,
+    MaxCost,
+    MaxSteps,
+    MaxTokens,
+    NoColor,
+    OutputAs,
+    Problem,
+    Quiet,
+    RequireVerified,
+    Seed,
+    Server,
+    TaskId,
+    Temperature,
+    Thinking,
+    Timeout,
+)
+from agent.cli.output import Format, Output
+from agent.cli.session import with_client
+
+if TYPE_CHECKING:
+    from agent.cli.client import Client
+
+app = typer.Typer(help="Tasks of a running service.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.command("submit")
+def submit(
+    problem: Problem = None,
+    repo: Annotated[
+        Path, typer.Option("--repo", metavar="NAME|PATH", help="A repository of the project, or a git checkout here.")
+    ] = Path(),
+    commit: Commit = "HEAD",
+    check: Checks = None,
+    attempts: Attempts = 1,
+    max_steps: MaxSteps = None,
+    max_tokens: MaxTokens = None,
+    max_cost: MaxCost = None,
+    timeout: Timeout = None,
+    label: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Repeatable.")] = None,
+    model: Annotated[str | None, typer.Option(help="Default: the service's.")] = None,
+    temperature: Temperature = None,
+    seed: Seed = None,
+    thinking: Thinking = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Stay until it ends, and exit as it did.")] = False,
+    require_verified: RequireVerified = False,
+    server: Server = LOCAL_SERVICE,
+    output: FormatAs = Format.TEXT,
+    quiet: Quiet = False,
+    no_color: NoColor = False,
+) -> None:
+    """Queue a task; prints its id."""
+    from agent.cli import arguments, task
+    from agent.cli.terminal import open_terminal
+
+    submission = task.Submission(
+        problem=arguments.read_problem(problem),
+        repository=arguments.repository(repo),
+        commit=commit,
+        checks=tuple(check or ()),
+        limits=arguments.limits(max_steps=max_steps, max_tokens=max_tokens, max_cost=max_cost, timeout_s=timeout),
+        sampling=arguments.sampling(temperature=temperature, seed=seed, thinking=thinking, model=model),
+        attempts=attempts,
+        labels=arguments.labels(label or []),
+    )
+    terminal = open_terminal(quiet=quiet, no_color=no_color)
+
+    async def work(client: "Client") -> int:
+        if not watch:
+            await task.submit(client, submission, terminal, output)
+            return 0
+        return await task.submit_and_watch(client, submission, terminal, output, require_verified=require_verified)
+
+    raise typer.Exit(with_client(server, work))
+
+
+@app.command("list")
+def list_all(
+    status: Annotated[str | None, typer.Option(help="Only tasks in this state, such as running.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100)] = 20,
+    server: Server = LOCAL_SERVICE,
+    output: FormatAs = Format.TEXT,
+    no_color: NoColor = False,
+) -> None:
+    """List tasks, newest first."""
+    from agent.cli import arguments, task
+    from agent.cli.terminal import open_terminal
+
+    terminal = open_terminal(no_color=no_color)
+    wanted = arguments.status(status)
+    with_client(server, lambda client: task.list_tasks(client, terminal, output, wanted, limit))
+
+
+@app.command("show")
+def show(
+    task_id: TaskId, server: Server = LOCAL_SERVICE, output: FormatAs = Format.TEXT, no_color: NoColor = False
+) -> None:
+    """Show one task: state, verdict with evidence, cost."""
+    from agent.cli import task
+    from agent.cli.terminal import open_terminal
+
+    terminal = open_terminal(no_color=no_color)
+    with_client(server, lambda client: task.show(client, task_id, terminal, output))
+
+
+@app.command("watch")
+def watch(
+    task_id: TaskId,
+    after: Annotated[int, typer.Option(min=0, help="Only events with a greater sequence number.")] = 0,
+    require_verified: RequireVerified = False,
+    server: Server = LOCAL_SERVICE,
+    output: OutputAs = Output.TEXT,
+    quiet: Quiet = False,
+    no_color: NoColor = False,
+) -> None:
+    """Follow a task until it ends, through lost connections; exits as `mimo run` would."""
+    from agent.cli import task
+    from agent.cli.terminal import open_terminal
+
+    terminal = open_terminal(quiet=quiet, no_color=no_color)
+    code = with_client(
+        server,
+        lambda client: task.watch(client, task_id, terminal, output, after=after, require_verified=require_verified),
+    )
+    raise typer.Exit(code)
+
+
+@app.command("diff")
+def diff(
+    task_id: TaskId, server: Server = LOCAL_SERVICE, output: FormatAs = Format.TEXT, no_color: NoColor = False
+) -> None:
+    """Print the patch of a task that ended; `mimo task diff TASK | git apply` applies it."""
+    from agent.cli import task
+    from agent.cli.terminal import open_terminal
+
+    terminal = open_terminal(no_color=no_color)
+    with_client(server, lambda client: task.diff(client, task_id, terminal, output))
+
+
+@app.command("cancel")
+def cancel(
+    task_id: TaskId, server: Server = LOCAL_SERVICE, output: FormatAs = Format.TEXT, no_color: NoColor = False
+) -> None:
+    """End a task; what it changed so far stays readable."""
+    from agent.cli import task
+    from agent.cli.terminal import open_terminal
+
+    terminal = open_terminal(no_color=no_color)
+    with_client(server, lambda client: task.cancel(client, task_id, terminal, output))
+
+
+@app.command("pr")
+def pr(
+    task_id: TaskId,
+    title: Annotated[str | None, typer.Option(help="Default: of the problem.")] = None,
+    body: Annotated[str | None, typer.Option(help="Default: the problem and what the checks say.")] = None,
+    base: Annotated[str | None, typer.Option(metavar="BRANCH", help="Default: the repository's.")] = None,
+    draft: Annotated[bool, typer.Option("--draft")] = False,
+    server: Server = LOCAL_SERVICE,
+    no_color: NoColor = False,
+) -> None:
+    """Open a pull request for the patch of a task that ended; prints its address."""
+    from agent.api.pull_requests import PullRequestWanted
+    from agent.cli import repo
+    from agent.cli.terminal import open_terminal
+
+    terminal = open_terminal(no_color=no_color)
+    wanted = PullRequestWanted(title=title, body=body, base=base, draft=draft)
+    with_client(server, lambda client: repo.pull_request(client, task_id, wanted, terminal))

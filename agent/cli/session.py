@@ -1,0 +1,37 @@
+"""What a command does, to its end: on an event loop, and with a service where it needs one."""
+
+import gc
+import os
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from agent.cli.client import Client
+
+_T = TypeVar("_T")
+
+
+def with_client(server: str, work: "Callable[[Client], Awaitable[_T]]") -> _T:
+    """Do something with a service, and say in plain words where it refuses or does not answer."""
+    from agent.cli.client import Client, ServiceProblem, ServiceUnreachable
+    from agent.cli.credentials import Credentials
+    from agent.cli.home import home
+    from agent.cli.login import credential_for
+    from agent.cli.task import failure
+
+    async def session() -> _T:
+        credential = await credential_for(server, os.environ, Credentials(home(os.environ)))
+        async with Client(server, api_key=credential) as client:
+            return await work(client)
+
+    try:
+        return complete(session())
+    except (ServiceProblem, ServiceUnreachable) as error:
+        raise failure(error) from error
+
+
+def complete(work: "Coroutine[Any, Any, _T]") -> _T:
+    import asyncio
+
+    gc.enable()  # The start is over; see ``app.main``.
+    return asyncio.run(work)
