@@ -18,6 +18,8 @@ _ON_CLUSTER = (
     "tests/integration/kubernetes/",
     *(f"tests/helm/test_{name}.py" for name in ("definitions", "installation", "server", "several_pods")),
 )
+_ON_EVERY_BACKEND_ALONE = "tests/conformance/sandbox/test_network.py"
+"""Its hosts have the same addresses and ports, whatever the backend."""
 _IN_SANDBOXES = ("tests/conformance/sandbox/", "tests/security/")
 
 settings.register_profile("house", deadline=None, derandomize=True, database=None)
@@ -38,6 +40,8 @@ class Lanes(LoadScopeScheduling):  # type: ignore[misc] # xdist has no types
 
     def _split_scope(self, nodeid: str) -> str:
         file, _, name = nodeid.partition("::")
+        if file == _ON_EVERY_BACKEND_ALONE:
+            return "cluster"
         if file.startswith(_IN_SANDBOXES):
             return "cluster" if "[kubernetes" in name else "sandboxes"
         return "cluster" if file.startswith(_ON_CLUSTER) else file

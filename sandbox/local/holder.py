@@ -146,14 +146,14 @@ def _run(group: cgroups.Group | None, line: socket.socket, root_mode: bool) -> N
             line.close()
             _become_first(group, theirs)
     theirs.close()
-    order = None
+    order, lines = None, dict[int, socket.socket]()
     try:
         group = _place(pid, group, first)
         if order := _receive(line):
             order.line.send(_build(order, group, pid, first).encode())
             first.close()
             os.close(order.listener)
-            _wait(pid, order)
+            _wait(pid, order, lines)
     except ConnectionError:
         pass  # the service is gone before the sandbox was there, and so will this be
     finally:
@@ -161,6 +161,8 @@ def _run(group: cgroups.Group | None, line: socket.socket, root_mode: bool) -> N
         os.waitpid(pid, 0)
         if order:
             Folder(Path(order.plan.folder)).remove()
+        for each in lines.values():
+            each.close()
 
 
 def _receive(line: socket.socket) -> _Order | None:
@@ -291,9 +293,14 @@ def _failure(error: namespaces.SetupFailed) -> Verdict:
     return Verdict(step=error.step, detail=str(error.error))
 
 
-def _wait(pid: int, order: _Order) -> None:
-    """Until the sandbox ends, somebody ends it, or it has lived long enough."""
-    ended, door, lines = os.pidfd_open(pid), order.door.fileno(), {order.line.fileno(): order.line}
+def _wait(pid: int, order: _Order, lines: dict[int, socket.socket]) -> None:
+    """Until the sandbox ends, somebody ends it, or it has lived long enough.
+
+    Args:
+        lines: gets the connections of those who wait for its end: the caller closes them once all is gone.
+    """
+    ended, door = os.pidfd_open(pid), order.door.fileno()
+    lines[order.line.fileno()] = order.line
     poll = select.poll()
     for each in (ended, door, *lines):
         poll.register(each, select.POLLIN)

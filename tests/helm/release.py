@@ -137,10 +137,13 @@ async def answers(client: Client) -> None:
 
 
 async def ended(client: Client, task_id: str) -> TaskView:
-    """The task when it has ended."""
-    async for _ in client.watch(task_id):
-        pass
-    return await client.show(task_id)
+    """The task when it has ended. A pod of the API that is on its way out may have been the one that answered."""
+    while True:
+        with suppress(ServiceUnreachable):
+            async for _ in client.watch(task_id):
+                pass
+            return await client.show(task_id)
+        await answers(client)
 
 
 def _living(pods: Mapping[str, Any]) -> list[str]:

@@ -167,7 +167,7 @@ async def test_a_failure_that_would_come_again_is_not_tried_again(fault: Fault, 
 async def test_tries_come_to_an_end() -> None:
     endpoint = ScriptedEndpoint(in_order(ANSWER), faults=[Status(503, "still loading")] * 9)
     error = await failure(endpoint)
-    assert (error.code, error.retryable, len(endpoint.requests)) == ("busy", True, 3)
+    assert (error.code, error.retryable, len(endpoint.requests)) == ("away", True, 3)
     assert "still loading" in str(error)
 
 

@@ -328,6 +328,9 @@ def test_the_users_own_shell_runs_on_the_machine_itself(start: Start, root: Path
     terminal = ready(start(in_order()))
     terminal.type("!cat secret; touch made", ENTER)
     terminal.see("1234")
+    terminal.see_either(
+        "scripted"
+    )  # The screen stands again: what is typed before that goes to whoever has the terminal.
     terminal.type("/exit", ENTER)
     terminal.ended()
     assert (root / "made").exists()

@@ -46,6 +46,7 @@ def worked(mimo: Mimo, checkout: Path, tmp_path: Path, monkeypatch: pytest.Monke
     }
     for name, value in canaries.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MIMO_REPOSITORY_PATHS", str(checkout))
     model = ScriptedEndpoint(NOSY)
     with model.running() as model_url:
         process = start("serve", "--port", 0, "--model-url", model_url, home=tmp_path / "home")

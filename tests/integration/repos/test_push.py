@@ -4,8 +4,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-import anyio
 import pytest
+from anyio.from_thread import start_blocking_portal
 
 from agent.cli.chat.conversation import add_turn, said_in
 from agent.cli.chat.journal import Journal, Opened
@@ -43,7 +43,9 @@ def conversation(checkout: Path, tmp_path: Path) -> Path:
     said = StepMessage(step=1, message=answer, usage=Usage(), duration_s=0.0, temperature=0.3, thinking=True)
     steps = [("step.started", StepStarted(step=1)), ("step.message", said)]
     written = [(kind, body.model_dump(mode="json")) for kind, body in steps]
-    anyio.run(add_turn, folder, checkout, "the first", "what is wrong here?", written)
+    # In a thread of its own: this one may have a loop that tests share.
+    with start_blocking_portal() as portal:
+        portal.call(add_turn, folder, checkout, "the first", "what is wrong here?", written)
     return folder
 
 
@@ -73,7 +75,8 @@ def test_what_the_task_changed_comes_back_beside_what_was_changed_meanwhile(
     assert (checkout / "new.txt").read_text() == "untracked\n"
     assert git(checkout, "log", "-1", "--format=%s").strip() == "of mine alone"
     assert "mimo --resume yesterday" in pulled.err
-    said = anyio.run(said_in, conversation)
+    with start_blocking_portal() as portal:
+        said = portal.call(said_in, conversation)
     assert [message["content"] for message in said[:3]] == ["what is wrong here?", "add() subtracts.", "repair it"]
     assert "str_replace" in str(said[3:])
 

@@ -156,7 +156,7 @@ async def test_what_was_typed_stays_when_it_has_to_change(service: str, tasks: P
     await page.get_by_role("button", name="Submit task").click()
 
     await expect(page.get_by_role("alert")).to_contain_text("not submitted")
-    await expect(page.locator(".error")).to_contain_text("not an absolute path")
+    await expect(page.locator(".error")).to_contain_text("no repository 'not/absolute'")
     await expect(page.get_by_label("What is wrong, or what do you want?")).to_have_value("add() subtracts")
     assert (await tasks.list_tasks()).tasks == ()
 
