@@ -23,11 +23,12 @@ from agent.model import Delta, Model
 from agent.orchestrator.comparison import Comparison
 from agent.orchestrator.forecast import Forecast
 from agent.orchestrator.log import StoreLog
+from agent.orchestrator.machines import Machines
 from agent.orchestrator.set_up import Place, SetUps
+from agent.orchestrator.sources import Sources
 from agent.orchestrator.workspace import Workspace
 from agent.profiles.by_name import profile
 from agent.remembering import Remembering
-from agent.repository import inherit_repository, is_prepared
 from agent.store.artifacts import MAX_BYTES as MAX_ARTIFACT_BYTES
 from agent.store.artifacts import media_type_of
 from agent.store.base import Claim, RunResult, Store, TaskRecord
@@ -37,7 +38,7 @@ from agent.verdict import reach_verdict
 from sandbox.errors import SandboxError, SandboxLost, SandboxRejected, SandboxUnavailable
 from sandbox.toolbox.calls import Caller
 from sandbox.toolbox.toolbox import RunTools, Toolbox
-from sandbox.types import Backend, NetworkMode, Resources, Sandbox, SandboxSpec
+from sandbox.types import Backend, Resources, Sandbox
 
 MAX_RESTORES = 2
 """So many lost sandboxes are replaced; the next loss ends the run."""
@@ -46,9 +47,6 @@ MAX_PATCH_CHARS = 20_000_000
 """A longer patch is of no use to a reader, and too much for one answer of the API."""
 
 _CANCELLED = "cancelled by the user"
-
-_SPARE_S = 300.0
-"""What a sandbox may live longer than the work in it: starting, unpacking, snapshots."""
 
 _SEEDS_PER_ATTEMPT = 10_000
 """Distance between the seeds of two attempts: sampling again within one counts up from its own."""
@@ -118,7 +116,7 @@ class Runner:
     ) -> None:
         """
         Args:
-            toolbox: decides whose sandbox and call is next; its quotas are by repository, its turns by task.
+            toolbox: decides whose sandbox and call is next; quotas are by project and repository, turns by task.
             repositories: folder for the git directories of tasks; shared by all workers of the store.
             remotes: fetches what tasks name of git hosts; None where they name paths only.
             resources: bounds of every sandbox.
@@ -136,11 +134,10 @@ class Runner:
         self._forecast = Forecast(toolbox)
         self._model = model
         self._repositories = repositories
-        self._remotes = remotes
+        self._sources = Sources(repositories, remotes)
         self._comparison = Comparison(store, model)
         self._set_ups = SetUps(repositories / "setups")
-        self._resources = resources or Resources()
-        self._allow_hosts = allow_hosts
+        self._machines = Machines(resources or Resources(), allow_hosts)
         self._uncommitted = uncommitted
         self._on_delta = on_delta
         self._on_event = on_event
@@ -184,17 +181,14 @@ class Runner:
 
     async def _result(self, claim: Claim, tools: RunTools, inbox: Inbox) -> RunResult | Wait:
         request = _as_attempt(claim)
-        await self._forecast.say(claim.run_id, self._agent_spec(claim.run_id, request), *self._check_specs(request))
-        git_dir = self._repositories / f"{claim.task.id}.git"
+        await self._forecast.say(
+            claim.run_id, self._machines.of_agent(claim.run_id, request), *self._machines.forecast(request)
+        )
         try:
-            for event in claim.events:
-                if event.type == "run.forked":
-                    origin = self._repositories / f"{event.body['task_id']}.git"
-                    await asyncio.to_thread(inherit_repository, origin, git_dir)
             workspace = await Workspace.open(
-                await self._source(claim, git_dir),
+                await self._sources.find(claim),
                 request.base_commit,
-                git_dir,
+                self._sources.git_dir(claim.task.id),
                 self._repositories / f"{claim.run_id}.checkpoints",
                 uncommitted=self._uncommitted,
                 changes=request.changes,
@@ -226,27 +220,9 @@ class Runner:
             return RunResult(status=Status.FAILED, error=str(error))
         return _ended(work, patch, verdict, broken or unchecked)
 
-    async def _source(self, claim: Claim, git_dir: Path) -> Path:
-        """The git directory, or checkout, that holds the task's commit.
-
-        Raises:
-            RepositoryError: it cannot be had.
-        """
-        name = claim.task.request.repository
-        if is_prepared(git_dir):
-            return git_dir
-        if not name.startswith("/"):
-            if self._remotes is None:
-                raise RepositoryError(f"{name!r} is no path, and repositories of git hosts are not known here")
-            return await self._remotes.fetch(claim.task.project_id, name, claim.task.request.base_commit)
-        if _is_within(Path(name), self._repositories):
-            raise RepositoryError(f"{name} belongs to the service, which keeps the files of all projects there")
-        return Path(name)
-
     async def _furnished(self, work: _Work, claim: Claim, setup: SetUp) -> Backend | None:
         """Sandboxes that begin with the work of the task's set-up; None where the task is cancelled first."""
-        hosts = self._hosts(work.request)
-        spec = self._spec(work.request, setup.timeout_s, work.run_id if hosts else "", hosts)
+        spec = self._machines.of_setup(work.run_id, work.request, setup)
         place = Place(claim.task.project_id, work.workspace.base, work.workspace.repository, spec)
         return await _unless(work.cancelled, self._set_ups.furnished(work.tools, setup, place, work.log.append))
 
@@ -317,9 +293,9 @@ class Runner:
     async def _provision(self, work: _Work) -> tuple[Sandbox, bool]:
         """A sandbox with the newest state of the files, and whether that is all of it."""
         async with AsyncExitStack() as failed:
-            sandbox = await work.tools.acquire(self._agent_spec(work.run_id, work.request))
+            sandbox = await work.tools.acquire(self._machines.of_agent(work.run_id, work.request))
             failed.push_async_callback(sandbox.close)
-            await self._forecast.say(work.run_id, *self._check_specs(work.request))
+            await self._forecast.say(work.run_id, *self._machines.forecast(work.request))
             is_whole = await work.workspace.restore(sandbox, work.kept)
             failed.pop_all()
         return sandbox, is_whole
@@ -348,44 +324,15 @@ class Runner:
         base, repository = work.workspace.base.tree, work.workspace.repository
         checks = work.request.checks
         verdict = await reach_verdict(
-            work.tools, self._check_spec(work.request), repository, base, work.tree, checks, work.keep
+            work.tools, self._machines.of_checks(work.request), repository, base, work.tree, checks, work.keep
         )
         if work.request.attempts == 1 or verdict.kind is VerdictKind.NO_CHANGE:
             return verdict
-        spec = self._check_spec(work.request)
+        spec = self._machines.of_checks(work.request)
         reproduced = await self._comparison.reproduced(
             work.claim, work.log, work.tools, spec, repository, base, work.tree
         )
         return verdict.model_copy(update={"reproduced": reproduced})
-
-    def _agent_spec(self, run_id: str, request: TaskRequest) -> SandboxSpec:
-        hosts = self._hosts(request)
-        return self._spec(request, request.limits.wall_clock_s, run_id if hosts else "", hosts)
-
-    def _hosts(self, request: TaskRequest) -> tuple[str, ...]:
-        """A task may have fewer than all, never others."""
-        wanted = request.allow_hosts
-        return self._allow_hosts if wanted is None else tuple(host for host in self._allow_hosts if host in wanted)
-
-    def _check_spec(self, request: TaskRequest) -> SandboxSpec:
-        return self._spec(request, sum(check.timeout_s for check in request.checks))
-
-    def _check_specs(self, request: TaskRequest) -> tuple[SandboxSpec, ...]:
-        """What the verdict will need, as far as known now."""
-        return (self._check_spec(request),) if request.checks else ()
-
-    def _spec(
-        self, request: TaskRequest, work_s: float, run_id: str = "", allow_hosts: tuple[str, ...] = ()
-    ) -> SandboxSpec:
-        """A machine for so many seconds of work."""
-        return SandboxSpec(
-            image=request.image,
-            resources=self._resources,
-            network=NetworkMode.PROXY if allow_hosts else NetworkMode.NONE,
-            allow_hosts=allow_hosts,
-            run_id=run_id,
-            lifetime_s=work_s + _SPARE_S,
-        )
 
     def _keeper(self, claim: Claim) -> Keep:
         """Names begin with the number of the attempt."""
@@ -405,10 +352,6 @@ class Runner:
     def _listener(self, run_id: str) -> Callable[[int, Delta], None] | None:
         on_delta = self._on_delta
         return None if on_delta is None else lambda step, delta: on_delta(run_id, step, delta)
-
-
-def _is_within(path: Path, folder: Path) -> bool:
-    return path.resolve().is_relative_to(folder.resolve())
 
 
 def _as_attempt(claim: Claim) -> TaskRequest:

@@ -1,0 +1,52 @@
+"""What sandboxes a run needs: of its agent, of its checks, and of what prepares it."""
+
+from agent.types import SetUp, TaskRequest
+from sandbox.types import NetworkMode, Resources, SandboxSpec
+
+_SPARE_S = 300.0
+"""What a sandbox may live longer than the work in it: starting, unpacking, snapshots."""
+
+
+class Machines:
+    """Within the operator's bounds."""
+
+    def __init__(self, resources: Resources, allow_hosts: tuple[str, ...]) -> None:
+        """
+        Args:
+            allow_hosts: what may be reached by name, by all but checks.
+        """
+        self._resources = resources
+        self._allow_hosts = allow_hosts
+
+    def of_agent(self, run_id: str, request: TaskRequest) -> SandboxSpec:
+        return self._reaching(run_id, request, request.limits.wall_clock_s)
+
+    def of_setup(self, run_id: str, request: TaskRequest, setup: SetUp) -> SandboxSpec:
+        return self._reaching(run_id, request, setup.timeout_s)
+
+    def of_checks(self, request: TaskRequest) -> SandboxSpec:
+        """Without any network."""
+        return self._spec(request, sum(check.timeout_s for check in request.checks))
+
+    def forecast(self, request: TaskRequest) -> tuple[SandboxSpec, ...]:
+        """What the verdict will need, as far as known before."""
+        return (self.of_checks(request),) if request.checks else ()
+
+    def _reaching(self, run_id: str, request: TaskRequest, work_s: float) -> SandboxSpec:
+        """A task may have fewer hosts than all, never others."""
+        wanted = request.allow_hosts
+        hosts = tuple(host for host in self._allow_hosts if wanted is None or host in wanted)
+        return self._spec(request, work_s, run_id if hosts else "", hosts)
+
+    def _spec(
+        self, request: TaskRequest, work_s: float, run_id: str = "", allow_hosts: tuple[str, ...] = ()
+    ) -> SandboxSpec:
+        """A machine for so many seconds of work."""
+        return SandboxSpec(
+            image=request.image,
+            resources=self._resources,
+            network=NetworkMode.PROXY if allow_hosts else NetworkMode.NONE,
+            allow_hosts=allow_hosts,
+            run_id=run_id,
+            lifetime_s=work_s + _SPARE_S,
+        )
