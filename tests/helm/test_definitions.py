@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from deploy.cluster.cluster import Cluster
+from deploy.cluster.errors import ClusterError
 from tests.helm.rendered import SITE, Object, render
 
 pytestmark = pytest.mark.timeout(600)
@@ -44,7 +46,14 @@ def extended(cluster: Cluster) -> Cluster:
         folder = downloaded(module)
         for file in files:
             cluster.kubectl("apply", "--server-side", f"--filename={folder / file}")
-    cluster.kubectl("wait", "--for=condition=Established", "--timeout=120s", "customresourcedefinitions", "--all")
+    # One that was made this moment has no conditions yet, which kubectl takes for an error.
+    for attempt in Retrying(
+        retry=retry_if_exception_type(ClusterError), stop=stop_after_delay(120), wait=wait_fixed(1)
+    ):
+        with attempt:
+            cluster.kubectl(
+                "wait", "--for=condition=Established", "--timeout=60s", "customresourcedefinitions", "--all"
+            )
     return cluster
 
 

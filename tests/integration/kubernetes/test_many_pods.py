@@ -78,16 +78,16 @@ async def test_all_of_a_thousand_sandboxes_of_a_killed_service_are_ended(
 ) -> None:
     url = f"sqlite:///{tmp_path}/sandboxes.db"
     await _kill_a_service_that_made_many(many, url)
-    with pytest.raises(NoRoom, match="is full"):  # they are all there, and count
+    with pytest.raises(NoRoom):  # they are all there, and count: in the quota, and on the nodes
         await backend.acquire(SandboxSpec())
     async with open_registry(url) as registry:
         reaper = Reaper(backend, registry, grace_s=LEASE_S)
         swept = await reaper.sweep()
-        assert swept.num_found == MANY
+        assert swept.num_found >= MANY  # the one that found no room may be there a moment longer
         while swept.num_found:
             await asyncio.sleep(1)
             swept = await reaper.sweep()
-            assert set(swept.condemned.values()) <= {"its owner is gone"}
+            assert set(swept.condemned.values()) <= {"its owner is gone", "it is on nobody's record"}
             assert not swept.refused
         while await registry.all():  # each is forgotten only after it was seen to be gone
             await reaper.sweep()
