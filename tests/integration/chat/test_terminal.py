@@ -166,7 +166,7 @@ def test_a_killed_conversation_goes_on_with_its_question(start: Start, root: Pat
     terminal.kill()
     terminal = start(in_order(say("repaired")), "--continue")
     terminal.see("The last turn was not finished.")
-    assert "> repair it" in terminal.text
+    terminal.see("> repair it")
     terminal.type("1")
     terminal.see("May it do this?")
     terminal.type("1")
