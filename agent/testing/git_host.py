@@ -1,25 +1,24 @@
 """A git host on loopback: real git behind its smart HTTP protocol and a password, and pull requests by its API.
 
-The API is what GitHub's is as far as ``agent.integrations.forges`` uses it, and GitLab's.
+The API is what GitHub's is as far as ``agent.integrations.forge`` uses it, and GitLab's.
 """
 
 import asyncio
 import base64
 import os
-import socket
 import subprocess
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
+
+from agent.testing.serving import serving
 
 
 @dataclass(slots=True)
@@ -39,20 +38,9 @@ class GitHost:
     @contextmanager
     def running(self, certificate: Path | None = None) -> Iterator["GitHost"]:
         """Serve on a free port in a thread; by TLS where a file with a key and its certificate is given."""
-        listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http{'s' if certificate else ''}://localhost:{listener.getsockname()[1]}"
-        settings = uvicorn.Config(
-            self.app, log_config=None, lifespan="off", ws="none", timeout_graceful_shutdown=1, ssl_certfile=certificate
-        )
-        server = uvicorn.Server(settings)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
+        with serving(self.app, certificate=certificate) as port:
+            self.url = f"http{'s' if certificate else ''}://localhost:{port}"
             yield self
-        finally:
-            server.should_exit = True
-            thread.join()
-            listener.close()
 
     def create(self, path: str) -> str:
         """An empty repository such as ``team/calculator.git``; its address."""

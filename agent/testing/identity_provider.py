@@ -1,8 +1,6 @@
 """An OpenID provider on loopback: discovery, keys, tokens of any content, and sign-in by device or by browser."""
 
 import secrets
-import socket
-import threading
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator
@@ -13,12 +11,13 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 import jwt
-import uvicorn
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
+
+from agent.testing.serving import serving
 
 CLIENT_ID = "mimo-cli"
 
@@ -60,18 +59,9 @@ class IdentityProvider:
     @contextmanager
     def running(self) -> Iterator["IdentityProvider"]:
         """Serve on a free port in a thread."""
-        listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        settings = uvicorn.Config(self.app, log_config=None, lifespan="off", ws="none", timeout_graceful_shutdown=1)
-        server = uvicorn.Server(settings)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
+        with serving(self.app) as port:
+            self.url = f"http://127.0.0.1:{port}"
             yield self
-        finally:
-            server.should_exit = True
-            thread.join()
-            listener.close()
 
     @property
     def app(self) -> Starlette:

@@ -2,14 +2,11 @@
 
 import asyncio
 import json
-import socket
-import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -17,6 +14,7 @@ from starlette.routing import Route
 
 from agent.errors import ModelError
 from agent.testing.scripted_model import Script
+from agent.testing.serving import serving
 from agent.types import AssistantMessage
 
 _PIECE_CHARS = 12
@@ -86,17 +84,8 @@ class ScriptedEndpoint:
     @contextmanager
     def running(self, port: int = 0) -> Iterator[str]:
         """Serve in a thread, on a free port where none is given; yields the base address that ends in ``/v1``."""
-        listener = socket.create_server(("127.0.0.1", port))
-        settings = uvicorn.Config(self.app, log_config=None, lifespan="off", ws="none", timeout_graceful_shutdown=1)
-        server = uvicorn.Server(settings)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-        finally:
-            server.should_exit = True
-            thread.join()
-            listener.close()
+        with serving(self.app, port) as port:
+            yield f"http://127.0.0.1:{port}/v1"
 
     async def _models(self, request: Request) -> Response:
         return JSONResponse({"object": "list", "data": [{"id": self.name, "object": "model", "owned_by": "script"}]})
