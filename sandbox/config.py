@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sandbox.errors import SandboxUnavailable
 from sandbox.hosts import AllowedHost
 from sandbox.pool.config import PoolSettings
-from sandbox.toolbox.config import ToolboxSettings
+from sandbox.toolbox.config import RaySettings, ToolboxSettings
 
 FILE_VARIABLE = "MIMO_SANDBOX_SETTINGS"
 """Names a TOML file with the settings of sandboxes."""
@@ -83,6 +83,17 @@ class KubernetesSettings(BaseModel):
     context: str | None = Field(None, description="Context of the kubeconfig. Empty: its current one.")
     namespace: str = Field(
         "mimo-sandboxes", min_length=1, description="Where pods are made; nothing else should live in it."
+    )
+    provider: Literal["pods", "claims"] = Field(
+        "pods",
+        description="Where pods come from. `pods`: made here, one write each. `claims`: from the agent-sandbox "
+        "controller (API version v1beta1), which must run in the cluster with its extensions.",
+    )
+    warm: int = Field(
+        0,
+        ge=0,
+        description="With `claims`, how many pods the controller holds ready of every kind that was asked for within a "
+        "day.",
     )
     service: str = Field(
         "",
@@ -238,6 +249,9 @@ class SandboxSettings(BaseModel):
     pool: PoolSettings | None = Field(
         None,
         description="Sandboxes that a worker keeps ready. Empty: none; an empty table `[pool]`: as it says itself.",
+    )
+    ray: RaySettings | None = Field(
+        None, description="Where executors are in actors of a Ray cluster; needs the extra `ray`. Empty: in the worker."
     )
 
     def image_folder(self) -> Path:

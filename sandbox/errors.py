@@ -4,6 +4,7 @@ SandboxError                 a machine failed, not a command
 ├── SandboxLost              the sandbox is gone; whatever ran in it is gone too
 │   ├── SandboxEvicted       its machine needed the room, or it took more than its own
 │   ├── MachineLost          the machine it was on is gone
+│   ├── SandboxTaken         somebody of a later term has it now; what ran in it goes on, for them
 │   └── LifetimeOver         it was ended when its lifetime was over
 ├── SandboxUnavailable       no backend can start a sandbox here; the message says what to install
 │   └── NoRoom               not now: there is no room for another, or nobody answers; ask again later
@@ -31,6 +32,10 @@ class SandboxEvicted(SandboxLost):
 
 class MachineLost(SandboxLost):
     """The machine it was on is gone; another one may be asked for."""
+
+
+class SandboxTaken(SandboxLost):
+    """Somebody of a later term has it now, and whatever runs in it."""
 
 
 class LifetimeOver(SandboxLost):

@@ -53,6 +53,9 @@ class LastingSandbox(Sandbox, Protocol):
     @property
     def handle(self) -> Handle: ...
 
+    async def detach(self) -> None:
+        """Leave it as it is, and whatever runs in it to go on. It ends with its lease, unless somebody attaches."""
+
 
 @runtime_checkable
 class LastingBackend(Backend, Inventory, Protocol):
@@ -60,10 +63,13 @@ class LastingBackend(Backend, Inventory, Protocol):
 
     async def acquire(self, spec: SandboxSpec) -> LastingSandbox: ...
 
-    async def attach(self, handle: Handle, spec: SandboxSpec) -> LastingSandbox:
+    async def attach(self, handle: Handle, spec: SandboxSpec, term: int = 0) -> LastingSandbox:
         """Take over a sandbox whose service is gone. What ran in it still runs: asking again for a request id finds
         that command, and never runs it a second time.
 
+        Args:
+            term: shuts out whoever has it from an earlier one, should they not be gone. Who made it has 0.
+
         Raises:
-            SandboxLost: it is not there, or not the one it was.
+            SandboxLost: it is not there, or not the one it was, or somebody of a later term has it.
         """

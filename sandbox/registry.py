@@ -8,7 +8,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -29,6 +29,7 @@ from sqlalchemy import (
     delete,
     event,
     insert,
+    inspect,
     make_url,
     select,
     text,
@@ -85,6 +86,9 @@ class Registry(Protocol):
 
     async def hand_over(self, id: str, owner: str, lease_until: float) -> None:  # noqa: A002
         """Somebody else cares for it from now on; "" for nobody."""
+
+    async def release(self, id: str, owner: str, lease_until: float) -> None:  # noqa: A002
+        """As :meth:`hand_over` to nobody, where it is still this owner's."""
 
     async def renew(self, owner: str, lease_until: float) -> None:
         """For all that ``owner`` has."""
@@ -157,9 +161,13 @@ class RecordedBackend:
             raise
         return self._watched(sandbox)
 
-    async def attach(self, handle: Handle, spec: SandboxSpec) -> LastingSandbox:
-        sandbox = await self._backend.attach(handle, spec)
-        await self._registry.hand_over(handle.id, self._owner, self._now() + self._lease_s)
+    async def attach(self, handle: Handle, spec: SandboxSpec, term: int = 0) -> LastingSandbox:
+        sandbox = await self._backend.attach(handle, spec, term)
+        try:
+            await self._registry.hand_over(handle.id, self._owner, self._now() + self._lease_s)
+        except BaseException:
+            await sandbox.detach()
+            raise
         return self._watched(sandbox)
 
     async def found(self) -> Sequence[Found]:
@@ -172,23 +180,27 @@ class RecordedBackend:
         await self._backend.close()
 
     def _watched(self, sandbox: LastingSandbox) -> LastingSandbox:
-        return _Watched(sandbox, self._registry)
+        return _Watched(sandbox, self._registry, self._let_go)
+
+    async def _let_go(self, id_: str) -> None:
+        """Who comes next has a lease's time to take it over."""
+        with _unless_away("release"):
+            await self._registry.release(id_, self._owner, self._now() + self._lease_s)
 
     async def _renew(self) -> None:
         while True:
             await asyncio.sleep(self._lease_s / 3)
-            try:
+            with _unless_away("renew"):  # the next time is in time, too
                 await self._registry.renew(self._owner, self._now() + self._lease_s)
-            except SandboxError as error:  # the next time is in time, too
-                _log.warning("action=renew reason=%r", str(error))
 
 
 class _Watched:
     """A sandbox on record. Everything but its end is the sandbox's own."""
 
-    def __init__(self, sandbox: LastingSandbox, registry: Registry) -> None:
+    def __init__(self, sandbox: LastingSandbox, registry: Registry, let_go: Callable[[str], Awaitable[None]]) -> None:
         self._sandbox = sandbox
         self._registry = registry
+        self._let_go = let_go
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sandbox, name)
@@ -196,9 +208,24 @@ class _Watched:
     async def close(self) -> None:
         id_ = self._sandbox.handle.id
         # First nobody's: should the end fail, or we end before it, the reaper goes on.
-        await self._registry.hand_over(id_, "", 0.0)
+        with _unless_away("let_go"):
+            await self._registry.hand_over(id_, "", 0.0)
         await self._sandbox.close()
-        await self._registry.forget(id_)
+        with _unless_away("forget"):
+            await self._registry.forget(id_)
+
+    async def detach(self) -> None:
+        await self._let_go(self._sandbox.handle.id)
+        await self._sandbox.detach()
+
+
+@contextmanager
+def _unless_away(action: str) -> Iterator[None]:
+    """What is not written down now, the reaper finds."""
+    try:
+        yield
+    except SandboxError as error:
+        _log.warning("action=%s reason=%r", action, str(error))
 
 
 class SqlRegistry:
@@ -226,6 +253,10 @@ class SqlRegistry:
     async def hand_over(self, id: str, owner: str, lease_until: float) -> None:  # noqa: A002
         values = {"owner": owner, "lease_until": lease_until}
         await self._write(update(_sandboxes).where(_sandboxes.c.id == id).values(**values))
+
+    async def release(self, id: str, owner: str, lease_until: float) -> None:  # noqa: A002
+        theirs = update(_sandboxes).where(_sandboxes.c.id == id, _sandboxes.c.owner == owner)
+        await self._write(theirs.values(owner="", lease_until=lease_until))
 
     async def renew(self, owner: str, lease_until: float) -> None:
         await self._write(update(_sandboxes).where(_sandboxes.c.owner == owner).values(lease_until=lease_until))
@@ -279,6 +310,7 @@ async def open_registry(url: str) -> AsyncIterator[SqlRegistry]:
 
 def _sqlite(url: URL) -> Engine:
     if url.database:
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
         # Before it has any content: the keys of all sandboxes will be in it.
         os.close(os.open(Path(url.database), os.O_CREAT | os.O_RDWR, 0o600))
     engine = create_engine(url)
@@ -303,6 +335,8 @@ def _make_table(engine: Engine) -> None:
     with _translated(engine), engine.begin() as connection:
         if engine.dialect.name == "postgresql":  # two that make what is not there at once fail
             connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _MAKING_LOCK})
+        if inspect(connection).has_table(_sandboxes.name):
+            return  # else who may not make tables could not use it
         connection.execute(CreateTable(_sandboxes, if_not_exists=True))
         for index in _sandboxes.indexes:
             connection.execute(CreateIndex(index, if_not_exists=True))

@@ -26,6 +26,8 @@ class NetworkMode(StrEnum):
 class Capability(StrEnum):
     """What not every backend has. Whatever is not listed here, all of them do alike."""
 
+    BOUNDED_FILES = "bounded_files"
+    """So many files are no more: elsewhere a command that makes them without end fills the memory with their names."""
     HOST = "host"
     """The image ``host`` is a view of this machine's own programs, and not some other image that stands for it."""
     NO_DEVICE = "no_device"

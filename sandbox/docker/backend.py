@@ -49,6 +49,7 @@ class DockerBackend:
     name = "docker"
     capabilities = frozenset(
         {
+            Capability.BOUNDED_FILES,
             Capability.CHECKPOINTS,
             Capability.HOST,
             Capability.IMAGES,
@@ -72,7 +73,7 @@ class DockerBackend:
     async def acquire(self, spec: SandboxSpec) -> "DockerSandbox":
         return await self._chores.make(self._make(spec))
 
-    async def attach(self, handle: Handle, spec: SandboxSpec) -> "DockerSandbox":
+    async def attach(self, handle: Handle, spec: SandboxSpec, term: int = 0) -> "DockerSandbox":
         engine = await self._connected()
         found = await asyncio.to_thread(self._find_image, engine, spec.image)
         path, settings = Path(handle.address), self._settings.docker
@@ -83,6 +84,7 @@ class DockerBackend:
             lease_s=settings.lease_s,
             sealed=settings.sealed,
             env=self._environment(spec, found),
+            term=term,
         )
         door = await self._open_door(spec, path.parent)
         return self._have(DockerSandbox(client, engine, handle.id, path.parent, door))
@@ -260,9 +262,11 @@ class DockerSandbox(Machine):
         """What holds this sandbox, as its first process says."""
         return await self.client.health()
 
-    async def _release(self) -> None:
+    async def _part(self) -> None:
         if self._door is not None:
             await self._door.close()
+
+    async def _release(self) -> None:
         await asyncio.to_thread(_discard, self._engine, self.name, self._folder)
 
 

@@ -1,4 +1,4 @@
-"""Sandboxes as bare pods: one write each.
+"""Sandboxes as pods of a cluster, wherever these come from (``provider``).
 
 A pod that nobody wants any more ends in four ways: it is closed; sandboxd ends it with its lease, whatever became of
 the service; its node ends it at its deadline; and what is left of it, the next service finds by its labels.
@@ -12,7 +12,7 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,10 +25,10 @@ from sandbox.errors import NoRoom, SandboxError, SandboxLost, SandboxUnavailable
 from sandbox.inventory import Found, Handle
 from sandbox.kubernetes import canary, manifest
 from sandbox.kubernetes.cluster import Cluster, Refusal
-from sandbox.kubernetes.pod import Pod
+from sandbox.kubernetes.following import Following
+from sandbox.kubernetes.provider import Held, Provider, open_provider
 from sandbox.kubernetes.sandbox import KubernetesSandbox
 from sandbox.kubernetes.starting import Unstarted, failure, first_contact
-from sandbox.kubernetes.watch import PodWatch, list_pods
 from sandbox.kubernetes.way_out import WayOut
 from sandbox.types import Capability, NetworkMode, SandboxSpec
 from sandbox.wire.client import Client
@@ -52,8 +52,7 @@ class KubernetesBackend:
         self._settings = settings.kubernetes
         self._variables = {name: value for name, value in image.environment(settings).items() if name != "PATH"}
         self._service = self._settings.service or secrets.token_hex(8)
-        self._pods = f"/api/v1/namespaces/{self._settings.namespace}/pods"
-        self._opened: tuple[Cluster, PodWatch] | None = None
+        self._opened: tuple[Cluster, Provider] | None = None
         self._turn = asyncio.Lock()
         self._swept = -_SWEEP_S
         self._proven = -_PROVEN_S
@@ -72,9 +71,9 @@ class KubernetesBackend:
             )
         return await self._chores.make(self._acquire(spec))
 
-    async def attach(self, handle: Handle, spec: SandboxSpec) -> KubernetesSandbox:
+    async def attach(self, handle: Handle, spec: SandboxSpec, term: int = 0) -> KubernetesSandbox:
         """Take over a sandbox of a service that is gone; see :class:`sandbox.inventory.LastingBackend`."""
-        _, watch = await self._open()
+        _, provider = await self._open()
         host, _, port = handle.address.rpartition(":")
         sealed = self._settings.network == "sealed"
         door = await self._open_door(spec)
@@ -85,17 +84,19 @@ class KubernetesBackend:
             lease_s=self._settings.lease_s,
             sealed=sealed,
             env={**self._variables, **variables(spec)},
+            term=term,
         )
-        watch.follow(handle.id)
-        return self._keep(client, watch, handle, door)
+        following = provider.following
+        following.follow(handle.id)
+        return self._keep(client, following, handle, door)
 
     async def found(self) -> Sequence[Found]:
         """Every sandbox in the namespace."""
-        return [_found(pod) for pod in await self._list()]
+        return [held.found for held in await self._held()]
 
     async def remove(self, id: str) -> None:  # noqa: A002  # the field's name
-        """Ask for the end of a pod; quiet where there is none."""
-        await self._delete(id, manifest.GRACE_S)
+        """Ask for the end of a sandbox; quiet where there is none."""
+        await self._end(id)
 
     async def close(self) -> None:
         await self._chores.made()
@@ -104,8 +105,8 @@ class KubernetesBackend:
         finally:
             await self._chores.tidied()
             if self._opened is not None:
-                (cluster, watch), self._opened = self._opened, None
-                await watch.close()
+                (cluster, provider), self._opened = self._opened, None
+                await provider.close()
                 await cluster.close()
             await self._egress.close()
             if self._doors is not None:
@@ -131,15 +132,16 @@ class KubernetesBackend:
                 await self._prove(spec)
                 self._proven = time.monotonic()
 
-    async def _open(self) -> tuple[Cluster, PodWatch]:
+    async def _open(self) -> tuple[Cluster, Provider]:
         if self._opened is None:
             cluster = Cluster(self._settings)
-            selector = f"{manifest.SERVICE_LABEL}={self._service}"
-            self._opened = cluster, PodWatch(cluster, self._pods, selector)
+            self._opened = cluster, open_provider(cluster, self._settings, self._service)
         return self._opened
 
     async def _prove(self, spec: SandboxSpec) -> None:
-        made = await asyncio.gather(*(self._make(canary.trial(spec.image)) for _ in range(2)), return_exceptions=True)
+        made = await asyncio.gather(
+            *(self._make(canary.trial(spec.image), again=False) for _ in range(2)), return_exceptions=True
+        )
         sandboxes = [each for each in made if isinstance(each, KubernetesSandbox)]
         try:
             for failure in made:
@@ -150,17 +152,18 @@ class KubernetesBackend:
         finally:
             await asyncio.gather(*(each.close() for each in sandboxes))
 
-    async def _make(self, spec: SandboxSpec) -> KubernetesSandbox:
-        _, watch = await self._open()
+    async def _make(self, spec: SandboxSpec, *, again: bool = True) -> KubernetesSandbox:
+        _, provider = await self._open()
         name = f"mimo-sandbox-{secrets.token_hex(8)}"
         door = await self._open_door(spec)
-        watch.follow(name)
+        following = provider.following
+        following.follow(name)
         try:
             async with asyncio.timeout(self._settings.start_timeout_s):
-                await self._create(name, spec)
-                client, address = await first_contact(watch, name, self._settings.port, partial(self._claim, spec))
+                await self._ask_for(name, spec, again)
+                client, address = await first_contact(following, name, self._settings.port, partial(self._claim, spec))
         except BaseException as error:
-            state = error.state if isinstance(error, Unstarted) else watch.state(name)
+            state = error.state if isinstance(error, Unstarted) else following.state(name)
             late = await self._last_event(name) if isinstance(error, TimeoutError) and not state.cause else ""
             self._chores.tidy(self._abandon(name))
             if door is not None:
@@ -173,7 +176,7 @@ class KubernetesBackend:
             raise
         host = f"[{address}]" if ":" in address else address
         handle = Handle(name, f"{host}:{self._settings.port}", client.boot_id, client.key)
-        return self._keep(client, watch, handle, door)
+        return self._keep(client, following, handle, door)
 
     async def _claim(self, spec: SandboxSpec, dial: Dial) -> Client:
         return await Client.claim(
@@ -193,16 +196,15 @@ class KubernetesBackend:
             self._doors = Path(tempfile.mkdtemp(prefix="mimo-doors-"))
         return await self._egress.open(spec, self._doors / secrets.token_hex(8))
 
-    def _keep(self, client: Client, watch: PodWatch, handle: Handle, door: Door | None) -> KubernetesSandbox:
+    def _keep(self, client: Client, following: Following, handle: Handle, door: Door | None) -> KubernetesSandbox:
         way_out = None if door is None else WayOut(door, client.lend)
-        sandbox = self._sandboxes[handle.id] = KubernetesSandbox(client, watch, handle, self._discard, way_out)
+        sandbox = self._sandboxes[handle.id] = KubernetesSandbox(client, following, handle, self._discard, way_out)
         return sandbox
 
-    async def _create(self, name: str, spec: SandboxSpec) -> None:
-        cluster, _ = await self._open()
-        wanted = manifest.pod(spec, self._settings, name=name, service=self._service, now=time.time())
+    async def _ask_for(self, name: str, spec: SandboxSpec, again: bool) -> None:
+        _, provider = await self._open()
         try:
-            await cluster.ask("POST", self._pods, body=wanted)
+            await provider.ask_for(name, spec, again=again)
         except Refusal as error:
             if error.reason != "AlreadyExists":  # the first answer did not reach us: nobody else has this name
                 raise self._refused(error) from error
@@ -218,59 +220,61 @@ class KubernetesBackend:
         return ""
 
     async def _discard(self, name: str) -> None:
-        """Have a pod ended. That it is gone is waited for beside whatever comes next."""
+        """Have a sandbox ended. That it is gone is waited for beside whatever comes next."""
         self._sandboxes.pop(name, None)
-        if await self._delete(name, manifest.GRACE_S):
+        if await self._end(name):
             self._chores.tidy(self._confirm(name))
         else:
-            (await self._open())[1].forget(name)
+            (await self._open())[1].following.forget(name)
 
     async def _abandon(self, name: str) -> None:
         with contextlib.suppress(SandboxError):  # what is left of it ends by itself, and is swept up later
             await self._discard(name)
 
     async def _confirm(self, name: str) -> None:
-        _, watch = await self._open()
+        _, provider = await self._open()
         try:
             async with asyncio.timeout(_GONE_S):
-                await watch.until(name, lambda state: state.gone)
+                await provider.following.until(name, lambda state: state.gone)
         except TimeoutError:
             # Its node does not answer. sandboxd ends with its lease, also there; what is left is the cluster's record.
             _log.info("action=pod_stuck pod=%s", name)  # the reaper tells of all at once
-            await self._delete(name, 0)
+            with _ending(name):
+                await provider.give_up(name)
         finally:
-            watch.forget(name)
+            provider.following.forget(name)
 
-    async def _delete(self, name: str, grace_s: int) -> bool:
-        """Whether there was such a pod."""
-        cluster, _ = await self._open()
-        try:
-            await cluster.ask("DELETE", f"{self._pods}/{name}", {"gracePeriodSeconds": grace_s})
-        except Refusal as error:
-            if error.status == 404:
-                return False
-            raise SandboxError(f"the cluster does not end the pod {name}: {error}") from error
-        return True
+    async def _end(self, name: str) -> bool:
+        """Whether there was such a sandbox."""
+        _, provider = await self._open()
+        with _ending(name):
+            return await provider.end(name)
 
-    async def _list(self) -> Sequence[Pod]:
-        cluster, _ = await self._open()
+    async def _held(self) -> Sequence[Held]:
+        _, provider = await self._open()
         try:
-            pods, _ = await list_pods(cluster, self._pods, manifest.LABEL)
+            return await provider.held()
         except Refusal as error:
             raise self._refused(error) from error
-        return pods
 
     async def _sweep(self) -> None:
         """Remove what earlier services left."""
-        with contextlib.suppress(SandboxError):
-            for pod in await self._list():
-                if pod.state().over or time.time() > _found(pod).ends_at + _LATE_S:
-                    await self._delete(pod.name, manifest.GRACE_S)
+        _, provider = await self._open()
+        with contextlib.suppress(SandboxError, Refusal):
+            for held in await provider.held():
+                if held.over or time.time() > held.found.ends_at + _LATE_S:
+                    await self._end(held.found.id)
+            await provider.tidy()
 
     def _refused(self, refusal: Refusal) -> SandboxError:
         namespace = self._settings.namespace
         if "exceeded quota" in str(refusal):
             return NoRoom(f"the namespace {namespace} is full: {refusal}; wait for others to end, or raise its quota")
+        if refusal.status == 404 and not refusal.reason:  # not even a path of that name
+            return SandboxUnavailable(
+                "this cluster knows no claims of sandboxes; install the agent-sandbox controller with its extensions, "
+                "or set sandbox.kubernetes.provider to 'pods'"
+            )
         if refusal.status == 404:
             return SandboxUnavailable(
                 f"{refusal}; make the namespace {namespace} first, or name another in the settings "
@@ -281,18 +285,16 @@ class KubernetesBackend:
 
 def _capabilities(settings: KubernetesSettings) -> frozenset[Capability]:
     own = {Capability.OWN_USERS} if settings.profile == "root" else set()
-    own |= {Capability.OWN_ID} if settings.profile == "restricted" and settings.uid is None else set()
+    one_each = settings.profile == "restricted" and settings.uid is None and settings.provider == "pods"
+    own |= {Capability.OWN_ID} if one_each else set()
     own |= set() if settings.network == "sealed" else {Capability.PROXY}
     own |= {Capability.ONE_DISK} if settings.disk == "memory" else set()
     return frozenset({Capability.REATTACH, Capability.IMAGES, Capability.CHECKPOINTS, *own})
 
 
-def _found(pod: Pod) -> Found:
-    created = pod.metadata.creation_timestamp
-    ends = pod.metadata.labels.get(manifest.LABEL, "")
-    return Found(
-        pod.name,
-        created_at=created.timestamp() if created else 0.0,
-        ends_at=float(ends) if ends.isdigit() else 0.0,
-        ending=pod.metadata.deletion_timestamp is not None,
-    )
+@contextlib.contextmanager
+def _ending(name: str) -> Iterator[None]:
+    try:
+        yield
+    except Refusal as error:
+        raise SandboxError(f"the cluster does not end the sandbox {name}: {error}") from error

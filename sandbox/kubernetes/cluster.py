@@ -115,6 +115,16 @@ class Cluster:
             ) from error
         raise AssertionError("a call that is repeated comes to an end")
 
+    async def delete(self, path: str, params: Mapping[str, str | int]) -> bool:
+        """Whether there was such an object; raises as :meth:`ask`."""
+        try:
+            await self.ask("DELETE", path, params)
+        except Refusal as error:
+            if error.status == httpx2.codes.NOT_FOUND:
+                return False
+            raise
+        return True
+
     @asynccontextmanager
     async def watch(self, path: str, **params: str | int) -> AsyncIterator[AsyncIterator[str]]:
         """The lines of a watch, until the server ends it or the connection breaks.
@@ -138,8 +148,9 @@ class Cluster:
         await self._client.aclose()
 
     async def _ask_once(self, method: str, path: str, params: Mapping[str, str | int], body: object) -> bytes:
+        headers = {"Content-Type": "application/merge-patch+json"} if method == "PATCH" else {}
         try:
-            response = await self._client.request(method, path, params=params, json=body)
+            response = await self._client.request(method, path, params=params, json=body, headers=headers)
         except (httpx2.TransportError, ConfigError) as error:
             raise _NotNow("away", str(error) or type(error).__name__) from error
         if not response.is_success:

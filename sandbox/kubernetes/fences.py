@@ -6,8 +6,10 @@ hold of an account that may make pods there.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Literal
 
 from sandbox.config import KubernetesSettings
+from sandbox.kubernetes.claim_manifest import EXTENSIONS
 from sandbox.kubernetes.manifest import (
     CLOSED_LOG,
     FENCE,
@@ -71,6 +73,20 @@ def pod_security(settings: KubernetesSettings) -> str:
     return "baseline" if settings.profile == "root" else "restricted"
 
 
+def rules(provider: Literal["pods", "claims"]) -> list[Manifest]:
+    """What executors may do in the namespace."""
+    made, kept = ["create", "delete", "list", "watch"], ["create", "delete", "list"]
+    events: Manifest = {"apiGroups": [""], "resources": ["events"], "verbs": ["list"]}
+    if provider == "pods":
+        return [{"apiGroups": [""], "resources": ["pods"], "verbs": made}, events]
+    return [
+        {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]},
+        events,
+        {"apiGroups": [EXTENSIONS], "resources": ["sandboxclaims"], "verbs": made},
+        {"apiGroups": [EXTENSIONS], "resources": ["sandboxtemplates", "sandboxwarmpools"], "verbs": kept},
+    ]
+
+
 def _namespace(settings: KubernetesSettings) -> Manifest:
     labels = {"pod-security.kubernetes.io/enforce": pod_security(settings)}
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": settings.namespace, "labels": labels}}
@@ -112,11 +128,7 @@ def _only_executors(settings: KubernetesSettings, executors: Executors) -> Manif
 
 
 def _role(settings: KubernetesSettings) -> Manifest:
-    rules = [
-        {"apiGroups": [""], "resources": ["pods"], "verbs": ["create", "delete", "list", "watch"]},
-        {"apiGroups": [""], "resources": ["events"], "verbs": ["list"]},
-    ]
-    return _object(settings, "rbac.authorization.k8s.io/v1", "Role", "sandboxes", rules=rules)
+    return _object(settings, "rbac.authorization.k8s.io/v1", "Role", "sandboxes", rules=rules(settings.provider))
 
 
 def _role_binding(settings: KubernetesSettings, executors: Executors) -> Manifest:

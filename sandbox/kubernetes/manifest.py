@@ -16,6 +16,8 @@ SERVICE_LABEL = "mimo.sandbox.service"
 """Which service made it; another id for each start."""
 POOL_LABEL = "mimo.sandbox.pool"
 """Pods of the same key can stand for each other."""
+CLAIMED = "claimed"
+"""The value of ``LABEL`` on pods that a controller makes: what they are for, and how long, says their claim."""
 TASK = "sandbox"
 FENCE = "fence"
 INSTALL = "install"
@@ -29,6 +31,8 @@ CLOSED_LOG = "/sandboxd/closed/log"
 """The place of the cluster's message file, which has no bound: nobody may enter it (``sandboxd/install.go``)."""
 GRACE_S = 1
 UNCLAIMED_S = 600
+HELD_READY_S = 24 * 3600
+"""So long a pod waits for a claim."""
 ROOT_CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETUID")
 """What the superuser of a user namespace keeps."""
 FOLDERS = {"/workspace": "workspace", "/tmp": "tmp", "/var/tmp": "var-tmp", "/home/sandbox": "home", "/dev/shm": "shm"}  # noqa: S108
@@ -41,6 +45,7 @@ _PROGRAM_MIB = 16
 _LOGS_MIB = 16
 _OUR_PROCESSES = 48
 """Threads of sandboxd, and what waits to become commands."""
+_SHARED_UID = 1000
 _FIRST_UID = 1_000_000
 _NUM_UIDS = 1_000_000
 """All small enough for every format of archives. Two pods of one node seldom have the same; they then share a bound."""
@@ -55,7 +60,53 @@ def pod(spec: SandboxSpec, settings: KubernetesSettings, *, name: str, service: 
         service: id of who makes it.
         now: seconds since 1970.
     """
-    uid = 0 if settings.profile == "root" else settings.uid or _own_uid(name)
+    content = _content(spec, settings, settings.uid or _own_uid(name), UNCLAIMED_S)
+    metadata = about(spec, settings, name=name, service=service, now=now)
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": content}
+
+
+def template(spec: SandboxSpec, settings: KubernetesSettings) -> Manifest:
+    """The pods of all sandboxes that can stand for each other, as a controller makes them.
+
+    They are one user, and their nodes' deadline is that of the longest whose lifetime ends in the same hour.
+    """
+    uid = settings.uid or _SHARED_UID
+    shared = settings.model_copy(update={"uid": uid})
+    hours = math.ceil(spec.lifetime_s / 3600)
+    longest = spec.model_copy(update={"lifetime_s": hours * 3600.0 + HELD_READY_S})
+    content = _content(longest, shared, uid, HELD_READY_S)
+    return {"metadata": {"labels": {LABEL: CLAIMED, POOL_LABEL: pool_key(spec, settings)}}, "spec": content}
+
+
+def about(spec: SandboxSpec, settings: KubernetesSettings, *, name: str, service: str, now: float) -> Manifest:
+    """The metadata of the object that stands for one sandbox; the arguments are those of :func:`pod`."""
+    labels = {
+        LABEL: str(math.ceil(now + spec.lifetime_s)),
+        SERVICE_LABEL: service,
+        POOL_LABEL: pool_key(spec, settings),
+    }
+    return {"name": name, "namespace": settings.namespace, "labels": labels}
+
+
+def ends_at(labels: Mapping[str, str]) -> float:
+    """When a sandbox's lifetime is over, as its labels say, in seconds since 1970."""
+    ends = labels.get(LABEL, "")
+    return float(ends) if ends.isdigit() else 0.0
+
+
+def image(spec: SandboxSpec, settings: KubernetesSettings) -> str:
+    """The image that nodes know; "" where ``host`` means none."""
+    return (settings.host_image or "") if spec.image == "host" else spec.image
+
+
+def pool_key(spec: SandboxSpec, settings: KubernetesSettings) -> str:
+    asked = (image(spec, settings), spec.resources.model_dump_json(), spec.network)
+    parts = (*asked, settings.profile, settings.network, str(settings.runtime_class))
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _content(spec: SandboxSpec, settings: KubernetesSettings, uid: int, unclaimed_s: int) -> Manifest:
+    uid = 0 if settings.profile == "root" else uid
     content: Manifest = {
         "restartPolicy": "Never",
         "activeDeadlineSeconds": math.ceil(spec.lifetime_s + settings.start_timeout_s) + _LATE_S,
@@ -74,34 +125,17 @@ def pod(spec: SandboxSpec, settings: KubernetesSettings, *, name: str, service: 
         ],
         "volumes": [_volume("program", _PROGRAM_MIB, ""), _volume("disk", spec.resources.disk_mib, _medium(settings))],
         "initContainers": [_first_container(spec, settings, uid)],
-        "containers": [_task_container(spec, settings)],
+        "containers": [_task_container(spec, settings, unclaimed_s)],
     }
     if settings.profile == "root":
         content["hostUsers"] = False
     if settings.runtime_class is not None:
         content["runtimeClassName"] = settings.runtime_class
-    labels = {
-        LABEL: str(math.ceil(now + spec.lifetime_s)),
-        SERVICE_LABEL: service,
-        POOL_LABEL: pool_key(spec, settings),
-    }
-    metadata = {"name": name, "namespace": settings.namespace, "labels": labels}
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": content}
+    return content
 
 
-def image(spec: SandboxSpec, settings: KubernetesSettings) -> str:
-    """The image that nodes know; "" where ``host`` means none."""
-    return (settings.host_image or "") if spec.image == "host" else spec.image
-
-
-def pool_key(spec: SandboxSpec, settings: KubernetesSettings) -> str:
-    asked = (image(spec, settings), spec.resources.model_dump_json(), spec.network)
-    parts = (*asked, settings.profile, settings.network, str(settings.runtime_class))
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-
-
-def _task_container(spec: SandboxSpec, settings: KubernetesSettings) -> Manifest:
-    serve = ["serve", "--tcp", f":{settings.port}", "--unclaimed", f"{UNCLAIMED_S}s", "--image-variables"]
+def _task_container(spec: SandboxSpec, settings: KubernetesSettings, unclaimed_s: int) -> Manifest:
+    serve = ["serve", "--tcp", f":{settings.port}", "--unclaimed", f"{unclaimed_s}s", "--image-variables"]
     if settings.uid is None or settings.profile == "root":  # else others on its node are this user, too
         serve += ["--processes", str(spec.resources.processes + _OUR_PROCESSES)]
     if spec.network is NetworkMode.PROXY:

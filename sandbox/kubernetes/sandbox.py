@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 from sandbox.errors import LifetimeOver, MachineLost, SandboxEvicted, SandboxLost
 from sandbox.inventory import Handle
-from sandbox.kubernetes.pod import Cause, PodState
-from sandbox.kubernetes.watch import PodWatch
+from sandbox.kubernetes.following import Following
+from sandbox.kubernetes.state import Cause, PodState
 from sandbox.kubernetes.way_out import WayOut
 from sandbox.wire.client import Client
 from sandbox.wire.ending import Ended, Result
@@ -24,15 +24,15 @@ class KubernetesSandbox(Machine):
     def __init__(
         self,
         client: Client,
-        watch: PodWatch,
+        following: Following,
         handle: Handle,
         discard: Callable[[str], Awaitable[None]],
         way_out: WayOut | None = None,
     ) -> None:
-        self._pod = _PodWire(client, watch, handle.id)
+        self._pod = _PodWire(client, following, handle.id)
         super().__init__(self._pod, client.boot_id)
         self.name = handle.id
-        """Of the pod."""
+        """Of the pod, or of the claim that it is for."""
         self.handle = handle
         self.client = client
         self._discard = discard
@@ -42,19 +42,21 @@ class KubernetesSandbox(Machine):
         """What holds this sandbox, as its first process says."""
         return await self.client.health()
 
-    async def _release(self) -> None:
+    async def _part(self) -> None:
         self._pod.stop_watching()
         if self._way_out is not None:
             await self._way_out.close()
+
+    async def _release(self) -> None:
         await self._discard(self.name)
 
 
 class _PodWire:
     """The connection to a pod's sandboxd, and beside it what the cluster says of the pod."""
 
-    def __init__(self, client: Client, watch: PodWatch, name: str) -> None:
+    def __init__(self, client: Client, following: Following, name: str) -> None:
         self._client = client
-        self._watch = watch
+        self._following = following
         self._name = name
         self._closed = False
         self._ending = asyncio.create_task(self._end_with_pod())
@@ -92,18 +94,18 @@ class _PodWire:
 
     async def _end_with_pod(self) -> None:
         """A connection to a node that is gone would break only much later."""
-        state = await self._watch.until(self._name, lambda state: state.over)
+        state = await self._following.until(self._name, lambda state: state.over)
         self._client.close(state.detail)
 
     async def _explained(self, lost: SandboxLost) -> SandboxLost:
         if not self._closed:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_WORD_S):
-                    await self._watch.until(self._name, lambda state: state.over)
+                    await self._following.until(self._name, lambda state: state.over)
         return self._named(lost)
 
     def _named(self, lost: SandboxLost) -> SandboxLost:
-        state = self._watch.state(self._name)
+        state = self._following.state(self._name)
         return lost if self._closed or not state.over else loss(self._name, state)
 
 

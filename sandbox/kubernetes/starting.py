@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from sandbox.errors import ImageMismatch, NoRoom, SandboxError, SandboxUnavailable, UnknownImage
-from sandbox.kubernetes.pod import Cause, PodState
+from sandbox.kubernetes.following import Following
 from sandbox.kubernetes.sandbox import loss
-from sandbox.kubernetes.watch import PodWatch
+from sandbox.kubernetes.state import Cause, PodState
 from sandbox.wire.client import Client
 from sandbox.wire.dial import Dial
 
@@ -17,7 +17,7 @@ _LONGEST_PAUSE_S = 0.25
 
 
 async def first_contact(
-    watch: PodWatch, name: str, port: int, claim: Callable[[Dial], Awaitable[Client]]
+    following: Following, name: str, port: int, claim: Callable[[Dial], Awaitable[Client]]
 ) -> tuple[Client, str]:
     """Claim a pod as soon as it serves; also says its address.
 
@@ -30,12 +30,12 @@ async def first_contact(
     """
 
     async def knock() -> tuple[Client, str]:
-        state = await watch.until(name, lambda state: bool(state.address))
+        state = await following.until(name, lambda state: bool(state.address))
         assert state.address is not None, state
         return await claim(_Door(state.address, port)), state.address
 
     knocking = asyncio.create_task(knock())
-    failing = asyncio.create_task(watch.until(name, _is_hopeless))
+    failing = asyncio.create_task(following.until(name, _is_hopeless))
     try:
         await asyncio.wait({knocking, failing}, return_when=asyncio.FIRST_COMPLETED)
         if not knocking.done():
@@ -72,12 +72,14 @@ def failure(name: str, state: PodState, image: str) -> SandboxError:
             )
         case Cause.UNSCHEDULABLE:
             return NoRoom(f"no node has room for another sandbox ({state.detail}); wait, or add nodes")
+        case Cause.FULL:
+            return NoRoom(f"the namespace is full: {state.detail}; wait for others to end, or raise its quota")
     return SandboxUnavailable(f"the pod {name} does not come to serve: {state.detail or 'nothing is said of it'}")
 
 
 def _is_hopeless(state: PodState) -> bool:
     """Waiting will not help. Room on a node may come, and so may an image that did not come at once."""
-    return state.over or state.cause in (Cause.NO_IMAGE, Cause.REFUSED)
+    return state.over or state.cause in (Cause.NO_IMAGE, Cause.REFUSED, Cause.FULL)
 
 
 class _Door:

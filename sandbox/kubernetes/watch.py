@@ -1,76 +1,73 @@
-"""The pods of one service, as the API server last said: one list and one watch, however many sandboxes there are."""
+"""Objects of one kind, as the API server last said: one list and one watch, however many sandboxes there are."""
 
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from typing import Annotated, Generic
 
-from pydantic import ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from sandbox.errors import SandboxError
 from sandbox.kubernetes.cluster import Cluster, Refusal
-from sandbox.kubernetes.pod import WATCH_LINE, Cause, Pod, PodChange, PodList, PodState, WatchError
+from sandbox.kubernetes.following import Following
+from sandbox.kubernetes.objects import AnyObject, AnyRecord, Change, Listed, WatchError
+from sandbox.kubernetes.state import DELETED
 
 _PAGE = 500
 _PAUSES_S = (0.0, 0.1, 0.3, 1.0, 3.0)
 """Before a watch that broke is begun again; the last, whenever that goes on."""
-_UNKNOWN = PodState()
-_GONE = PodState(over=True, gone=True, cause=Cause.ENDED, detail="it was deleted")
 _log = logging.getLogger(__name__)
 
 
-async def list_pods(cluster: Cluster, path: str, selector: str) -> tuple[Sequence[Pod], str]:
-    """All pods with these labels, and the version from which on a watch misses nothing.
+async def list_objects(
+    cluster: Cluster, path: str, selector: str, kind: type[AnyObject]
+) -> tuple[Sequence[AnyObject], str]:
+    """All objects with these labels, and the version from which on a watch misses nothing.
 
     Raises:
         Refusal, NoRoom: as :meth:`Cluster.ask`.
     """
-    pods: list[Pod] = []
+    objects: list[AnyObject] = []
     more: str = ""
     while True:
         params: dict[str, str | int] = {"labelSelector": selector, "limit": _PAGE}
         params |= {"continue": more} if more else {}
-        answer = await cluster.ask("GET", path, params)
-        page = PodList.model_validate_json(answer)
-        pods += page.items
+        page = Listed[kind].model_validate_json(await cluster.ask("GET", path, params))  # type: ignore[valid-type]
+        objects += page.items
         more = page.metadata.continue_
         if not more:
-            return pods, page.metadata.resource_version
+            return objects, page.metadata.resource_version
 
 
-@dataclass(slots=True)
-class _Followed:
-    state: PodState = _UNKNOWN
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
+class Watch(Generic[AnyRecord]):
+    """Tells what objects say of sandboxes, from when it is made."""
 
-
-class PodWatch:
-    """Follows pods by name, from before they are made until nobody asks any more."""
-
-    def __init__(self, cluster: Cluster, path: str, selector: str) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        path: str,
+        selector: str,
+        kind: type[AnyRecord],
+        following: Following,
+        *,
+        stands_for: Callable[[AnyRecord], str] = lambda each: each.name,
+        last: bool = True,
+    ) -> None:
+        """
+        Args:
+            stands_for: the name of the object's sandbox.
+            last: without such an object, nothing is left of the sandbox.
+        """
         self._cluster = cluster
         self._path = path
         self._selector = selector
-        self._pods: dict[str, _Followed] = {}
+        self._kind = kind
+        self._following = following
+        self._stands_for = stands_for
+        self._deleted = replace(DELETED, gone=last)
+        self._line: TypeAdapter[Change[AnyRecord] | WatchError] = watch_line(kind)
         self._running = asyncio.create_task(self._run())
-
-    def follow(self, name: str) -> None:
-        """From now on; before the pod is made, so that nothing is missed."""
-        self._pods[name] = _Followed()
-
-    def forget(self, name: str) -> None:
-        self._pods.pop(name, None)
-
-    def state(self, name: str) -> PodState:
-        """What is known now; of a pod that is not followed, that it is gone."""
-        followed = self._pods.get(name)
-        return followed.state if followed else _GONE
-
-    async def until(self, name: str, happened: Callable[[PodState], bool]) -> PodState:
-        """The first state of which this is true."""
-        while not happened(state := self.state(name)):
-            await self._pods[name].changed.wait()
-        return state
 
     async def close(self) -> None:
         self._running.cancel()
@@ -88,7 +85,7 @@ class PodWatch:
                     self._path, labelSelector=self._selector, resourceVersion=version
                 ) as lines:
                     async for line in lines:
-                        event = WATCH_LINE.validate_json(line)
+                        event = self._line.validate_json(line)
                         if isinstance(event, WatchError):
                             version = ""  # what came in between is not known any more
                             break
@@ -103,24 +100,24 @@ class PodWatch:
 
     async def _list(self) -> str:
         """Catch up; returns the version from which to go on."""
-        asked = set(self._pods)
-        pods, version = await list_pods(self._cluster, self._path, self._selector)
-        for pod in pods:
-            self._set(pod.name, pod.state())
-        for name in asked - {pod.name for pod in pods}:
-            if name in self._pods and self._pods[name].state != _UNKNOWN:  # else it may only now be made
-                self._set(name, _GONE)
+        known = self._following.known_to(self._path)  # any other may only now be made
+        objects, version = await list_objects(self._cluster, self._path, self._selector, self._kind)
+        names = {self._stands_for(each): each.state() for each in objects}
+        for name in known:
+            names.setdefault(name, self._deleted)
+        for name, state in names.items():
+            self._following.say(name, self._path, state)
         return version
 
-    def _take(self, event: PodChange) -> None:
+    def _take(self, event: Change[AnyRecord]) -> None:
+        if event.type == "BOOKMARK":
+            return
+        state = event.object.state()
         if event.type == "DELETED":
-            last = event.object.state()
-            self._set(event.object.name, replace(last, gone=True) if last.over else _GONE)
-        elif event.type != "BOOKMARK":
-            self._set(event.object.name, event.object.state())
+            state = replace(state, gone=self._deleted.gone) if state.over else self._deleted
+        self._following.say(self._stands_for(event.object), self._path, state)
 
-    def _set(self, name: str, state: PodState) -> None:
-        if followed := self._pods.get(name):
-            followed.state = state
-            followed.changed.set()
-            followed.changed = asyncio.Event()
+
+def watch_line(kind: type[AnyRecord]) -> TypeAdapter[Change[AnyRecord] | WatchError]:
+    """Reads one line of a watch."""
+    return TypeAdapter(Annotated[Change[kind] | WatchError, Field(discriminator="type")])  # type: ignore[valid-type,arg-type]

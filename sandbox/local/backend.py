@@ -51,6 +51,7 @@ class LocalBackend:
     name = "local"
     capabilities = frozenset(
         {
+            Capability.BOUNDED_FILES,
             Capability.CHECKPOINTS,
             Capability.HOST,
             Capability.NO_DEVICE,
@@ -86,11 +87,13 @@ class LocalBackend:
             raise SandboxUnavailable(_remedy(made))
         return self._have(made)
 
-    async def attach(self, handle: Handle, spec: SandboxSpec) -> "LocalSandbox":
+    async def attach(self, handle: Handle, spec: SandboxSpec, term: int = 0) -> "LocalSandbox":
         place = Folder(Path(handle.address).parent)
         found = await self._find_image(spec)
         lease_s, env = self._settings.local.lease_s, self._environment(spec, found)
-        client = await Client.attach(unix(place.address), handle.key, handle.boot_id, lease_s=lease_s, env=env)
+        client = await Client.attach(
+            unix(place.address), handle.key, handle.boot_id, lease_s=lease_s, env=env, term=term
+        )
         if (line := place.call_holder()) is None:
             client.close("its holder is gone")
             raise SandboxLost(f"the sandbox {handle.id} ended")
@@ -211,9 +214,15 @@ class LocalSandbox(Machine):
         """What the sandbox's first process says of itself."""
         return await self.client.health()
 
-    async def _release(self) -> None:
+    async def _part(self) -> None:
         if self._door is not None:
             await self._door.close()
+
+    async def _detach(self) -> None:
+        await super()._detach()
+        self._line.close()
+
+    async def _release(self) -> None:
         loop = asyncio.get_running_loop()
         with self._line:
             self._line.setblocking(False)

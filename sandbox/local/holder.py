@@ -243,7 +243,7 @@ def _clean_process() -> None:
 
 def _bound(plan: Blueprint, *, grouped: bool) -> None:
     """Counted per user and user namespace, so these are this sandbox's own (Linux 5.14)."""
-    limits = [(resource.RLIMIT_CORE, 0), (resource.RLIMIT_NPROC, plan.processes + _OUR_PROCESSES)]
+    limits = [(resource.RLIMIT_NPROC, plan.processes + _OUR_PROCESSES)]
     for kind, bound in limits if grouped else [*limits, (resource.RLIMIT_DATA, plan.memory_bytes)]:
         hardest = resource.getrlimit(kind)[1]
         bound = bound if hardest == resource.RLIM_INFINITY else min(bound, hardest)

@@ -32,8 +32,8 @@ _DEVICE_LINKS = {
     "stderr": "/proc/self/fd/2",
 }
 DEVICES = ("null", "zero", "full", "random", "urandom")
-HIDDEN_FILES = ("kcore", "keys", "key-users", "sysrq-trigger", "timer_list", "kpagecount", "kpageflags", "kmsg")
-READ_ONLY_FOLDERS = ("sys", "bus", "fs", "irq", "acpi", "scsi")
+HIDDEN_FILES = ("kcore", "keys", "key-users", "sysrq-trigger", "timer_list", "kpagecount", "kpageflags", "kmsg", "mtrr")
+READ_ONLY_FOLDERS = ("sys", "bus", "fs", "irq", "acpi", "scsi", "pressure")
 _SEALED = linux.MOUNT_ATTR_RDONLY | linux.MOUNT_ATTR_NOSUID
 
 

@@ -123,9 +123,10 @@ class WarmPool:
             sandbox = await self._create(spec)
         return self._lend(sandbox, spec.lifetime_s)
 
-    async def attach(self, handle: Handle, spec: SandboxSpec) -> LastingSandbox:
+    async def attach(self, handle: Handle, spec: SandboxSpec, term: int = 0) -> LastingSandbox:
         """Take over a sandbox that was given out before; see :meth:`sandbox.inventory.LastingBackend.attach`."""
-        return cast(LastingSandbox, self._lend(await cast(LastingBackend, self._backend).attach(handle, spec), None))
+        sandbox = await cast(LastingBackend, self._backend).attach(handle, spec, term)
+        return cast(LastingSandbox, self._lend(sandbox, None))
 
     async def close(self) -> None:
         while self._work:
@@ -293,10 +294,16 @@ class _Lent:
         self._limit = timer
 
     async def close(self) -> None:
+        await self._give_back(self._sandbox.close())
+
+    async def detach(self) -> None:
+        await self._give_back(cast(LastingSandbox, self._sandbox).detach())
+
+    async def _give_back(self, parting: Coroutine[Any, Any, None]) -> None:
         if self._limit is not None:
             self._limit.cancel()
         try:
-            await self._sandbox.close()
+            await parting
         finally:
             self._returned(self)
 

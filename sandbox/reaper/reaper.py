@@ -33,20 +33,23 @@ class Swept:
     """Those that are still there after many sweeps: somebody has to look."""
 
 
-def condemned(found: Iterable[Found], records: Mapping[str, Record], now: float, *, grace_s: float) -> dict[str, str]:
+def condemned(
+    found: Iterable[Found], records: Mapping[str, Record], now: float, *, grace_s: float, shared: bool = False
+) -> dict[str, str]:
     """Which sandboxes have to end, and why.
 
     Args:
         now: seconds since 1970.
         grace_s: how old a sandbox that is not on record must be, for it is made before it is written down, and how
             long one that should have ended by itself may take.
+        shared: others have sandboxes there too, on records of their own.
     """
     reasons = {}
     for each in found:
         record = records.get(each.id)
         if now > each.ends_at + grace_s:
             reasons[each.id] = "its lifetime is over"
-        elif record is None and now > each.created_at + grace_s:
+        elif record is None and not shared and now > each.created_at + grace_s:
             reasons[each.id] = "it is on nobody's record"
         elif record is not None and now > record.lease_until:
             reasons[each.id] = "its owner let go of it" if not record.owner else "its owner is gone"
@@ -57,15 +60,22 @@ class Reaper:
     """Sweeps the machines of one service."""
 
     def __init__(
-        self, inventory: Inventory, registry: Registry, *, grace_s: float = 120.0, now: Callable[[], float] = time.time
+        self,
+        inventory: Inventory,
+        registry: Registry,
+        *,
+        grace_s: float = 120.0,
+        shared: bool = False,
+        now: Callable[[], float] = time.time,
     ) -> None:
         """
         Args:
-            grace_s: see :func:`condemned`.
+            grace_s, shared: see :func:`condemned`.
         """
         self._inventory = inventory
         self._registry = registry
         self._grace_s = grace_s
+        self._shared = shared
         self._now = now
         self._seen: Counter[str] = Counter()
         """In how many sweeps each was condemned."""
@@ -88,7 +98,7 @@ class Reaper:
         # The records first: what is made meanwhile is then found without one, and too young to be taken for lost.
         records = {record.id: record for record in await self._registry.all()}
         found = await self._inventory.found()
-        reasons = condemned(found, records, self._now(), grace_s=self._grace_s)
+        reasons = condemned(found, records, self._now(), grace_s=self._grace_s, shared=self._shared)
         await self._forget_gone(records, {each.id for each in found})
         self._seen = Counter({id_: self._seen[id_] + 1 for id_ in reasons})
         stuck = [id_ for id_, times in self._seen.items() if times >= _STUCK_AFTER]

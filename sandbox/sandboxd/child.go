@@ -141,6 +141,9 @@ func (c *child) drop() {
 
 // hear says why a file call that has ended failed; nil where it did not, and for commands.
 func (p *process) hear() error {
+	if p.news < 0 {
+		return nil
+	}
 	defer syscall.Close(p.news)
 	text := make([]byte, maxNews)
 	n, _ := syscall.Read(p.news, text)

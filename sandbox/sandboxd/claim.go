@@ -12,7 +12,10 @@ import (
 
 const keySize = 32
 
-var errDenied = errors.New("denied")
+var (
+	errDenied = errors.New("denied")
+	errTaken  = errors.New("somebody else has taken the sandbox over")
+)
 
 // claim is whose sandbox this is, and until when. The first to come sets the key, for nothing untrusted runs before;
 // everybody later proves to know it, and is proved to that we do, without it being said again.
@@ -20,6 +23,7 @@ type claim struct {
 	mu      sync.Mutex
 	boot    string
 	key     []byte
+	term    int64     // of who has it now
 	end     time.Time // lease
 	last    time.Time // lifetime
 	refused int
@@ -88,14 +92,26 @@ func (c *claim) challenge(theirs string) (ours, proof string, err error) {
 	return ours, c.proof("sandbox", theirs, ours), nil
 }
 
-func (c *claim) verify(theirs, ours, proof string) error {
+// verify lets in who knows the key, unless somebody of a later term has come before.
+func (c *claim) verify(theirs, ours, proof string, term int64) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if ours == "" || !hmac.Equal([]byte(proof), []byte(c.proof("client", theirs, ours))) {
 		c.refused++
 		return errDenied
 	}
+	if term < c.term {
+		return errTaken
+	}
+	c.term = term
 	return nil
+}
+
+// isOver says whether somebody of a later term has come.
+func (c *claim) isOver(term int64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return term < c.term
 }
 
 // wait returns when the lease or the lifetime is over.

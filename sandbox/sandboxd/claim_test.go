@@ -39,14 +39,14 @@ func TestAProofIsOfOneQuestionAndOneRole(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.verify(theirs, ours, proof) == nil {
+	if c.verify(theirs, ours, proof, 0) == nil {
 		t.Error("our own proof came back as theirs")
 	}
 	right := c.proof("client", theirs, ours)
-	if err := c.verify(theirs, ours, right); err != nil {
+	if err := c.verify(theirs, ours, right, 0); err != nil {
 		t.Error(err)
 	}
-	if again, _, _ := c.challenge(theirs); c.verify(theirs, again, right) == nil {
+	if again, _, _ := c.challenge(theirs); c.verify(theirs, again, right, 0) == nil {
 		t.Error("an old proof was taken for a new question")
 	}
 }
@@ -62,5 +62,24 @@ func TestALeaseEndsAndALifetimeEndsFirst(t *testing.T) {
 	_ = c.renew(2 * time.Hour)
 	if left := c.left(); left > time.Hour {
 		t.Error("a renewal outlived the lifetime:", left)
+	}
+}
+
+func TestWhoComesInALaterTermShutsOutThoseOfEarlierOnes(t *testing.T) {
+	c, _ := newClaim(time.Minute)
+	_ = c.set(strings.Repeat("ab", keySize), time.Minute, time.Minute)
+	come := func(term int64) error {
+		theirs := strings.Repeat("1", 2*keySize)
+		ours, _, _ := c.challenge(theirs)
+		return c.verify(theirs, ours, c.proof("client", theirs, ours), term)
+	}
+	if come(0) != nil || come(2) != nil || come(2) != nil {
+		t.Error("who comes in the same term or a later one is let in")
+	}
+	if !c.isOver(0) || c.isOver(2) {
+		t.Error("an earlier term is over, and the present one is not")
+	}
+	if err := come(1); err != errTaken || c.numRefused() != 0 {
+		t.Error("who knows the key and is late is refused, and no intruder:", err, c.numRefused())
 	}
 }

@@ -26,6 +26,7 @@ type request struct {
 	Key         string  `json:"key"`
 	Nonce       string  `json:"nonce"`
 	Proof       string  `json:"proof"`
+	Term        int64   `json:"term"`
 	LeaseS      float64 `json:"lease_s"`
 	LifetimeS   float64 `json:"lifetime_s"`
 	MemoryBytes int64   `json:"memory_bytes"`
@@ -42,7 +43,7 @@ type request struct {
 	Signal      int     `json:"signal"`
 }
 
-// call is what a launcher is told to become for this request; "" where the request starts no job.
+// call is what the process of this request does; "" where the request starts none.
 func (r *request) call() string {
 	switch r.Op {
 	case "start":
@@ -82,6 +83,7 @@ type health struct {
 type conversation struct {
 	daemon      *daemon
 	link        net.Conn
+	term        int64 // of the client
 	outstanding chan struct{}
 	writing     sync.Mutex
 }
@@ -109,6 +111,10 @@ func (d *daemon) talk(link net.Conn) {
 		}
 		r := new(request)
 		if err := parseHead(head, r); err != nil {
+			return
+		}
+		if d.claim.isOver(c.term) {
+			c.answer(r, reply{}, nil, errTaken)
 			return
 		}
 		if r.Op == "lend" {
@@ -143,7 +149,8 @@ func (c *conversation) greet(reader *bufio.Reader) bool {
 		if r, ok = readGreeting(reader); !ok || r.Op != "prove" {
 			return false
 		}
-		err = claim.verify(theirs, ours, r.Proof)
+		c.term = r.Term
+		err = claim.verify(theirs, ours, r.Proof, r.Term)
 		return c.answer(r, reply{Health: c.daemon.health()}, nil, err) && err == nil
 	}
 	return false
@@ -241,7 +248,7 @@ func (c *conversation) answer(r *request, answer reply, data []byte, err error) 
 
 func kindOfError(err error) string {
 	for kind, known := range map[string]error{
-		"denied": errDenied, "bad_request": errBadFrame, "no_job": errNoJob, "over": errOver, "gone": errGone, "busy": errBusy,
+		"denied": errDenied, "taken": errTaken, "bad_request": errBadFrame, "no_job": errNoJob, "over": errOver, "gone": errGone, "busy": errBusy,
 	} {
 		if errors.Is(err, known) {
 			return kind

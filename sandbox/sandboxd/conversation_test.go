@@ -22,7 +22,7 @@ func quietDaemon(t testing.TB) (*daemon, *int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.start = func(order) (*process, error) { return nil, errCrowded }
+	d.start = func(order, time.Time) (*process, error) { return nil, errCrowded }
 	d.exit = func() { ends++ }
 	d.idle = time.AfterFunc(time.Hour, func() {})
 	return d, &ends

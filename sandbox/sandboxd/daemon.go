@@ -23,6 +23,7 @@ const (
 	maxGreeters = 16
 	memoryTick  = 50 * time.Millisecond  // between two looks at the memory of commands that run
 	idleWait    = 200 * time.Millisecond // without any job, after which memory goes back to the kernel
+	busyJobs    = 32                     // so many jobs after which it does where they follow each other
 )
 
 var (
@@ -37,7 +38,7 @@ type daemon struct {
 	claim   *claim
 	memory  *memoryWatch
 	spawner *spawner
-	start   func(order) (*process, error)
+	start   func(order, time.Time) (*process, error)
 	exit    func()
 	spill   string
 	greeter chan struct{}
@@ -53,6 +54,7 @@ type daemon struct {
 	over    map[uint64]struct{} // hashes of the ids of jobs no longer known
 	ended   []*job              // not acknowledged, oldest first
 	running int
+	num     int  // jobs that no longer run
 	watched bool // somebody looks at the memory of those that run
 	idle    *time.Timer
 	seed    maphash.Seed
@@ -176,6 +178,9 @@ func (d *daemon) noLongerRuns() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.running--
+	if d.num++; d.num%busyJobs == 0 {
+		go debug.FreeOSMemory() // or the collector would wait for a megabyte more
+	}
 	d.rest()
 }
 

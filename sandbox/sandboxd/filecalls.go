@@ -12,7 +12,7 @@ import (
 	"syscall"
 )
 
-// File calls run in a launcher, as the user of the sandbox. Each reads standard input, writes standard output, and
+// File calls run in processes of their own, as the user of the sandbox. Each reads standard input, writes standard output, and
 // follows no link: a path is walked one folder at a time, by which the process is in the folder it asks about.
 
 const (
@@ -73,12 +73,11 @@ func readFile(path string, out io.Writer) error {
 		return err
 	}
 	// Without O_NONBLOCK, opening a named pipe would wait for a writer.
-	file, info, err := openRegular(name, path)
+	file, _, err := openRegular(name, path)
 	if err != nil {
 		return err
 	}
 	defer file.Close()
-	_ = info
 	_, err = io.CopyBuffer(struct{ io.Writer }{out}, struct{ io.Reader }{file}, make([]byte, fileChunk))
 	return err
 }

@@ -60,7 +60,7 @@ func newJob(id string, o order, timeout time.Duration, out *output) *job {
 func (j *job) run(d *daemon, first []byte, last bool) {
 	defer close(j.ended)
 	s := d.spawner
-	process, err := d.start(j.order)
+	process, err := d.start(j.order, j.begun.Add(j.timeout))
 	if err != nil {
 		close(j.ready)
 		close(j.fed)
@@ -88,6 +88,7 @@ func (j *job) run(d *daemon, first []byte, last bool) {
 		select {}
 	}
 	end := j.explain(how, status, d)
+	s.over(process.mark)
 	d.noLongerRuns()
 	j.finish(end)
 }

@@ -22,6 +22,7 @@ const (
 	rlimitFiles         = 7
 	rlimitLocks         = 10
 	openPath            = 0x200000
+	magicTmpfs          = 0x01021994
 
 	sysLandlockCreate   = 444
 	sysLandlockRestrict = 446

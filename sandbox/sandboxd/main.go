@@ -80,6 +80,9 @@ func serve(arguments []string) error {
 	if err := boundProcesses(*processes); err != nil {
 		return err
 	}
+	if err := dumpNoCore(); err != nil {
+		return err
+	}
 	frugal()
 	syscall.Umask(0o022)
 	if err := ownDescriptors(); err != nil {
@@ -162,6 +165,16 @@ func boundProcesses(count uint64) error {
 		return nil
 	}
 	return syscall.Setrlimit(rlimitProcesses, &syscall.Rlimit{Cur: count, Max: count})
+}
+
+// dumpNoCore binds all that is started too. Where cores go to a program of the host, the kernel minds no bound but that
+// of one byte, which means none (core(5)). Whoever began with a bound of 0 keeps it.
+func dumpNoCore() error {
+	var own syscall.Rlimit
+	if err := syscall.Getrlimit(rlimitCore, &own); err != nil || own.Max == 0 {
+		return err
+	}
+	return syscall.Setrlimit(rlimitCore, &syscall.Rlimit{Cur: 1, Max: 1})
 }
 
 // frugal bounds threads and memory. A memory limit near the runtime's own floor of about 8 MiB would make the collector

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"os"
 	"strconv"
-	"strings"
 	"syscall"
 )
 
@@ -97,8 +96,8 @@ func (w *memoryWatch) exceeded() bool {
 	if w.usage != nil {
 		return w.used() > w.bound
 	}
-	// Without a control group we add up ourselves. The first sum counts memory that a fork shares with its parent twice,
-	// the second does not but takes longer.
+	// Without a control group we add up ourselves. The first sum counts memory that processes share once for each, the
+	// second does not but takes longer. What is mapped of files that are kept in memory is the disk's.
 	var sum, exact int64
 	for _, bytes := range w.before {
 		sum += bytes
@@ -109,7 +108,7 @@ func (w *memoryWatch) exceeded() bool {
 	for _, pid := range descendants() {
 		exact += proportionalBytes("/proc/" + strconv.Itoa(pid))
 	}
-	return exact > w.bound
+	return exact-filesInMemory() > w.bound
 }
 
 func largest(bytes map[uint64]int64) (mark uint64) {
@@ -121,40 +120,49 @@ func largest(bytes map[uint64]int64) (mark uint64) {
 	return mark
 }
 
-// memory is what each command's processes have that is no file's.
+// memory is what each command's processes have mapped that is in no file on a disk.
 func (m marks) memory() map[uint64]int64 {
 	bytes := map[uint64]int64{}
 	for _, pid := range descendants() {
 		folder := "/proc/" + strconv.Itoa(pid)
 		if limits, err := os.ReadFile(folder + "/limits"); err == nil {
-			bytes[m.read(limits)] += privateBytes(folder)
+			bytes[m.read(limits)] += residentBytes(folder)
 		}
 	}
 	return bytes
 }
 
-// privateBytes is the memory of a process that is no file's; 0 where it has ended meanwhile.
-func privateBytes(folder string) int64 {
-	text, _ := os.ReadFile(folder + "/statm")
-	fields := strings.Fields(string(text))
-	if len(fields) < 3 {
-		return 0
-	}
-	resident, _ := strconv.ParseInt(fields[1], 10, 64)
-	shared, _ := strconv.ParseInt(fields[2], 10, 64)
-	return (resident - shared) * int64(os.Getpagesize())
+// residentBytes is the memory of a process that is in no file on a disk; 0 where it has ended meanwhile. Every process
+// shows it, however it closed itself to others.
+func residentBytes(folder string) int64 {
+	text, _ := os.ReadFile(folder + "/status")
+	return kilobytes(text, "RssAnon:") + kilobytes(text, "RssShmem:")
 }
 
-// proportionalBytes is the same, with what is shared shared out.
+// proportionalBytes is the same, with what is shared shared out, unless the process closed itself to us.
 func proportionalBytes(folder string) int64 {
-	text, _ := os.ReadFile(folder + "/smaps_rollup")
-	for _, line := range strings.Split(string(text), "\n") {
-		if rest := strings.TrimPrefix(line, "Pss_Anon:"); rest != line {
-			kilobytes, _ := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(rest), " kB"), 10, 64)
-			return kilobytes << 10
-		}
+	text, err := os.ReadFile(folder + "/smaps_rollup")
+	if err != nil {
+		return residentBytes(folder)
 	}
-	return 0
+	return kilobytes(text, "Pss_Anon:") + kilobytes(text, "Pss_Shmem:")
+}
+
+// kilobytes is the number behind a name at the beginning of a line, in bytes.
+func kilobytes(text []byte, name string) int64 {
+	_, rest, _ := bytes.Cut(text, []byte("\n"+name))
+	line, _, _ := bytes.Cut(rest, []byte(" kB"))
+	number, _ := strconv.ParseInt(string(bytes.TrimSpace(line)), 10, 64)
+	return number << 10
+}
+
+// filesInMemory is what the files of a disk take that is kept in memory.
+func filesInMemory() int64 {
+	var disk syscall.Statfs_t
+	if syscall.Statfs("/tmp", &disk) != nil || disk.Type != magicTmpfs {
+		return 0
+	}
+	return int64(disk.Blocks-disk.Bfree) * disk.Bsize
 }
 
 // field is the number behind the first of the names that a file of a control group has. It is asked for often: so it

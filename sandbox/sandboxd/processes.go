@@ -76,13 +76,22 @@ func hardLimit(limits []byte, name string) uint64 {
 
 // belongsTo lists the living processes of one command, and those whose mark somebody tampered with.
 func (m marks) belongsTo(mark uint64) []int {
+	return m.marked(of(mark))
+}
+
+func of(mark uint64) func(uint64) bool {
+	return func(is uint64) bool { return is == mark || is == forged }
+}
+
+// marked lists the living processes whose mark is one of these.
+func (m marks) marked(wanted func(mark uint64) bool) []int {
 	var found []int
 	for _, pid := range descendants() {
 		limits, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/limits")
 		if err != nil {
 			continue
 		}
-		if is := m.read(limits); is == mark || is == forged {
+		if wanted(m.read(limits)) {
 			found = append(found, pid)
 		}
 	}
@@ -144,11 +153,16 @@ func livingParent(pid int) int {
 
 // endTree ends everything that a command started, however it hid. False: it outran us.
 func (m marks) endTree(mark uint64) bool {
+	return m.end(of(mark))
+}
+
+// end ends all that has one of these marks.
+func (m marks) end(wanted func(mark uint64) bool) bool {
 	giveUp := time.Now().Add(killPatience)
 	stopped := map[int]bool{}
 	for {
 		fresh := false
-		for _, pid := range m.belongsTo(mark) {
+		for _, pid := range m.marked(wanted) {
 			if !stopped[pid] {
 				// Stopped first: what is killed makes room for more under the bound on processes, what is stopped does not.
 				_ = syscall.Kill(pid, syscall.SIGSTOP)
@@ -165,7 +179,7 @@ func (m marks) endTree(mark uint64) bool {
 	for pid := range stopped {
 		_ = syscall.Kill(pid, syscall.SIGKILL)
 	}
-	return gone(func() bool { return len(m.belongsTo(mark)) == 0 }, killPatience)
+	return gone(func() bool { return len(m.marked(wanted)) == 0 }, killPatience)
 }
 
 // endAll ends everything but this process.
@@ -192,4 +206,24 @@ func gone(done func() bool, patience time.Duration) bool {
 		time.Sleep(time.Millisecond)
 	}
 	return true
+}
+
+// ownBound is how many processes and threads there may be: of this user, or in the control group of a container.
+func ownBound() uint64 {
+	bound := ^uint64(0)
+	var own syscall.Rlimit
+	if err := syscall.Getrlimit(rlimitProcesses, &own); err == nil {
+		bound = own.Cur
+	}
+	for _, path := range []string{"/sys/fs/cgroup/pids.max", "/sys/fs/cgroup/pids/pids.max"} {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			continue
+		}
+		group, err := strconv.ParseUint(string(bytes.TrimSpace(text)), 10, 64)
+		if err == nil && group < bound { // else "max"
+			bound = group
+		}
+	}
+	return bound
 }

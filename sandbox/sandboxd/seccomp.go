@@ -18,11 +18,22 @@ type machineKind struct {
 	socket     uint32
 	ioctl      uint32
 	prlimit    uint32
+	setrlimit  uint32
+	hugePages  [3]bitOf
 }
 
+// bitOf is a bit of an argument of a call.
+type bitOf struct{ call, argument, bit uint32 }
+
 var machines = map[string]machineKind{
-	"amd64": {auditArch: 0xC000003E, column: 0, cloneFlags: 56, socket: 41, ioctl: 16, prlimit: 302},
-	"arm64": {auditArch: 0xC00000B7, column: 1, cloneFlags: 220, socket: 198, ioctl: 29, prlimit: 261},
+	"amd64": {
+		auditArch: 0xC000003E, column: 0, cloneFlags: 56, socket: 41, ioctl: 16, prlimit: 302, setrlimit: 160,
+		hugePages: [3]bitOf{{9, 3, mapHuge}, {29, 2, shmHuge}, {319, 1, memfdHuge}},
+	},
+	"arm64": {
+		auditArch: 0xC00000B7, column: 1, cloneFlags: 220, socket: 198, ioctl: 29, prlimit: 261, setrlimit: 164,
+		hugePages: [3]bitOf{{222, 3, mapHuge}, {194, 2, shmHuge}, {279, 1, memfdHuge}},
+	},
 }
 
 // refused holds a call's number on amd64 and on arm64; -1 where it does not exist.
@@ -87,6 +98,7 @@ var refused = []struct {
 	{"migrate_pages", [2]int{256, 238}},
 	{"mbind", [2]int{237, 235}},
 	{"set_mempolicy", [2]int{238, 237}},
+	{"io_setup", [2]int{206, 0}}, // of these there are so many for the whole machine
 }
 
 const (
@@ -97,6 +109,9 @@ const (
 	familyIPv4     = 2
 	familyIPv6     = 10
 	familyNetlink  = 16
+	mapHuge        = 0x40000
+	shmHuge        = 0o4000
+	memfdHuge      = 0x4
 	seccompAllow   = 0x7FFF0000
 	seccompErrno   = 0x00050000
 	offsetNumber   = 0
@@ -110,8 +125,14 @@ const (
 	opReturn       = 0x06
 )
 
-// TIOCSTI and TIOCLINUX type into the terminal of somebody else.
-var terminalInput = []uint32{0x5412, 0x541C}
+// TIOCSTI and TIOCLINUX type into the terminal of somebody else; for TIOCSETD the kernel loads a module.
+var terminalRequests = []uint32{0x5412, 0x541C, 0x5423}
+
+// By default, TCP, UDP, and ICMP of both versions: for any other protocol the kernel would load a module.
+var internetProtocols = []uint32{0, 6, 17, 1, 58}
+
+// What a netlink socket is for that says which interfaces and addresses there are.
+var netlinkProtocols = []uint32{0}
 
 // instruction is the kernel's struct sock_filter.
 type instruction struct {
@@ -139,13 +160,48 @@ func baseRules(m machineKind) rules {
 	}
 	r = append(r, only(m.cloneFlags, load(argument(0)), instruction{opAnyBit, 0, 1, newNamespaces}, fail(syscall.EPERM))...)
 	typing := rules{load(argument(1))}
-	for _, request := range terminalInput {
+	for _, request := range terminalRequests {
 		typing = append(typing, when(request, fail(syscall.EPERM))...)
 	}
 	r = append(r, only(m.ioctl, typing...)...)
-	r = append(r, only(m.prlimit, append(rules{load(argument(0))}, unless(0, fail(syscall.EPERM))...)...)...)
-	r = append(r, only(m.socket, families(familyUnix, familyIPv4, familyIPv6, familyNetlink)...)...)
+	r = append(r, only(m.prlimit, ownLimits()...)...)
+	r = append(r, only(m.setrlimit, append(rules{load(argument(0))}, when(rlimitCore, fail(0))...)...)...)
+	for _, huge := range m.hugePages { // no control group counts them
+		r = append(r, only(huge.call, load(argument(huge.argument)), instruction{opAnyBit, 0, 1, huge.bit}, fail(syscall.ENOMEM))...)
+	}
+	r = append(r, only(m.socket, sockets()...)...)
 	return append(r, verdict(seccompAllow))
+}
+
+// ownLimits lets a process bound itself only, and its core dumps as they are: it is told that they were bounded.
+func ownLimits() rules {
+	r := append(rules{load(argument(0))}, unless(0, fail(syscall.EPERM))...)
+	r = append(r, load(argument(1)))
+	r = append(r, unless(rlimitCore, verdict(seccompAllow))...)
+	for half := uint32(0); half < 8; half += 4 { // of the address of the new bound; none where it only asks
+		r = append(r, load(argument(2)+half))
+		r = append(r, unless(0, fail(0))...)
+	}
+	return r
+}
+
+func sockets() rules {
+	r := rules{load(argument(0))}
+	r = append(r, when(familyUnix, verdict(seccompAllow))...)
+	r = append(r, protocols(familyNetlink, netlinkProtocols)...)
+	r = append(r, protocols(familyIPv4, internetProtocols)...)
+	r = append(r, protocols(familyIPv6, internetProtocols)...)
+	return append(r, fail(syscall.EAFNOSUPPORT))
+}
+
+// protocols allows these of one family.
+func protocols(family uint32, allowed []uint32) rules {
+	body := rules{load(argument(2))}
+	for _, protocol := range allowed {
+		body = append(body, when(protocol, verdict(seccompAllow))...)
+	}
+	body = append(body, fail(syscall.EPROTONOSUPPORT))
+	return append(rules{{opEqual, 0, uint8(len(body)), family}}, body...)
 }
 
 // sealedRules come on top of baseRules for a command that may open no network socket, not even to itself.

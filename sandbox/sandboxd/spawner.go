@@ -6,14 +6,20 @@ import (
 	"runtime"
 	"sync"
 	"syscall"
+	"time"
 )
 
 const (
 	maxStarts = 10
 	maxFiles  = 4096
+
+	processesEach = 8 // for each command, while as many run as may
+	maxSlots      = 1024
 )
 
-var errCrowded = errors.New("no process may be started, and ending those that are there does not help")
+var errCrowded = errors.New("no process may be started: there are as many as there may be")
+
+const crowdedWait = 10 * time.Millisecond // between two attempts to start where others have all there is
 
 // taskUser is who commands run as, where sandboxd is the superuser.
 type taskUser struct{ uid, gid int }
@@ -23,7 +29,7 @@ type process struct {
 	mark          uint64
 	ended         <-chan syscall.WaitStatus
 	stdin, output *os.File
-	news          int // where a file call tells why it failed
+	news          int // where a file call tells why it failed; -1: it is none
 }
 
 // spawner starts processes.
@@ -35,6 +41,9 @@ type spawner struct {
 	user     *taskUser
 	shell    string
 	lastMark uint64
+	running  map[uint64]bool // jobs that have not ended, by their mark; true: one holds a slot
+	slots    chan struct{}   // one for each command that may run at once
+	turn     chan struct{}   // held by the one that waits for room
 }
 
 func newSpawner(user *taskUser, shell string) (*spawner, error) {
@@ -47,26 +56,113 @@ func newSpawner(user *taskUser, shell string) (*spawner, error) {
 			shell = usual
 		}
 	}
-	return &spawner{reaper: newReaper(), marks: own, badness: ownBadness(), user: user, shell: shell}, nil
+	return &spawner{
+		reaper: newReaper(), marks: own, badness: ownBadness(), user: user, shell: shell,
+		running: map[uint64]bool{}, slots: make(chan struct{}, numSlots(ownBound())), turn: make(chan struct{}, 1),
+	}, nil
 }
 
-// start starts a process. Where the bound on processes is reached, what earlier commands left goes.
-func (s *spawner) start(o order) (*process, error) {
+// numSlots leaves each of the commands that run at once some processes: one that is refused its own would fail in words
+// that are not its user's. Two may always wait for each other.
+func numSlots(bound uint64) int {
+	switch slots := bound / processesEach; {
+	case slots < 2:
+		return 2
+	case slots > maxSlots:
+		return maxSlots
+	default:
+		return int(slots)
+	}
+}
+
+// start starts a process, commands within their slots. Where the bound on processes is reached, what earlier commands
+// left goes; for those that run it waits, until its own time is over.
+func (s *spawner) start(o order, until time.Time) (*process, error) {
 	c, err := s.childFor(o)
 	if err != nil {
 		return nil, err
 	}
 	defer c.drop()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for tries := 0; tries < maxStarts; tries++ {
-		p, err := s.fork(c)
-		if !errors.Is(err, syscall.EAGAIN) && !errors.Is(err, syscall.ENOMEM) {
+	over := time.NewTimer(time.Until(until))
+	defer over.Stop()
+	slotted := !c.tells
+	if slotted {
+		select {
+		case s.slots <- struct{}{}:
+		case <-over.C:
+			return nil, errCrowded
+		}
+	}
+	p, err := s.startWithin(c, over.C)
+	switch {
+	case err == nil && slotted:
+		s.mu.Lock()
+		s.running[p.mark] = true
+		s.mu.Unlock()
+	case slotted:
+		<-s.slots
+	}
+	return p, err
+}
+
+func (s *spawner) startWithin(c *child, over <-chan time.Time) (*process, error) {
+	p, err := s.try(c)
+	if !isCrowded(err) {
+		return p, err
+	}
+	select {
+	case s.turn <- struct{}{}:
+		defer func() { <-s.turn }()
+	case <-over:
+		return nil, errCrowded
+	}
+	for tries := 0; tries < maxStarts; {
+		alone := s.makeRoom()
+		if p, err := s.try(c); !isCrowded(err) {
 			return p, err
 		}
-		endAll()
+		if alone {
+			tries++
+			continue
+		}
+		select {
+		case <-time.After(crowdedWait):
+		case <-over:
+			return nil, errCrowded
+		}
 	}
 	return nil, errCrowded
+}
+
+func isCrowded(err error) bool {
+	return errors.Is(err, syscall.EAGAIN) || errors.Is(err, syscall.ENOMEM)
+}
+
+func (s *spawner) try(c *child) (*process, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.fork(c)
+}
+
+// makeRoom ends what earlier commands left. True where none runs: then nothing is left at all.
+func (s *spawner) makeRoom() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.running) == 0 {
+		return endAll()
+	}
+	s.marks.end(func(mark uint64) bool { _, runs := s.running[mark]; return !runs })
+	return false
+}
+
+// over says that the job of a process has ended: what it left may go.
+func (s *spawner) over(mark uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.running[mark] {
+		<-s.slots
+	}
+	delete(s.running, mark)
 }
 
 // endAll ends everything, and nothing starts meanwhile.
@@ -78,7 +174,11 @@ func (s *spawner) endAll() bool {
 
 // fork gives a child what is its own: a mark, and pipes.
 func (s *spawner) fork(c *child) (*process, error) {
-	fds, err := pipes(3)
+	count, news := 2, -1
+	if c.tells {
+		count = 3
+	}
+	fds, err := pipes(count)
 	if err != nil {
 		return nil, err
 	}
@@ -86,9 +186,9 @@ func (s *spawner) fork(c *child) (*process, error) {
 	mark := s.lastMark
 	c.files = [3]int{fds[0], fds[3], fds[3]}
 	if c.tells {
-		c.news = fds[5]
+		news, c.news = fds[4], fds[5]
 	}
-	c.limits = append(s.marks.limits(mark), limit{rlimitCore, syscall.Rlimit{}}, filesLimit())
+	c.limits = append(s.marks.limits(mark), filesLimit())
 	_, ended, err := s.reaper.start(func() (int, error) {
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
@@ -100,14 +200,15 @@ func (s *spawner) fork(c *child) (*process, error) {
 	if err == nil {
 		err = c.refusal()
 	}
-	closeAll(fds[0], fds[3], fds[5])
+	closeAll(fds[0], fds[3], c.news)
 	if err != nil {
-		closeAll(fds[1], fds[2], fds[4])
+		closeAll(fds[1], fds[2], news)
 		return nil, err
 	}
+	s.running[mark] = false
 	_, _, _ = syscall.Syscall(syscall.SYS_FCNTL, uintptr(fds[2]), setPipeSize, maxPolled) // fewer wake-ups; may be refused
 	return &process{
-		mark: mark, ended: ended, news: fds[4],
+		mark: mark, ended: ended, news: news,
 		stdin: nonblocking(fds[1], "stdin"), output: nonblocking(fds[2], "output"),
 	}, nil
 }

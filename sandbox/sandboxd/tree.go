@@ -30,7 +30,7 @@ const (
 )
 
 func treeCall(call, path string) error {
-	debug.SetGCPercent(50) // launchers do without a collector, but these calls make much that they drop
+	debug.SetGCPercent(50) // other file calls do without a collector, but these make much that they drop
 	switch call {
 	case callTree:
 		return listTree(path, os.Stdout)

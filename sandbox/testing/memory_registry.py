@@ -26,6 +26,10 @@ class MemoryRegistry:
     async def hand_over(self, id: str, owner: str, lease_until: float) -> None:  # noqa: A002
         self._change(id, owner=owner, lease_until=lease_until)
 
+    async def release(self, id: str, owner: str, lease_until: float) -> None:  # noqa: A002
+        if id in self._records and self._records[id].owner == owner:
+            self._change(id, owner="", lease_until=lease_until)
+
     async def renew(self, owner: str, lease_until: float) -> None:
         for record in await self.all():
             if record.owner == owner:

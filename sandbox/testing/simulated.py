@@ -135,7 +135,7 @@ class SimulatedBackend:
     async def acquire(self, spec: SandboxSpec) -> "SimulatedSandbox":
         return self._hold(await self.hosts.create(spec))
 
-    async def attach(self, handle: Handle, spec: SandboxSpec) -> "SimulatedSandbox":
+    async def attach(self, handle: Handle, spec: SandboxSpec, term: int = 0) -> "SimulatedSandbox":
         host = self.hosts.find(handle.id)
         if host is None or (host.boot_id, host.key) != (handle.boot_id, handle.key):
             raise SandboxLost(f"there is no sandbox {handle.id}")
@@ -221,6 +221,11 @@ class SimulatedSandbox:
             self.closed = True
             self._backend.forget(self)
             await self._backend.remove(self.host.id)
+
+    async def detach(self) -> None:
+        self.closed = True
+        self.host.let_go(_now())
+        self._backend.forget(self)
 
     async def _run(self, command: Command) -> Outcome:
         hosts = self._backend.hosts

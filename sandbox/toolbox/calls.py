@@ -23,6 +23,8 @@ class Caller:
     """Whom quotas and rates are for."""
     weight: float = 1.0
     """Of the job: with twice the weight, twice as many turns."""
+    term: int = 0
+    """Counts those who had the run, one after the other; who has it in a later one shuts out those before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +104,15 @@ class Port(Protocol):
     async def open(self, caller: Caller, spec: SandboxSpec) -> Reply:
         """Acquire a sandbox; the value is :class:`Opened`."""
 
+    async def take_over(self, caller: Caller, sandbox: str) -> Reply:
+        """Have a sandbox that the run was given in an earlier term; the value is :class:`Opened`."""
+
     async def call(self, caller: Caller, sandbox: str, call: Call) -> Reply: ...
 
     async def close_sandbox(self, caller: Caller, sandbox: str) -> Reply: ...
+
+    async def leave_sandbox(self, caller: Caller, sandbox: str) -> Reply:
+        """Give it up as it is, for who has the run next; where nobody could take it over, it is closed."""
 
     async def expect(self, queue: Sequence[SandboxSpec]) -> None:
         """What will be opened, in this order; for a pool, where there is one."""

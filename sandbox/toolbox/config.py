@@ -57,3 +57,15 @@ class ToolboxSettings(BaseModel):
             if all(wanted[name] <= bound for name, bound in each.up_to.model_dump().items()):
                 return each
         return None
+
+
+class RaySettings(BaseModel):
+    """Executors in the actors of a Ray cluster, which all workers share."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    address: str = Field(
+        pattern=r"^(ray://[^\s/]+:[0-9]{1,5}|[^\s/]+:[0-9]{1,5}|auto)$",
+        description="Of the cluster: ray://HOST:10001 from elsewhere, HOST:6379 or `auto` from one of its machines.",
+    )
+    executors: int = Field(4, ge=1, le=1000, description="How many; the first worker that comes to the cluster says.")

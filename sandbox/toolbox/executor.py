@@ -14,7 +14,7 @@ from typing import Any, cast, get_args
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from sandbox.bucket import TokenBucket
-from sandbox.errors import NoRoom, NotStarted, Overdue, SandboxError, SandboxLost, SandboxRejected
+from sandbox.errors import NoRoom, NotStarted, Overdue, SandboxError, SandboxLost, SandboxRejected, SandboxTaken
 from sandbox.inventory import LastingBackend, LastingSandbox
 from sandbox.pool.pool import WarmPool
 from sandbox.registry import Registry
@@ -27,6 +27,8 @@ from sandbox.toolbox.placement import choose
 from sandbox.toolbox.quota import Place, Quota
 from sandbox.types import Backend, Capability, Command, Exited, Outcome, Sandbox, SandboxSpec
 
+_ATTACH_S = 45.0
+"""One whose machine is gone would let us wait for minutes, and one that nobody has ends with its lease."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 5.0
 
 
@@ -62,6 +64,11 @@ class Executor:
             raise ExecutorLost("this executor opens no more sandboxes")
         return await self._reply(caller, "open", "", "short", lambda progress: self._open(caller, spec, progress))
 
+    async def take_over(self, caller: Caller, sandbox: str) -> Reply:
+        return await self._reply(
+            caller, "take_over", "", "short", lambda progress: self._have(caller, sandbox, progress)
+        )
+
     async def call(self, caller: Caller, sandbox: str, call: Call) -> Reply:
         return await self._reply(
             caller, call.tool, call.name, call.lane, lambda progress: self._in_turn(caller, sandbox, call, progress)
@@ -69,6 +76,9 @@ class Executor:
 
     async def close_sandbox(self, caller: Caller, sandbox: str) -> Reply:
         return await self._reply(caller, "close", "", "short", lambda progress: self._close(caller, sandbox))
+
+    async def leave_sandbox(self, caller: Caller, sandbox: str) -> Reply:
+        return await self._reply(caller, "leave", "", "short", lambda progress: self._leave(caller, sandbox))
 
     async def expect(self, queue: Sequence[SandboxSpec]) -> None:
         if isinstance(self._backend, WarmPool):
@@ -127,15 +137,30 @@ class Executor:
             async for attempt in self._attempts(NoRoom):
                 with attempt:
                     progress.attempts += 1
-                    sandbox = await self._backend.acquire(spec)
+                    id_, sandbox = await self._acquire(caller, spec)
         except BaseException:
             self._quota.leave(place)
             raise
+        self._held[id_] = asyncio.create_task(_known(_Held(sandbox, place, caller.term)))
+        return Opened(id_, sandbox.boot_id)
+
+    async def _acquire(self, caller: Caller, spec: SandboxSpec) -> tuple[str, Sandbox]:
+        sandbox = await self._backend.acquire(spec)
         id_ = cast(LastingSandbox, sandbox).handle.id if self._lasts else sandbox.boot_id
         if self._registry is not None:
-            await self._registry.assign(id_, caller.run, caller.tenant)
-        self._held[id_] = asyncio.create_task(_known(_Held(sandbox, place)))
-        return Opened(id_, sandbox.boot_id)
+            try:
+                await self._registry.assign(id_, caller.run, caller.tenant)
+            except BaseException:
+                await sandbox.close()
+                raise
+        return id_, sandbox
+
+    async def _have(self, caller: Caller, id_: str, progress: "_Progress") -> Opened:
+        async for attempt in self._attempts(NoRoom):
+            with attempt:
+                progress.attempts += 1
+                held = await self._find(caller, id_)
+        return Opened(id_, held.sandbox.boot_id)
 
     async def _in_turn(self, caller: Caller, sandbox: str, call: Call, progress: "_Progress") -> object:
         begun = _now()
@@ -162,14 +187,22 @@ class Executor:
         return data
 
     async def _close(self, caller: Caller, id_: str) -> None:
+        await self._part(caller, id_, lambda sandbox: sandbox.close())
+
+    async def _leave(self, caller: Caller, id_: str) -> None:
+        stays = self._registry is not None and self._lasts
+        await self._part(
+            caller, id_, lambda sandbox: cast(LastingSandbox, sandbox).detach() if stays else sandbox.close()
+        )
+
+    async def _part(self, caller: Caller, id_: str, how: Callable[[Sandbox], Awaitable[None]]) -> None:
         try:
             held = await self._find(caller, id_)
         except SandboxLost:
             return
-        finally:
-            self._held.pop(id_, None)
+        self._held.pop(id_, None)
         try:
-            await held.sandbox.close()
+            await how(held.sandbox)
         finally:
             self._quota.leave(held.place)
 
@@ -185,25 +218,45 @@ class Executor:
         await asyncio.sleep(wait_s)
 
     async def _find(self, caller: Caller, id_: str) -> "_Held":
+        """
+        Raises:
+            SandboxLost: there is no such sandbox any more.
+            SandboxTaken: somebody has it in a later term.
+        """
         if id_ not in self._held:
             self._held[id_] = asyncio.create_task(self._take_over(caller, id_))
         finding = self._held[id_]
         try:
-            return await asyncio.shield(finding)
+            held = await asyncio.shield(finding)
         except (SandboxError, OSError):
             if self._held.get(id_) is finding:
                 del self._held[id_]
             raise
+        if held.term > caller.term:
+            raise SandboxTaken("somebody else has taken the sandbox over")
+        if held.term == caller.term:
+            return held
+        if self._held.get(id_) is finding:
+            del self._held[id_]
+            self._quota.leave(held.place)
+            await cast(LastingSandbox, held.sandbox).detach()
+        return await self._find(caller, id_)
 
     async def _take_over(self, caller: Caller, id_: str) -> "_Held":
-        """A sandbox of an executor that is gone."""
+        """A sandbox of an executor that is gone, or of an earlier term."""
         record = await self._registry.get(id_) if self._registry is not None and self._lasts else None
-        if record is None:
-            raise SandboxLost(f"there is no sandbox {id_}; the process that had it may have ended")
+        if record is None or record.run != caller.run:
+            raise SandboxLost(f"there is no sandbox {id_} of this run; the process that had it may have ended")
         place = self._place(caller, record.spec)
-        await self._quota.enter(caller, place, self._settings.patience_s)
+        await self._quota.enter(caller, place, _ATTACH_S)
         try:
-            return _Held(await cast(LastingBackend, self._backend).attach(record.handle, record.spec), place)
+            backend = cast(LastingBackend, self._backend)
+            async with asyncio.timeout(_ATTACH_S):
+                sandbox = await backend.attach(record.handle, record.spec, caller.term)
+            return _Held(sandbox, place, caller.term)
+        except TimeoutError as error:
+            self._quota.leave(place)
+            raise SandboxLost(f"the sandbox {id_} does not answer") from error
         except BaseException:
             self._quota.leave(place)
             raise
@@ -232,6 +285,8 @@ class Executor:
 class _Held:
     sandbox: Sandbox
     place: Place
+    term: int
+    """Of the caller it was opened or taken over for."""
 
 
 @dataclass(slots=True)

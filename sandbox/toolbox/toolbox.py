@@ -112,14 +112,26 @@ class RunTools:
                 # If a sandbox was made, nobody has it: the reaper's.
                 await self._toolbox.executors.recover(name)
                 continue
-            kind = RewindableToolSandbox if Capability.CHECKPOINTS in self.capabilities else ToolSandbox
-            sandbox = kind(self, name, self._value(reply))
-            self._sandboxes.add(sandbox)
-            return cast(Sandbox, sandbox)
+            return self._have(name, self._value(reply))
         raise SandboxUnavailable(f"no executor answers; asked {_ATTEMPTS} times")
+
+    async def take_over(self, sandbox: str) -> Sandbox:
+        """The sandbox of this id, which the run was given in an earlier term. What runs in it still runs.
+
+        Raises:
+            SandboxLost: it is not there any more, or somebody has it in a later term.
+        """
+        name, opened = await self.ask(
+            self._toolbox.executors.place(self.caller.run), lambda port: port.take_over(self.caller, sandbox)
+        )
+        return self._have(name, opened)
 
     async def close(self) -> None:
         await asyncio.gather(*(sandbox.close() for sandbox in list(self._sandboxes)))
+
+    async def leave(self) -> None:
+        """Give the run's sandboxes up, for who has it next; where they cannot be taken over, they end."""
+        await asyncio.gather(*(sandbox.leave() for sandbox in list(self._sandboxes)))
 
     async def __aenter__(self) -> Self:
         return self
@@ -147,6 +159,12 @@ class RunTools:
                 await executors.recover(executor)
                 executor = executors.place(self.caller.run)
         raise SandboxLost(f"no executor answers for the sandbox; asked {_ATTEMPTS} times")
+
+    def _have(self, executor: str, opened: Opened) -> Sandbox:
+        kind = RewindableToolSandbox if Capability.CHECKPOINTS in self.capabilities else ToolSandbox
+        sandbox = kind(self, executor, opened)
+        self._sandboxes.add(sandbox)
+        return cast(Sandbox, sandbox)
 
     def _value(self, reply: Reply) -> Any:
         self._toolbox.on_trace(reply.trace)
@@ -185,12 +203,18 @@ class ToolSandbox:
         return cast(bytes, await self._file("download", path, max_bytes))
 
     async def close(self) -> None:
+        await self._part(lambda port: port.close_sandbox(self._tools.caller, self.id))
+
+    async def leave(self) -> None:
+        await self._part(lambda port: port.leave_sandbox(self._tools.caller, self.id))
+
+    async def _part(self, how: Callable[[Port], Awaitable[Reply]]) -> None:
         if self._closed:
             return
         self._closed = True
         self._tools.forget(self)
         try:
-            await self._tools.ask(self._executor, lambda port: port.close_sandbox(self._tools.caller, self.id))
+            await self._tools.ask(self._executor, how)
         except SandboxLost:
             return
 

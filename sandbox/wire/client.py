@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from types import MappingProxyType
 
-from sandbox.errors import SandboxError, SandboxLost, SandboxRejected
+from sandbox.errors import SandboxError, SandboxLost, SandboxRejected, SandboxTaken
 from sandbox.wire import greeting
 from sandbox.wire.dial import Dial
 from sandbox.wire.ending import Ended, Result
@@ -29,6 +29,10 @@ _WORTH_AN_ANSWER = 64 * 1024
 _WAIT_S = 30.0
 _ANSWER_S = 20.0
 """How long after it was due we still believe that an answer may come."""
+_KEPT = 8
+"""So many ended commands are kept in the sandbox at most,"""
+_KEPT_BYTES = 1024 * 1024
+"""and of all but the newest not more output than this."""
 _OPS = {"exec": "start", "upload": "tar_in", "download": "tar_out"}
 
 
@@ -36,17 +40,28 @@ class Client:
     """Runs jobs in one sandbox; many at once."""
 
     def __init__(
-        self, dial: Dial, key: bytes, link: Link, *, lease_s: float, sealed: bool, env: Mapping[str, str]
+        self,
+        dial: Dial,
+        key: bytes,
+        link: Link,
+        *,
+        lease_s: float,
+        sealed: bool,
+        env: Mapping[str, str],
+        term: int = 0,
     ) -> None:
         self.key = key
         """Whoever has it can take over (:meth:`attach`). It is never sent again."""
         self.boot_id = link.boot
         self._dial = dial
+        self._term = term
         self._link = link
         self._coming_back = asyncio.Lock()
         self._sealed = sealed
         self._env = env
-        self._lost: str | None = None
+        self._lost: SandboxLost | None = None
+        self._kept: dict[str, int] = {}
+        """Commands that ended, the oldest first, and how many bytes they wrote."""
         self._names = (f"file-{secrets.token_hex(8)}-{number}" for number in itertools.count())
         self._renewing = asyncio.create_task(self._renew(lease_s))
 
@@ -90,13 +105,18 @@ class Client:
         lease_s: float,
         sealed: bool = False,
         env: Mapping[str, str] = MappingProxyType({}),
+        term: int = 0,
     ) -> "Client":
         """Take over a sandbox from a client that is gone.
 
+        Args:
+            term: clients of an earlier one are shut out, should they not be gone. Who made the claim has 0.
+
         Raises:
-            SandboxLost: it is not there, or not the one it was.
+            SandboxLost: it is not there, or not the one it was, or somebody of a later term has it.
         """
-        return cls(dial, key, await greeting.attach(dial, key, boot_id), lease_s=lease_s, sealed=sealed, env=env)
+        link = await greeting.attach(dial, key, boot_id, term)
+        return cls(dial, key, link, lease_s=lease_s, sealed=sealed, env=env, term=term)
 
     async def lend(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Give the sandbox a connection of its own; returns when a program in it has taken that as its way out.
@@ -105,7 +125,7 @@ class Client:
             SandboxLost: it is not there, or lets no program out.
         """
         while True:
-            link = await greeting.attach(self._dial, self.key, self.boot_id)
+            link = await greeting.attach(self._dial, self.key, self.boot_id, self._term)
             with suppress(LinkLost), closed_on_failure(link):
                 return await link.lend()
 
@@ -140,19 +160,19 @@ class Client:
                     _raise_refusal(answer, name)
                     offset += len(body)
                     if offset > limit or (answer.end is not None and answer.end.total < offset):
-                        raise self._lose("the sandbox broke the protocol")
+                        raise self._lose(SandboxLost("the sandbox broke the protocol"))
                     if body:
                         yield body
                     if answer.end is not None:
                         break
                     ((answer, body),) = await self._ask((poll | {"offset": offset, "wait_s": _WAIT_S}, b""))
         except TimeoutError:
-            raise self._lose("the sandbox let a deadline pass") from None
+            raise self._lose(SandboxLost("the sandbox let a deadline pass")) from None
         finally:
             if feeding is not None:
                 feeding.cancel()
                 await asyncio.wait({feeding})
-        self._link.tell({"op": "ack", "job": name})
+        self._let_go_of(name, offset if request["op"] == "exec" else None)
         yield answer.end
 
     async def signal(self, request_id: str, number: int) -> None:
@@ -164,7 +184,7 @@ class Client:
     async def health(self) -> Health:
         ((answer, _),) = await self._ask(({"op": "health"}, b""))
         if answer.health is None:
-            raise self._lose("the sandbox broke the protocol")
+            raise self._lose(SandboxLost("the sandbox broke the protocol"))
         return answer.health
 
     async def end(self) -> None:
@@ -177,10 +197,10 @@ class Client:
 
     def check(self) -> None:
         if self._lost is not None:
-            raise SandboxLost(self._lost)
+            raise _again(self._lost)
 
     def close(self, reason: str) -> None:
-        self._lose(reason)
+        self._lose(SandboxLost(reason))
 
     async def wait_closed(self) -> None:
         await asyncio.wait({self._renewing, self._link.listener})
@@ -201,6 +221,23 @@ class Client:
         body = b"".join(text.encode(errors="surrogateescape") + b"\0" for text in texts)
         return head, body + data[:_CHUNK]
 
+    def _let_go_of(self, job: str, size: int | None) -> None:
+        """The sandbox need not keep what came of a job; of the last commands it does, for whoever takes it over may
+        have to ask again for what we did not live to write down.
+
+        Args:
+            size: bytes that a command wrote; None for a file call.
+        """
+        if size is None:
+            self._link.tell({"op": "ack", "job": job})
+            return
+        self._kept.pop(job, None)
+        self._kept[job] = size
+        while len(self._kept) > 1 and (len(self._kept) > _KEPT or sum(self._kept.values()) > _KEPT_BYTES):
+            oldest = next(iter(self._kept))
+            del self._kept[oldest]
+            self._link.tell({"op": "ack", "job": oldest})
+
     async def _feed(self, name: str, data: bytes | memoryview) -> None:
         """The input after its first part. Each answer says that the job has taken what was sent."""
         view = memoryview(data)
@@ -216,11 +253,15 @@ class Client:
             self.check()
             link = self._link
             try:
-                return await link.ask_all(questions)
+                answers = await link.ask_all(questions)
             except Breach:
-                raise self._lose("the sandbox broke the protocol") from None
+                raise self._lose(SandboxLost("the sandbox broke the protocol")) from None
             except LinkLost:
                 await self._come_back(link)
+                continue
+            if any(answer.error == "taken" for answer, _ in answers):
+                raise self._lose(SandboxTaken("somebody else has taken the sandbox over"))
+            return answers
 
     async def _come_back(self, broken: Link) -> None:
         async with self._coming_back:
@@ -228,12 +269,12 @@ class Client:
             if self._link is not broken:
                 return
             try:
-                link = await greeting.attach(self._dial, self.key, self.boot_id)
+                link = await greeting.attach(self._dial, self.key, self.boot_id, self._term)
             except SandboxLost as error:
-                raise self._lose(str(error)) from error
+                raise self._lose(error) from error
             self._link = link
             if self._lost is not None:  # closed meanwhile
-                link.close(self._lost)
+                link.close(str(self._lost))
 
     async def _renew(self, lease_s: float) -> None:
         patience = lease_s / 3
@@ -247,12 +288,17 @@ class Client:
             except SandboxLost:
                 return
 
-    def _lose(self, reason: str) -> SandboxLost:
+    def _lose(self, lost: SandboxLost) -> SandboxLost:
         if self._lost is None:
-            self._lost = reason
-            self._link.close(reason)
+            self._lost = lost
+            self._link.close(str(lost))
             self._renewing.cancel()
-        return SandboxLost(self._lost)
+        return _again(self._lost)
+
+
+def _again(lost: SandboxLost) -> SandboxLost:
+    """Each that asks gets an error of its own, with its own traceback."""
+    return type(lost)(str(lost))
 
 
 def _job_name(request_id: str) -> str:

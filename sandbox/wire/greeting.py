@@ -6,7 +6,7 @@ import hmac
 import secrets
 from contextlib import suppress
 
-from sandbox.errors import SandboxLost
+from sandbox.errors import SandboxLost, SandboxTaken
 from sandbox.wire.dial import Dial
 from sandbox.wire.link import Breach, Link, LinkLost, closed_on_failure
 
@@ -34,8 +34,8 @@ async def claim(
     return key, link
 
 
-async def attach(dial: Dial, key: bytes, boot_id: str) -> Link:
-    """A new connection to a sandbox that is ours.
+async def attach(dial: Dial, key: bytes, boot_id: str, term: int) -> Link:
+    """A new connection to a sandbox that is ours, unless somebody of a later term has it.
 
     Raises:
         SandboxLost: nobody is there any more, or somebody else.
@@ -45,7 +45,7 @@ async def attach(dial: Dial, key: bytes, boot_id: str) -> Link:
         await asyncio.sleep(pause)
         try:
             async with asyncio.timeout(_ANSWER_S):
-                return await _prove(Link(*await dial()), key, boot_id)
+                return await _prove(Link(*await dial()), key, boot_id, term)
         except (FileNotFoundError, ConnectionRefusedError) as error:
             raise SandboxLost("the sandbox ended") from error  # nobody listens: trying again will not help
         except (OSError, LinkLost) as error:
@@ -63,7 +63,7 @@ async def _first_connection(dial: Dial) -> tuple[asyncio.StreamReader, asyncio.S
         await asyncio.sleep(0.002)
 
 
-async def _prove(link: Link, key: bytes, boot_id: str) -> Link:
+async def _prove(link: Link, key: bytes, boot_id: str, term: int) -> Link:
     """Both ends prove that they know the key, and neither says it."""
     with closed_on_failure(link):
         ours = secrets.token_hex(32)
@@ -74,7 +74,9 @@ async def _prove(link: Link, key: bytes, boot_id: str) -> Link:
         if answer.error is not None or not hmac.compare_digest(answer.proof, expected):
             raise SandboxLost("whoever answers in the sandbox's place does not know its key")
         proof = _proof(key, "client", boot_id, ours, answer.nonce)
-        answer, _ = await link.ask({"op": "prove", "version": _VERSION, "proof": proof})
+        answer, _ = await link.ask({"op": "prove", "version": _VERSION, "proof": proof, "term": term})
+        if answer.error == "taken":
+            raise SandboxTaken("somebody else has taken the sandbox over")
         if answer.error is not None:
             raise SandboxLost(f"the sandbox refuses us: {answer.error}")
     return link

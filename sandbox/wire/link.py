@@ -49,7 +49,7 @@ class Health(_Reply):
 class Answer(_Reply):
     id: int
     boot: str = Field(min_length=32, max_length=32)
-    error: Literal["denied", "bad_request", "no_job", "over", "gone", "busy", "failed"] | None = None
+    error: Literal["denied", "taken", "bad_request", "no_job", "over", "gone", "busy", "failed"] | None = None
     detail: str = Field("", max_length=4000)
     nonce: str = Field("", max_length=64)
     proof: str = Field("", max_length=64)

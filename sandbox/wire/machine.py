@@ -12,7 +12,7 @@ from typing import Protocol, TypedDict
 
 from sandbox.checkpoints import transfer
 from sandbox.checkpoints.store import CheckpointStore
-from sandbox.errors import NotStarted, SandboxError, SandboxRejected
+from sandbox.errors import NotStarted, SandboxError, SandboxLost, SandboxRejected, SandboxTaken
 from sandbox.types import Command, Exited, OomKilled, Outcome, OutputLimit, Signalled, TimedOut
 from sandbox.wire.ending import Ended, Result
 from sandbox.wire.file_turns import FileTurns
@@ -108,8 +108,16 @@ class Machine(ABC):
             self._half_restored = False
 
     async def close(self) -> None:
+        """As :meth:`sandbox.types.Sandbox.close`; where somebody else has taken it over, it is left to them."""
         if self._closing is None:
             self._closing = asyncio.create_task(self._close())
+        await asyncio.shield(self._closing)
+
+    async def detach(self) -> None:
+        """Leave it as it is, and whatever runs in it to go on: somebody else takes it over, or its lease ends it. A
+        change of files under way is waited for."""
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._detach())
         await asyncio.shield(self._closing)
 
     async def _run(self, command: Command) -> Outcome:
@@ -185,15 +193,35 @@ class Machine(ABC):
             self._forgotten.add(name)
 
     async def _close(self) -> None:
+        try:
+            self._wire.check()
+        except SandboxTaken:
+            await self._detach()
+            return
+        except SandboxLost:
+            pass  # what is left of it is freed
+        await self._hang_up("the sandbox was closed")
+        await self._part()
+        await self._release()
+
+    async def _detach(self) -> None:
+        await asyncio.gather(*self._file_calls, return_exceptions=True)
+        await self._hang_up("the sandbox was left to somebody else")
+        await self._part()
+
+    async def _hang_up(self, reason: str) -> None:
         self.closed = True
-        self._wire.close("the sandbox was closed")
+        self._wire.close(reason)
         await self._wire.wait_closed()
         await asyncio.gather(*self._commands.values(), *self._file_calls, return_exceptions=True)
-        await self._release()
+
+    @abstractmethod
+    async def _part(self) -> None:
+        """Free what is here of the machine behind the wire, which is closed already."""
 
     @abstractmethod
     async def _release(self) -> None:
-        """End the machine behind the wire, which is closed already, and free everything."""
+        """End that machine, and free everything there."""
 
 
 class _Common(TypedDict):

@@ -170,9 +170,14 @@ async def test_without_a_control_group_memory_and_processes_are_bounded_all_the_
         assert sandbox.evidence.memory.startswith("watched")
         alone = await sandbox.exec(Command("python -c 'x = bytearray(2_000_000_000)'", "a", 30))
         assert b"MemoryError" in alone.output
-        hog = "python -c 'import time; x = bytearray(90_000_000); time.sleep(60)'"
-        together = await sandbox.exec(Command(f"for i in 1 2 3 4; do {hog} & done; wait", "b", 50))
-        assert isinstance(together, OomKilled)
+        for hog in (
+            "x = bytearray(90_000_000)",
+            "x = mmap.mmap(-1, 90_000_000); x.write(bytes(90_000_000))",  # shared, so no data of the process
+            "ctypes.CDLL(None).prctl(4, 0, 0, 0, 0); x = bytearray(90_000_000)",  # closed to others: not dumpable
+        ):
+            program = f"python -c 'import ctypes, mmap, time; {hog}; time.sleep(60)'"
+            together = await sandbox.exec(Command(f"for i in 1 2 3 4; do {program} & done; wait", hog, 50))
+            assert isinstance(together, OomKilled), hog
         bomb = await sandbox.exec(Command("bomb() { bomb | bomb & }; bomb; sleep 60", "c", 1))
         assert isinstance(bomb, TimedOut)
         assert (await sandbox.exec(Command("echo alive", "d", 10))).output == b"alive\n"

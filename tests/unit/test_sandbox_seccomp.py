@@ -12,7 +12,7 @@ from sandbox import program
 pytestmark = pytest.mark.skipif(shutil.which("go") is None, reason="not installed: go (Debian: golang-go)")
 
 ALLOW, ERRNO = 0x7FFF0000, 0x00050000
-EPERM, ENOSYS, EAFNOSUPPORT = 1, 38, 97
+EPERM, ENOMEM, ENOSYS, EPROTONOSUPPORT, EAFNOSUPPORT = 1, 12, 38, 93, 97
 X86, ARM, I386 = 0xC000003E, 0xC00000B7, 0x40000003
 
 
@@ -61,8 +61,8 @@ def test_ordinary_calls_are_allowed(machine: str, arch: int, numbers: dict[str, 
 @pytest.mark.parametrize(
     ("machine", "arch", "numbers"),
     [
-        ("amd64", X86, {"mount": 165, "ptrace": 101, "bpf": 321, "unshare": 272, "setns": 308, "keyctl": 250}),
-        ("arm64", ARM, {"mount": 40, "ptrace": 117, "bpf": 280, "unshare": 97, "setns": 268, "keyctl": 219}),
+        ("amd64", X86, {"mount": 165, "ptrace": 101, "bpf": 321, "unshare": 272, "keyctl": 250, "io_setup": 206}),
+        ("arm64", ARM, {"mount": 40, "ptrace": 117, "bpf": 280, "unshare": 97, "keyctl": 219, "io_setup": 0}),
     ],
 )
 def test_calls_into_the_kernel_are_refused(machine: str, arch: int, numbers: dict[str, int]) -> None:
@@ -85,6 +85,44 @@ def test_only_sockets_that_stay_in_the_network_namespace_are_allowed(machine: st
     for family in range(64):
         wanted = ALLOW if family in (1, 2, 10, 16) else ERRNO | EAFNOSUPPORT
         assert _run(machine, arch, socket, family) == wanted, family
+
+
+@pytest.mark.parametrize(("machine", "arch", "socket"), [("amd64", X86, 41), ("arm64", ARM, 198)])
+def test_protocols_for_which_the_kernel_would_load_a_module_are_not_there(machine: str, arch: int, socket: int) -> None:
+    usual = {2: {0, 1, 6, 17, 58}, 10: {0, 1, 6, 17, 58}, 16: {0}}
+    for family, allowed in usual.items():
+        for protocol in range(300):
+            wanted = ALLOW if protocol in allowed else ERRNO | EPROTONOSUPPORT
+            assert _run(machine, arch, socket, family, 1, protocol) == wanted, (family, protocol)
+
+
+@pytest.mark.parametrize(
+    ("machine", "arch", "prlimit", "setrlimit"), [("amd64", X86, 302, 160), ("arm64", ARM, 261, 164)]
+)
+def test_the_bound_of_core_dumps_can_be_asked_for_and_not_changed(
+    machine: str, arch: int, prlimit: int, setrlimit: int
+) -> None:
+    core, files = 4, 7
+    for address in (0x1000, 0x7FFF_0000_0000):
+        assert _run(machine, arch, prlimit, 0, core, address) == ERRNO | 0
+        assert _run(machine, arch, prlimit, 0, files, address) == ALLOW
+    assert _run(machine, arch, prlimit, 0, core, 0, 0x1000) == ALLOW
+    assert _run(machine, arch, prlimit, 1, files, 0x1000) == ERRNO | EPERM
+    assert _run(machine, arch, setrlimit, core, 0x1000) == ERRNO | 0
+    assert _run(machine, arch, setrlimit, files, 0x1000) == ALLOW
+
+
+@pytest.mark.parametrize(
+    ("machine", "arch", "mmap", "shmget", "memfd_create"), [("amd64", X86, 9, 29, 319), ("arm64", ARM, 222, 194, 279)]
+)
+def test_there_are_no_huge_pages(machine: str, arch: int, mmap: int, shmget: int, memfd_create: int) -> None:
+    for number, arguments, huge in (
+        (mmap, (0, 4096, 3, 0x22), (0, 4096, 3, 0x22 | 0x40000)),
+        (shmget, (0, 4096, 0o600), (0, 4096, 0o600 | 0o4000)),
+        (memfd_create, (0x1000, 1), (0x1000, 1 | 4)),
+    ):
+        assert _run(machine, arch, number, *arguments) == ALLOW
+        assert _run(machine, arch, number, *huge) == ERRNO | ENOMEM
 
 
 def test_arguments_are_compared_as_the_kernel_reads_them() -> None:

@@ -13,6 +13,7 @@ from sandbox.errors import SandboxUnavailable
 from tests.conformance.sandbox.names import missing
 
 GO = shutil.which("go")
+EMULATOR = shutil.which("qemu-aarch64-static")
 needs_go = pytest.mark.skipif(GO is None, reason="not installed: go (Debian: golang-go)")
 
 
@@ -26,6 +27,13 @@ def _go(*arguments: str, architecture: str = "") -> subprocess.CompletedProcess[
 @needs_go
 def test_its_own_tests_pass() -> None:
     done = _go("test", ".")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@needs_go
+@pytest.mark.skipif(EMULATOR is None, reason="not installed: qemu-aarch64-static (Debian: qemu-user-static)")
+def test_its_own_tests_pass_on_an_emulated_arm64() -> None:
+    done = _go("test", f"-exec={EMULATOR}", ".", architecture="arm64")
     assert done.returncode == 0, done.stdout + done.stderr
 
 

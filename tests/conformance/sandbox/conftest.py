@@ -27,18 +27,25 @@ def _backends() -> list[str]:
     return [*local, "docker", "kubernetes"]
 
 
-@pytest.fixture(scope="session", params=_backends())
+BACKENDS = _backends()
+WITH_CLAIMS = [*BACKENDS, "kubernetes-claims"]
+"""Beside pods of our own, those that a controller makes. They are asked for, found and ended in another way, and else
+the same: so only tests of that run on both."""
+
+
+@pytest.fixture(scope="session", params=BACKENDS)
 async def backend(request: pytest.FixtureRequest, egress: EgressSettings) -> AsyncIterator[Backend]:
     """Asynchronous, so that all its tests have one event loop: a watch of pods lives in it."""
-    name, _, namespaces = request.param.partition("-")
+    name, _, way = request.param.partition("-")
     if name == "docker":
         settings = SandboxSettings(
             docker=DockerSettings(address=request.getfixturevalue("docker_address")), egress=egress
         )
     elif name == "kubernetes":
-        settings = SandboxSettings(kubernetes=request.getfixturevalue("fenced_pods"), egress=egress)
+        kept = request.getfixturevalue("claimed_pods" if way == "claims" else "fenced_pods")
+        settings = SandboxSettings(kubernetes=kept, egress=egress)
     else:
-        settings = SandboxSettings(namespaces=namespaces, egress=egress)
+        settings = SandboxSettings(namespaces=way, egress=egress)
     backend = open_backend(name, settings)
     yield backend
     await backend.close()
@@ -48,6 +55,13 @@ async def backend(request: pytest.FixtureRequest, egress: EgressSettings) -> Asy
 def fenced_pods(cluster: Cluster) -> Iterator[KubernetesSettings]:
     """Fenced, for these commands may have loopback on every backend."""
     with pods.namespace(cluster, network="fence") as settings:
+        yield settings
+
+
+@pytest.fixture(scope="session")
+def claimed_pods(cluster: Cluster) -> Iterator[KubernetesSettings]:
+    """As ``fenced_pods``, but that a controller makes them."""
+    with pods.namespace(cluster, network="fence", provider="claims") as settings:
         yield settings
 
 

@@ -2,8 +2,10 @@
 
 import json
 import secrets
+import subprocess
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from deploy.cluster.cluster import Cluster
 from deploy.cluster.errors import ClusterError
@@ -33,10 +35,24 @@ def namespace(cluster: Cluster, bounds: Bounds | None = None, **settings: object
     objects = fences(made, EXECUTORS, bounds)
     cluster.kubectl("apply", "--filename=-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))
     _wait_for_policy(cluster, made)
-    yield made
+    with _controller(cluster, made) if made.provider == "claims" else nullcontext():
+        yield made
     cluster.kubectl("delete", "namespace", name, "--wait=false")
     policy = f"mimo-sandbox-{name}"
     cluster.kubectl("delete", "validatingadmissionpolicy,validatingadmissionpolicybinding", policy, "--wait=false")
+
+
+@contextmanager
+def _controller(cluster: Cluster, settings: KubernetesSettings) -> Iterator[None]:
+    """What gives the claims of a namespace their pods."""
+    command = [sys.executable, "-m", "sandbox.testing.agent_sandbox"]
+    command += [f"--kubeconfig={cluster.kubeconfig}", f"--namespace={settings.namespace}"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as controller:
+        assert controller.stdout is not None
+        assert controller.stdout.readline() == b"ready\n"
+        yield
+        assert controller.stdin is not None
+        controller.stdin.close()
 
 
 def _wait_for_policy(cluster: Cluster, settings: KubernetesSettings) -> None:

@@ -15,10 +15,11 @@ CALLS = {  # (x86_64, aarch64)
     "io_uring_setup": (425, 425), "kexec_load": (246, 104), "init_module": (175, 105),
     "open_by_handle_at": (304, 265), "open_tree": (428, 428), "fsopen": (430, 430), "mount_setattr": (442, 442),
     "pidfd_getfd": (438, 438), "kcmp": (312, 272), "reboot": (169, 142), "swapon": (167, 224), "clone3": (435, 435),
-    "clone": (56, 220), "prlimit64": (302, 261), "ioctl": (16, 29),
+    "clone": (56, 220), "prlimit64": (302, 261), "ioctl": (16, 29), "io_setup": (206, 0),
 }  # fmt: skip
 CLONE_NEWUSER = 0x10000000
 TIOCSTI = 0x5412
+TIOCSETD = 0x5423
 
 
 def connect(host: str, port: str) -> None:
@@ -64,6 +65,14 @@ def family(number: str) -> None:
         print(error.strerror)
 
 
+def protocol(family: str, kind: str, number: str) -> None:
+    try:
+        socket.socket(int(family), int(kind), int(number)).close()
+        print("opened")
+    except OSError as error:
+        print(error.strerror)
+
+
 def syscall(name: str, *arguments: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     number = CALLS[name][0 if platform.machine() == "x86_64" else 1]
@@ -82,6 +91,10 @@ def clone3() -> None:
 
 def tiocsti() -> None:
     syscall("ioctl", 0, TIOCSTI, 0)
+
+
+def line_discipline() -> None:
+    syscall("ioctl", 0, TIOCSETD, 0)
 
 
 def prlimit_of_init() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.types import Backend, Capability, Command, Sandbox, SandboxSpec
+from sandbox.types import Backend, Capability, Command, Sandbox, SandboxSpec, Signalled
 from tests.conformance.sandbox.conftest import SMALL
 
 pytestmark = pytest.mark.anyio
@@ -100,6 +100,11 @@ async def test_everything_but_the_work_folders_is_read_only(run, backend: Backen
         assert (await run(f"touch {path}/new")).code == 0, path
 
 
+async def test_no_alarm_of_the_kernels_can_be_set(run, only_with):
+    only_with(Capability.PLAIN_ROOT)
+    assert b"Read-only file system" in (await run("echo some 150000 2000000 > /proc/pressure/cpu")).output
+
+
 async def test_the_kernel_cannot_be_configured_from_inside(run, say):
     for path in ("sys/kernel/core_pattern", "sys/kernel/hostname", "sysrq-trigger", "sys/vm/drop_caches"):
         assert (await run(f"echo x > /proc/{path}")).code != 0, path
@@ -135,6 +140,7 @@ async def test_on_the_host_a_command_is_the_service_itself_or_a_user_that_nobody
         "mount", "umount2", "pivot_root", "chroot", "unshare", "setns", "ptrace", "process_vm_readv", "bpf",
         "perf_event_open", "keyctl", "add_key", "userfaultfd", "io_uring_setup", "kexec_load", "init_module",
         "open_by_handle_at", "open_tree", "fsopen", "mount_setattr", "pidfd_getfd", "kcmp", "reboot", "swapon",
+        "io_setup",
     ],
 )  # fmt: skip
 async def test_calls_that_reach_into_the_kernel_are_refused(probe, call):
@@ -148,8 +154,40 @@ async def test_namespaces_are_refused_however_they_are_asked_for(probe, run):
     assert (await run("mount -t tmpfs x /tmp")).code != 0
 
 
+@pytest.mark.parametrize(
+    ("family", "kind", "number"),
+    [(2, 1, 132), (2, 5, 132), (2, 6, 33), (2, 1, 262), (10, 2, 136), (16, 3, 4), (16, 3, 16)],
+)
+async def test_no_protocol_is_there_for_which_the_kernel_loads_a_module(probe, family, kind, number):
+    assert await probe("protocol", str(family), str(kind), str(number)) == "Protocol not supported\n"
+
+
+async def test_a_crash_is_no_business_of_the_hosts(run):
+    """Where the host pipes cores to a program of its own, only a bound of one byte keeps that from running."""
+    outcome = await run("ulimit -c 0; ulimit -c unlimited; grep core /proc/self/limits; kill -SEGV $$")
+    assert isinstance(outcome, Signalled)
+    assert " ".join(outcome.output.decode().split()) == "Max core file size 1 1 bytes"
+
+
+async def test_nobody_goes_before_others(run, say):
+    for line in (
+        "nice -n -5 true",
+        "chrt --fifo 1 true",
+        "ionice -c realtime true",
+        "echo -1 > /proc/self/oom_score_adj",
+    ):
+        outcome = await run(line)
+        assert b"denied" in outcome.output or b"not permitted" in outcome.output, (line, outcome)
+    assert int(await say("cat /proc/self/oom_score_adj")) >= 0
+
+
+async def test_no_mount_is_passed_on_to_the_host(say):
+    assert await say("grep -c shared: /proc/self/mountinfo || true") == "0\n"
+
+
 async def test_terminal_injection_and_the_32_bit_door_are_closed(probe):
     assert await probe("tiocsti") == "EPERM\n"
+    assert await probe("line_discipline") == "EPERM\n"
     assert await probe("int80") in ("EPERM\n", "no such door\n")
     assert await probe("prlimit_of_init") == "EPERM\n"
 

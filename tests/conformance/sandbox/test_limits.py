@@ -5,7 +5,7 @@ import errno
 
 import pytest
 
-from sandbox.types import Capability, Exited, OomKilled, TimedOut
+from sandbox.types import Capability, Command, Exited, OomKilled, Resources, SandboxSpec, TimedOut
 
 pytestmark = pytest.mark.anyio
 
@@ -21,6 +21,14 @@ async def test_processes_left_over_from_a_command_do_not_keep_the_next_from_runn
     swarm = "import os, time\nwhile True:\n try:\n  os.fork() or time.sleep(4711)\n except OSError: os._exit(7)"
     assert (await run(f"python -c '{swarm}' > /dev/null")).code == 7
     assert await say("echo there is room") == "there is room\n"
+
+
+async def test_more_commands_than_there_may_be_processes_wait_for_each_other(backend):
+    sandbox = await backend.acquire(SandboxSpec(resources=Resources(memory_mib=192, processes=16, disk_mib=48)))
+    commands = [Command("exec sleep 2", f"call-{number}", 300) for number in range(80)]
+    outcomes = await asyncio.gather(*map(sandbox.exec, commands))
+    assert {(type(outcome), getattr(outcome, "code", None)) for outcome in outcomes} == {(Exited, 0)}
+    await sandbox.close()
 
 
 async def test_a_process_that_takes_all_memory_is_ended(run, say):
@@ -67,6 +75,17 @@ async def test_a_full_disk_is_an_error_of_the_command_and_of_the_call_that_meet_
     assert "small" not in await say("ls -A /workspace")
     await say("rm /workspace/big")
     await sandbox.write("/workspace/small", bytes(200_000))
+
+
+async def test_files_without_end_are_an_error_of_the_command_that_makes_them(run, say, backend):
+    endless = "import itertools, os\nfor n in itertools.count(): os.mknod(f'many/{n}')"
+    outcome = await run(f'mkdir many; python -c "{endless}"', timeout_s=120)
+    if Capability.BOUNDED_FILES in backend.capabilities:
+        assert b"No space left on device" in outcome.output, outcome
+        assert await say("rm -r many; echo room > file; cat file") == "room\n"
+    else:
+        assert isinstance(outcome, OomKilled), outcome
+        assert await say("echo alive") == "alive\n"
 
 
 async def test_the_bound_of_the_disk_is_for_all_folders_together(run, only_with):

@@ -101,11 +101,17 @@ def _found(what: list[object]) -> None:
 
 def crash(tries: Tries) -> None:
     """Die with a core dump, which the kernel hands to whatever the host has for that."""
-    tries("limit", call, "setrlimit", resource.RLIMIT_CORE, (ctypes.c_uint64 * 2)(2**40, 2**40))
+    tries("limit", _raise_cores)
     pid = os.fork()
     if pid == 0:
         ctypes.string_at(0)
     tries("core", _any_core, os.waitpid(pid, 0)[1])
+
+
+def _raise_cores() -> None:
+    call("setrlimit", resource.RLIMIT_CORE, (ctypes.c_uint64 * 2)(2**40, 2**40))
+    if resource.getrlimit(resource.RLIMIT_CORE)[0] <= 1:  # whatever the answer was: with 1 the kernel starts nothing
+        raise PermissionError(1, "bounded as before")
 
 
 def _any_core(status: int) -> None:

@@ -39,6 +39,9 @@ class SlowWire:
 
 
 class SlowMachine(Machine):
+    async def _part(self) -> None:
+        return
+
     async def _release(self) -> None:
         return
 

@@ -2,8 +2,11 @@
 
 import pytest
 
-from sandbox.kubernetes.pod import WATCH_LINE, Cause, Pod, WatchError
+from sandbox.kubernetes.objects import WatchError
+from sandbox.kubernetes.pod import Pod
 from sandbox.kubernetes.starting import failure
+from sandbox.kubernetes.state import Cause
+from sandbox.kubernetes.watch import watch_line
 
 CONTAINER = {"name": "sandbox", "ready": False, "restartCount": 0, "image": "", "imageID": ""}
 
@@ -79,4 +82,4 @@ def test_a_first_container_that_failed_is_told_by_its_last_words() -> None:
 
 def test_the_last_line_of_a_watch_that_lost_count_is_no_pod() -> None:
     line = '{"type": "ERROR", "object": {"kind": "Status", "status": "Failure", "reason": "Expired", "code": 410}}'
-    assert isinstance(WATCH_LINE.validate_json(line), WatchError)
+    assert isinstance(watch_line(Pod).validate_json(line), WatchError)

@@ -1,0 +1,50 @@
+"""What is read out of a claim's status, as the agent-sandbox controller writes it."""
+
+import pytest
+
+from sandbox.kubernetes.claim import Claim
+from sandbox.kubernetes.state import Cause
+
+FULL = (
+    'Error seen: pods "one" is forbidden: exceeded quota: sandboxes, requested: pods=1, used: pods=1, limited: pods=1'
+)
+POLICY = 'Error seen: pods "one" is forbidden: ValidatingAdmissionPolicy "mimo" denied request: a sandbox must have ...'
+INVALID = 'Error seen: Pod "one" is invalid: spec.containers[0].image: Required value'
+
+
+def _claim(*conditions: dict[str, str], **sandbox: object) -> Claim:
+    status = {"conditions": list(conditions), "sandbox": {"name": "one", **sandbox}}
+    return Claim.model_validate({"metadata": {"name": "one"}, "status": status})
+
+
+def _ready(status: str, reason: str, message: str) -> dict[str, str]:
+    return {"type": "Ready", "status": status, "reason": reason, "message": message}
+
+
+def test_a_claim_has_its_address_before_its_pod_is_ready() -> None:
+    assert _claim().state().address is None
+    waiting = _claim(_ready("False", "DependenciesNotReady", "Pod exists with phase: Pending"), podIPs=["10.0.0.1"])
+    assert (waiting.state().address, waiting.state().over, waiting.state().cause) == ("10.0.0.1", False, None)
+    assert _claim(_ready("True", "DependenciesReady", ""), podIPs=["10.0.0.1"]).state().address == "10.0.0.1"
+
+
+@pytest.mark.parametrize(("message", "cause"), [(FULL, Cause.FULL), (POLICY, Cause.REFUSED), (INVALID, Cause.REFUSED)])
+def test_what_the_cluster_refused_the_controller_is_told(message: str, cause: Cause) -> None:
+    state = _claim(_ready("False", "ReconcilerError", message)).state()
+    assert (state.cause, state.over, state.detail) == (cause, False, message)
+
+
+@pytest.mark.parametrize("reason", ["WarmPoolNotFound", "TemplateNotFound", "AdoptionPending", "SandboxMissing"])
+def test_what_the_controller_has_yet_to_see_is_waited_for(reason: str) -> None:
+    state = _claim(_ready("False", reason, "not yet")).state()
+    assert (state.cause, state.over, state.detail) == (None, False, "not yet")
+
+
+def test_a_claim_whose_pod_has_finished_is_over() -> None:
+    finished = {"type": "Finished", "status": "True", "reason": "PodFailed", "message": "Pod failed"}
+    assert _claim(finished, podIPs=["10.0.0.1"]).state().over
+
+
+def test_a_claim_that_is_being_deleted_is_over() -> None:
+    about = {"name": "one", "deletionTimestamp": "2026-11-22T10:00:00Z"}
+    assert Claim.model_validate({"metadata": about}).state().over
