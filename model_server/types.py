@@ -211,6 +211,10 @@ class EngineUnavailable(EngineError):
     """The engine takes no requests now: it starts, drains, or is gone. The message says which; try again later."""
 
 
+class OutOfMemory(EngineError):
+    """The machine had no memory for what a request needs in a step; others go on."""
+
+
 class UnsupportedRequest(EngineError):
     """This engine cannot do what a request asks for; the message says what."""
 

@@ -78,16 +78,19 @@ class CpuBackend:
         config, batch = self.config, self._batch
         ids, words = self._set_segments(segments)
         num_rows = len(ids)
-        logits = torch.empty(sum(segment.num_logits for segment in segments), config.vocab_size)
+        num_logits = sum(segment.num_logits for segment in segments)
+        logits = torch.empty(num_logits, config.vocab_size)
+        likeliest = array("q", [-1]) * num_logits
         hidden = torch.empty(num_rows, config.hidden_size)
         experts = torch.empty(num_rows, sum(config.moe_layer_freq), config.num_experts_per_tok, dtype=torch.uint8)
         batch.page_k, batch.page_v = pools.page_k.data_ptr(), pools.page_v.data_ptr()
         batch.ring_k, batch.ring_v = pools.ring_k.data_ptr(), pools.ring_v.data_ptr()
         batch.cache_storage = _STORAGE[pools.ring_k.dtype]
         batch.hidden, batch.logits, batch.experts = hidden.data_ptr(), logits.data_ptr(), experts.data_ptr()
+        batch.likeliest = likeliest.buffer_info()[0]
         self._library.step(self._model, self._batch_address)
         del words  # the records pointed to it until here
-        return StepOutput(logits, hidden, experts)
+        return StepOutput(logits, hidden, experts, likeliest)
 
     def predict(
         self, layer: int, segments: Sequence[Segment], hidden: Tensor, rings: tuple[Tensor, Tensor]

@@ -1,8 +1,8 @@
 """How many tokens to guess ahead, and from what: as many as pay, none where none do.
 
-A guess is one more row in the next step. It pays if the chance that it holds is worth more than the row costs:
+A guess is one more row in the next step. It pays if the chance that it holds is worth more than it costs:
 
-    chance * (time a token takes without guesses) > time of the row  (+ time of guessing)
+    chance * (time a token takes without guesses) > time of guessing, and of the row
 
 All of it is measured while it happens. What steps take depends on their contexts, on the engine's own work and on what
 else the machine does; the chance is the share of guesses at that place that held lately, after a like sign. Guesses
@@ -30,7 +30,7 @@ _FORGET_TIMES = 0.06
 _OLD = 8
 """Measurements that all those before a try count as, at most: they may be long ago."""
 _REFRESH = 8
-"""Measurements after which the lengths that pay are computed anew."""
+"""Steps after which the lengths that pay are computed anew."""
 _TRY_EVERY = 256
 """Steps without a kind of guess that does not pay before it is tried again."""
 _TRY_AT_LEAST_EVERY = 4096
@@ -62,29 +62,27 @@ class _Record:
 
     chances: list[_Mean]
     """By place: share of those that held, among those whose predecessors held."""
-    num_idle: int = 0
-    """Steps since such a guess was last made because it pays, or tried."""
+    last: int = 0
+    """The number of steps when such a guess last paid, or was tried."""
     patience: int = _TRY_EVERY
-    """Of these, as many as pass before it is tried again; each time twice as many."""
+    """So many steps later it is tried again; each time twice as many."""
 
     @property
-    def is_due(self) -> bool:
-        return self.num_idle >= self.patience
+    def due(self) -> int:
+        """The number of steps from which on it is to be tried."""
+        return self.last + self.patience
 
-    def pays(self) -> None:
-        self.num_idle, self.patience = 0, _TRY_EVERY
+    def pays(self, num_steps: int) -> None:
+        self.last, self.patience = num_steps, _TRY_EVERY
 
-    def pass_over(self) -> None:
-        self.num_idle += 1
-        if self.num_idle == self.patience:
-            for mean in self.chances:
-                mean.count = min(mean.count, _OLD)
-
-    def add(self, num_guessed: int, num_held: int) -> None:
+    def add(self, num_guessed: int, num_held: int, num_steps: int) -> None:
+        is_try = num_steps >= self.due
         for place in range(min(num_held + 1, num_guessed)):
+            if is_try:
+                self.chances[place].count = min(self.chances[place].count, _OLD)
             self.chances[place].add(float(place < num_held))
-        if self.is_due:
-            self.num_idle, self.patience = 0, min(2 * self.patience, _TRY_AT_LEAST_EVERY)
+        if is_try:
+            self.last, self.patience = num_steps, min(2 * self.patience, _TRY_AT_LEAST_EVERY)
 
     def chance(self, place: int) -> float:
         """As if it had been tried twice before, so that the first failures decide nothing."""
@@ -98,20 +96,24 @@ class _Steps:
 
     plain: _Mean = field(default_factory=_Mean)
     """One without guesses."""
-    row: _Mean = field(default_factory=_Mean)
-    """A guess more in it."""
+    guesses: dict[Source, _Mean] = field(default_factory=lambda: {source: _Mean() for source in _SIGNS})
+    """What one guess more adds: making it, and its row."""
     num_guessing: int = 0
     """Steps with guesses since the last one without."""
 
-    def add(self, num_guessed: int, seconds: float) -> None:
-        if self.plain.count:
-            seconds = min(seconds, _SPIKE * (self.plain.value + num_guessed * max(self.row.value, 0.0)))
-        if num_guessed:
-            self.row.add((seconds - self.plain.value) / num_guessed, _FORGET_TIMES)
-            self.num_guessing += 1
-        else:
-            self.plain.add(seconds, _FORGET_TIMES)
+    def add(self, num_guessed: int, source: Source | None, seconds: float) -> None:
+        if not num_guessed:
+            self.plain.add(self._without_spike(seconds, 0.0), _FORGET_TIMES)
             self.num_guessing = 0
+            return
+        self.num_guessing += 1
+        if source is not None:
+            guess = self.guesses[source]
+            seconds = self._without_spike(seconds, num_guessed * max(guess.value, 0.0))
+            guess.add((seconds - self.plain.value) / num_guessed, _FORGET_TIMES)
+
+    def _without_spike(self, seconds: float, expected_more: float) -> float:
+        return min(seconds, _SPIKE * (self.plain.value + expected_more)) if self.plain.count else seconds
 
     @property
     def is_known(self) -> bool:
@@ -135,6 +137,16 @@ class Speculation:
 NO_SPECULATION = Speculation(lookup=0, layers=0)
 
 
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What pays of one source with so many sequences."""
+
+    lengths: dict[Sign, int]
+    pays: bool
+    next_try: int
+    """The number of steps from which on something that does not pay is to be tried."""
+
+
 @dataclass(slots=True)
 class DraftPolicy:
     """Chooses the length of every guess."""
@@ -142,12 +154,10 @@ class DraftPolicy:
     allowed: Speculation
     _steps: dict[int, _Steps] = field(default_factory=lambda: defaultdict(_Steps))
     """By number of sequences."""
-    _guessing: _Mean = field(default_factory=lambda: _Mean(0.0, round(1 / _FORGET)))
-    """Seconds in which the layers make one guess; they count as free until that is known."""
     _records: dict[tuple[Source, Sign], _Record] = field(init=False)
-    _lengths: dict[tuple[Source, Sign, int], int] = field(default_factory=dict)
-    """That pay, by number of sequences; computed anew now and then."""
-    _num_measured: int = 0
+    _plans: dict[tuple[Source, int], _Plan] = field(default_factory=dict)
+    """By number of sequences; made anew now and then."""
+    _num_steps: int = 0
 
     def __post_init__(self) -> None:
         self._records = {
@@ -169,51 +179,46 @@ class DraftPolicy:
             return self.longest(source) > 0
         if not self._steps[num_sequences].is_known:
             return False
-        wanted = False
-        for sign in _SIGNS[source]:
-            wanted |= self._is_wanted(source, sign, num_sequences)
-        return wanted
+        plan = self._plan(source, num_sequences)
+        return plan.pays or self._num_steps >= plan.next_try
 
     def length(self, source: Source, sign: Sign, num_sequences: int) -> int:
         """Tokens to guess for one of the sequences of a step, at most."""
         if self.allowed.always:
             return self.longest(source)
-        return self._length(source, sign, num_sequences) or int(self._records[source, sign].is_due)
+        length = self._plan(source, num_sequences).lengths[sign]
+        return length or int(self._num_steps >= self._records[source, sign].due)
 
     def observe(self, source: Source, sign: Sign, num_guessed: int, num_held: int) -> None:
         """What became of a guess."""
-        self._records[source, sign].add(num_guessed, num_held)
-        self._measured()
+        self._records[source, sign].add(num_guessed, num_held, self._num_steps)
 
-    def observe_guessing(self, num_guesses: int, seconds: float) -> None:
-        """The layers have made so many guesses in this time."""
-        self._guessing.add(seconds / num_guesses)
-        self._measured()
+    def observe_step(self, num_sequences: int, num_rows: int, source: Source | None, seconds: float) -> None:
+        """A step of sequences that decode, guesses among its rows, took so long, with making them. ``source``: that of
+        all guesses; None where there were several or making them took what it does not take every time."""
+        self._steps[num_sequences].add(num_rows - num_sequences, source, seconds)
+        self._num_steps += 1
+        if self._num_steps % _REFRESH == 0:
+            self._plans.clear()
 
-    def observe_step(self, num_sequences: int, num_rows: int, seconds: float) -> None:
-        """A step of sequences that decode, guesses among its rows, took so long; without the time of guessing."""
-        self._steps[num_sequences].add(num_rows - num_sequences, seconds)
-        self._measured()
+    def _plan(self, source: Source, num_sequences: int) -> _Plan:
+        plan = self._plans.get((source, num_sequences))
+        if plan is None:
+            plan = self._plans[source, num_sequences] = self._made_plan(source, num_sequences)
+        return plan
 
-    def _is_wanted(self, source: Source, sign: Sign, num_sequences: int) -> bool:
-        record = self._records[source, sign]
-        if self._length(source, sign, num_sequences):
-            record.pays()
-            return True
-        record.pass_over()
-        return record.is_due
-
-    def _length(self, source: Source, sign: Sign, num_sequences: int) -> int:
-        key = (source, sign, num_sequences)
-        length = self._lengths.get(key)
-        if length is None:
-            length = self._lengths[key] = self._paying(*key)
-        return length
+    def _made_plan(self, source: Source, num_sequences: int) -> _Plan:
+        lengths = {sign: self._paying(source, sign, num_sequences) for sign in _SIGNS[source]}
+        for sign, length in lengths.items():
+            if length:
+                self._records[source, sign].pays(self._num_steps)
+        next_try = min(self._records[source, sign].due for sign in lengths)
+        return _Plan(lengths, any(lengths.values()), next_try)
 
     def _paying(self, source: Source, sign: Sign, num_sequences: int) -> int:
         steps = self._steps[num_sequences]
         worth = steps.plain.value / num_sequences
-        cost = _MARGIN * (steps.row.value + (self._guessing.value if source == "layers" else 0.0))
+        cost = _MARGIN * steps.guesses[source].value
         best, best_gain, chance, gained = 0, 0.0, 1.0, 0.0
         for length in range(1, self.longest(source) + 1):
             chance *= self._records[source, sign].chance(length - 1)
@@ -222,8 +227,3 @@ class DraftPolicy:
             if gain > best_gain:
                 best, best_gain = length, gain
         return best
-
-    def _measured(self) -> None:
-        self._num_measured += 1
-        if self._num_measured % _REFRESH == 0:
-            self._lengths.clear()

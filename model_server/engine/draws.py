@@ -7,18 +7,21 @@ from torch import Tensor
 from model_server.engine.sampler import Drawing, Place, draw
 from model_server.engine.scheduler import ScheduledSequence
 from model_server.engine.sequence import Sequence
+from model_server.kernels.batch import StepOutput
 
 
-def draw_together(step: list[ScheduledSequence], logits: Tensor) -> list[int]:
+def draw_together(step: list[ScheduledSequence], output: StepOutput) -> list[int]:
     """A token for each row of logits whose sequence draws freely, as if all guesses before the row held."""
-    drawn = [0] * len(logits)
+    logits = output.logits
+    drawn = [0] * len(logits) if output.likeliest is None else output.likeliest.tolist()
     alike: defaultdict[Drawing, dict[int, Place]] = defaultdict(dict)
     """Rows and their places."""
     row = 0
     for part in step:
         sequence = part.sequence
         row += part.num_known
-        if part.samples and sequence.draws_freely:
+        is_drawn = output.likeliest is not None and sequence.drawing.takes_likeliest
+        if part.samples and sequence.draws_freely and not is_drawn:
             places, position = alike[sequence.drawing], len(sequence.ids)
             for ahead in range(len(part.guess.tokens) + 1):
                 places[row - 1 + ahead] = (sequence.seed, position + ahead)

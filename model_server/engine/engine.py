@@ -9,7 +9,6 @@ import asyncio
 import concurrent.futures
 import dataclasses
 import logging
-import math
 import queue
 import secrets
 import threading
@@ -41,6 +40,7 @@ from model_server.types import (
     EngineStats,
     EngineUnavailable,
     GenerateRequest,
+    OutOfMemory,
     Overloaded,
     TokenEvent,
     UnsupportedRequest,
@@ -307,13 +307,17 @@ class EmbeddedEngine:
         change.done.set_result(None)
 
     def _step(self) -> None:
+        # Of this thread: what other programs take of the machine says nothing about guesses.
+        started = time.thread_time()
         step = self._scheduler.schedule()
-        if not step:
-            return
         # Beside a prompt, which sets the pace, nothing is guessed.
-        if all(part.samples and part.num_tokens == 1 for part in step):
+        if step and all(part.samples and part.num_tokens == 1 for part in step):
             step = self._guessed(step)
-        self._execute(step)
+            self._execute(step)
+            num_rows = sum(part.num_rows for part in step)
+            self._guesser.observe_step(len(step), num_rows, time.thread_time() - started)
+        elif step:
+            self._execute(step)
 
     def _guessed(self, step: list[ScheduledSequence]) -> list[ScheduledSequence]:
         guesses = self._guesser.guess([part.sequence for part in step])
@@ -324,7 +328,6 @@ class EmbeddedEngine:
     def _execute(self, step: list[ScheduledSequence]) -> None:
         """Run the model and take what comes of it. If the whole step fails its parts are run one by one, and end only
         their own sequences."""
-        started = time.thread_time()
         try:
             result = self._result(step)
         except Exception as error:  # noqa: BLE001 (whatever it was, those who are not to blame go on)
@@ -340,17 +343,15 @@ class EmbeddedEngine:
             self._take_or_fail(part, result, num_rows, num_logits)
             num_rows += part.num_rows
             num_logits += part.num_logits
-        if all(part.num_tokens == 1 for part in step):
-            self._guesser.observe_step(len(step), num_rows, time.thread_time() - started)
 
     def _result(self, step: list[ScheduledSequence]) -> StepResult:
         """Raises:
         EngineError: the model's logits are not finite.
         """
         output = self._backend.step([part.segment() for part in step], self.pools)
-        if not math.isfinite(output.logits.sum().item()) and not bool(output.logits.isfinite().all()):
-            raise EngineError("the model's logits are not finite")  # one number that is not makes the sum so too
-        return StepResult(output, output.experts.numpy(), draw_together(step, output.logits))
+        if not output.is_finite:
+            raise EngineError("the model's logits are not finite")
+        return StepResult(output, output.experts.numpy(), draw_together(step, output))
 
     def _take_or_fail(self, part: ScheduledSequence, result: StepResult, first_row: int, first_logit: int) -> None:
         try:
@@ -436,4 +437,6 @@ def _hand_over(news: list[News]) -> None:
 
 
 def _failure(error: Exception) -> EngineError:
-    return error if isinstance(error, EngineError) else EngineError(f"the step failed: {error!r}")
+    if isinstance(error, EngineError):
+        return error
+    return OutOfMemory(str(error)) if is_exhausted(error) else EngineError(f"the step failed: {error!r}")

@@ -1,10 +1,8 @@
 """Guesses the next tokens of the sequences of a step: from their own past where it says something, else with the
 prediction layers, and in both cases only as far as it pays.
 
-Times are those of the thread: what other programs take of the machine says nothing about guesses.
 """
 
-import time
 from collections.abc import Sequence as Several
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +24,9 @@ class Guess:
 
 NOTHING = Guess()
 
+_MISSED = 16
+"""Newest tokens that the layers have not read after a pause; more take a time of their own."""
+
 
 @dataclass(slots=True)
 class _Memory:
@@ -36,6 +37,8 @@ class _Memory:
     """For the next guess of the layers."""
     state: Any = None
     """The drafter's, once it is asked."""
+    num_read: int = 0
+    """Tokens there were when it was asked last."""
 
 
 class Guesser:
@@ -46,6 +49,8 @@ class Guesser:
         self._policy = policy
         self._memories: dict[Sequence, _Memory] = {}
         self.num_guessed = self.num_held = 0
+        self._source: Source | None = None
+        """Of all guesses of the step; None where there are several, or the layers had much to read first."""
 
     @property
     def num_hidden(self) -> int:
@@ -57,8 +62,12 @@ class Guesser:
         guesses: dict[Sequence, Guess] = {}
         if self._policy.is_wanted("lookup", len(sequences)):
             self._ask_past(sequences, guesses)
+        self._source = "lookup"
         if self._policy.is_wanted("layers", len(sequences)):
-            self._ask_layers(sequences, guesses)
+            num_from_past = len(guesses)
+            has_read = self._ask_layers(sequences, guesses)
+            if len(guesses) > num_from_past:
+                self._source = None if num_from_past or not has_read else "layers"
         return guesses
 
     def judge(self, sequence: Sequence, guess: Guess, num_held: int) -> None:
@@ -73,8 +82,9 @@ class Guesser:
             self._memory(sequence).sign = "held" if num_held == num_guessed else "failed"
 
     def observe_step(self, num_sequences: int, num_rows: int, seconds: float) -> None:
-        """See :meth:`model_server.engine.draft_policy.DraftPolicy.observe_step`."""
-        self._policy.observe_step(num_sequences, num_rows, seconds)
+        """The step that :meth:`guess` was asked for took so long, with guessing; see
+        :meth:`model_server.engine.draft_policy.DraftPolicy.observe_step`."""
+        self._policy.observe_step(num_sequences, num_rows, self._source, seconds)
 
     def replace_drafter(self, drafter: TokenDrafter) -> None:
         """Go on with another one, while no sequence runs."""
@@ -95,7 +105,8 @@ class Guesser:
                 tokens = sequence.ids[found.next : found.next + length]
                 guesses[sequence] = Guess(tokens.tolist(), "lookup", sign)
 
-    def _ask_layers(self, sequences: Several[Sequence], guesses: dict[Sequence, Guess]) -> None:
+    def _ask_layers(self, sequences: Several[Sequence], guesses: dict[Sequence, Guess]) -> bool:
+        """False if they had much to read first."""
         lengths: dict[Sequence, int] = {}
         for sequence in sequences:
             hidden = cache_of(sequence).hidden
@@ -103,21 +114,19 @@ class Guesser:
                 length = self._policy.length("layers", self._memory(sequence).sign, len(sequences))
                 lengths[sequence] = min(_room(sequence), length)
         asked = [sequence for sequence, length in lengths.items() if length > 0]
-        if asked:
-            drafts = self._draft(asked, max(lengths.values()))
-            for sequence, tokens in zip(asked, drafts, strict=True):
-                guesses[sequence] = Guess(tokens[: lengths[sequence]], "layers", self._memory(sequence).sign)
-
-    def _draft(self, sequences: Several[Sequence], length: int) -> list[list[int]]:
-        started = time.thread_time()
-        drafts = self._drafter.draft([self._known(sequence) for sequence in sequences], length)
-        self._policy.observe_guessing(length * len(sequences), time.thread_time() - started)
-        return drafts
+        if not asked:
+            return True
+        has_read = all(len(sequence.ids) - self._memory(sequence).num_read <= _MISSED for sequence in asked)
+        drafts = self._drafter.draft([self._known(sequence) for sequence in asked], max(lengths.values()))
+        for sequence, tokens in zip(asked, drafts, strict=True):
+            guesses[sequence] = Guess(tokens[: lengths[sequence]], "layers", self._memory(sequence).sign)
+        return has_read
 
     def _known(self, sequence: Sequence) -> Known:
         memory = self._memory(sequence)
         if memory.state is None:
             memory.state = self._drafter.new_state()
+        memory.num_read = len(sequence.ids)
         return Known(sequence.ids, cache_of(sequence).hidden, memory.state)
 
     def _memory(self, sequence: Sequence) -> _Memory:

@@ -5,11 +5,27 @@ has what a sequence has that computed and guessed everything itself.
 """
 
 from collections import deque
+from typing import NamedTuple
 
 from torch import Tensor
 
 _SMALL = 16
 """Rows that need not be copied out of a step's output, which stays in memory for them."""
+
+
+class _Part(NamedTuple):
+    """Rows [first, end) of a step's output, cut out when they are read: most never are."""
+
+    output: Tensor
+    first: int
+    end: int
+
+    @property
+    def num_rows(self) -> int:
+        return self.end - self.first
+
+    def rows(self) -> Tensor:
+        return self.output[self.first : self.end]
 
 
 class HiddenTail:
@@ -19,8 +35,8 @@ class HiddenTail:
         """With ``most`` 0 nothing is kept."""
         self._most = most
         self.end = end
-        self._parts: deque[Tensor] = deque()
-        """As they came, for they are seldom read: the first may begin too early."""
+        self._parts: deque[_Part] = deque()
+        """As they came: the first may begin too early."""
         self._num_rows = 0
 
     @property
@@ -30,28 +46,28 @@ class HiddenTail:
 
     def add(self, hidden: Tensor, first: int, end: int) -> None:
         """Take in the hidden states of the next tokens, rows ``first`` to ``end`` - 1 of ``hidden`` [R, C]."""
-        self.end += end - first
+        count = end - first
+        self.end += count
         if not self._most:
             return
-        hidden = hidden[first:end]
-        if len(hidden) > _SMALL:
-            hidden = hidden[-self._most :].clone()
-        self._parts.append(hidden)
-        self._num_rows += len(hidden)
-        while self._num_rows - len(self._parts[0]) >= self._most:
-            self._num_rows -= len(self._parts.popleft())
+        if count > _SMALL:
+            hidden = hidden[max(first, end - self._most) : end].clone()
+            first, end = 0, min(count, self._most)
+        self._parts.append(_Part(hidden, first, end))
+        self._num_rows += end - first
+        while self._num_rows - self._parts[0].num_rows >= self._most:
+            self._num_rows -= self._parts.popleft().num_rows
 
     def since(self, position: int) -> list[Tensor]:
         """Hidden states of the positions from there on, which is not before :attr:`first`, in parts."""
         assert self.first <= position < self.end, (self.first, position, self.end)
         parts: list[Tensor] = []
-        first = self.end
+        missing = self.end - position
         for part in reversed(self._parts):
-            first -= len(part)
-            if first <= position:
-                parts.append(part[position - first :])
+            parts.append(part.rows()[-missing:])
+            missing -= part.num_rows
+            if missing <= 0:
                 break
-            parts.append(part)
         return parts[::-1]
 
     def until(self, end: int) -> "HiddenTail":
@@ -61,7 +77,7 @@ class HiddenTail:
         copy._parts, copy._num_rows = self._parts.copy(), max(self._num_rows - surplus, 0)
         while surplus and copy._parts:
             part = copy._parts.pop()
-            if len(part) > surplus:
-                copy._parts.append(part[:-surplus])
-            surplus = max(surplus - len(part), 0)
+            if part.num_rows > surplus:
+                copy._parts.append(part._replace(end=part.end - surplus))
+            surplus = max(surplus - part.num_rows, 0)
         return copy

@@ -42,6 +42,11 @@ class Drawing(NamedTuple):
     def of(cls, sampling: SamplingParams) -> "Drawing":
         return cls(sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p, sampling.logit_bias)
 
+    @property
+    def takes_likeliest(self) -> bool:
+        """Whether it is the largest of the logits as they are."""
+        return self.temperature == 0 and not self.logit_bias
+
 
 def draw(logits: Tensor, drawing: Drawing, places: Collection[Place]) -> list[int]:
     """A token for each place from f32 logits [places, vocabulary]; no row depends on the others.

@@ -5,6 +5,7 @@ D query-key width, V value width, R rows (the tokens of all segments one after a
 C hidden width, M layers with experts, K experts per token.
 """
 
+import math
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -99,6 +100,17 @@ class StepOutput:
     """f32 [R, C], before the final norm."""
     experts: Tensor
     """uint8 [R, M, K]: the experts used."""
+    likeliest: "array[int] | None" = None
+    """Type code "q": for each row of logits the lowest id of its largest number, -1 if one is not finite. None where
+    the backend does not look."""
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all logits are."""
+        if self.likeliest is not None:
+            return -1 not in self.likeliest
+        # One number that is not makes the sum so too, and a sum may overflow.
+        return math.isfinite(self.logits.sum().item()) or bool(self.logits.isfinite().all())
 
 
 def _pool(

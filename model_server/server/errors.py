@@ -4,6 +4,7 @@ from model_server.types import (
     ContextLengthExceeded,
     EngineError,
     EngineUnavailable,
+    OutOfMemory,
     Overloaded,
     UnfollowableGrammar,
     UnsupportedRequest,
@@ -56,6 +57,13 @@ def from_engine(error: EngineError, request_id: str) -> ApiError:
                 f"The engine takes no requests now: {error}. Wait and send the request again.",
                 status=503,
                 code="engine_unavailable",
+                retry_after_s=_RETRY_AFTER_S,
+            )
+        case OutOfMemory():
+            return ApiError(
+                "The server has too little memory for this request. Send it again, or make its prompt shorter.",
+                status=503,
+                code="out_of_memory",
                 retry_after_s=_RETRY_AFTER_S,
             )
         case UnsupportedRequest():

@@ -75,6 +75,8 @@ class Preset(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    known: frozenset[FlagName]
+    """All flags that its parser has, from the file ``.flags`` beside the preset."""
     needed: dict[FlagName, Flag]
     defaults: dict[FlagName, Flag]
     names: dict[str, FlagName]
@@ -105,8 +107,11 @@ def load_preset(version: str) -> Preset:
     """Raises ImpossibleLaunch where there is none."""
     if version not in known_versions():
         raise ImpossibleLaunch(f"SGLang {version} is not known here: use {', '.join(known_versions())}")
-    text = files("model_server.sglang").joinpath("presets", f"{version}.toml").read_text("utf-8")
-    return Preset.model_validate(tomllib.loads(text))
+    folder = files("model_server.sglang").joinpath("presets")
+    known = folder.joinpath(f"{version}.flags").read_text("utf-8").split()
+    return Preset.model_validate(
+        {"known": known, **tomllib.loads(folder.joinpath(f"{version}.toml").read_text("utf-8"))}
+    )
 
 
 def launch(settings: LaunchSettings, preset: Preset, config: ModelConfig) -> Launch:
@@ -167,6 +172,8 @@ def _check_flags(settings: LaunchSettings, preset: Preset) -> None:
     for flag, value in settings.flags.items():
         if flag in preset.refused:
             raise ImpossibleLaunch(f"--{flag}: {preset.refused[flag]}")
+        if flag not in preset.known:
+            raise ImpossibleLaunch(f"--{flag}: SGLang {settings.version} has no such flag")
         if flag in settings_of:
             raise ImpossibleLaunch(f"--{flag} has a setting: use {settings_of[flag]}")
         if flag in preset.needed and value != preset.needed[flag]:

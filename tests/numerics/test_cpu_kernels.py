@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import math
 import random
 from array import array
 from collections.abc import Iterable, Sequence
@@ -237,6 +238,32 @@ def test_logits_are_given_for_the_rows_that_are_wanted(library: Library) -> None
     every = sequences.step([(0, ids)]).logits
     assert torch.equal(sequences.step([(1, ids)], num_logits=3).logits, every[-3:])
     assert sequences.step([(2, ids)], num_logits=0).logits.shape == (0, model.config.vocab_size)
+
+
+@pytest.mark.parametrize("vocab_size", [7, 16, 97, 1000])
+def test_the_likeliest_token_of_a_row_is_the_lowest_of_the_largest(vocab_size: int, library: Library) -> None:
+    model = random_model(small_config(vocab_size=vocab_size))
+    ids = random_ids(model.config, 40)[0].tolist()
+    output = Sequences(model, library, 1).step([(0, ids)])
+    assert output.likeliest is not None
+    assert output.likeliest.tolist() == output.logits.numpy().argmax(-1).tolist()
+    model.lm_head.weight[:] = model.lm_head.weight[0]
+    alike = Sequences(model, library, 1).step([(0, ids)]).likeliest
+    assert alike is not None
+    assert alike.tolist() == [0] * 40
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("token", [3, 96])
+def test_a_row_with_a_number_that_is_not_finite_has_no_likeliest_token(
+    token: int, value: float, library: Library
+) -> None:
+    model = random_model(small_config())
+    model.lm_head.weight[token] = value
+    output = Sequences(model, library, 1).step([(0, [1, 2, 3])])
+    assert output.likeliest is not None
+    assert output.likeliest.tolist() == [-1] * 3
+    assert not output.is_finite
 
 
 def test_forced_experts_replace_the_choice_row_by_row(library: Library) -> None:

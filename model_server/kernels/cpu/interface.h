@@ -80,7 +80,7 @@ struct MimoBatch {
     float* hidden;            // out [num_rows, hidden_size]; of a prediction: in, the main model's
     float* logits;            // out [sum of num_logits, vocab_size]
     uint8_t* experts;         // out [num_rows, num_expert_layers, top_k]
-    int64_t* likeliest;       // out, of a prediction: [num_segments], after each one's last row
+    int64_t* likeliest;       // out [sum of num_logits], -1 beside what is not finite; of a prediction: [num_segments]
     int64_t prediction;       // which prediction layer
     void* scratch;            // mimo_scratch_bytes, aligned to 64
     void* crew;               // mimo_new_crew

@@ -349,8 +349,10 @@ private:
         const int64_t size = model_.hidden_size;
         int64_t begin = 0, wanted = 0, written = 0;
         const auto flush = [&] {
-            multiply(model_.head, Rows{scratch_.normed, size}, wanted,
-                     Store{batch_.logits + written * model_.vocab_size, model_.vocab_size}, hands_);
+            float* scores = batch_.logits + written * model_.vocab_size;
+            multiply(model_.head, Rows{scratch_.normed, size}, wanted, Store{scores, model_.vocab_size}, hands_);
+            for (int64_t i = 0; i < wanted; ++i)
+                batch_.likeliest[written + i] = likeliest(scores + i * model_.vocab_size, model_.vocab_size);
             written += wanted;
             wanted = 0;
         };
@@ -387,7 +389,7 @@ private:
         const auto flush = [&] {
             multiply(model_.head, Rows{scratch_.normed, size}, wanted, Store{scores, stride}, hands_);
             for (int64_t i = 0; i < wanted; ++i)
-                batch_.likeliest[segments[i]] = likeliest(scores + i * stride, model_.vocab_size);
+                batch_.likeliest[segments[i]] = larger(likeliest(scores + i * stride, model_.vocab_size), 0);
             wanted = 0;
         };
         const int64_t room = smaller(batch_.num_rows, kGuesses);
@@ -400,12 +402,33 @@ private:
         flush();
     }
 
-    // Ties go to the lowest id.
+    // The lowest id of the largest score; -1 if one is not finite.
     static int64_t likeliest(const float* scores, int64_t count) {
+        const int64_t whole = count / 16 * 16;
+        v16 top = all(-__FLT_MAX__), zero{};
+        Bits first[kParts] = {};  // where each lane has its largest
+        for (int64_t i = 0; i < whole; i += 16) {
+            const v16 x = load(scores + i);
+            zero = zero + (x - x);  // of finite numbers only
+            for (int p = 0; p < kParts; ++p) {
+                const Bits better = x.part[p] > top.part[p];
+                top.part[p] = better ? x.part[p] : top.part[p];
+                first[p] = better ? (int32_t)i - Bits{} : first[p];
+            }
+        }
+        int32_t ids[16];
+        std::memcpy(ids, first, sizeof ids);
         int64_t best = 0;
-        for (int64_t i = 1; i < count; ++i)
+        for (int lane = 0; lane < (whole ? 16 : 0); ++lane) {
+            const int64_t id = ids[lane] + lane;
+            if (scores[id] > scores[best] || (scores[id] == scores[best] && id < best)) best = id;
+        }
+        float rest = sum(zero);
+        for (int64_t i = whole; i < count; ++i) {
+            rest += scores[i] - scores[i];
             if (scores[i] > scores[best]) best = i;
-        return best;
+        }
+        return rest == 0.0f ? best : -1;
     }
 
     const MimoModel& model_;

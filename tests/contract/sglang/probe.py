@@ -29,6 +29,17 @@ def parsed(arguments: list[str]) -> Json:
     return {name: value for name, value in values.items() if isinstance(value, bool | int | float | str | dict)}
 
 
+def flags(_: None) -> list[str]:
+    """Every flag of the command line, without its dashes."""
+    from argparse import ArgumentParser
+
+    from sglang.srt.server_args import ServerArgs
+
+    parser = ArgumentParser(add_help=False)
+    ServerArgs.add_cli_args(parser)
+    return sorted(option[2:] for action in parser._actions for option in action.option_strings if option[:2] == "--")
+
+
 def resolved(arguments: list[str]) -> Json:
     """What SGLang makes of its arguments and of the model's configuration."""
     from sglang.srt.server_args import prepare_server_args
@@ -152,6 +163,7 @@ _ASKED: dict[str, Callable[[Any], Any]] = {
     function.__name__: function
     for function in (
         parsed,
+        flags,
         resolved,
         admitted,
         answered,

@@ -101,6 +101,10 @@ def understood(value: str, kind: type) -> Any:
     return json.loads(value) if kind is dict else kind(value)
 
 
+def test_the_flags_we_know_are_those_of_the_real_parser(ask: Ask) -> None:
+    assert sorted(PRESET.known) == ask("flags")
+
+
 def test_the_real_parser_refuses_the_flag_of_older_commands(ask: Ask) -> None:
     assert "--enable-mtp" in ask("parsed", [*arguments(), "--enable-mtp"])["refused"]
 

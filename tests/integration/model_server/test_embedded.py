@@ -2,12 +2,8 @@
 
 import asyncio
 import base64
-import os
-import re
 import signal
-import sys
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +20,7 @@ from model_server.server.app import create_app
 from model_server.server.settings import ServerSettings
 from model_server.weights.load import load_model
 from model_server.weights.save import save_checkpoint
-from tests.integration.model_server.serving import serving
+from tests.integration.model_server.serving import server_process, serving
 from tests.integration.model_server.tiny_model import CONTEXT, tiny_model
 from tests.unit.model_server.small_tokenizer import FIXED_TEXT, small_tokenizer
 
@@ -40,32 +36,6 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_checkpoint(tiny_model(), folder, quantize=False)
     small_tokenizer().save(str(folder / "tokenizer.json"))
     return folder
-
-
-@asynccontextmanager
-async def process(checkpoint: Path) -> AsyncGenerator[tuple[asyncio.subprocess.Process, str], None]:
-    """The server's process and address, once it is ready."""
-    arguments = ("-m", "model_server", "--checkpoint", str(checkpoint), "--port", "0", "--max-running", "4")
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    child = await asyncio.create_subprocess_exec(
-        sys.executable, *arguments, stderr=asyncio.subprocess.PIPE, env=environment
-    )
-    assert child.stderr is not None
-    try:
-        log = ""
-        while (found := re.search(r"url=(\S+)", log)) is None:
-            line = await child.stderr.readline()
-            assert line, log
-            log += line.decode()
-        drain = asyncio.create_task(child.stderr.read())
-        async with httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(retries=8)) as http:
-            assert (await http.get(f"{found[1].removesuffix('/v1')}/health")).status_code == 200
-        yield child, found[1]
-    finally:
-        if child.returncode is None:
-            child.kill()
-        await child.wait()
-    await drain
 
 
 @pytest.fixture(scope="module")
@@ -244,7 +214,10 @@ async def test_the_context_length_is_the_checkpoints_and_is_enforced(client: Asy
 
 
 async def test_a_terminated_server_ends_its_answers_first(checkpoint: Path) -> None:
-    async with process(checkpoint) as (child, url), AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
+    async with (
+        server_process(str(checkpoint)) as (child, url),
+        AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client,
+    ):
         stream = await client.chat.completions.create(
             model=MODEL, messages=[{"role": "user", "content": "a"}], max_tokens=200, seed=1, stream=True
         )

@@ -24,7 +24,7 @@ from model_server.sglang.process import SGLangProcess, running
 from tests.integration.model_server.fake_service import CONFIG
 from tests.unit.model_server.small_tokenizer import small_tokenizer
 
-FAKE = f"{sys.executable} -m model_server.testing"
+FAKE = f"{sys.executable} -m model_server.testing --fake-answer 'hello '"
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def settings(checkpoint: Path, **flags: Any) -> dict[str, Any]:
+def settings(checkpoint: Path) -> dict[str, Any]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -50,20 +50,19 @@ def settings(checkpoint: Path, **flags: Any) -> dict[str, Any]:
         "expert_exchange": "none",
         "draft_steps": 0,
         "context_length": 512,
-        "flags": {"fake-answer": "hello ", **flags},
     }
 
 
 @asynccontextmanager
 async def front(
-    checkpoint: Path, launch: dict[str, Any]
+    checkpoint: Path, launch: dict[str, Any], fake: str
 ) -> AsyncGenerator[tuple[asyncio.subprocess.Process, str, list[str]], None]:
-    """Our server, its address, and the lines of its log."""
+    """Our server, its address, and the lines of its log. ``fake`` is the command that it starts."""
     file = checkpoint.parent / "launch.json"
     file.write_text(json.dumps(launch))
     child = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "model_server", "--checkpoint", str(checkpoint), "--port", "0",
-        "--sglang-start", str(file), "--sglang-command", FAKE,
+        "--sglang-start", str(file), "--sglang-command", fake,
         stderr=asyncio.subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     lines: list[str] = []
@@ -94,8 +93,11 @@ async def said(lines: list[str], words: str) -> None:
 @pytest.mark.anyio
 async def test_sglang_comes_up_answers_and_ends_what_runs_when_we_are_stopped(checkpoint: Path) -> None:
     asked = {"input_ids": [1], "stream": True, "sampling_params": {"max_new_tokens": 40, "ignore_eos": True}}
-    launch = settings(checkpoint, **{"fake-interval-s": 0.05})
-    async with front(checkpoint, launch) as (server, url, lines), httpx.AsyncClient(base_url=url, timeout=30) as http:
+    launch, fake = settings(checkpoint), f"{FAKE} --fake-interval-s 0.05"
+    async with (
+        front(checkpoint, launch, fake) as (server, url, lines),
+        httpx.AsyncClient(base_url=url, timeout=30) as http,
+    ):
         assert (await http.get("/health")).status_code == 503  # it listens before SGLang does
         await said(lines, "sglang.generates")
         assert (await http.get("/health")).status_code == 200

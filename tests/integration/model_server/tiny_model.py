@@ -9,9 +9,10 @@ from tests.unit.model_server.small_tokenizer import small_tokenizer
 CONTEXT = 512
 
 
-def tiny_model() -> MiMoV2Flash:
+def tiny_model(vocab_size: int | None = None) -> MiMoV2Flash:
+    """The vocabulary is a little larger than the tokenizer's unless a size is given."""
     config = ModelConfig(
-        vocab_size=small_tokenizer().get_vocab_size() + 10,
+        vocab_size=vocab_size or small_tokenizer().get_vocab_size() + 10,
         hidden_size=32,
         num_hidden_layers=2,
         intermediate_size=64,

@@ -14,15 +14,17 @@ def policy(row_share: float, *, held: float = 1.0, num_sequences: int = 1, sourc
     longest = made.longest(source)
     for step in range(200):
         run(made, row_share, num_sequences=num_sequences, num_guessed=0)
-        run(made, row_share, num_sequences=num_sequences, num_guessed=1)
+        run(made, row_share, num_sequences=num_sequences, num_guessed=1, source=source)
         made.observe(source, sign, longest, longest if (step * held) % 1 + held >= 1 else 0)
     return made
 
 
-def run(made: DraftPolicy, row_share: float, *, num_sequences: int, num_guessed: int) -> None:
+def run(
+    made: DraftPolicy, row_share: float, *, num_sequences: int, num_guessed: int, source: Source | None = "lookup"
+) -> None:
     """One step."""
     num_rows = num_sequences + num_guessed
-    made.observe_step(num_sequences, num_rows, STEP_S * (1 + row_share * (num_rows - 1)))
+    made.observe_step(num_sequences, num_rows, source, STEP_S * (1 + row_share * (num_rows - 1)))
 
 
 def test_guesses_that_hold_go_as_far_as_may_be() -> None:
@@ -44,13 +46,13 @@ def test_before_anything_is_known_one_step_goes_without_guesses_and_then_they_ar
 def test_guesses_that_never_hold_are_made_only_now_and_then_and_ever_more_rarely() -> None:
     hopeless = policy(0.2, held=0.0)
     tries = []
-    for step in range(6000):
+    for step in range(12_000):
         run(hopeless, 0.2, num_sequences=1, num_guessed=0)
         if hopeless.is_wanted("lookup", 1) and (length := hopeless.length("lookup", "short", 1)):
             hopeless.observe("lookup", "short", length, 0)
             assert length == 1
             tries.append(step)
-    pauses = [after - before for before, after in pairwise(tries[3:])]
+    pauses = [after - before for before, after in pairwise(tries)]
     assert 3 < len(tries) < 20
     assert pauses == sorted(pauses)
 
@@ -86,13 +88,21 @@ def test_guesses_that_take_long_to_make_must_hold_more_often() -> None:
     slow = policy(0.2, held=0.6, source="layers")
     assert slow.length("layers", "held", 1) > 0
     for _ in range(100):
-        slow.observe_guessing(4, 0.004)
+        run(slow, 0.7, num_sequences=1, num_guessed=1, source="layers")
     assert slow.length("layers", "held", 1) == 0
+    assert slow.length("lookup", "short", 1) > 0
+
+
+def test_steps_that_also_did_what_is_done_once_tell_nothing_of_guesses() -> None:
+    good = policy(0.2, held=0.6, source="layers")
+    for _ in range(100):
+        run(good, 5.0, num_sequences=1, num_guessed=1, source=None)
+    assert good.length("layers", "held", 1) > 0
 
 
 def test_one_step_that_took_forever_changes_little() -> None:
     disturbed = policy(0.2)
-    disturbed.observe_step(1, 2, 1000 * STEP_S)
+    disturbed.observe_step(1, 2, "lookup", 1000 * STEP_S)
     assert disturbed.length("lookup", "short", 1) == 8
 
 

@@ -90,6 +90,7 @@ def test_further_flags_go_before_defaults_and_null_takes_one_away() -> None:
         ({"host": "0.0.0.0"}, "use 127.0.0.1, or set api_key"),
         ({"flags": {"enable-mtp": True}}, "draft_steps above 0"),
         ({"flags": {"dp-size": 2}}, "set attention_groups"),
+        ({"flags": {"atention-backend": "fa3"}}, "has no such flag"),
         ({"flags": {"tp-size": 4}}, "use gpus"),
         ({"flags": {"enable-strict-thinking": None}}, "our server relies on it"),
         ({"flags": {"reasoning-parser": "qwen3"}}, "must be mimo"),
