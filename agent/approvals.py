@@ -3,8 +3,8 @@
 from agent.events import ApprovalRequested
 from agent.inbox import Inbox
 from agent.log import Log
-from agent.loop import Approve
 from agent.permissions.policy import Allowed, Asked, Decision, Grant, Mode, decide
+from agent.steps.user import Approve
 from agent.types import TaskRequest, ToolCall
 
 

@@ -7,7 +7,7 @@ from agent.config import Prices
 from agent.log import Entry
 from agent.types import Event, Limits, StopReason, Usage
 
-_WITH_USAGE = frozenset({"step.message", "tool.completed", "note.written"})
+_WITH_USAGE = frozenset({"step.message", "tool.completed", "note.written", "run.rewound"})
 
 
 def spent(entries: Iterable[Entry]) -> Usage:

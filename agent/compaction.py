@@ -22,6 +22,8 @@ NOTE_TOKENS = 2048
 """Longest note."""
 MIN_CONTEXT_TOKENS = 16 * NOTE_TOKENS
 """In a smaller context notes would fill much of what they are to save."""
+CHARS_PER_TOKEN = 3
+"""Of observations that the endpoint has not counted yet; code has more, so this rather says too much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +60,12 @@ def plan(events: Sequence[Event], done: Sequence[Step], context_tokens: int | No
         # What a compaction leaves is already too much: another one would change nothing, again and again.
         return Plan("give_up")
     # A note that knows less than half of the view would lose the rest of it, or leave too much.
-    if not notes or _tokens_after(done, notes[-1]) < used / 2:
+    if notes and _tokens_after(done, notes[-1]) >= used / 2:
+        return Plan("compact", notes[-1])
+    if used + NOTE_TOKENS <= context_tokens:
         return Plan("note")
-    return Plan("compact", notes[-1])
+    # Nothing more can be asked of this view. Without a note the endpoint decides: what is counted here is a guess.
+    return Plan("compact", notes[-1]) if notes else None
 
 
 def _notes(events: Sequence[Event], after: int) -> list[NoteWritten]:
@@ -69,8 +74,10 @@ def _notes(events: Sequence[Event], after: int) -> list[NoteWritten]:
 
 
 def _tokens(step: Step) -> int:
+    """Of the view that ends with the step."""
     usage = step.answers[-1].usage
-    return usage.prompt_tokens + usage.completion_tokens
+    observed = sum(len(result.observation.text) for result in step.results)
+    return usage.prompt_tokens + usage.completion_tokens + observed // CHARS_PER_TOKEN
 
 
 def _tokens_after(done: Sequence[Step], note: NoteWritten) -> int:

@@ -1,7 +1,7 @@
 """Settings of the agent. Entry points read them once, at the start; everything else receives them."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints
 
@@ -41,6 +41,12 @@ class ModelSettings(BaseModel):
     """Sent as a bearer token; None sends no such header."""
     context_tokens: int | None = Field(None, gt=0)
     """Longest prompt and answer together; None asks the endpoint."""
+    reasoning_field: Literal["reasoning_content", "reasoning"] = "reasoning_content"
+    """Under which name the model's reasoning goes back to the endpoint; newer vLLM knows only ``reasoning``. Both are
+    read."""
+    sessions: bool = False
+    """Send a ``session_id`` for each conversation of a run, so that our own model server goes on from the very tokens
+    of its last answer. Endpoints that do not know this may refuse it."""
     record_tokens: bool = False
     """Ask for the tokens of every answer, to be kept for training. Endpoints that do not know this may refuse it."""
     prices: Prices | None = None
@@ -61,6 +67,8 @@ _ENVIRONMENT = {
     "name": "MIMO_MODEL_NAME",
     "api_key": "MIMO_MODEL_API_KEY",
     "context_tokens": "MIMO_MODEL_CONTEXT_TOKENS",
+    "reasoning_field": "MIMO_MODEL_REASONING_FIELD",
+    "sessions": "MIMO_MODEL_SESSIONS",
     "record_tokens": "MIMO_MODEL_RECORD_TOKENS",
     "prices": "MIMO_MODEL_PRICES",
 }

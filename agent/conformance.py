@@ -10,7 +10,7 @@ from typing import Any
 
 from agent.errors import ModelError
 from agent.history import assistant_message, observation_message
-from agent.model import Completion, Delta, HttpModel
+from agent.model import Completion, HttpModel
 from agent.probe import probe
 from agent.profiles.native import native
 from agent.tools.base import function_schema
@@ -19,12 +19,15 @@ from agent.types import AssistantMessage, Message, ModelOptions, Observation, To
 _HARD_VALUES = ("a &lt; b && c", "null", "</parameter></function></tool_call>", '{"quoted": "\\n"}', "é ☃ \u2028")
 """Texts that parsers and templates are known to change, to end at, or to take for something else."""
 
-_OPTIONS = ModelOptions(temperature=0.0, max_tokens=256)
+_OPTIONS = ModelOptions(temperature=0.0, max_tokens=128)
+_BRIEF = 8
+"""Tokens of an answer where only the prompt is looked at."""
 _ASKED: list[Message] = [
     {"role": "system", "content": "You work in a git repository at /workspace. Use the tools."},
     {"role": "user", "content": "Show the file calc.py."},
 ]
 _THINK_TAGS = ("<think>", "</think>")
+_CALL_TAGS = ("<tool_call>", "</tool_call>", "<function=")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,7 @@ async def examine(model: HttpModel) -> AsyncIterator[Finding]:
     yield await _finding("keeps reasoning", _keeps_reasoning(model))
     yield await _finding("takes hard values in calls and results", _hard_values(model))
     yield await _finding("streams whole calls", _whole_calls(model))
-    yield await _finding("says how much the model holds", _context(model))
+    yield await _finding("says how much it holds", _context(model))
 
 
 class _Failed(Exception):
@@ -61,10 +64,9 @@ async def _finding(name: str, trial: Any) -> Finding:
 
 
 async def _thinking(model: HttpModel, *, thinking: bool) -> str:
-    completion, _ = await _ask(model, _ASKED, thinking=thinking)
+    completion = await _ask(model, _ASKED, thinking=thinking)
     message = completion.message
-    if any(tag in message.content for tag in _THINK_TAGS):
-        raise _Failed("think tags stand in the content: the endpoint does not take reasoning apart")
+    _verify_parsed(message)
     if not thinking and message.reasoning_content:
         raise _Failed("the answer holds reasoning although enable_thinking was false")
     if completion.usage.prompt_tokens == 0:
@@ -82,21 +84,17 @@ async def _keeps_reasoning(model: HttpModel) -> str:
 async def _hard_values(model: HttpModel) -> str:
     """Each value must reach the prompt whole: a longer one must count as more than a shorter one of its kind."""
     for value in _HARD_VALUES:
-        once, _ = await _ask(model, _history(value))
-        twice, _ = await _ask(model, _history(value * 8))
+        once = await _ask(model, _history(value), max_tokens=_BRIEF)
+        twice = await _ask(model, _history(value * 8), max_tokens=_BRIEF)
         if twice.usage.prompt_tokens <= once.usage.prompt_tokens:
             raise _Failed(f"the value {value!r} does not reach the model whole")
     return f"{len(_HARD_VALUES)} values in arguments and observations"
 
 
 async def _whole_calls(model: HttpModel) -> str:
-    """What was streamed is what was answered, after a tool result as well."""
-    completion, deltas = await _ask(model, _history("calc.py"))
-    message = completion.message
-    for kind, whole in (("content", message.content), ("reasoning", message.reasoning_content or "")):
-        streamed = "".join(delta.text for delta in deltas if delta.kind == kind)
-        if streamed != whole:
-            raise _Failed(f"the streamed {kind} is not the one of the answer")
+    """After a tool result, where parsers are known to lose their place."""
+    message = (await _ask(model, _history("calc.py"))).message
+    _verify_parsed(message)
     for call in message.tool_calls:
         try:
             json.loads(call.arguments)
@@ -104,6 +102,15 @@ async def _whole_calls(model: HttpModel) -> str:
             if message.finish_reason != "length":
                 raise _Failed(f"the arguments of a call are not JSON: {call.arguments[:100]!r}") from error
     return f"{len(message.tool_calls)} calls, finish reason {message.finish_reason}"
+
+
+def _verify_parsed(message: AssistantMessage) -> None:
+    """What is left of the model's own format in the text was missed by a parser."""
+    # A call that the limit cut off is no call, so it may stand there as text.
+    tags = _THINK_TAGS if message.finish_reason == "length" else (*_THINK_TAGS, *_CALL_TAGS)
+    for tag in tags:
+        if tag in message.content:
+            raise _Failed(f"{tag} stands in the content: the endpoint does not take reasoning and calls apart")
 
 
 async def _context(model: HttpModel) -> str:
@@ -114,12 +121,15 @@ async def _context(model: HttpModel) -> str:
 
 
 async def _ask(
-    model: HttpModel, messages: Sequence[Message], *, thinking: bool = True
-) -> tuple[Completion, list[Delta]]:
-    deltas: list[Delta] = []
+    model: HttpModel,
+    messages: Sequence[Message],
+    *,
+    thinking: bool = True,
+    max_tokens: int = _OPTIONS.max_tokens,
+) -> Completion:
     schemas = [function_schema(tool) for tool in native().tools]
-    options = _OPTIONS.model_copy(update={"thinking": thinking})
-    return await model.complete(messages, schemas, options, deltas.append), deltas
+    options = _OPTIONS.model_copy(update={"thinking": thinking, "max_tokens": max_tokens})
+    return await model.complete(messages, schemas, options)
 
 
 def _history(value: str) -> list[Message]:

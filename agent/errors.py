@@ -8,6 +8,7 @@ AgentError
 ├── UnknownProject           no such project
 ├── UnknownTask              no such task, or it is another project's
 ├── TaskOver                 a word for a task that has ended
+├── CannotRewind             a run cannot be taken back to this step now; the message says what to do
 ├── IdempotencyConflict      an idempotency key came again with another request
 ├── RequestUnderWay          an idempotency key came again while its request is being answered
 ├── InvalidCursor            a page was asked for with a cursor that no page gave
@@ -76,6 +77,10 @@ class TaskOver(AgentError):
 
 class TaskNotOver(AgentError):
     """The task has not ended, so this cannot be done to it yet."""
+
+
+class CannotRewind(AgentError):
+    """A run cannot be taken back to this step, or not now; the message says what to do."""
 
 
 class IdempotencyConflict(AgentError):

@@ -14,6 +14,7 @@
 | note.written       | NoteWritten       |
 | view.compacted     | ViewCompacted     |
 | run.resumed        | RunResumed        |
+| run.rewound        | RunRewound        |
 | run.stopped        | RunStopped        |
 """
 
@@ -22,6 +23,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from agent.types import AssistantMessage, Observation, Priority, StopReason, ToolCall, Usage
+
+Restore = Literal["files", "conversation", "both"]
 
 
 class _Body(BaseModel):
@@ -105,6 +108,21 @@ class RunResumed(_Body):
 
     step: int
     """The step that was open, or 0."""
+
+
+class RunRewound(_Body):
+    """A user took steps back, while no worker had the run. The log keeps them; the model sees them no more."""
+
+    to_step: int
+    """The last step that stands; 0 for none."""
+    restore: Restore
+    tree: str | None
+    """Git tree of the work tree from now on; None for that of the base."""
+    checkpoint: str | None
+    last_step: int
+    """The newest step there ever was: numbers are not used again."""
+    usage: Usage
+    """Of the steps that were taken back: it was used all the same."""
 
 
 class RunStopped(_Body):
@@ -195,3 +213,5 @@ class ApprovalDecided(_Body):
     """``task``: what was asked for is allowed for the rest of the task."""
     reason: Annotated[str, StringConstraints(max_length=2000)] = ""
     """The model reads it where the call is denied."""
+    edited_args: Annotated[str, StringConstraints(max_length=100_000)] | None = None
+    """JSON of the arguments with which the call is made instead, this once; None for the model's own."""

@@ -5,6 +5,7 @@ and across steps. A monologue (answers without a call) needs no pattern here: th
 """
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -18,20 +19,26 @@ class GuardSettings:
 
     tail_chars: int = 6000
     """How much of the newest text is looked at: about 2,000 tokens."""
-    gram_chars: int = 40
-    distinct_share: float = 0.25
-    """Share of different grams below which a full tail repeats itself: everything was said four times."""
+    long_tail_chars: int = 24_000
+    """How much is looked at for loops that take long, or count: here all digits are equal. Whoever follows a program
+    by hand counts too, but not for so long."""
+    gram_chars: int = 20
+    distinct_share: float = 0.2
+    """Share of different grams below which a full tail repeats itself: everything was said five times. Loops that
+    change a word here and there have 0.05 to 0.15; the most monotonous honest text that was tried, a JSON schema, 0.26
+    (code and prose 0.4 and more)."""
     max_reasoning_chars: int = 60_000
     """About 20,000 tokens in one answer."""
     max_calls: int = 16
     """Tool calls in one answer."""
+    same_calls: int = 4
+    """Equal tool calls in one answer."""
     same_results: int = 4
     same_errors: int = 3
     alternation: int = 6
     """Steps that go back and forth between two."""
-    rotation: int = 12
-    """So many steps that hold nothing but ``rotating`` different ones in any order are a loop."""
-    rotating: int = 3
+    rotations: tuple[int, ...] = (12, 24, 48)
+    """So many steps are a loop where each of their calls, with its result, was made four times over, in any order."""
     max_drops: int = 3
     """So many steps in a row are taken out of the view, each sampled hotter than the one before, until a pattern that
     stays ends the run."""
@@ -42,39 +49,58 @@ class AnswerGuard:
 
     def __init__(self, settings: GuardSettings) -> None:
         self._settings = settings
-        self._tail = ""
-        self._unchecked = 0
-        """Characters since the tail was last looked through."""
-        self._reasoning_chars = 0
+        self._begin()
 
     def watch(self, kind: str, text: str, index: int) -> str | None:
-        """Why the answer must end now: ``repetition``, ``reasoning_cap`` or ``call_cap``; None while all is well."""
+        """Why the answer must end now: ``repetition``, ``reasoning_cap``, ``call_cap`` or ``same_calls``.
+
+        None while all is well.
+        """
         match kind:
             case "restart":
-                self._tail = ""
-                self._unchecked = self._reasoning_chars = 0
+                self._begin()
                 return None
             case "tool_call":
-                return "call_cap" if index >= self._settings.max_calls else None
+                return self._watch_call(text, index)
             case _:
                 return self._watch_text(kind, text)
 
-    def _watch_text(self, kind: str, text: str) -> str | None:
-        self._tail = (self._tail + text)[-self._settings.tail_chars :]
-        self._unchecked += len(text)
-        if kind == "reasoning":
-            self._reasoning_chars += len(text)
-        if self._reasoning_chars > self._settings.max_reasoning_chars:
-            return "reasoning_cap"
-        if len(self._tail) == self._settings.tail_chars and self._unchecked >= self._settings.tail_chars // 10:
-            self._unchecked = 0
-            return "repetition" if self._repeats() else None
+    def _begin(self) -> None:
+        self._tail = ""
+        self._num_chars = self._reasoning_chars = 0
+        self._calls: dict[int, list[str]] = {}
+        """The arguments of each call, in pieces."""
+
+    def _watch_call(self, text: str, index: int) -> str | None:
+        if index >= self._settings.max_calls:
+            return "call_cap"
+        if index not in self._calls:  # so those before it are complete
+            equal = Counter("".join(pieces) for pieces in self._calls.values())
+            if max(equal.values(), default=0) >= self._settings.same_calls:
+                return "same_calls"
+        self._calls.setdefault(index, []).append(text)
         return None
 
-    def _repeats(self) -> bool:
+    def _watch_text(self, kind: str, text: str) -> str | None:
+        settings, before = self._settings, self._num_chars
+        self._tail = (self._tail + text)[-settings.long_tail_chars :]
+        self._num_chars += len(text)
+        if kind == "reasoning":
+            self._reasoning_chars += len(text)
+        if self._reasoning_chars > settings.max_reasoning_chars:
+            return "reasoning_cap"
+        for size in (settings.tail_chars, settings.long_tail_chars):
+            every = size // 10
+            if self._num_chars >= size and before // every != self._num_chars // every:
+                tail = self._tail[-size:]
+                if self._repeats(_DIGIT.sub("0", tail) if size == settings.long_tail_chars else tail):
+                    return "repetition"
+        return None
+
+    def _repeats(self, tail: str) -> bool:
         """Grams of characters, not of words: a loop need not have words, and any period counts."""
         size = self._settings.gram_chars
-        grams = [self._tail[i : i + size] for i in range(len(self._tail) - size + 1)]
+        grams = [tail[i : i + size] for i in range(len(tail) - size + 1)]
         return len(set(grams)) < self._settings.distinct_share * len(grams)
 
 
@@ -83,19 +109,21 @@ def looping(steps: Sequence[Step], settings: GuardSettings) -> str | None:
 
     None where they do not.
     """
-    longest = max(settings.same_errors, settings.same_results, settings.alternation, settings.rotation)
-    newest_first = (step for step in reversed(steps) if not step.dropped and step.intents)
-    seen = [_shape(step) for step in islice(newest_first, longest)][::-1]
+    going = (step for step in reversed(steps) if not step.dropped and step.intents)
+    newest = list(islice(going, max(settings.rotations)))
+    longest = max(settings.same_errors, settings.same_results, settings.alternation)
+    seen = [_shape(step) for step in newest[:longest]][::-1]
     if _all_same(seen, settings.same_errors) and all(failed for _, _, failed in seen[-1]):
         return "same_error"
     if _all_same(seen, settings.same_results):
         return "same_result"
     if _alternates(seen, settings.alternation):
         return "alternation"
-    newest = seen[-settings.rotation :]
-    return "rotation" if len(newest) == settings.rotation and len(set(newest)) <= settings.rotating else None
+    windows = (newest[:count] for count in settings.rotations if len(newest) >= count)
+    return "rotation" if any(map(_rotates, windows)) else None
 
 
+_DIGIT = re.compile(r"\d")
 _DECIMAL = re.compile(r"\d+\.\d+")
 """Test runners print how long they took: the same result in another time is the same result."""
 
@@ -119,3 +147,12 @@ def _all_same(shapes: Sequence[_Shape], count: int) -> bool:
 def _alternates(shapes: Sequence[_Shape], count: int) -> bool:
     newest = shapes[-count:]
     return len(newest) == count and len(set(newest[::2])) == len(set(newest[1::2])) == 1 and newest[0] != newest[1]
+
+
+def _rotates(steps: Sequence[Step]) -> bool:
+    """Whether every call was made four times over, with the same result, whatever else came between."""
+    calls = [(call.name, call.arguments) for step in steps if step.message for call in step.message.tool_calls]
+    if len(set(calls)) * 4 > len(calls):
+        return False  # before the long texts of results are looked at
+    made = [call for step in steps for call in _shape(step)]
+    return len(set(made)) * 4 <= len(made)

@@ -5,21 +5,12 @@ is compacted. So the endpoint's prefix cache holds, and a run can be replayed.
 """
 
 import json
+import re
 from collections.abc import Sequence
 
 from agent.events import ViewCompacted
-from agent.trajectory import Step, last_snapshot, last_tree, steps
+from agent.trajectory import Step, steps
 from agent.types import AssistantMessage, Event, Message, Observation, ToolCall
-
-__all__ = [
-    "assistant_message",
-    "last_compaction",
-    "last_snapshot",
-    "last_tree",
-    "observation_message",
-    "view",
-    "without_reasoning",
-]
 
 
 def view(
@@ -78,14 +69,26 @@ def _step(step: Step) -> list[Message]:
 
 def assistant_message(message: AssistantMessage) -> Message:
     """``reasoning_content`` is always sent, empty where the endpoint sent none: endpoints of this model demand it."""
-    sent: Message = {
-        "role": "assistant",
-        "content": message.content,
-        "reasoning_content": message.reasoning_content or "",
-    }
+    reasoning, content = _parted(message.reasoning_content or "", message.content)
+    sent: Message = {"role": "assistant", "content": content, "reasoning_content": reasoning}
     if message.tool_calls:
         sent["tool_calls"] = [_call(call) for call in message.tool_calls]
     return sent
+
+
+def _parted(reasoning: str, content: str) -> tuple[str, str]:
+    """Without tags of thoughts in the content, which an endpoint that missed them would take for its own again.
+
+    Thoughts at its beginning go where they belong, or away where there are others; any other tag is only text.
+    """
+    leaked = _LEAKED.match(content)
+    if leaked:
+        reasoning, content = reasoning or leaked[1], content[leaked.end() :]
+    return reasoning, _THINK_TAG.sub(r"&lt;\1", content)
+
+
+_LEAKED = re.compile(r"\s*<think>(.*?)</think>\s*", re.DOTALL)
+_THINK_TAG = re.compile(r"<(/?think>)")
 
 
 def _call(call: ToolCall) -> Message:

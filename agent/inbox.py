@@ -15,6 +15,8 @@ class Inbox:
         """Set once the user wants the end."""
         self.interrupted = asyncio.Event()
         """Set while a message waits that should not wait for the model; whoever takes the messages clears it."""
+        self.overspent: str | None = None
+        """Why the user may use no more tokens today; the worker says so."""
         self._words: list[Event] = []
         self.put(words)
 

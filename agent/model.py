@@ -84,10 +84,19 @@ class Model(Protocol):
 class HttpModel:
     """A model behind HTTP. Every failure comes out as a :class:`ModelError`, after the retries that make sense."""
 
-    def __init__(self, settings: ModelSettings, client: httpx.AsyncClient) -> None:
+    def __init__(self, settings: ModelSettings, client: httpx.AsyncClient, run_id: str | None = None) -> None:
+        """
+        Args:
+            run_id: whose conversations these are, for endpoints with sessions; None begins none.
+        """
         self._settings = settings
         self._client = client
+        self._run_id = run_id
         self._context_tokens: int | None = None
+
+    def of_run(self, run_id: str) -> "HttpModel":
+        """The same, for the conversations of one run."""
+        return HttpModel(self._settings, self._client, run_id)
 
     async def complete(
         self,
@@ -135,7 +144,7 @@ class HttpModel:
         # Defaults of both template switches differ between releases of the model, so both are always sent.
         body: dict[str, Any] = {
             "model": options.name or self._settings.name,
-            "messages": list(messages),
+            "messages": [self._named(message) for message in messages],
             "temperature": options.temperature,
             "top_p": options.top_p,
             "max_tokens": options.max_tokens,
@@ -147,9 +156,17 @@ class HttpModel:
             body["tools"] = list(tools)
         if options.seed is not None:
             body["seed"] = options.seed
+        if self._settings.sessions and self._run_id is not None:
+            # A sub-agent of the run, or what follows a compaction, is another conversation.
+            body["session_id"] = f"{self._run_id}-{routing_key(messages)[:8]}"
         if self._settings.record_tokens:
             body |= {"logprobs": True, "return_routed_experts": True}
         return body
+
+    def _named(self, message: Message) -> Message:
+        """The message with its reasoning under the name that the endpoint knows."""
+        field = self._settings.reasoning_field
+        return {field if name == "reasoning_content" else name: value for name, value in message.items()}
 
     async def _answer(self, body: dict[str, Any], tell: "_Audience") -> Completion:
         tell.start()

@@ -224,6 +224,15 @@ class TaskRepository:
                 raise RepositoryError(f"the commit holds a file named {entry.path!r}, which git itself would refuse")
         return entries
 
+    async def text(self, tree: str, path: str) -> str | None:
+        """What a text file of a tree holds; None where that has no such file."""
+        wanted = os.fsencode(path)
+        blobs = [entry.blob for entry in await self.entries(tree) if entry.path == wanted and entry.mode != _LINK]
+        try:
+            return (await self._blobs(blobs))[blobs[0]].decode("utf-8") if blobs else None
+        except UnicodeDecodeError:
+            return None
+
     async def _blobs(self, ids: Iterable[str]) -> dict[str, bytes]:
         wanted = sorted(ids)
         output = await self._git("cat-file", "--batch", stdin="".join(f"{blob}\n" for blob in wanted).encode())

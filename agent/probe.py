@@ -39,7 +39,8 @@ class Contract:
             return f"reasoning reaches the model ({self.tokens_without} prompt tokens without, {self.tokens_with} with)"
         return (
             f"the endpoint drops reasoning_content ({self.tokens_with} prompt tokens with it and without): "
-            "send requests to the model server itself, or have the gateway pass the field on"
+            "send requests to the model server itself, have the gateway pass the field on, or set "
+            "MIMO_MODEL_REASONING_FIELD=reasoning where the endpoint knows it by that name"
         )
 
 

@@ -12,7 +12,10 @@ class Remembering:
 
     def __init__(self, model: Model, earlier: Sequence[Message]) -> None:
         self._model = model
-        self._earlier = list(earlier)
+        # Endpoints of this model demand the field of every answer, whoever said what came before.
+        self._earlier = [
+            {"reasoning_content": ""} | message if message["role"] == "assistant" else message for message in earlier
+        ]
 
     async def complete(
         self,

@@ -1,9 +1,12 @@
 """From a user's repository to the starting point of a task."""
 
+import base64
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterable
+import zlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +16,13 @@ from agent.errors import GitError, RepositoryError
 from agent.git import git
 from agent.patch import Entry, TaskRepository, read_entry
 
+MAX_UNPACKED_BYTES = 256 * 2**20
+"""A packed file of a patch may be a thousand times as large as what came: a worker must not run out of memory."""
+
+_PACKED = re.compile(r"^(literal|delta) \s*\+?(\d{1,19})[^\n]*\n((?:\S+\n)*)", re.MULTILINE | re.ASCII)
+"""As git reads it: what follows the number is passed over."""
+_SIZES_BYTES = 20
+"""The two numbers at the beginning of a delta."""
 _SUBMODULE = "160000"
 _PREPARED = "base.json"
 
@@ -103,6 +113,25 @@ async def check_repository(path: Path, commit: str) -> str:
     return commit_id
 
 
+async def fetch(objects: str, commit: str, git_dir: Path) -> str:
+    """Copy the files of a commit, or of a tree, without its history, out of another repository's objects; returns its
+    tree.
+
+    Git runs in our directory and borrows the other's objects, so the other's configuration is not read.
+
+    Raises:
+        RepositoryError: not all of it is there.
+    """
+    environment = {"GIT_DIR": str(git_dir), "GIT_ALTERNATE_OBJECT_DIRECTORIES": _quoted(objects)}
+    try:
+        tree = await git("rev-parse", "--verify", f"{commit}^{{tree}}", cwd=git_dir, environment=environment)
+        pack = str(git_dir / "objects" / "pack" / "pack")
+        await git("pack-objects", "--quiet", "--revs", pack, cwd=git_dir, environment=environment, stdin=tree)
+    except GitError as error:
+        raise _incomplete(commit, error) from error
+    return tree.decode().strip()
+
+
 @dataclass(frozen=True, slots=True)
 class _Source:
     """A user's repository, as far as we need it."""
@@ -118,11 +147,11 @@ async def _prepare(path: Path, commit: str, git_dir: Path, uncommitted: bool) ->
     source = await _open(path)
     commit_id = await _resolve(source, commit)
     repository = await TaskRepository.create(git_dir)
-    tree = await _fetch(source, commit_id, git_dir)
+    tree = await fetch(source.objects, commit_id, git_dir)
     _refuse_submodules(await repository.entries(tree))
     head, dirty = await _find(source, "HEAD"), False
     if source.checkout and head is not None:
-        head_tree = tree if head == commit_id else await _fetch(source, head, git_dir)
+        head_tree = tree if head == commit_id else await fetch(source.objects, head, git_dir)
         dirty = await repository.differs(source.path, head_tree, source.excludes)
     if uncommitted:
         if not source.checkout or commit_id != head:
@@ -132,12 +161,43 @@ async def _prepare(path: Path, commit: str, git_dir: Path, uncommitted: bool) ->
 
 
 async def _apply(repository: TaskRepository, base: Base, changes: str) -> str:
+    size = _unpacked_bytes(changes)
+    if size > MAX_UNPACKED_BYTES:
+        raise RepositoryError(f"the task's changes unpack to {size} bytes, more than {MAX_UNPACKED_BYTES}")
     try:
         tree = await repository.apply(base.tree, changes)
     except GitError as error:
         raise RepositoryError(f"the task's changes do not fit commit {base.commit}: {error}") from error
     _refuse_submodules(await repository.entries(tree))
     return tree
+
+
+def _unpacked_bytes(patch: str) -> int:
+    """What git makes of a patch's packed files: their hunks say how large they are, before anything is unpacked."""
+    sizes = ((kind, int(size), lines) for kind, size, lines in _PACKED.findall(patch))
+    return sum(max(size, _target_bytes(lines)) if kind == "delta" else size for kind, size, lines in sizes)
+
+
+def _target_bytes(lines: str) -> int:
+    """Of the file that a delta makes: the second number at its beginning (gitformat-pack, deltified representation)."""
+    try:
+        packed = b"".join(base64.b85decode(line[1:]) for line in lines.splitlines())
+        start = iter(zlib.decompressobj().decompress(packed, _SIZES_BYTES))
+        _number(start)
+        return _number(start)
+    except (ValueError, zlib.error, StopIteration):
+        return 0  # It is none, so git refuses it.
+
+
+def _number(delta: Iterator[int]) -> int:
+    """Seven bits a byte, the lowest first, until one has its highest bit clear."""
+    number = shift = 0
+    while True:
+        byte = next(delta)
+        number |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            return number
 
 
 async def _take_in(source: _Source, repository: TaskRepository, tree: str) -> str:
@@ -195,21 +255,6 @@ async def _find(source: _Source, commit: str) -> str | None:
     except GitError:
         return None
     return answer.decode().strip()
-
-
-async def _fetch(source: _Source, commit: str, git_dir: Path) -> str:
-    """Copy the files of a commit, without its history; returns its tree.
-
-    Git runs in our directory and borrows the other's objects, so the other's configuration is not read.
-    """
-    environment = {"GIT_DIR": str(git_dir), "GIT_ALTERNATE_OBJECT_DIRECTORIES": _quoted(source.objects)}
-    try:
-        tree = await git("rev-parse", "--verify", f"{commit}^{{tree}}", cwd=git_dir, environment=environment)
-        pack = str(git_dir / "objects" / "pack" / "pack")
-        await git("pack-objects", "--quiet", "--revs", pack, cwd=git_dir, environment=environment, stdin=tree)
-    except GitError as error:
-        raise _incomplete(commit, error) from error
-    return tree.decode().strip()
 
 
 def _incomplete(commit: str, error: GitError) -> RepositoryError:

@@ -1,7 +1,8 @@
 """Spans of runs for OpenTelemetry, by the conventions for generative AI; their names are nowhere else.
 
-Spans are made from the events of a run once these are stored: ``invoke_agent`` for what one worker does of it, in it
-``chat`` for each answer of the model and ``execute_tool`` for each call. Nothing that was said is in them.
+The API makes one of each submission. The others are made from the events of a run once these are stored:
+``invoke_agent`` for what one worker does of it, in it ``chat`` for each answer of the model and ``execute_tool`` for
+each call. Nothing that was said is in them.
 """
 
 import re
@@ -17,6 +18,7 @@ from agent.events import RunStopped, StepMessage, ToolCompleted, ToolIntent
 from agent.types import Event, TaskRequest
 
 if TYPE_CHECKING:  # An extra.
+    from opentelemetry.context import Context
     from opentelemetry.sdk.trace import TracerProvider
 
 ENDPOINT_VARIABLE = "OTEL_EXPORTER_OTLP_ENDPOINT"
@@ -26,7 +28,10 @@ _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}", 
 
 
 class Telemetry:
-    """Makes spans of one worker's runs. Events of a run must be told in the context that entered :meth:`agent`."""
+    """Makes spans of submissions, and of one worker's runs.
+
+    Events of a run must be told in the context that entered :meth:`agent`.
+    """
 
     def __init__(self, provider: "TracerProvider", model: str) -> None:
         """
@@ -39,18 +44,33 @@ class Telemetry:
         """Names of the tools under way, by run and intent."""
 
     @contextmanager
-    def agent(self, task_id: str, request: TaskRequest, traceparent: str | None) -> Iterator[None]:
-        """The span of a worker's part of a run, within the trace that ``traceparent`` (W3C Trace Context) names."""
+    def submission(self, traceparent: str | None) -> Iterator[str]:
+        """The span of a request that submits a task, within the caller's trace; yields what its runs are within."""
+        from opentelemetry.trace import SpanKind
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-        context = TraceContextTextMapPropagator().extract({"traceparent": traceparent} if traceparent else {})
+        within: dict[str, str] = {}
+        with self._tracer.start_as_current_span(
+            "POST /v1/tasks",
+            _context(traceparent),
+            kind=SpanKind.SERVER,
+            record_exception=False,  # Its text may be the caller's.
+        ):
+            TraceContextTextMapPropagator().inject(within)
+            yield within["traceparent"]
+
+    @contextmanager
+    def agent(self, task_id: str, request: TaskRequest, traceparent: str | None) -> Iterator[None]:
+        """The span of a worker's part of a run, within the trace that ``traceparent`` (W3C Trace Context) names."""
         attributes = {
             "gen_ai.operation.name": "invoke_agent",
             "gen_ai.agent.name": request.profile,
             "gen_ai.conversation.id": task_id,
             "gen_ai.request.model": request.model.name or self._model,
         }
-        with self._tracer.start_as_current_span(f"invoke_agent {request.profile}", context, attributes=attributes):
+        with self._tracer.start_as_current_span(
+            f"invoke_agent {request.profile}", _context(traceparent), attributes=attributes
+        ):
             yield
 
     def wrote(self, event: Event) -> None:
@@ -103,8 +123,13 @@ class Telemetry:
 
 
 @asynccontextmanager
-async def open_telemetry(environment: Mapping[str, str], model: str) -> AsyncIterator[Telemetry | None]:
+async def open_telemetry(
+    environment: Mapping[str, str], model: str, service: str = "mimo-worker"
+) -> AsyncIterator[Telemetry | None]:
     """None unless the environment names an endpoint for spans; what was not sent yet is sent at the end.
+
+    Args:
+        service: which program of ours makes them.
 
     Raises:
         SettingsError: the extra is not installed.
@@ -120,7 +145,7 @@ async def open_telemetry(environment: Mapping[str, str], model: str) -> AsyncIte
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError as error:
         raise SettingsError(f"{ENDPOINT_VARIABLE} is set: install mimo-coder[telemetry], or unset it") from error
-    provider = TracerProvider(resource=Resource.create({"service.name": "mimo-worker"}))
+    provider = TracerProvider(resource=Resource.create({"service.name": service}))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(f"{endpoint.rstrip('/')}/v1/traces")))
     try:
         yield Telemetry(provider, model)
@@ -133,6 +158,13 @@ def traceparent_of(headers: Mapping[str, str]) -> str | None:
     """The caller's trace, from the headers of its request; None where there is none that can be read."""
     given = headers.get("traceparent", "")
     return given if _TRACEPARENT.fullmatch(given) else None
+
+
+def _context(traceparent: str | None) -> "Context":
+    """That of a trace from elsewhere; an empty one begins a trace."""
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    return TraceContextTextMapPropagator().extract({"traceparent": traceparent} if traceparent else {})
 
 
 def _nanoseconds(at: datetime) -> int:

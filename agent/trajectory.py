@@ -10,6 +10,7 @@ from agent.events import (
     GuardTripped,
     MessageTaken,
     QuestionAsked,
+    RunRewound,
     StepCompleted,
     StepMessage,
     StepStarted,
@@ -66,6 +67,7 @@ class Trajectory:
 
     def __init__(self, events: Iterable[Event] = ()) -> None:
         self._steps: dict[int, Step] = {}
+        self._last_step = 0
         for event in events:
             self.add(event)
 
@@ -76,13 +78,23 @@ class Trajectory:
 
     def take(self, part: BaseModel) -> None:
         """As :meth:`add`, with what stands in the event's body."""
-        if isinstance(part, _Part):
+        if isinstance(part, RunRewound):
+            self._last_step = part.last_step
+            if part.restore != "files":
+                self._steps = {number: step for number, step in self._steps.items() if number <= part.to_step}
+        elif isinstance(part, _Part):
             self._steps[part.step] = _with(self._steps.get(part.step) or Step(part.step), part)
+            self._last_step = max(self._last_step, part.step)
 
     @property
     def steps(self) -> tuple[Step, ...]:
         """In order; the last one may be open."""
         return tuple(self._steps.values())
+
+    @property
+    def next_number(self) -> int:
+        """Of a step that follows: one more than any had, also of those that were taken back."""
+        return self._last_step + 1
 
 
 def steps(events: Iterable[Event]) -> tuple[Step, ...]:
@@ -90,13 +102,37 @@ def steps(events: Iterable[Event]) -> tuple[Step, ...]:
     return Trajectory(events).steps
 
 
+def standing(events: Sequence[Event]) -> Sequence[Event]:
+    """The events of a run without those of steps that were taken back."""
+    kept: Sequence[Event] = events
+    for number, event in enumerate(events):
+        if event.type == "run.rewound" and event.body["restore"] != "files":
+            to_step = event.body["to_step"]
+            before = {earlier.seq for earlier in events[:number] if belongs_after(earlier, to_step)}
+            kept = [event for event in kept if event.seq not in before]
+    return kept
+
+
+def belongs_after(event: Event, step: int) -> bool:
+    """To a later step, or to what was made of one."""
+    match event.type:
+        case "note.written":
+            return int(event.body["after_step"]) > step
+        case "view.compacted":
+            return int(event.body["step"]) > step + 1
+        case kind:
+            return kind in _READERS and kind != "run.rewound" and int(event.body["step"]) > step
+
+
 def up_to(events: Sequence[Event], seq: int) -> tuple[Event, ...]:
     """What another run needs of these events to go on where this one was at ``seq``: its complete steps, and its view.
 
     Checkpoints are left out: they are this run's alone. The trees are the task's.
     """
-    known = [event for event in events if event.seq <= seq and event.type in _CARRIED]
-    ends = [position for position, event in enumerate(known, start=1) if event.type == "step.completed"]
+    known = [event for event in standing([event for event in events if event.seq <= seq]) if event.type in _CARRIED]
+    ends = [
+        position for position, event in enumerate(known, start=1) if event.type in ("step.completed", "run.rewound")
+    ]
     carried = known[: ends[-1]] if ends else []
     return tuple(
         event.model_copy(update={"body": event.body | {"checkpoint": None}}) if "checkpoint" in event.body else event
@@ -111,9 +147,13 @@ def tokens_name(step: int, answer: int) -> str:
 
 def last_snapshot(events: Sequence[Event]) -> Snapshot | None:
     """The newest state of the work tree, to restore a sandbox from; None where there is none yet."""
-    results = (result for step in steps(events) for result in step.results)
-    kept = [Snapshot(result.tree, result.checkpoint) for result in results if result.tree is not None]
-    return kept[-1] if kept else None
+    kept = None
+    for event in events:
+        put_back = event.type == "run.rewound"
+        if put_back or (event.type == "tool.completed" and event.body.get("tree") is not None):
+            tree = event.body["tree"]
+            kept = None if tree is None else Snapshot(tree, event.body.get("checkpoint"))
+    return kept
 
 
 def last_tree(events: Sequence[Event]) -> str | None:
@@ -134,7 +174,7 @@ _Part = (
     | GuardTripped
 )
 
-_READERS: dict[str, type[_Part]] = {
+_READERS: dict[str, type[_Part | RunRewound]] = {
     "step.started": StepStarted,
     "message.taken": MessageTaken,
     "step.message": StepMessage,
@@ -144,6 +184,7 @@ _READERS: dict[str, type[_Part]] = {
     "tool.completed": ToolCompleted,
     "step.completed": StepCompleted,
     "guard.tripped": GuardTripped,
+    "run.rewound": RunRewound,
 }
 
 

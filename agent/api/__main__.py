@@ -25,6 +25,7 @@ from agent.store.blobs import ADDRESS_VARIABLE
 from agent.store.open import open_store
 from agent.store.secrets import SecretBox, secret_box_of
 from agent.store.webhooks import Webhooks
+from agent.telemetry import open_telemetry
 
 API_KEY_VARIABLE = "MIMO_API_KEY"
 _STOP_S = 10
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
         asyncio.run(_serve(arguments, api_key, identity, secret_box, networks, model, reach))
-    except StoreError as error:
+    except (StoreError, SettingsError) as error:
         print(f"cannot start: {error}", file=sys.stderr)  # noqa: T201
         return 1
     return 0
@@ -91,7 +92,10 @@ async def _serve(
 ) -> None:
     hosts = None if api_key or identity.issuers else LOOPBACK_HOSTS | {arguments.host}
     artifacts = arguments.artifacts or os.environ.get(ADDRESS_VARIABLE) or None
-    async with open_store(arguments.store, artifacts=artifacts, box=secret_box) as store:
+    async with (
+        open_store(arguments.store, artifacts=artifacts, box=secret_box) as store,
+        open_telemetry(os.environ, model.name, "mimo-api") as telemetry,
+    ):
         app = create_app(
             store,
             check_repository,
@@ -102,6 +106,7 @@ async def _serve(
             requests_per_minute=arguments.requests_per_minute,
             model=model,
             reach=reach,
+            telemetry=telemetry,
         )
         config = uvicorn.Config(
             app,

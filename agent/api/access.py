@@ -41,6 +41,14 @@ class Quotas(_Shape):
     weight: float = Field(1.0, gt=0, le=1000, description="Share of worker time where others wait too.")
     max_running: int | None = Field(None, ge=1, le=1_000_000, description="Most runs at once; null is no limit.")
     max_running_per_user: int | None = Field(None, ge=1, le=1_000_000)
+    daily_tokens: int | None = Field(
+        None,
+        ge=1,
+        le=10**15,
+        description="Once the runs that worked today (UTC) have used so many tokens, cached ones not counted, none "
+        "goes on before midnight; null is no limit.",
+    )
+    daily_tokens_per_user: int | None = Field(None, ge=1, le=10**15, description="The same of one user's runs.")
     retention_days: int | None = Field(None, ge=1, le=100_000, description="Days a task is kept after its end.")
 
 

@@ -4,8 +4,11 @@ from fastapi import FastAPI
 
 from agent.api import (
     approvals,
+    artifact_links,
     artifacts,
+    checkpoints,
     events,
+    hooks,
     messages,
     probes,
     projects,
@@ -25,7 +28,7 @@ from agent.api.metrics import ApiMetrics, CountAnswers
 from agent.api.openapi import ERRORS, describe, operation_id
 from agent.api.problems import install
 from agent.api.rates import RateHeaders, Rates
-from agent.api.schemas import Decision, ForkPoint, MessageText, TaskChange
+from agent.api.schemas import Decision, ForkPoint, MessageText, RewindPoint, TaskChange
 from agent.api.tokens import Tokens
 from agent.api.watching import Watching
 from agent.api.web import app as web
@@ -38,6 +41,7 @@ from agent.store.idempotency import Idempotency
 from agent.store.repos import Repos
 from agent.store.secrets import SecretBox
 from agent.store.webhooks import Webhooks
+from agent.telemetry import Telemetry
 from agent.types import TaskRequest
 
 _ROUTERS = tuple(
@@ -45,22 +49,25 @@ _ROUTERS = tuple(
     for module in (
         tasks,
         runs,
+        checkpoints,
         messages,
         events,
         trajectories,
         artifacts,
+        artifact_links,
         approvals,
         service,
         webhooks,
         repos,
         pull_requests,
+        hooks,
         projects,
         probes,
     )
 )
 _BODIES = (
-    *(TaskRequest, TaskChange, ForkPoint, MessageText, Decision),
-    *(*projects.BODIES, *webhooks.BODIES, *repos.BODIES, *pull_requests.BODIES),
+    *(TaskRequest, TaskChange, ForkPoint, RewindPoint, MessageText, Decision, artifact_links.LinkWanted),
+    *(*projects.BODIES, *webhooks.BODIES, *repos.BODIES, *pull_requests.BODIES, *hooks.BODIES),
 )
 """What routes read by themselves, strictly."""
 
@@ -78,6 +85,7 @@ def create_app(
     requests_per_minute: int | None = None,
     model: ModelSettings = ModelSettings(),  # noqa: B008 - frozen
     reach: Reach = Reach(),  # noqa: B008 - frozen
+    telemetry: Telemetry | None = None,
 ) -> FastAPI:
     """The application. The caller keeps the store and closes it.
 
@@ -91,6 +99,7 @@ def create_app(
         requests_per_minute: of one subject, at this process; None: any number.
         model: its name and prices are shown; it is not asked anything here.
         reach: the git hosts that may be called.
+        telemetry: makes spans of submissions.
     """
     app = FastAPI(
         title="mimo-coder",
@@ -121,6 +130,7 @@ def create_app(
         model.name,
         model.prices,
         metrics,
+        telemetry,
     )
     install(app, [route for router in _ROUTERS for route in router.routes])
     app.add_middleware(Gate, authenticator=authenticator, identities=store.identities, hosts=hosts)

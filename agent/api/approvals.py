@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request
 
 from agent.api.auth import needs
-from agent.api.body import described, read_body
+from agent.api.body import described, read_body, rejected
 from agent.api.context import Context, Shared
 from agent.api.log import whole_log
 from agent.api.problems import Problem
@@ -14,8 +14,11 @@ from agent.api.schemas import ApprovalList, ApprovalView, Decision, show_approva
 from agent.errors import UnknownTask
 from agent.events import ApprovalDecided
 from agent.inbox import Inbox
+from agent.profiles.by_name import profile
 from agent.store.base import TaskRecord
-from agent.types import Status
+from agent.tools.base import ToolResult
+from agent.tools.check import check
+from agent.types import Status, ToolCall
 
 router = APIRouter(prefix="/v1/approvals", tags=["approvals"])
 
@@ -45,15 +48,18 @@ async def read_approval(approval_id: str, shared: Shared) -> ApprovalView:
     openapi_extra=described(Decision),
 )
 async def decide(approval_id: str, request: Request, shared: Shared) -> ApprovalView:
-    """Allow a call or deny it. The first decision counts: the same one again changes nothing, another answers 409."""
+    """Allow a call, also with arguments of yours, or deny it. The first decision counts: the same one again changes
+    nothing, another answers 409."""
     decision = await read_body(request, Decision)
     approval = await _find(shared, approval_id)
     if approval.decision is None:
         task_id, _, own_id = approval_id.partition(".")
+        if decision.edited_args is not None:
+            _check_edited(await shared.tasks.get(task_id), approval, decision, decision.edited_args)
         decided = ApprovalDecided(approval_id=own_id, **decision.model_dump())
-        await shared.tasks.tell(task_id, "approval.decided", decided.model_dump(mode="json"))
+        await shared.tasks.tell(task_id, "approval.decided", decided.model_dump(mode="json", exclude_none=True))
         return await _find(shared, approval_id)
-    if approval.decision != decision.decision:
+    if (approval.decision, approval.edited_args) != (decision.decision, decision.edited_args):
         raise Problem(
             HTTPStatus.CONFLICT,
             "already_decided",
@@ -61,6 +67,18 @@ async def decide(approval_id: str, request: Request, shared: Shared) -> Approval
             remedy="Say something to the task (POST /v1/tasks/{id}/messages) where it should do otherwise.",
         )
     return approval
+
+
+def _check_edited(task: TaskRecord, approval: ApprovalView, decision: Decision, arguments: str) -> None:
+    """A tool of the profile can be asked whether it takes them; any other says so when it is called."""
+    if (decision.decision, decision.scope) != ("allow", "once"):
+        raise rejected("/edited_args", "They go with decision allow and scope once", "Leave them out, or allow once.")
+    tools = profile(task.request.profile).tools
+    if approval.tool in {tool.name for tool in tools}:
+        call = ToolCall(id=approval.id, name=approval.tool, arguments=arguments)
+        if isinstance(found := check(call, tools, cut=False), ToolResult):
+            detail = found.text.removeprefix("[error] ")
+            raise rejected("/edited_args", detail, "Take the approval's arguments and change what they say.")
 
 
 async def _waiting(shared: Context) -> list[TaskRecord]:

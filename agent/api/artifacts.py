@@ -6,7 +6,7 @@ from http import HTTPStatus
 from typing import Annotated, Any
 from urllib.parse import quote
 
-from fastapi import APIRouter, Header, Path, Response
+from fastapi import APIRouter, Depends, Header, Path, Response
 from fastapi.responses import StreamingResponse
 
 from agent.api.auth import lacks, needs
@@ -14,12 +14,12 @@ from agent.api.context import Context, Shared
 from agent.api.problems import Problem
 from agent.api.schemas import ArtifactList
 from agent.errors import UnknownArtifact
-from agent.store.artifacts import Artifact, holds_tokens
+from agent.store.artifacts import Artifact, Artifacts, holds_tokens
 
 router = APIRouter(prefix="/v1/tasks", tags=["artifacts"])
 
 _BYTES = {"content": {kind: {"schema": {"type": "string"}} for kind in ("text/plain", "application/octet-stream")}}
-_ANSWERS: dict[int | str, dict[str, Any]] = {
+ANSWERS: dict[int | str, dict[str, Any]] = {
     200: _BYTES,
     206: _BYTES | {"description": "The part that Range asked for; Content-Range says which it is."},
     304: {"description": "If-None-Match names the bytes there are."},
@@ -35,40 +35,82 @@ async def list_artifacts(task_id: str, shared: Shared) -> ArtifactList:
     return ArtifactList(artifacts=await artifacts_of(shared, task_id))
 
 
+class Wanted:
+    """What of an artifact is asked for."""
+
+    def __init__(
+        self,
+        range: Annotated[  # noqa: A002 - the header's name
+            str | None, Header(description="One range of bytes; several are answered with all.")
+        ] = None,
+        if_range: Annotated[str | None, Header(description="Honour Range only if this is still the ETag.")] = None,
+        if_none_match: Annotated[str | None, Header(description="Send nothing if this is still the ETag.")] = None,
+    ) -> None:
+        self._range = range
+        self._if_range = if_range
+        self._if_none_match = if_none_match
+
+    def known(self, etag: str) -> bool:
+        """The caller has these bytes already."""
+        return self._if_none_match is not None and etag in self._if_none_match
+
+    def part(self, etag: str, size: int) -> tuple[int, int]:
+        """From where to where.
+
+        Raises:
+            Problem: 416, there is nothing at that place.
+        """
+        return _part(self._range if self._if_range in (None, etag) else None, size)
+
+
 @router.get(
     "/{task_id}/artifacts/{artifact:path}",
     dependencies=[needs("tasks:read")],
     response_class=Response,
-    responses=_ANSWERS,
+    responses=ANSWERS,
 )
 async def read_artifact(
     task_id: str,
     artifact: Annotated[str, Path(description="With its slashes, such as 1/patch.diff.")],
     shared: Shared,
-    range: Annotated[str | None, Header(description="One range of bytes; several are answered with all.")] = None,  # noqa: A002 - the header's name
-    if_range: Annotated[str | None, Header(description="Honour Range only if this is still the ETag.")] = None,
-    if_none_match: Annotated[str | None, Header(description="Send nothing if this is still the ETag.")] = None,
+    wanted: Annotated[Wanted, Depends()],
 ) -> Response:
     """The bytes of an artifact."""
+    await check_readable(shared, task_id, artifact)
+    return await send_artifact(shared.store.artifacts, shared.principal.project_id, task_id, artifact, wanted)
+
+
+async def check_readable(shared: Context, task_id: str, artifact: str) -> None:
+    """
+    Raises:
+        UnknownTask: the task is none of the caller's.
+        Problem: 403, it takes another scope.
+    """
     await shared.tasks.get(task_id)
-    kept = shared.store.artifacts
     if holds_tokens(artifact) and not shared.tasks.reasoning:
         raise lacks("reasoning:read")
+
+
+async def send_artifact(
+    kept: Artifacts | None, project_id: str, task_id: str, artifact: str, wanted: Wanted
+) -> Response:
+    """
+    Raises:
+        UnknownArtifact: there is none of this name.
+    """
     if kept is None:
         raise UnknownArtifact(f"task {task_id} has no artifact {artifact[:200]!r}")
-    found = await kept.get(shared.principal.project_id, task_id, artifact)
+    found = await kept.get(project_id, task_id, artifact)
     headers = _headers(found)
-    if if_none_match is not None and headers["ETag"] in if_none_match:
+    if wanted.known(headers["ETag"]):
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
-    wanted = range if if_range in (None, headers["ETag"]) else None
-    start, stop = part = _part(wanted, found.size)
+    start, stop = part = wanted.part(headers["ETag"], found.size)
     status = HTTPStatus.OK
     if part != (0, found.size):
         status = HTTPStatus.PARTIAL_CONTENT
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{found.size}"
     headers["Content-Length"] = str(stop - start)
-    content = kept.read(shared.principal.project_id, task_id, found, start, stop)
-    return StreamingResponse(content, status, headers, found.media_type)
+    return StreamingResponse(kept.read(project_id, task_id, found, start, stop), status, headers, found.media_type)
 
 
 async def artifacts_of(shared: Context, task_id: str) -> tuple[Artifact, ...]:

@@ -20,6 +20,7 @@ from agent.store.base import ProjectStore, Store
 from agent.store.idempotency import Idempotency
 from agent.store.secrets import SecretBox
 from agent.store.webhooks import Webhooks
+from agent.telemetry import Telemetry
 
 ResolveCommit = Callable[[Path, str], Awaitable[str]]
 """Checks that a repository and a commit in it can be used; returns the commit's full id.
@@ -52,6 +53,8 @@ class Services:
     """What tasks get that name no model."""
     prices: Prices | None
     metrics: ApiMetrics
+    telemetry: Telemetry | None
+    """Makes spans of submissions; None makes none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,11 @@ def services(request: Request) -> Services:
     return found
 
 
-def _context(request: Request, principal: Caller, built: Annotated[Services, Depends(services)]) -> Context:
+def context_of(request: Request, principal: Caller, built: Annotated[Services, Depends(services)]) -> Context:
+    """
+    Raises:
+        Problem: 429, the caller asks too often.
+    """
     if built.rates:
         standing = request.scope["state"]["standing"] = built.rates.take(principal.subject)
         if standing.retry_after_s is not None:
@@ -80,4 +87,4 @@ def _context(request: Request, principal: Caller, built: Annotated[Services, Dep
     return Context(**same, principal=principal, tasks=tasks)
 
 
-Shared = Annotated[Context, Depends(_context)]
+Shared = Annotated[Context, Depends(context_of)]

@@ -14,6 +14,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from agent.api.auth import needs
 from agent.api.context import Context, Shared
+from agent.api.drafts import DraftFrame
 from agent.api.schemas import LAST_EVENT, EventPage, show_event
 from agent.api.watching import Frame, Tail, frame
 
@@ -46,12 +47,16 @@ async def read_events(
     types: Annotated[
         str, Query(max_length=1000, description="Only these, with commas between. A stream's last event comes always.")
     ] = "",
+    deltas: Annotated[
+        bool, Query(description="Stream only: say too what the model is writing, as item.delta, without id.")
+    ] = False,
     last_event_id: Annotated[int | None, Header(ge=0, le=2**53, description="Stream only: wins over after.")] = None,
 ) -> EventPage | Response:
     """A page of the log, or with ``Accept: text/event-stream`` the log from there on as it grows."""
     wanted = frozenset(filter(None, types.replace("\0", "").split(",")))
     if "text/event-stream" in request.headers.get("accept", ""):
-        return await _stream(shared, task_id, after if last_event_id is None else last_event_id, wanted)
+        reader = _Reader(after if last_event_id is None else last_event_id, wanted, drafts=deltas)
+        return await _stream(shared, task_id, reader)
     record = await shared.tasks.get(task_id)
     events = await shared.tasks.events(task_id, after=after, limit=limit, types=wanted)
     seen = events[-1].seq if events else after
@@ -64,12 +69,12 @@ async def read_events(
     )
 
 
-async def _stream(shared: Context, task_id: str, after: int, types: Collection[str]) -> Response:
+async def _stream(shared: Context, task_id: str, reader: "_Reader") -> Response:
     record = await shared.tasks.get(task_id)
-    if record.status.terminal and after >= record.last_seq:
+    if record.status.terminal and reader.after >= record.last_seq:
         # The one answer after which a browser's EventSource does not come back.
         return Response(status_code=HTTPStatus.NO_CONTENT)
-    return EventStream(_chunks(shared, task_id, _Reader(after, types), record.last_seq))
+    return EventStream(_chunks(shared, task_id, reader, record.last_seq))
 
 
 class EventStream(StreamingResponse):
@@ -96,7 +101,8 @@ class EventStream(StreamingResponse):
 async def _chunks(shared: Context, task_id: str, reader: "_Reader", head: int) -> AsyncGenerator[bytes, None]:
     """What was comes out of the store, what is new out of the log's tail, which reaches back to where that ended."""
     yield f"retry: {_RETRY_MS}\n\n".encode()
-    async with shared.watching.tail(shared.tasks, task_id, head) as tail:
+    drafts = shared.store.drafts if reader.drafts else None
+    async with shared.watching.tail(shared.tasks, task_id, head, drafts) as tail:
         while not reader.ended:
             frames = tail.since(reader.after)
             if frames is None and reader.live:
@@ -108,22 +114,28 @@ async def _chunks(shared: Context, task_id: str, reader: "_Reader", head: int) -
                 reader.live = True
             if frames:
                 yield reader.take(frames[:_CHUNK], tail)
+            elif written := reader.unread(tail):
+                yield reader.take_drafts(written)
             else:
-                await tail.wait(shared.heartbeat_s)
-                if not tail.since(reader.after):
+                await tail.wait(shared.heartbeat_s, drafts=reader.drafts)
+                if not tail.since(reader.after) and not reader.unread(tail):
                     yield _HEARTBEAT
 
 
 class _Reader:
     """How far one reader is."""
 
-    def __init__(self, after: int, types: Collection[str] = ()) -> None:
+    def __init__(self, after: int, types: Collection[str] = (), *, drafts: bool = False) -> None:
         """
         Args:
             types: of the events that are sent beside the last one; empty: all.
+            drafts: wants them too.
         """
         self.after = after
+        self.drafts = drafts
         self._types = types
+        self._read = 0
+        """Pieces of drafts."""
         self.live = False
         """Has caught up once: from then on it must keep up."""
         self.ended = False
@@ -135,6 +147,14 @@ class _Reader:
         chunk += [event.text for event in frames if not self._types or event.last or event.type in self._types]
         self.after, self.ended = frames[-1].seq, frames[-1].last
         return b"".join(chunk) + self._warning(tail) or _HEARTBEAT
+
+    def unread(self, tail: Tail) -> Sequence[DraftFrame]:
+        """The pieces of drafts that it has not had."""
+        return tail.drafts_since(self._read) if self.drafts else ()
+
+    def take_drafts(self, frames: Sequence[DraftFrame]) -> bytes:
+        self._read = frames[-1].number
+        return b"".join(frame.text for frame in frames)
 
     def drop(self, tail: Tail) -> bytes:
         logger.info("action=drop_reader reason=slow lag=%d", tail.lag(self.after))

@@ -37,8 +37,8 @@ OPEN_PATHS = frozenset(
 )
 """Probes carry no key, and nobody has one before signing in."""
 
-_OPEN_FOLDER = "/static/"
-"""Styles and scripts of the pages, sign-in among them."""
+OPEN_FOLDERS = ("/static/", "/v1/artifact_links/", "/v1/hooks/")
+"""Styles and scripts of the pages, sign-in among them; what a link by itself gives a right to; what is signed."""
 
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 
@@ -116,7 +116,7 @@ class Gate:
 
 
 def _is_open(path: str) -> bool:
-    return path in OPEN_PATHS or path.startswith(_OPEN_FOLDER)
+    return path in OPEN_PATHS or path.startswith(OPEN_FOLDERS)
 
 
 def _is_a_person(scope: Scope) -> bool:

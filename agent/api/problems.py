@@ -20,6 +20,7 @@ from starlette.types import Scope
 
 from agent.errors import (
     AgentError,
+    CannotRewind,
     IdempotencyConflict,
     RequestUnderWay,
     StoreUnavailable,
@@ -188,6 +189,11 @@ _AGENT_ERRORS: dict[type[AgentError], tuple[HTTPStatus, str, str]] = {
         "Cancel the task, or wait for the event task.finished (GET /v1/tasks/{id}/events), then ask again.",
     ),
     TaskOver: (HTTPStatus.CONFLICT, "task_already_ended", "GET /v1/tasks/{id} shows its result; submit a new task."),
+    CannotRewind: (
+        HTTPStatus.CONFLICT,
+        "cannot_rewind",
+        "GET /v1/tasks/{id}/checkpoints lists the steps; POST .../pause, or .../fork where the task has ended.",
+    ),
     IdempotencyConflict: (
         HTTPStatus.UNPROCESSABLE_ENTITY,
         "idempotency_key_reused",

@@ -17,6 +17,9 @@ from agent.store.base import TaskRecord
 
 router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
 
+BRANCH = "mimo/"
+"""Begins the name of a patch's branch; the id of its task ends it."""
+
 _TITLE_CHARS = 72
 
 
@@ -33,6 +36,11 @@ class PullRequestWanted(_Shape):
         None, description="The branch that it shall be merged into; null is the repository's default branch."
     )
     draft: bool = False
+    onto: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]{1,64}$")] | None = Field(
+        None,
+        description="Id of the task whose pull request gets this patch as one more commit, with title and body as its "
+        "message; the task has to begin at that branch as it is now. Null opens a pull request.",
+    )
 
 
 class PullRequestView(_Shape):
@@ -54,11 +62,12 @@ BODIES = (PullRequestWanted,)
     openapi_extra=described(PullRequestWanted),
 )
 async def open_pull_request(task_id: str, request: Request, response: Response, shared: Shared) -> PullRequestView:
-    """Push the patch of an ended task as a branch, and open a pull request for it. Asked again, it is the same one."""
+    """Push the patch of an ended task as a branch, and open a pull request for it; or add it to another task's. Asked
+    again, it is the same one."""
     wanted = await read_body(request, PullRequestWanted)
     record = await shared.tasks.get(task_id)
     _check(record)
-    branch = f"mimo/{record.id}"
+    branch = f"{BRANCH}{wanted.onto or record.id}"
     new = NewPullRequest(
         title=wanted.title or _title(record),
         body=_told(record) if wanted.body is None else wanted.body,
@@ -66,8 +75,10 @@ async def open_pull_request(task_id: str, request: Request, response: Response, 
         base=wanted.base or "",
         draft=wanted.draft,
     )
+    if wanted.onto is not None:
+        await _check_onto(shared, record, wanted.onto)
     try:
-        found, created = await _open(shared, record, new)
+        found, created = await _open(shared, record, new, onto=wanted.onto is not None)
     except RepositoryError as error:
         raise _refused("pull_request_refused", str(error), "Correct what detail names and ask again.") from error
     response.status_code = HTTPStatus.CREATED if created else HTTPStatus.OK
@@ -75,12 +86,15 @@ async def open_pull_request(task_id: str, request: Request, response: Response, 
     return PullRequestView(number=found.number, url=found.url, branch=branch, created=created)
 
 
-async def _open(shared: Context, record: TaskRecord, new: NewPullRequest) -> tuple[PullRequest, bool]:
+async def _open(shared: Context, record: TaskRecord, new: NewPullRequest, *, onto: bool) -> tuple[PullRequest, bool]:
     project, request = shared.principal.project_id, record.request
     repo = await shared.remotes.get(project, request.repository)
     at = record.finished_at or record.updated_at
     patches = (request.changes, record.patch)
-    return await PullRequests(shared.remotes).open(project, repo, request.base_commit, patches, new, at)
+    pulls = PullRequests(shared.remotes)
+    if onto:
+        return await pulls.extend(project, repo, request.base_commit, patches, new, at), False
+    return await pulls.open(project, repo, request.base_commit, patches, new, at)
 
 
 def _check(record: TaskRecord) -> None:
@@ -96,6 +110,17 @@ def _check(record: TaskRecord) -> None:
     if record.request.repository.startswith("/"):
         remedy = "Add the repository with POST /v1/repos, and submit tasks that name it."
         raise _refused("no_remote", f"Task {record.id} is of a path on the service's machine.", remedy)
+
+
+async def _check_onto(shared: Context, record: TaskRecord, onto: str) -> None:
+    """
+    Raises:
+        UnknownTask: the project has no such task.
+        Problem: it is of another repository.
+    """
+    if (await shared.tasks.get(onto)).request.repository != record.request.repository:
+        remedy = "Name a task of the same repository."
+        raise _refused("pull_request_refused", f"Task {onto} is of another repository than {record.id}.", remedy)
 
 
 def _refused(code: str, detail: str, remedy: str) -> Problem:

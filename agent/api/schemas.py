@@ -11,10 +11,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from agent.config import Prices
-from agent.events import ApprovalDecided, ApprovalRequested, BudgetGranted, TaskUpdated
+from agent.events import ApprovalDecided, ApprovalRequested, BudgetGranted, Restore, TaskUpdated
 from agent.store.accounts import Group
 from agent.store.artifacts import Artifact
 from agent.store.base import RunRecord, TaskRecord
+from agent.store.drafts import DraftPiece
 from agent.types import (
     Check,
     Event,
@@ -34,11 +35,18 @@ LAST_EVENT = "task.finished"
 STREAM_NOTES = frozenset({"gap", "stream.slow", "stream.dropped"})
 """What a stream says about itself, between the events; it has no ``seq``."""
 
+DRAFT: Literal["item.delta"] = "item.delta"
+"""Between the events of a stream, where it was asked for: a piece of what the model is writing, without ``seq``."""
+
 Delivery = Literal["steer", "queue", "interrupt"]
 """Before the next model call; once the agent has finished; or at once, for which a model call is given up."""
 
 MessageState = Literal["queued", "taken", "removed"]
 """``queued``: the agent has not read it; ``taken``: it has; ``removed``: the user took it back before."""
+
+Kept = Literal["all", "tracked", "base"]
+"""Which files go back to how they were after a step: ``all`` of the work tree, where the worker that goes on still has
+them, else as ``tracked``; those that a patch would hold; or, where no call was made yet, those of the ``base``."""
 
 
 class _View(BaseModel):
@@ -65,6 +73,14 @@ class AttemptView(_View):
     usage: Usage
     selected: bool = Field(description="Whether the task's patch and verdict are this run's.")
     error: str | None
+
+
+class RunView(AttemptView):
+    """An attempt by itself."""
+
+    waiting_on: WaitingOn | None
+    started_at: datetime | None
+    finished_at: datetime | None
 
 
 class TaskSummary(_View):
@@ -123,6 +139,7 @@ class TaskView(TaskSummary):
     profile: str
     queue: QueuePlace | None = Field(description="Null unless it is queued.")
     artifacts: tuple[Artifact, ...] | None = Field(None, description="With expand=artifacts.")
+    runs: tuple[RunView, ...] | None = Field(None, description="With expand=runs.")
     total: UsageView | None = Field(None, description="Of all attempts, with expand=usage.")
 
 
@@ -141,6 +158,12 @@ class EventView(_View):
     run_id: str | None
     at: datetime
     body: dict[str, Any]
+
+
+class DraftView(DraftPiece):
+    """A piece of an answer that is being written; the event ``step.message`` has all of it."""
+
+    type: Literal["item.delta"] = DRAFT
 
 
 class EventPage(_View):
@@ -168,7 +191,7 @@ class ArtifactList(_View):
 
 
 class UsageList(_View):
-    project: str
+    project: str = Field(description="The caller's; its usage, unless that of every project was asked for.")
     usage: tuple[UsageView, ...]
 
 
@@ -187,6 +210,8 @@ class LimitsView(_View):
     max_body_bytes: int
     max_running: int | None = Field(description="Most runs of the project at once; null is no limit.")
     max_running_per_user: int | None
+    daily_tokens: int | None = Field(description="Of the runs that worked today (UTC); null is no limit.")
+    daily_tokens_per_user: int | None
     weight: float = Field(description="The project's share of worker time where others wait too.")
     retention_days: int | None = Field(description="Tasks are deleted so long after their end; null keeps them.")
     task_defaults: Limits
@@ -200,14 +225,6 @@ class ModelView(_View):
 
 class ModelList(_View):
     models: tuple[ModelView, ...]
-
-
-class RunView(AttemptView):
-    """An attempt by itself."""
-
-    waiting_on: WaitingOn | None
-    started_at: datetime | None
-    finished_at: datetime | None
 
 
 class RunList(_View):
@@ -238,6 +255,31 @@ class ForkPoint(_Told):
     )
 
 
+class RewindPoint(_Told):
+    """What to take back."""
+
+    to_step: int = Field(ge=0, le=10_000, description="The last step that stands; 0 for none.")
+    restore: Restore = Field("both", description="What goes back to how it was after that step.")
+    run_id: Annotated[str, StringConstraints(max_length=64)] | None = Field(
+        None, description="Which attempt, where several have not ended."
+    )
+
+
+class Checkpoint(_View):
+    """A complete step."""
+
+    run_id: str
+    step: int = Field(description="What rewind takes as to_step.")
+    seq: int = Field(description="Of the event that completed it; what fork takes as at_event.")
+    at: datetime
+    did: str = Field(description="Its calls in a line; what the agent said, where it made none.")
+    files: Kept
+
+
+class CheckpointList(_View):
+    checkpoints: tuple[Checkpoint, ...]
+
+
 class MessageView(_View):
     """A message, and whether the agent has read it."""
 
@@ -263,6 +305,11 @@ class Decision(_Told):
     reason: Annotated[str, StringConstraints(max_length=2000)] = Field(
         "", description="The model reads it where the call is denied."
     )
+    edited_args: Annotated[str, StringConstraints(max_length=100_000)] | None = Field(
+        None,
+        description="Allow the call with these arguments instead, in JSON as those of the approval are; once. The model"
+        " is told.",
+    )
 
 
 class ApprovalView(_View):
@@ -279,6 +326,7 @@ class ApprovalView(_View):
     decision: Literal["allow", "deny"] | None = Field(description="Null while it waits.")
     scope: Literal["once", "task"] | None
     reason: str | None
+    edited_args: str | None = Field(description="With what it was allowed instead of arguments.")
 
 
 class ApprovalList(_View):
@@ -335,6 +383,7 @@ def show_approval(event: Event, decided: Mapping[str, ApprovalDecided]) -> Appro
         decision=decision.decision if decision else None,
         scope=decision.scope if decision else None,
         reason=decision.reason if decision else None,
+        edited_args=decision.edited_args if decision else None,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from pydantic import AwareDatetime
 
-from agent.api.auth import needs
+from agent.api.auth import lacks, needs
 from agent.api.context import Context, Shared
 from agent.api.gate import BODY_LIMIT_BYTES
 from agent.api.problems import FieldError, Problem
@@ -24,14 +24,19 @@ _By = Annotated[
     str,
     Query(
         description="Split by any of user, model and day (of submission, in UTC), with commas between; empty: one sum."
+        " With project, which takes service:admin, the tasks of all projects are split."
     ),
 ]
 
 
 @router.get("/usage", dependencies=[needs("tasks:read")])
 async def read_usage(shared: Shared, group_by: _By = "", since: _Since = None, until: _Until = None) -> UsageList:
-    """What the tasks of the project used, all attempts counted."""
-    used = await shared.accounts.used(shared.principal.project_id, _groups(group_by), since=since, until=until)
+    """What the tasks of the project used, all attempts counted; split by project, what those of every project did."""
+    groups = _groups(group_by)
+    if "project" in groups and not shared.principal.may("service:admin"):
+        raise lacks("service:admin")
+    whose = None if "project" in groups else shared.principal.project_id
+    used = await shared.accounts.used(whose, groups, since=since, until=until)
     return UsageList(project=shared.principal.project_id, usage=tuple(_view(sums, shared.prices) for sums in used))
 
 
@@ -73,6 +78,8 @@ async def read_limits(shared: Shared) -> LimitsView:
         max_body_bytes=BODY_LIMIT_BYTES,
         max_running=project.max_running,
         max_running_per_user=project.max_running_per_user,
+        daily_tokens=project.daily_tokens,
+        daily_tokens_per_user=project.daily_tokens_per_user,
         weight=project.weight,
         retention_days=project.retention_days,
         task_defaults=Limits(),
@@ -93,7 +100,7 @@ def _groups(text: str) -> tuple[Group, ...]:
     names = tuple(name.strip() for name in text.split(",") if name.strip())
     known = tuple(group for group in GROUPS if group in names)
     if len(known) != len(names):
-        detail = "Not a list of user, model and day, each at most once"
+        detail = "Not a list of project, user, model and day, each at most once"
         raise Problem(
             HTTPStatus.UNPROCESSABLE_ENTITY,
             "invalid_request",

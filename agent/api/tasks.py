@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from contextlib import nullcontext
 from http import HTTPStatus
 from typing import Annotated, Any, Literal
 
@@ -16,11 +17,22 @@ from agent.api.diff import changed_files
 from agent.api.once import IdempotencyKey, once
 from agent.api.problems import FieldError, Problem
 from agent.api.repos import resolve_repository
-from agent.api.schemas import DiffView, ForkPoint, QueuePlace, TaskChange, TaskList, TaskView, show, summarise
+from agent.api.schemas import (
+    DiffView,
+    ForkPoint,
+    QueuePlace,
+    RewindPoint,
+    TaskChange,
+    TaskList,
+    TaskView,
+    show,
+    show_run,
+    summarise,
+)
 from agent.api.service import usage_of
 from agent.errors import InvalidCursor, TaskOver
 from agent.inbox import Inbox
-from agent.store.base import TaskRecord
+from agent.store.base import USER_EVENTS, TaskRecord
 from agent.store.retention import Retention
 from agent.telemetry import traceparent_of
 from agent.types import Limits, Status, TaskRequest, WaitingOn
@@ -46,7 +58,8 @@ async def submit(request: Request, shared: Shared, idempotency_key: IdempotencyK
     async def do() -> tuple[str, TaskView]:
         resolved = await resolve_repository(shared, task)
         trace = traceparent_of(request.headers)
-        record = await shared.tasks.submit(resolved, created_by=shared.principal.subject, traceparent=trace)
+        with shared.telemetry.submission(trace) if shared.telemetry else nullcontext(trace) as within:
+            record = await shared.tasks.submit(resolved, created_by=shared.principal.subject, traceparent=within)
         return record.id, await view(shared, record)
 
     return await once(shared, request, idempotency_key, do, location=lambda task: f"/v1/tasks/{task.id}")
@@ -90,17 +103,20 @@ async def show_task(
     task_id: str,
     response: Response,
     shared: Shared,
-    expand: Annotated[str, Query(description="What to add, with commas between: artifacts, usage.")] = "",
+    expand: Annotated[str, Query(description="What to add, with commas between: artifacts, runs, usage.")] = "",
 ) -> TaskView:
     """A task as a whole."""
     wanted = set(filter(None, expand.split(",")))
-    if unknown := wanted - {"artifacts", "usage"}:
-        raise invalid_parameter("expand", f"{sorted(unknown)[0][:64]!r} is neither artifacts nor usage")
-    shown = await view(shared, await shared.tasks.get(task_id))
+    if unknown := wanted - {"artifacts", "runs", "usage"}:
+        raise invalid_parameter("expand", f"{sorted(unknown)[0][:64]!r} is none of artifacts, runs and usage")
+    record = await shared.tasks.get(task_id)
+    shown = await view(shared, record)
     response.headers["ETag"] = _etag(shown)
     more: dict[str, Any] = {}
     if "artifacts" in wanted:
         more["artifacts"] = await artifacts_of(shared, task_id)
+    if "runs" in wanted:
+        more["runs"] = tuple(show_run(run, record) for run in record.runs)
     if "usage" in wanted:
         more["total"] = await usage_of(shared, task_id)
     return shown.model_copy(update=more)
@@ -175,7 +191,18 @@ async def pause(task_id: str, shared: Shared) -> TaskView:
 
 @router.post("/{task_id}/resume", dependencies=[needs("tasks:write")], status_code=HTTPStatus.ACCEPTED)
 async def resume(task_id: str, shared: Shared) -> TaskView:
-    """Let a paused task go on. Asking again changes nothing."""
+    """Let a paused task go on, or one that waits for a quota or for capacity try again at once. Asking again changes
+    nothing; a task that waits for you answers 409."""
+    record = await shared.tasks.get(task_id)
+    if any(run.waiting_on in USER_EVENTS["task.resumed"] for run in record.runs):
+        await shared.tasks.tell(task_id, "task.resumed", {})
+    elif record.waiting_on is not None and not Inbox(await shared.store.user_events(task_id)).paused:
+        raise Problem(
+            HTTPStatus.CONFLICT,
+            "task_waits_for_you",
+            f"Task {task_id} is not paused: it waits for {_AWAITED[record.waiting_on][0]}.",
+            remedy=_AWAITED[record.waiting_on][1],
+        )
     return await _say(shared, task_id, "task.resumed")
 
 
@@ -197,6 +224,20 @@ async def fork(task_id: str, request: Request, shared: Shared, idempotency_key: 
     return await once(shared, request, idempotency_key, do, location=lambda task: f"/v1/tasks/{task.id}")
 
 
+@router.post(
+    "/{task_id}/rewind",
+    dependencies=[needs("tasks:write")],
+    status_code=HTTPStatus.ACCEPTED,
+    openapi_extra=described(RewindPoint),
+)
+async def rewind(task_id: str, request: Request, shared: Shared) -> TaskView:
+    """Take steps back from a task that is paused or waits for you: files, conversation, or both. With the conversation
+    back, it is paused: say what it should do instead, and resume it. An ended task can be forked."""
+    point = await read_body(request, RewindPoint)
+    record = await shared.tasks.rewind(task_id, point.to_step, point.restore, run_id=point.run_id)
+    return await view(shared, record)
+
+
 async def view(shared: Context, record: TaskRecord) -> TaskView:
     """A task with the limits it has now, and its place in the queue."""
     queue = None
@@ -209,6 +250,17 @@ async def view(shared: Context, record: TaskRecord) -> TaskView:
 async def limits_of(shared: Context, record: TaskRecord) -> Limits:
     """The limits of the request, with what was granted since."""
     return Inbox(await shared.store.user_events(record.id)).raised(record.request.limits)
+
+
+_AWAITED = {
+    WaitingOn.APPROVAL: ("your word on a call", "GET /v1/approvals lists the calls; POST /v1/approvals/{id} decides."),
+    WaitingOn.QUESTION: (
+        "your answer",
+        "POST /v1/tasks/{id}/messages answers; the event question.asked asks.",
+    ),
+    WaitingOn.BUDGET: ("a higher limit", "PATCH /v1/tasks/{id} with higher limits."),
+}
+"""What a word of the user's own ends, and which."""
 
 
 def _label(given: str) -> tuple[str, str | None]:

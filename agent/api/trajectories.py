@@ -20,7 +20,7 @@ from agent.profiles.by_name import profile
 from agent.store.artifacts import holds_tokens
 from agent.store.base import RunRecord, TaskRecord
 from agent.tools.base import function_schema
-from agent.trajectory import Step, Trajectory, tokens_name
+from agent.trajectory import Step, Trajectory, standing, tokens_name
 from agent.types import Event, Message, Status, StopReason, TokenRecord, Usage, VerdictKind
 
 router = APIRouter(prefix="/v1/tasks", tags=["trajectories"])
@@ -175,7 +175,8 @@ def _messages(
     """What the next model call would see; nothing before the first event, whose date the prompt has."""
     if not events:
         return ()
-    return tuple(view(agent.system_prompt(events[0].at.date()), task.request.problem_statement, events, taken))
+    stands = standing(events)
+    return tuple(view(agent.system_prompt(events[0].at.date()), task.request.problem_statement, stands, taken))
 
 
 def _tools(agent: Profile) -> tuple[dict[str, Any], ...]:

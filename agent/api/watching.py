@@ -3,12 +3,14 @@
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
 
+from agent.api.drafts import DraftFrame, DraftTail
 from agent.api.schemas import LAST_EVENT, show_event
+from agent.store.drafts import DraftPiece, Drafts
 from agent.types import Event
 
 _READ_S = 30.0
@@ -45,11 +47,12 @@ def frame(event: Event) -> Frame:
 class Tail:
     """The newest events of one log while it grows, for those who read as fast as it does."""
 
-    def __init__(self, head: int, size: int) -> None:
+    def __init__(self, head: int, size: int, *, reasoning: bool) -> None:
         """
         Args:
             head: sequence number of the newest event there is; the tail holds what comes later.
             size: so many events are kept for readers who are not quite as fast.
+            reasoning: whether drafts show it.
         """
         self.size = size
         self.num_watchers = 0
@@ -57,6 +60,8 @@ class Tail:
         self._frames: deque[Frame] = deque()
         self._changed = asyncio.Event()
         self._failure: Exception | None = None
+        self._drafts = DraftTail(reasoning=reasoning)
+        self._drafted = asyncio.Event()
 
     def lag(self, after: int) -> int:
         """How many events a reader who has had ``after`` is behind."""
@@ -71,11 +76,24 @@ class Tail:
         # A log has no holes, so the newest are as many as the reader is behind: one who keeps up costs no search.
         return tuple(islice(reversed(self._frames), self.lag(after)))[::-1]
 
-    async def wait(self, timeout_s: float) -> None:
-        """Return when there is something new, at the latest after ``timeout_s``."""
+    def drafts_since(self, number: int) -> Sequence[DraftFrame]:
+        """What is being written, after the piece of this number."""
+        return self._drafts.since(number)
+
+    def hear(self, piece: DraftPiece) -> None:
+        if self._drafts.take(piece):
+            self._drafted.set()
+            self._drafted = asyncio.Event()
+
+    async def wait(self, timeout_s: float, *, drafts: bool) -> None:
+        """Return when there is something new, at the latest after ``timeout_s``.
+
+        Args:
+            drafts: whether a piece of a draft is something.
+        """
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                await self._changed.wait()
+                await (self._drafted if drafts else self._changed).wait()
 
     async def follow(self, log: EventLog, task_id: str) -> None:
         """Read until the log ends. What goes wrong is told to every reader."""
@@ -90,13 +108,15 @@ class Tail:
         for event in events:
             self._frames.append(frame(event))
             self._head = event.seq
+            self._drafts.end(event)
         while len(self._frames) > self.size:
             self._base = self._frames.popleft().seq
         self._wake()
 
     def _wake(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
+        for woken in (self._changed, self._drafted):
+            woken.set()
+        self._changed, self._drafted = asyncio.Event(), asyncio.Event()
 
 
 class Watching:
@@ -116,20 +136,22 @@ class Watching:
         return sum(tail.num_watchers for tail in self._tails.values())
 
     @asynccontextmanager
-    async def tail(self, log: EventLog, task_id: str, head: int) -> AsyncIterator[Tail]:
+    async def tail(self, log: EventLog, task_id: str, head: int, drafts: Drafts | None = None) -> AsyncIterator[Tail]:
         """The tail of a task's log, which is followed as long as anybody has it.
 
         Args:
             head: sequence number of the newest event, as far as the caller knows.
+            drafts: where they come from, for a caller who wants them too.
         """
         key = (task_id, log.reasoning)
         tail = self._tails.get(key)
         if tail is None:
-            tail = self._tails[key] = Tail(head, self._size)
+            tail = self._tails[key] = Tail(head, self._size, reasoning=log.reasoning)
             self._readers[key] = asyncio.ensure_future(tail.follow(log, task_id))
         tail.num_watchers += 1
         try:
-            yield tail
+            async with drafts.listening(task_id, tail.hear) if drafts else nullcontext():
+                yield tail
         finally:
             tail.num_watchers -= 1
             if not tail.num_watchers:

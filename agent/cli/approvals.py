@@ -28,6 +28,8 @@ async def show_approval(client: Client, approval_id: str, terminal: Terminal, ou
         terminal.result(approval.model_dump_json(indent=2))
         return
     terminal.result(f"{approval.tool} {printable(approval.arguments)}\n")
+    if approval.edited_args is not None:
+        terminal.note(f"allowed with {printable(approval.edited_args)}")
     terminal.note(f"task {approval.task_id}, step {approval.step}: {approval.decision or 'waits for a decision'}")
 
 

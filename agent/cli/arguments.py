@@ -7,7 +7,9 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
+from agent.api.schemas import MessageText
 from agent.cli.failure import ExitCode, Failure
+from agent.cli.output import Delivery
 from agent.config import ModelSettings, model_settings
 from agent.types import Limits, ModelOptions, Status
 from sandbox.backends import NAMES
@@ -78,6 +80,10 @@ def limits(
 
 def sampling(*, temperature: float | None, seed: int | None, thinking: bool | None, model: str | None) -> ModelOptions:
     return _built(ModelOptions, {"temperature": temperature, "seed": seed, "thinking": thinking, "name": model})
+
+
+def said(text: str, delivery: Delivery) -> MessageText:
+    return _built(MessageText, {"text": text, "delivery": delivery.value})
 
 
 def endpoint(environment: Mapping[str, str], *, url: str | None, name: str | None) -> tuple[ModelSettings, str | None]:

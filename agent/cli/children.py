@@ -172,7 +172,7 @@ async def embedded_model(checkpoint: str, log: Path, settings: ModelSettings) ->
     child = await Child.start(model_command(checkpoint, port, log))
     try:
         name = await wait_healthy(child, port, settings.api_key)
-        yield settings.model_copy(update={"url": f"http://127.0.0.1:{port}/v1", "name": name})
+        yield settings.model_copy(update={"url": f"http://127.0.0.1:{port}/v1", "name": name, "sessions": True})
     finally:
         await child.end()
 

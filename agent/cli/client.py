@@ -1,7 +1,7 @@
 """Client of the REST API, as far as ``mimo task`` needs it."""
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from types import MappingProxyType, TracebackType
@@ -14,7 +14,20 @@ import httpx_sse
 from pydantic import BaseModel, ValidationError
 
 from agent.api.access import LoginOffer, Me
-from agent.api.schemas import LAST_EVENT, STREAM_NOTES, DiffView, EventView, TaskList, TaskView
+from agent.api.schemas import (
+    DRAFT,
+    LAST_EVENT,
+    STREAM_NOTES,
+    CheckpointList,
+    DiffView,
+    DraftView,
+    EventView,
+    MessageText,
+    MessageView,
+    RewindPoint,
+    TaskList,
+    TaskView,
+)
 from agent.client import operations
 from agent.types import Status, TaskRequest
 
@@ -98,6 +111,23 @@ class Client:
     async def cancel(self, task_id: str) -> TaskView:
         return await self._shown(TaskView, self._api.cancel(task_id))
 
+    async def pause(self, task_id: str) -> TaskView:
+        return await self._shown(TaskView, self._api.pause(task_id))
+
+    async def resume(self, task_id: str) -> TaskView:
+        return await self._shown(TaskView, self._api.resume(task_id))
+
+    async def checkpoints(self, task_id: str) -> CheckpointList:
+        return await self._shown(CheckpointList, self._api.list_checkpoints(task_id))
+
+    async def rewind(self, task_id: str, point: RewindPoint) -> TaskView:
+        body = cast(operations.RewindPoint, point.model_dump(mode="json"))
+        return await self._shown(TaskView, self._api.rewind(task_id, body))
+
+    async def say(self, task_id: str, message: MessageText) -> MessageView:
+        body = cast(operations.MessageText, message.model_dump(mode="json"))
+        return await self._shown(MessageView, self._api.say(task_id, body))
+
     @overload
     async def ask(self, kind: type[_T], method: str, path: str, body: BaseModel | None = None) -> _T: ...
 
@@ -118,8 +148,13 @@ class Client:
         """How people sign in to the service."""
         return await self._shown(LoginOffer, self._api.login())
 
-    async def watch(self, task_id: str, *, after: int = 0) -> AsyncIterator[EventView]:
+    async def watch(
+        self, task_id: str, *, after: int = 0, on_draft: Callable[[DraftView], None] | None = None
+    ) -> AsyncIterator[EventView]:
         """Every event after ``after``, until the task's last one; lost connections are taken up again without a hole.
+
+        Args:
+            on_draft: hears what the model is writing.
 
         Raises:
             ServiceProblem: no such task.
@@ -128,7 +163,7 @@ class Client:
         misses = 0
         while misses < _GIVE_UP_AFTER:
             try:
-                async for event in self._stream(task_id, after):
+                async for event in self._stream(task_id, after, on_draft):
                     after, misses = event.seq, 0
                     yield event
                     if event.type == LAST_EVENT:
@@ -142,11 +177,13 @@ class Client:
             await anyio.sleep(self._reconnect_s)
         raise self._unreachable()
 
-    async def _stream(self, task_id: str, after: int) -> AsyncIterator[EventView]:
+    async def _stream(
+        self, task_id: str, after: int, on_draft: Callable[[DraftView], None] | None
+    ) -> AsyncIterator[EventView]:
         headers = {"Accept": "text/event-stream", "Last-Event-ID": str(after)}
         # Heartbeats come every 15 s; three missing ones mean that the connection is dead.
         timeout = httpx.Timeout(30.0, read=45.0)
-        url = f"{_task(task_id)}/events"
+        url = f"{_task(task_id)}/events?deltas={json.dumps(on_draft is not None)}"
         async with httpx_sse.aconnect_sse(self._http, "GET", url, headers=headers, timeout=timeout) as source:
             response = source.response
             if response.is_error:
@@ -156,7 +193,9 @@ class Client:
             if not response.headers.get("content-type", "").startswith("text/event-stream"):
                 raise self._foreign()
             async for message in source.aiter_sse():
-                if message.data and message.event not in STREAM_NOTES:
+                if message.event == DRAFT and on_draft:
+                    on_draft(self._read(DraftView, message.data.encode()))
+                elif message.data and message.event not in STREAM_NOTES:
                     yield self._read(EventView, message.data.encode())
 
     async def _shown(self, kind: type[_T], asking: Awaitable[object]) -> _T:

@@ -3,8 +3,8 @@
 import asyncio
 import shutil
 import sys
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.text import Text
@@ -13,10 +13,9 @@ from agent.cli.failure import ExitCode, Failure
 from agent.cli.settings import load
 from agent.cli.terminal import Terminal, printable
 from agent.config import ModelSettings
-from agent.errors import ModelError
+from agent.conformance import Finding, examine
 from agent.git import git
 from agent.model import open_model
-from agent.probe import probe
 from sandbox.backends import open_backend
 from sandbox.config import SandboxSettings
 from sandbox.errors import SandboxError
@@ -50,22 +49,29 @@ async def doctor(
     Args:
         model: the endpoint to ask; None where the embedded model would be started.
     """
-    code = ExitCode.DONE
+    findings: list[Finding] = []
     for examination in (
         _Examination("python", _python),
         _Examination("git", _git),
         _Examination("home", lambda: _home(home)),
         _Examination("configuration", lambda: _configuration(environment)),
         _Examination(f"sandbox ({backend})", lambda: _sandbox(backend, sandbox)),
-        _Examination("model", lambda: _model(model)),
     ):
         try:
-            mark, style, found = "✓", "green", await examination.look()
+            finding = Finding(examination.name, True, await examination.look())
         except _Trouble as trouble:
-            mark, style, found, code = "✗", "red", str(trouble), ExitCode.FAILED
-        line = Text.assemble((f"{mark} ", style), f"{examination.name:<18} ", printable(found))
-        terminal.out.print(line, soft_wrap=True, highlight=False)
-    return code
+            finding = Finding(examination.name, False, str(trouble))
+        findings.append(_shown(finding, terminal))
+    async for finding in _model(model):
+        findings.append(_shown(finding, terminal))
+    return ExitCode.DONE if all(finding.passed for finding in findings) else ExitCode.FAILED
+
+
+def _shown(finding: Finding, terminal: Terminal) -> Finding:
+    mark = ("✓ ", "green") if finding.passed else ("✗ ", "red")
+    line = Text.assemble(mark, f"{finding.name:<18} ", printable(finding.detail))
+    terminal.out.print(line, soft_wrap=True, highlight=False)
+    return finding
 
 
 async def _python() -> str:
@@ -120,14 +126,11 @@ async def _sandbox(name: str, settings: SandboxSettings) -> str:
     return "a command ran in it"
 
 
-async def _model(settings: ModelSettings | None) -> str:
+async def _model(settings: ModelSettings | None) -> AsyncIterator[Finding]:
+    """What of the endpoint is as the agent needs it; this stops where it gives no answer."""
     if settings is None:
-        return "the embedded one would be started; --model-url names another"
-    try:
-        async with open_model(settings.model_copy(update={"retries": 0})) as model:
-            contract = await probe(model)
-    except ModelError as error:
-        raise _Trouble(f"{settings.url}: {error}") from error
-    if not contract.keeps_reasoning:
-        raise _Trouble(f"{settings.url}: {contract}")
-    return f"{settings.name} at {settings.url}: {contract}"
+        yield Finding("model", True, "the embedded one would be started; --model-url names another")
+        return
+    async with open_model(settings.model_copy(update={"retries": 0})) as model:
+        async for finding in examine(model):
+            yield replace(finding, name=f"model {finding.name}")

@@ -50,6 +50,12 @@ class HandedOver:
             return None
         return Handed.model_validate_json(file.read_bytes())
 
+    def newest(self, conversation: str | None) -> Handed | None:
+        """The last one; of a conversation's, where it is named."""
+        files = sorted(self._folder.glob("*/handed.json"), key=lambda file: file.stat().st_mtime, reverse=True)
+        found = (Handed.model_validate_json(file.read_bytes()) for file in files)
+        return next((handed for handed in found if conversation in (None, handed.conversation)), None)
+
     def files(self, handed: Handed) -> TaskRepository:
         return TaskRepository(git_dir_of(self._folder / handed.task_id))
 

@@ -25,3 +25,29 @@ class Input(StrEnum):
     TEXT = "text"
     STREAM_JSON = "stream-json"
     """One message per line, also while the task runs."""
+
+
+class Delivery(StrEnum):
+    """When the agent reads what is said to it: before its next answer, once it has finished, or at once."""
+
+    STEER = "steer"
+    QUEUE = "queue"
+    INTERRUPT = "interrupt"
+
+
+class Approvals(StrEnum):
+    """Which calls of a service's task wait for a word."""
+
+    NONE = "none"
+    AUTO = "auto"
+    ACCEPT_EDITS = "accept edits"
+    ASK = "ask"
+    PLAN = "plan"
+
+
+class Restored(StrEnum):
+    """What of a service's task goes back to an earlier step."""
+
+    FILES = "files"
+    CONVERSATION = "conversation"
+    BOTH = "both"

@@ -9,8 +9,8 @@ from typing import Any, Self
 from rich.status import Status
 from rich.text import Text
 
-from agent.api.schemas import EventView
-from agent.cli.terminal import Terminal, one_line
+from agent.api.schemas import DraftView, EventView
+from agent.cli.terminal import Terminal, one_line, printable
 from agent.events import GuardTripped, StepMessage, ToolCompleted, ToolIntent
 from agent.types import ToolCall
 
@@ -28,6 +28,7 @@ class Progress:
         self._calls: dict[tuple[str | None, str], ToolCall] = {}
         self._runs: set[str | None] = set()
         self._num_pieces = 0
+        self._draft = ""
         self._doing = "working"
         self._spoke_at = self._started_at = time.monotonic()
         moving = terminal.err.is_terminal and not terminal.quiet
@@ -77,8 +78,12 @@ class Progress:
     def piece(self, step: int, kind: str) -> None:
         """Count a piece of an answer that is being written."""
         self._num_pieces = 0 if kind == "restart" else self._num_pieces + 1
-        doing = {"reasoning": "thinking", "content": "writing", "tool_call": "writing a call"}.get(kind, "asking again")
-        self.say(f"step {step} · {doing} · {self._num_pieces} tokens")
+        self.say(f"step {step} · {_DOING[kind]} · {self._num_pieces} tokens")
+
+    def draft(self, piece: DraftView) -> None:
+        """Show the end of an answer that is being written."""
+        self._draft = "" if piece.kind == "restart" else f"{self._draft}{piece.text}"[-self._width :]
+        self.say(f"step {piece.step} · {_DOING[piece.kind]} · {printable(' '.join(self._draft.split()))}")
 
     def say(self, what: str) -> None:
         """Change the moving line; without a terminal, a line now and then says that work goes on."""
@@ -147,6 +152,12 @@ def describe(call: ToolCall, width: int = 72) -> str:
             return one_line(call.name, width)
 
 
+_DOING = {
+    "reasoning": "thinking",
+    "content": "writing",
+    "tool_call": "writing a call",
+    "restart": "asking the model",
+}
 _REMEDIES = {
     "hotter": "asking again",
     "thinking_off": "asking again without thinking",

@@ -38,6 +38,18 @@ async def pull(client: Client, task_id: str, root: Path, home: Path, terminal: T
         terminal.note(f"Go on talking with: mimo --resume {handed.conversation}")
 
 
+def pushed_from(conversation: str | None, home: Path) -> str:
+    """Id of the task that was handed over last, with this conversation where it is named.
+
+    Raises:
+        Failure: there is none.
+    """
+    handed = HandedOver(home / "pushed").newest(conversation)
+    if handed is None:
+        raise Failure(ExitCode.USAGE, "nothing was pushed that could be pulled", "name a task: mimo pull TASK")
+    return handed.task_id
+
+
 async def _fitting(handed: Handed, files: TaskRepository, patch: str) -> str:
     """The patch against the files as they are now."""
     mine = await files.tree_of(handed.root, handed.base, await excludes_of(handed.root))

@@ -16,7 +16,7 @@ from agent.cli.handed import Handed, HandedOver, git_dir_of
 from agent.cli.terminal import Terminal
 from agent.errors import GitError, RepositoryError
 from agent.git import git
-from agent.integrations.remote import RemoteUrl
+from agent.integrations.remote import place_of
 from agent.patch import TaskRepository
 from agent.repository import prepare_repository
 from agent.types import Check, Said, TaskRequest
@@ -109,18 +109,9 @@ async def _known_as(client: Client, root: Path) -> str | None:
         listing = await git("config", "--get-regexp", r"^remote\..*\.url$", cwd=root)
     except GitError:
         return None  # No remotes.
-    mine = {_place(line.partition(" ")[2]) for line in listing.decode("utf-8", "replace").splitlines()} - {None}
+    mine = {place_of(line.partition(" ")[2]) for line in listing.decode("utf-8", "replace").splitlines()} - {None}
     repos = (await client.ask(RepoList, "GET", "/v1/repos")).repos
-    return next((repo.name for repo in repos if _place(repo.url) in mine), None)
-
-
-def _place(url: str) -> tuple[str, str] | None:
-    """Host and path: the same over https and ssh. None for what is no address of a git host."""
-    try:
-        parsed = RemoteUrl.parse(url)
-    except RepositoryError:
-        return None
-    return parsed.host, parsed.path.strip("/").removesuffix(".git").lower()
+    return next((repo.name for repo in repos if place_of(repo.url) in mine), None)
 
 
 async def _newest_on_host(root: Path) -> str:

@@ -5,9 +5,9 @@ from datetime import UTC, datetime
 from rich.table import Table
 from rich.text import Text
 
-from agent.api.schemas import TaskList, TaskSummary, TaskView
+from agent.api.schemas import QueuePlace, TaskList, TaskSummary, TaskView
 from agent.cli.terminal import Terminal, one_line, printable
-from agent.types import Evidence, Status, StopReason, VerdictKind
+from agent.types import Evidence, Status, StopReason, VerdictKind, WaitingOn
 
 
 def report(terminal: Terminal, task: TaskView) -> None:
@@ -62,6 +62,10 @@ def details(terminal: Terminal, task: TaskView) -> None:
         ("repository", f"{printable(task.repository)} at {task.base_commit[:12]}"),
         ("verdict", _verdict(task)),
     ]
+    if task.queue is not None:
+        lines.append(("queue", _place(task.queue)))
+    if task.waiting_on is not None:
+        lines.append(("waits for", _WAITING[task.waiting_on].format(task.id)))
     if task.status.terminal and (task.stop_reason is not StopReason.FINISHED or task.error):
         lines.append(("stopped", _stopped(task)))
     lines.append(("cost", cost(task)))
@@ -76,6 +80,14 @@ def details(terminal: Terminal, task: TaskView) -> None:
             line = f"  {mark} attempt {attempt.attempt}: {attempt.status}, {verdict}, {attempt.steps} steps"
             terminal.out.print(line, highlight=False)
 
+
+_WAITING = {
+    WaitingOn.QUESTION: "an answer to its question: mimo task message {} TEXT",
+    WaitingOn.APPROVAL: "a word about a call: mimo approvals list",
+    WaitingOn.BUDGET: "a higher limit",
+    WaitingOn.QUOTA: "the project's quota: mimo task resume {} tries at once",
+    WaitingOn.CAPACITY: "the model or a sandbox: mimo task resume {} tries at once",
+}
 
 _VERDICTS = {
     VerdictKind.VERIFIED: ("Verified: every check passes with the patch, in a fresh sandbox.", "bold green"),
@@ -119,6 +131,10 @@ def _stopped(task: TaskSummary) -> str:
     why = printable(task.error or "") or (task.stop_reason or "the run failed").replace("_", " ")
     remedy = _REMEDIES.get(task.stop_reason) if task.stop_reason else None
     return f"{why}; {remedy}" if remedy else why
+
+
+def _place(queue: QueuePlace) -> str:
+    return queue.reason if queue.position is None else f"{queue.position}; {queue.reason}"
 
 
 def _evidence(evidence: Evidence) -> Text:

@@ -37,6 +37,7 @@ from agent.store.blobs import ADDRESS_VARIABLE
 from agent.store.open import open_store
 from agent.store.secrets import KEY_VARIABLE, SecretBox, secret_box_of
 from agent.store.webhooks import Webhooks
+from agent.telemetry import open_telemetry
 
 _STOP_S = 2
 """Open event streams are cut this long after Ctrl-C; their readers come back by the last id they saw."""
@@ -97,6 +98,11 @@ async def serve(options: ServeOptions, terminal: Terminal) -> None:
             store = await stack.enter_async_context(opening)
         except StoreError as error:
             raise Failure(ExitCode.FAILED, str(error), "name another directory with --data") from error
+        try:
+            opening_telemetry = open_telemetry(os.environ, options.model.name, "mimo-api")
+            telemetry = await stack.enter_async_context(opening_telemetry)
+        except SettingsError as error:
+            raise Failure(ExitCode.USAGE, str(error), "install it, or unset the variable") from error
         app = create_app(
             store,
             check_repository,
@@ -106,6 +112,7 @@ async def serve(options: ServeOptions, terminal: Terminal) -> None:
             hosts=hosts,
             model=options.model,
             reach=reach,
+            telemetry=telemetry,
         )
         sender = Sender(Webhooks(store.database, options.secret_box), allowed=networks)
         starting = asyncio.ensure_future(_start_children(options, stack, terminal))
@@ -199,6 +206,8 @@ def _worker(options: ServeOptions, model_url: str, model_name: str, number: int)
     # The key travels in the environment, where other users of the machine cannot read it.
     key = options.model.api_key
     environment = {} if key is None else {"MIMO_MODEL_API_KEY": key.get_secret_value()}
+    if options.checkpoint is not None:
+        environment["MIMO_MODEL_SESSIONS"] = "1"
     return Command(f"worker {number}", arguments, options.data / "logs" / f"worker-{number}.log", environment)
 
 

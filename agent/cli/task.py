@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pydantic import ValidationError
 
-from agent.api.schemas import TaskView
+from agent.api.schemas import DraftView, TaskView
 from agent.cli.arguments import invalid
 from agent.cli.checkout import NOTHING_PROVES, default_checks, top_directory
 from agent.cli.client import Client, ServiceProblem, ServiceUnreachable
@@ -32,6 +33,7 @@ class Submission:
     sampling: ModelOptions
     attempts: int
     labels: dict[str, str]
+    approvals: Literal["none", "auto", "accept edits", "ask", "plan"]
 
 
 async def submit(client: Client, submission: Submission, terminal: Terminal, output: Format) -> None:
@@ -68,11 +70,28 @@ async def show(client: Client, task_id: str, terminal: Terminal, output: Format)
 
 
 async def watch(
-    client: Client, task_id: str, terminal: Terminal, output: Output, *, after: int = 0, require_verified: bool = False
+    client: Client,
+    task_id: str,
+    terminal: Terminal,
+    output: Output,
+    *,
+    after: int = 0,
+    deltas: bool = False,
+    require_verified: bool = False,
 ) -> ExitCode:
-    """Show a task until it ends, then its result; the exit code tells how it ended."""
+    """Show a task until it ends, then its result; the exit code tells how it ended.
+
+    Args:
+        deltas: print what the model is writing between the events, too.
+    """
     with Progress(terminal) as progress:
-        async for event in client.watch(task_id, after=after):
+
+        def on_draft(piece: DraftView) -> None:
+            progress.draft(piece)
+            if deltas:
+                terminal.result(piece.model_dump_json())
+
+        async for event in client.watch(task_id, after=after, on_draft=on_draft):
             progress.event(event)
             if output is Output.STREAM_JSON:
                 terminal.result(event.model_dump_json())
@@ -132,6 +151,7 @@ async def _submit(client: Client, submission: Submission, terminal: Terminal) ->
             model=submission.sampling,
             attempts=submission.attempts,
             labels=submission.labels,
+            approvals=submission.approvals,
         )
     except ValidationError as error:
         raise invalid(error) from error

@@ -12,6 +12,11 @@ Send = Callable[[str, str, dict[str, Any], dict[str, str], Any], Awaitable[bytes
 headers, and what is sent as JSON, None for nothing."""
 
 
+class Account(TypedDict):
+    login: str
+    type: NotRequired[str]
+
+
 class Alive(TypedDict):
     status: NotRequired[Literal["alive"]]
 
@@ -32,6 +37,10 @@ class ApiKey(TypedDict):
     last_used_at: NotRequired[str | None]
 
 
+class App(TypedDict):
+    slug: NotRequired[str]
+
+
 class ApprovalList(TypedDict):
     approvals: list[ApprovalView]
 
@@ -50,6 +59,7 @@ class ApprovalView(TypedDict):
     decision: Literal["allow", "deny"] | None
     scope: Literal["once", "task"] | None
     reason: str | None
+    edited_args: str | None
 
 
 class Artifact(TypedDict):
@@ -61,6 +71,13 @@ class Artifact(TypedDict):
     size: int
     sha256: str
     created_at: str
+
+
+class ArtifactLink(TypedDict):
+    """Whoever has the address may read the artifact, until it ends."""
+
+    url: str
+    until: str
 
 
 class ArtifactList(TypedDict):
@@ -124,6 +141,31 @@ class Check(TypedDict):
     timeout_s: NotRequired[float]
 
 
+class CheckSuite(TypedDict):
+    """Checks that a program ran on a commit."""
+
+    id: int
+    conclusion: NotRequired[str | None]
+    head_sha: str
+    app: NotRequired[App | None]
+    pull_requests: NotRequired[list[HookPullRequest]]
+
+
+class Checkpoint(TypedDict):
+    """A complete step."""
+
+    run_id: str
+    step: int
+    seq: int
+    at: str
+    did: str
+    files: Literal["all", "tracked", "base"]
+
+
+class CheckpointList(TypedDict):
+    checkpoints: list[Checkpoint]
+
+
 class Conversation(TypedDict):
     """A run as the messages of its last model call, and what came of it."""
 
@@ -156,6 +198,7 @@ class Decision(TypedDict):
     decision: Literal["allow", "deny"]
     scope: NotRequired[Literal["once", "task"]]
     reason: NotRequired[str]
+    edited_args: NotRequired[str | None]
 
 
 class DeliveryList(TypedDict):
@@ -233,8 +276,70 @@ class ForkPoint(TypedDict):
     at_event: int
 
 
+class GitHubDelivery(TypedDict):
+    """The body of any event; which members there are depends on it."""
+
+    action: NotRequired[str]
+    sender: NotRequired[Account | None]
+    repository: NotRequired[HookRepository | None]
+    issue: NotRequired[Issue | None]
+    label: NotRequired[Label | None]
+    comment: NotRequired[ReviewComment | None]
+    pull_request: NotRequired[HookPullRequest | None]
+    review: NotRequired[Review | None]
+    check_suite: NotRequired[CheckSuite | None]
+    workflow_run: NotRequired[WorkflowRun | None]
+
+
+class Head(TypedDict):
+    """The branch that shall be merged."""
+
+    ref: str
+    sha: str
+    repo: NotRequired[HeadRepository | None]
+
+
+class HeadRepository(TypedDict):
+    id: int
+
+
+class HookAnswer(TypedDict):
+    """What came of a delivery; GitHub shows it in its list of them."""
+
+    task_id: str
+    message_id: str | None
+
+
+class HookPullRequest(TypedDict):
+    number: int
+    head: Head
+
+
+class HookRepository(TypedDict):
+    id: int
+    full_name: str
+    clone_url: str
+    ssh_url: str
+
+
+class Issue(TypedDict):
+    """An issue, or the conversation of a pull request."""
+
+    number: int
+    title: str
+    body: NotRequired[str | None]
+    user: NotRequired[Account | None]
+    author_association: NotRequired[str]
+    labels: NotRequired[list[Label]]
+    pull_request: NotRequired[PullRequestLink | None]
+
+
 class KeyList(TypedDict):
     api_keys: list[ApiKey]
+
+
+class Label(TypedDict):
+    name: str
 
 
 class Limits(TypedDict):
@@ -252,9 +357,18 @@ class LimitsView(TypedDict):
     max_body_bytes: int
     max_running: int | None
     max_running_per_user: int | None
+    daily_tokens: int | None
+    daily_tokens_per_user: int | None
     weight: float
     retention_days: int | None
     task_defaults: Limits
+
+
+class LinkWanted(TypedDict):
+    """Which artifact, and for how long."""
+
+    name: str
+    valid_s: NotRequired[int]
 
 
 class LoginOffer(TypedDict):
@@ -360,6 +474,8 @@ class NewProject(TypedDict):
     weight: NotRequired[float]
     max_running: NotRequired[int | None]
     max_running_per_user: NotRequired[int | None]
+    daily_tokens: NotRequired[int | None]
+    daily_tokens_per_user: NotRequired[int | None]
     retention_days: NotRequired[int | None]
     id: str
 
@@ -377,6 +493,7 @@ class NewRepo(TypedDict):
     forge: NotRequired[Literal["github", "gitlab"] | None]
     forge_url: NotRequired[str | None]
     forge_credential: NotRequired[str | None]
+    mention: NotRequired[str]
     name: str
 
 
@@ -432,8 +549,14 @@ class ProjectView(TypedDict):
     weight: NotRequired[float]
     max_running: NotRequired[int | None]
     max_running_per_user: NotRequired[int | None]
+    daily_tokens: NotRequired[int | None]
+    daily_tokens_per_user: NotRequired[int | None]
     retention_days: NotRequired[int | None]
     id: str
+
+
+class PullRequestLink(TypedDict):
+    """Says by being there that an issue is the conversation of a pull request."""
 
 
 class PullRequestView(TypedDict):
@@ -450,6 +573,7 @@ class PullRequestWanted(TypedDict):
     body: NotRequired[str | None]
     base: NotRequired[str | None]
     draft: NotRequired[bool]
+    onto: NotRequired[str | None]
 
 
 class QueuePlace(TypedDict):
@@ -475,6 +599,8 @@ class Quotas(TypedDict):
     weight: NotRequired[float]
     max_running: NotRequired[int | None]
     max_running_per_user: NotRequired[int | None]
+    daily_tokens: NotRequired[int | None]
+    daily_tokens_per_user: NotRequired[int | None]
     retention_days: NotRequired[int | None]
 
 
@@ -500,6 +626,7 @@ class Repo(TypedDict):
     forge: NotRequired[Literal["github", "gitlab"] | None]
     forge_url: NotRequired[str | None]
     forge_credential: NotRequired[str | None]
+    mention: NotRequired[str]
     name: str
     updated_by: str
     updated_at: str
@@ -524,6 +651,33 @@ class RepoSettings(TypedDict):
     forge: NotRequired[Literal["github", "gitlab"] | None]
     forge_url: NotRequired[str | None]
     forge_credential: NotRequired[str | None]
+    mention: NotRequired[str]
+
+
+class Review(TypedDict):
+    id: int
+    state: str
+    body: NotRequired[str | None]
+    user: NotRequired[Account | None]
+    author_association: NotRequired[str]
+
+
+class ReviewComment(TypedDict):
+    """At a line of a file."""
+
+    body: str
+    user: NotRequired[Account | None]
+    author_association: NotRequired[str]
+    path: NotRequired[str]
+    line: NotRequired[int | None]
+
+
+class RewindPoint(TypedDict):
+    """What to take back."""
+
+    to_step: int
+    restore: NotRequired[Literal["files", "conversation", "both"]]
+    run_id: NotRequired[str | None]
 
 
 class RunList(TypedDict):
@@ -731,6 +885,7 @@ class TaskView(TypedDict):
     profile: str
     queue: QueuePlace | None
     artifacts: NotRequired[list[Artifact] | None]
+    runs: NotRequired[list[RunView] | None]
     total: NotRequired[UsageView | None]
 
 
@@ -833,6 +988,16 @@ class WebhookList(TypedDict):
     webhooks: list[Webhook]
 
 
+class WorkflowRun(TypedDict):
+    """Of GitHub Actions, whose checks are a suite too."""
+
+    check_suite_id: int
+    name: NotRequired[str | None]
+    conclusion: NotRequired[str | None]
+    head_sha: str
+    pull_requests: NotRequired[list[HookPullRequest]]
+
+
 class Operations:
     """The API of one service."""
 
@@ -917,7 +1082,8 @@ class Operations:
         return answer
 
     async def resume(self, task_id: str) -> TaskView:
-        """Let a paused task go on. Asking again changes nothing."""
+        """Let a paused task go on, or one that waits for a quota or for capacity try again at once. Asking again
+        changes nothing; a task that waits for you answers 409."""
         answer: TaskView = json.loads(await self._send("POST", f"/v1/tasks/{_in(task_id)}/resume", {}, {}, None))
         return answer
 
@@ -928,6 +1094,12 @@ class Operations:
                 "POST", f"/v1/tasks/{_in(task_id)}/fork", {}, _headers(idempotency_key=idempotency_key), body
             )
         )
+        return answer
+
+    async def rewind(self, task_id: str, body: RewindPoint) -> TaskView:
+        """Take steps back from a task that is paused or waits for you: files, conversation, or both. With the
+        conversation back, it is paused: say what it should do instead, and resume it. An ended task can be forked."""
+        answer: TaskView = json.loads(await self._send("POST", f"/v1/tasks/{_in(task_id)}/rewind", {}, {}, body))
         return answer
 
     async def list_runs(self, task_id: str) -> RunList:
@@ -953,6 +1125,14 @@ class Operations:
         """Let the patch, verdict and status of an ended task be those of this attempt."""
         answer: TaskView = json.loads(
             await self._send("POST", f"/v1/tasks/{_in(task_id)}/attempts/{_in(attempt)}/select", {}, {}, None)
+        )
+        return answer
+
+    async def list_checkpoints(self, task_id: str) -> CheckpointList:
+        """The complete steps of every attempt, in order, without those that were taken back. ``rewind`` takes
+        ``step``, and 0 for the beginning; ``fork`` takes ``seq``."""
+        answer: CheckpointList = json.loads(
+            await self._send("GET", f"/v1/tasks/{_in(task_id)}/checkpoints", {}, {}, None)
         )
         return answer
 
@@ -982,6 +1162,7 @@ class Operations:
         after: int | None = None,
         limit: int | None = None,
         types: str | None = None,
+        deltas: bool | None = None,
         last_event_id: int | None = None,
     ) -> EventPage:
         """A page of the log, or with ``Accept: text/event-stream`` the log from there on as it grows."""
@@ -989,7 +1170,7 @@ class Operations:
             await self._send(
                 "GET",
                 f"/v1/tasks/{_in(task_id)}/events",
-                _given(after=after, limit=limit, types=types),
+                _given(after=after, limit=limit, types=types, deltas=deltas),
                 _headers(last_event_id=last_event_id),
                 None,
             )
@@ -1028,6 +1209,25 @@ class Operations:
             None,
         )
 
+    async def make_artifact_link(self, task_id: str, body: LinkWanted) -> ArtifactLink:
+        """An address of an artifact that needs no key, for a while. It cannot be taken back."""
+        answer: ArtifactLink = json.loads(
+            await self._send("POST", f"/v1/tasks/{_in(task_id)}/artifact_links", {}, {}, body)
+        )
+        return answer
+
+    async def read_artifact_link(
+        self, token: str, *, range_: str | None = None, if_range: str | None = None, if_none_match: str | None = None
+    ) -> bytes:
+        """The bytes of an artifact, for who has a link to it."""
+        return await self._send(
+            "GET",
+            f"/v1/artifact_links/{_in(token)}",
+            {},
+            _headers(range_=range_, if_range=if_range, if_none_match=if_none_match),
+            None,
+        )
+
     async def list_approvals(
         self, *, status: Literal["pending"] | None = None, task_id: str | None = None
     ) -> ApprovalList:
@@ -1043,15 +1243,16 @@ class Operations:
         return answer
 
     async def decide(self, approval_id: str, body: Decision) -> ApprovalView:
-        """Allow a call or deny it. The first decision counts: the same one again changes nothing, another answers
-        409."""
+        """Allow a call, also with arguments of yours, or deny it. The first decision counts: the same one again
+        changes nothing, another answers 409."""
         answer: ApprovalView = json.loads(await self._send("POST", f"/v1/approvals/{_in(approval_id)}", {}, {}, body))
         return answer
 
     async def read_usage(
         self, *, group_by: str | None = None, since: str | None = None, until: str | None = None
     ) -> UsageList:
-        """What the tasks of the project used, all attempts counted."""
+        """What the tasks of the project used, all attempts counted; split by project, what those of every project
+        did."""
         answer: UsageList = json.loads(
             await self._send("GET", "/v1/usage", _given(group_by=group_by, since=since, until=until), {}, None)
         )
@@ -1145,10 +1346,31 @@ class Operations:
         await self._send("DELETE", f"/v1/repos/{_in(name)}", {}, {}, None)
 
     async def open_pull_request(self, task_id: str, body: PullRequestWanted) -> PullRequestView:
-        """Push the patch of an ended task as a branch, and open a pull request for it. Asked again, it is the same
-        one."""
+        """Push the patch of an ended task as a branch, and open a pull request for it; or add it to another task's.
+        Asked again, it is the same one."""
         answer: PullRequestView = json.loads(
             await self._send("POST", f"/v1/tasks/{_in(task_id)}/pull_request", {}, {}, body)
+        )
+        return answer
+
+    async def hear_github(
+        self,
+        project_id: str,
+        body: GitHubDelivery,
+        *,
+        x_github_event: str | None = None,
+        x_hub_signature_256: str | None = None,
+    ) -> HookAnswer:
+        """A delivery of a webhook of GitHub, signed with the project's secret GITHUB_WEBHOOK_SECRET. The same body
+        again gives the first answer, whatever its delivery id."""
+        answer: HookAnswer = json.loads(
+            await self._send(
+                "POST",
+                f"/v1/hooks/github/{_in(project_id)}",
+                {},
+                _headers(x_github_event=x_github_event, x_hub_signature_256=x_hub_signature_256),
+                body,
+            )
         )
         return answer
 

@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 
-from mcp.client.auth.oauth2 import OAuthClientProvider, TokenStorage
+from mcp.client.auth.oauth2 import OAuthClientProvider, OAuthContext, TokenStorage
 from mcp.client.client import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
@@ -20,7 +20,9 @@ from mcp.shared.auth import (
     AuthorizationCodeResult,
     OAuthClientInformationFull,
     OAuthClientMetadata,
+    OAuthMetadata,
     OAuthToken,
+    ProtectedResourceMetadata,
 )
 from mcp.shared.exceptions import MCPError
 from mcp_types import CONNECTION_CLOSED, CallToolResult, Tool
@@ -247,7 +249,7 @@ class _Connection:
             )
             return stdio_client(program, errlog=log)
         assert server.url is not None
-        headers = {}
+        headers = dict(server.headers)
         if server.token_env is not None:
             if server.token_env not in self._environment:
                 raise ServerFailed(f"{server.token_env} is not set")
@@ -256,7 +258,7 @@ class _Connection:
         if server.oauth and sign is None:
             if self._vault.get() is None:
                 raise ServerFailed(f"sign in first: mimo mcp login {self._name}")
-            sign = _oauth(server.url, _Kept(self._vault), None)
+            sign = _oauth(server.url, _Kept(self._vault), _Nobody(self._name))
         http = await stack.enter_async_context(create_mcp_http_client(headers=headers, auth=sign))
         return streamable_http_client(server.url, http_client=http)
 
@@ -271,6 +273,11 @@ class _SignedIn(BaseModel):
 
     client: OAuthClientInformationFull | None = None
     tokens: OAuthToken | None = None
+    expires_at: float | None = None
+    """Unix time at which the access token ends; None where that is not known."""
+    issuer: OAuthMetadata | None = None
+    """Who renews it."""
+    resource: ProtectedResourceMetadata | None = None
 
 
 class _Kept(TokenStorage):
@@ -278,14 +285,31 @@ class _Kept(TokenStorage):
 
     def __init__(self, vault: Vault, *, fresh: bool = False) -> None:
         self._vault = vault
+        self._context: OAuthContext | None = None
         text = None if fresh else vault.get()
         self._kept = _SignedIn.model_validate_json(text) if text else _SignedIn()
+
+    def restore(self, context: OAuthContext) -> None:
+        """The library reads tokens and client by itself; without the rest it would show a token that has ended, and ask
+        the wrong server for another."""
+        context.token_expiry_time = self._kept.expires_at
+        context.oauth_metadata = self._kept.issuer
+        context.protected_resource_metadata = self._kept.resource
+        self._context = context
 
     async def get_tokens(self) -> OAuthToken | None:
         return self._kept.tokens
 
     async def set_tokens(self, tokens: OAuthToken) -> None:
-        self._keep(self._kept.model_copy(update={"tokens": tokens}))
+        assert self._context is not None, "restore comes first"
+        known = {
+            "tokens": tokens,
+            "expires_at": self._context.token_expiry_time,
+            "issuer": self._context.oauth_metadata,
+            "resource": self._context.protected_resource_metadata,
+        }
+        self._kept = self._kept.model_copy(update=known)
+        self._vault.put(self._kept.model_dump_json(exclude_none=True))
 
     async def get_client_info(self) -> OAuthClientInformationFull | None:
         return self._kept.client
@@ -294,24 +318,32 @@ class _Kept(TokenStorage):
         # Alone it is no sign-in yet: the vault gets it together with the tokens.
         self._kept = self._kept.model_copy(update={"client": client_info})
 
-    def _keep(self, kept: _SignedIn) -> None:
-        self._kept = kept
-        self._vault.put(kept.model_dump_json(exclude_none=True))
+
+class _Nobody:
+    """Where no person is at a browser, whoever reads the answer is told that one has to be."""
+
+    redirect_uri = "http://127.0.0.1/"
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    async def show(self, url: str) -> None:
+        raise ServerFailed(f"sign in again: mimo mcp login {self._name}")
+
+    async def answer(self) -> Mapping[str, str]:
+        raise AssertionError("nobody was shown anything")
 
 
-def _oauth(url: str, kept: _Kept, person: SignIn | None) -> OAuthClientProvider:
+def _oauth(url: str, kept: _Kept, person: SignIn) -> OAuthClientProvider:
     """Shows tokens, renews them, and has ``person`` sign in where that does not do."""
 
     async def answered() -> AuthorizationCodeResult:
-        assert person is not None
         return AuthorizationCodeResult.model_validate(await person.answer())
 
-    about = OAuthClientMetadata(
-        client_name="mimo", redirect_uris=[AnyUrl(person.redirect_uri if person else "http://127.0.0.1/")]
-    )
-    if person is None:
-        return OAuthClientProvider(url, about, kept)
-    return OAuthClientProvider(url, about, kept, redirect_handler=person.show, callback_handler=answered)
+    about = OAuthClientMetadata(client_name="mimo", redirect_uris=[AnyUrl(person.redirect_uri)])
+    provider = OAuthClientProvider(url, about, kept, redirect_handler=person.show, callback_handler=answered)
+    kept.restore(provider.context)
+    return provider
 
 
 def _text(answer: CallToolResult) -> str:

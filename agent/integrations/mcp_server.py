@@ -16,6 +16,7 @@ class McpServer(BaseModel):
     env: dict[str, str] = Field({}, description="Environment of the program, beside PATH, HOME and the like.")
     pass_env: tuple[str, ...] = Field((), description="Names of variables of yours that the program is given too.")
     url: str | None = Field(None, pattern=r"^https?://", description="Address of a server that speaks HTTP.")
+    headers: dict[str, str] = Field({}, description="What is sent to the address with every request.")
     token_env: str | None = Field(None, description="Name of the variable with the token to show at the address.")
     oauth: bool = Field(False, description="Sign in at the address with `mimo mcp login`.")
     allow: tuple[str, ...] = Field((), description="Tools that are called without a question.")

@@ -38,12 +38,38 @@ class PullRequests:
         if found is not None:
             return found, False
         remote = await self._remotes.remote(project_id, repo)
-        with tempfile.TemporaryDirectory(prefix="mimo-push-") as folder:
-            made = await _commit(remote, Path(folder) / "git", commit, patches, wanted, at)
-            await remote.push(made, Path(folder) / "git", wanted.branch)
+        await _push(remote, commit, patches, wanted, at)
         if not wanted.base:
             wanted = replace(wanted, base=repo.default_branch or await remote.default_branch())
         return await forge.open(wanted), True
+
+    async def extend(
+        self, project_id: str, repo: Repo, commit: str, patches: tuple[str, ...], wanted: NewPullRequest, at: datetime
+    ) -> PullRequest:
+        """Add a commit to the pull request that the branch has.
+
+        Args:
+            commit: what the first patch is against, and the branch's newest.
+            at: date of the commit, so that the same request makes the same commit.
+
+        Raises:
+            RepositoryError: it has none, it has moved on, or the host refuses.
+        """
+        found = await (await self._forge(project_id, repo)).find(wanted.branch)
+        if found is None:
+            raise RepositoryError(f"the branch {wanted.branch} has no pull request")
+        await _push(await self._remotes.remote(project_id, repo), commit, patches, wanted, at)
+        return found
+
+    async def on_github(self, project_id: str, repo: Repo) -> GitHub:
+        """
+        Raises:
+            RepositoryError: the repository is elsewhere, or has no credential for its host's API.
+        """
+        forge = await self._forge(project_id, repo)
+        if not isinstance(forge, GitHub):
+            raise RepositoryError(f"the repository {repo.name} is said to be on GitLab; GitHub told of it")
+        return forge
 
     async def _forge(self, project_id: str, repo: Repo) -> Forge:
         remote = await self._remotes.remote(project_id, repo)
@@ -66,6 +92,12 @@ def _base(remote: Remote) -> str:
     """Where the host's pages are."""
     url = remote.url
     return f"https://{url.host}" if url.scheme == "ssh" else f"{url.scheme}://{url.host}:{url.port}"
+
+
+async def _push(remote: Remote, commit: str, patches: tuple[str, ...], wanted: NewPullRequest, at: datetime) -> None:
+    with tempfile.TemporaryDirectory(prefix="mimo-push-") as folder:
+        made = await _commit(remote, Path(folder) / "git", commit, patches, wanted, at)
+        await remote.push(made, Path(folder) / "git", wanted.branch)
 
 
 async def _commit(

@@ -129,6 +129,15 @@ class RemoteUrl:
         return f"{self.scheme}://{user}{host}{port}{self.path}"
 
 
+def place_of(url: str) -> tuple[str, str] | None:
+    """Host and path: the same over https and ssh, whatever the capitals. None for what is no address of a git host."""
+    try:
+        parsed = RemoteUrl.parse(url)
+    except RepositoryError:
+        return None
+    return parsed.host, parsed.path.strip("/").removesuffix(".git").lower()
+
+
 @dataclass(frozen=True, slots=True)
 class Credential:
     """What the host asks for."""

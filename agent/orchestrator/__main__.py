@@ -66,6 +66,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", metavar="NAME", help="Model asked for where a task names none.")
     parser.add_argument("--probe-every", metavar="S", type=float, help=fields["probe_every_s"].description)
     parser.add_argument("--sandbox", choices=NAMES, default="local", help=fields["backend"].description)
+    parser.add_argument(
+        "--registry",
+        metavar="URL",
+        help=f"{fields['registry'].description} By itself, a server that is the store, or else a file in DIR.",
+    )
     parser.add_argument("--concurrency", metavar="N", type=int, default=1, help=fields["concurrency"].description)
     parser.add_argument("--lease-ttl", metavar="S", type=float, default=15.0, help=fields["lease_ttl_s"].description)
     parser.add_argument("--monitor", metavar="HOST:PORT", help=fields["monitor"].description)
@@ -84,11 +89,17 @@ def _settings(arguments: argparse.Namespace) -> WorkerSettings:
         waits_for_model=True,
         probe_every_s=arguments.probe_every,
         monitor=arguments.monitor,
+        registry=arguments.registry or _registry(arguments.store, arguments.data.absolute()),
         backend=arguments.sandbox,
         sandbox=sandbox_settings(os.environ),
         concurrency=arguments.concurrency,
         lease_ttl_s=arguments.lease_ttl,
     )
+
+
+def _registry(store: str, data: Path) -> str:
+    """Where all workers of the store find each other's sandboxes."""
+    return store if store.startswith("postgresql") else f"sqlite:///{data}/sandboxes.db"
 
 
 async def _work(settings: WorkerSettings, parent: int | None) -> None:

@@ -19,7 +19,10 @@ from agent.store.repos import Repos
 from agent.store.secrets import SecretBox
 from agent.telemetry import Telemetry
 from sandbox.backends import open_backend
-from sandbox.toolbox.open import open_toolbox
+from sandbox.registry import open_registry
+from sandbox.toolbox.open import open_on_ray, open_toolbox
+from sandbox.toolbox.toolbox import Toolbox
+from sandbox.types import Backend
 
 
 @asynccontextmanager
@@ -27,6 +30,7 @@ async def open_worker(
     settings: WorkerSettings,
     *,
     store: Store | None = None,
+    backend: Backend | None = None,
     uncommitted: bool = False,
     on_delta: OnDelta | None = None,
     telemetry: Telemetry | None = None,
@@ -37,6 +41,7 @@ async def open_worker(
 
     Args:
         store: the caller's, which stays open, instead of the one the settings name.
+        backend: used, and closed, instead of the one the settings name.
         uncommitted: tasks start from their checkout as it is, not from the commit alone.
         on_delta: hears the model while it writes.
         telemetry: makes spans of what runs do.
@@ -54,10 +59,7 @@ async def open_worker(
                 open_store(settings.store, artifacts=settings.artifacts, box=secret_box)
             )
         model = await stack.enter_async_context(open_model(settings.model))
-        backend = open_backend(settings.backend, settings.sandbox)
-        toolbox = await stack.enter_async_context(
-            open_toolbox(backend, settings.sandbox.toolbox, settings.sandbox.pool)
-        )
+        toolbox = await stack.enter_async_context(_toolbox(settings, backend))
         remotes = Remotes(Repos(store.database), store.identities, secret_box, reach)
         runner = Runner(
             store,
@@ -73,6 +75,7 @@ async def open_worker(
             prices=settings.model.prices,
             context_tokens=model.context_tokens,
             waits_for_model=settings.waits_for_model,
+            model_of=model.of_run,
             telemetry=telemetry,
         )
         may_claim = await stack.enter_async_context(_may_claim(model, settings.probe_every_s))
@@ -87,6 +90,20 @@ async def open_worker(
             may_claim=may_claim,
             metrics=metrics,
         )
+
+
+@asynccontextmanager
+async def _toolbox(settings: WorkerSettings, backend: Backend | None) -> AsyncIterator[Toolbox]:
+    """Over the backend that was given or that the settings name; its executors in this process, or in a Ray cluster."""
+    sandbox = settings.sandbox
+    async with AsyncExitStack() as stack:
+        if sandbox.ray is not None and backend is None:
+            shared = open_on_ray(settings.backend, sandbox, sandbox.ray, settings.registry)
+            yield await stack.enter_async_context(shared)
+            return
+        backend = backend or open_backend(settings.backend, sandbox)
+        registry = await stack.enter_async_context(open_registry(settings.registry)) if settings.registry else None
+        yield await stack.enter_async_context(open_toolbox(backend, sandbox.toolbox, sandbox.pool, registry))
 
 
 @asynccontextmanager

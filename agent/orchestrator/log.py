@@ -6,6 +6,7 @@ from typing import Any
 from agent.events import RunStopped
 from agent.log import Entry
 from agent.store.base import Claim, Store
+from agent.trajectory import standing
 from agent.types import Event, Verdict
 
 
@@ -20,7 +21,7 @@ class StoreLog:
         self._store = store
         self._run_id = claim.run_id
         self._generation = claim.generation
-        self._events = list(claim.events)
+        self._events = list(standing(claim.events))
         self._on_event = on_event
 
     @property

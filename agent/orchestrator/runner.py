@@ -15,24 +15,28 @@ from agent.approvals import approver
 from agent.config import Prices
 from agent.errors import GitError, RepositoryError
 from agent.events import RunStopped
-from agent.history import last_snapshot
 from agent.inbox import Inbox
 from agent.integrations.remotes import RemoteCache
-from agent.loop import LoopSettings, Wait, run_loop
+from agent.loop import run_loop
 from agent.model import Delta, Model
 from agent.orchestrator.comparison import Comparison
+from agent.orchestrator.draft import Draft
 from agent.orchestrator.forecast import Forecast
 from agent.orchestrator.log import StoreLog
 from agent.orchestrator.machines import Machines
+from agent.orchestrator.provisioning import Provisioned, Provisioning
 from agent.orchestrator.set_up import Place, SetUps
 from agent.orchestrator.sources import Sources
 from agent.orchestrator.workspace import Workspace
 from agent.profiles.by_name import profile
 from agent.remembering import Remembering
+from agent.steps.ends import Wait
+from agent.steps.settings import LoopSettings
 from agent.store.artifacts import MAX_BYTES as MAX_ARTIFACT_BYTES
 from agent.store.artifacts import media_type_of
 from agent.store.base import Claim, RunResult, Store, TaskRecord
 from agent.telemetry import Telemetry
+from agent.trajectory import last_snapshot
 from agent.types import Event, Keep, SetUp, Snapshot, Status, StopReason, TaskRequest, Verdict, VerdictKind
 from agent.verdict import reach_verdict
 from sandbox.errors import SandboxError, SandboxLost, SandboxRejected, SandboxUnavailable
@@ -66,8 +70,10 @@ class _Work:
     request: TaskRequest
     log: StoreLog
     workspace: Workspace
-    tools: Backend
-    """Makes its sandboxes."""
+    tools: RunTools
+    """Has its sandboxes."""
+    backend: Backend
+    """Makes them."""
     inbox: Inbox
     keep: Keep
     """Gets what the run leaves beside its events."""
@@ -112,6 +118,7 @@ class Runner:
         prices: Prices | None = None,
         context_tokens: Callable[[], Awaitable[int | None]] | None = None,
         waits_for_model: bool = False,
+        model_of: Callable[[str], Model] | None = None,
         telemetry: Telemetry | None = None,
     ) -> None:
         """
@@ -127,6 +134,7 @@ class Runner:
             prices: what tasks with a limit of cost are counted by.
             context_tokens: says how much the model holds, or that it is not known.
             waits_for_model: runs whose model is away are parked until it is there again.
+            model_of: the model as a run of this id asks it; None where all ask it in one way.
             telemetry: makes spans of what runs do; None makes none.
         """
         self._store = store
@@ -144,6 +152,7 @@ class Runner:
         self._prices = prices
         self._context_tokens = context_tokens
         self._waits_for_model = waits_for_model
+        self._model_of = model_of or (lambda run_id: model)
         self._telemetry = telemetry
 
     async def run(self, claim: Claim, inbox: Inbox) -> TaskRecord:
@@ -154,7 +163,7 @@ class Runner:
                 as far as it came.
 
         Raises:
-            LeaseLost: another worker owns the run; its sandbox here is closed.
+            LeaseLost: another worker owns the run; its sandbox is left to that one.
         """
         if self._telemetry is None:
             return await self._go_on(claim, inbox)
@@ -165,12 +174,14 @@ class Runner:
     async def _go_on(self, claim: Claim, inbox: Inbox) -> TaskRecord:
         inbox.put(await self._store.user_events(claim.task.id))
         tenant = f"{claim.task.project_id}:{claim.task.request.repository}"
-        caller = Caller(run=claim.run_id, job=claim.task.id, tenant=tenant)
-        async with self._toolbox.of(caller) as tools:
+        caller = Caller(run=claim.run_id, job=claim.task.id, tenant=tenant, term=claim.generation)
+        async with self._toolbox.of(caller) as tools, AsyncExitStack() as broken_off:
+            broken_off.push_async_callback(tools.leave)  # to who has the run next
             try:
                 result = await self._result(claim, tools, inbox)
             finally:
                 await self._forecast.forget(claim.run_id)
+            broken_off.pop_all()
         if isinstance(result, RunResult):
             chosen = await self._comparison.choose(claim, StoreLog(self._store, claim, self._on_event), result)
             return await self._store.finish(claim.run_id, claim.generation, result, chosen=chosen)
@@ -200,11 +211,12 @@ class Runner:
                 StoreLog(self._store, claim, self._heard),
                 workspace,
                 tools,
+                tools,
                 inbox,
                 self._keeper(claim),
             )
             if request.setup is not None and (ready := await self._furnished(work, claim, request.setup)):
-                work = replace(work, tools=ready)
+                work = replace(work, backend=ready)
             broken = await self._let_agent_work(work)
             if isinstance(broken, Wait):
                 return broken
@@ -236,7 +248,9 @@ class Runner:
                 if wait := await self._let_agent_work_once(work):
                     return wait
             except SandboxLost as error:
+                # First written: if another worker has the run, that is refused, and the sandbox is perhaps the other's.
                 await work.log.append("sandbox.lost", {"detail": str(error)})
+                await work.tools.close()
                 if work.log.num_sandboxes_lost > MAX_RESTORES:
                     detail = f"the sandbox was lost {work.log.num_sandboxes_lost} times, at last: {error}"
                     await work.stop(StopReason.SANDBOX_LOST, detail)
@@ -250,55 +264,45 @@ class Runner:
         return None
 
     async def _let_agent_work_once(self, work: _Work) -> Wait | None:
-        """In one sandbox, from the newest snapshot on."""
+        """In one sandbox, from the newest state on; broken off, it is left as it is."""
         provisioned = await _unless(work.cancelled, self._provision(work))
         if provisioned is None:
             await work.stop(StopReason.CANCELLED, _CANCELLED)
             return None
-        sandbox, is_whole = provisioned
+        sandbox = provisioned.sandbox
+        draft = Draft(self._store.drafts, work.claim.task.id, work.run_id)
         try:
-            base = work.workspace.base
-            body = {
-                "boot_id": sandbox.boot_id,
-                "base": base.model_dump(mode="json"),
-                "tree": work.tree,
-                "checkpoint": work.kept.checkpoint if is_whole else None,
-            }
-            await work.log.append("run.provisioned", body)
             context_tokens = await self._context_tokens() if self._context_tokens else None
             ended = await run_loop(
                 work.request,
                 profile(work.request.profile),
-                _shown(self._model, work.request),
+                _shown(self._model_of(work.run_id), work.request),
                 sandbox,
                 work.log,
-                base_tree=base.tree,
+                base_tree=work.workspace.base.tree,
                 snapshot=lambda: work.workspace.snapshot(sandbox),
                 patch=work.workspace.patch,
+                begun=provisioned.begun,
+                before=lambda path: work.workspace.text(work.tree, path),
                 inbox=work.inbox,
                 approve=approver(work.request, work.inbox, work.log),
-                on_delta=self._listener(work.run_id),
+                on_delta=self._listener(draft, work.run_id),
                 settings=LoopSettings(
                     prices=self._prices, context_tokens=context_tokens, waits_for_model=self._waits_for_model
                 ),
                 keep=work.keep,
             )
-            if isinstance(ended, Wait):
-                return ended
-            await _keep_files(sandbox, work)
-            return None
         finally:
-            await sandbox.close()
+            draft.close()
+        if not isinstance(ended, Wait):
+            await _keep_files(sandbox, work)
+        await sandbox.close()
+        return ended if isinstance(ended, Wait) else None
 
-    async def _provision(self, work: _Work) -> tuple[Sandbox, bool]:
-        """A sandbox with the newest state of the files, and whether that is all of it."""
-        async with AsyncExitStack() as failed:
-            sandbox = await work.tools.acquire(self._machines.of_agent(work.run_id, work.request))
-            failed.push_async_callback(sandbox.close)
-            await self._forecast.say(work.run_id, *self._machines.forecast(work.request))
-            is_whole = await work.workspace.restore(sandbox, work.kept)
-            failed.pop_all()
-        return sandbox, is_whole
+    async def _provision(self, work: _Work) -> Provisioned:
+        spec, next_ones = self._machines.of_agent(work.run_id, work.request), self._machines.forecast(work.request)
+        provisioning = Provisioning(work.log, work.workspace, work.tools, work.backend)
+        return await provisioning.provide(spec, work.kept, lambda: self._forecast.say(work.run_id, *next_ones))
 
     async def _judge(self, work: _Work) -> tuple[Verdict | None, str | None]:
         """The verdict, or why there is none. A cancelled task is not checked: the user wants the end."""
@@ -324,13 +328,13 @@ class Runner:
         base, repository = work.workspace.base.tree, work.workspace.repository
         checks = work.request.checks
         verdict = await reach_verdict(
-            work.tools, self._machines.of_checks(work.request), repository, base, work.tree, checks, work.keep
+            work.backend, self._machines.of_checks(work.request), repository, base, work.tree, checks, work.keep
         )
         if work.request.attempts == 1 or verdict.kind is VerdictKind.NO_CHANGE:
             return verdict
         spec = self._machines.of_checks(work.request)
         reproduced = await self._comparison.reproduced(
-            work.claim, work.log, work.tools, spec, repository, base, work.tree
+            work.claim, work.log, work.backend, spec, repository, base, work.tree
         )
         return verdict.model_copy(update={"reproduced": reproduced})
 
@@ -349,9 +353,13 @@ class Runner:
             if hears:
                 hears(event)
 
-    def _listener(self, run_id: str) -> Callable[[int, Delta], None] | None:
-        on_delta = self._on_delta
-        return None if on_delta is None else lambda step, delta: on_delta(run_id, step, delta)
+    def _listener(self, draft: Draft, run_id: str) -> Callable[[int, Delta], None]:
+        def hear(step: int, delta: Delta) -> None:
+            draft.hear(step, delta)
+            if self._on_delta:
+                self._on_delta(run_id, step, delta)
+
+        return hear
 
 
 def _as_attempt(claim: Claim) -> TaskRequest:

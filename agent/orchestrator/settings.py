@@ -40,6 +40,11 @@ class WorkerSettings(BaseModel):
         pattern=r"^\S+:\d{1,5}$",
         description="HOST:PORT for the probes /livez and /readyz and for /metrics; None offers none.",
     )
+    registry: str | None = Field(
+        None,
+        description="Address of the list of sandboxes, such as sqlite:////var/lib/mimo/sandboxes.db, by which a run "
+        "finds its own when its worker is gone; None: sandboxes end with their worker.",
+    )
     backend: str = Field("local", description="Name of the sandbox backend.")
     sandbox: SandboxSettings = SandboxSettings()
     resources: Resources = Field(Resources(), description="Bounds of every sandbox.")

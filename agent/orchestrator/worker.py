@@ -140,7 +140,7 @@ class Worker:
         _log.info("action=leave task=%s run=%s status=%s", task.id, claim.run_id, task.status)
 
     async def _keep(self) -> None:
-        """Renew the leases of all runs that this worker has, and listen to their users."""
+        """Renew the leases of all runs that this worker has, listen to their users, and hold who spent too much."""
         every_s = self._lease_ttl_s / 3
         renewed = time.monotonic()
         while True:
@@ -150,6 +150,7 @@ class Worker:
                 if time.monotonic() - renewed >= every_s:
                     renewed = time.monotonic()
                     await self._renew()
+                    await self._hold()
             except StoreUnavailable as error:
                 _log.warning("action=wait_for_store error=%r", str(error))
 
@@ -172,6 +173,15 @@ class Worker:
     async def _renew(self) -> None:
         """All at once: the store does in one transaction what comes at one moment."""
         await asyncio.gather(*(self._renew_one(kept) for kept in tuple(self._kept.values())))
+
+    async def _hold(self) -> None:
+        """Tell runs whose user has used up the tokens of today, so that they wait after the step they are at."""
+        kept = tuple(self._kept.values())
+        overspent = await self._store.overspent(
+            {(run.claim.task.project_id, run.claim.task.created_by) for run in kept}
+        )
+        for run in kept:
+            run.inbox.overspent = overspent.get((run.claim.task.project_id, run.claim.task.created_by))
 
     async def _renew_one(self, kept: "_Kept") -> None:
         try:

@@ -74,6 +74,10 @@ class Workspace:
         """What ``tree`` changes against the base."""
         return await self.repository.patch(self.base.tree, tree)
 
+    async def text(self, tree: str, path: str) -> str | None:
+        """What a text file below ``/workspace`` holds in ``tree``; None where there is no such file."""
+        return await self.repository.text(tree, path.removeprefix("/workspace/"))
+
     async def forget(self) -> None:
         """The run has ended: its whole work trees are of no more use."""
         await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)

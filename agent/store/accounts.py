@@ -11,7 +11,7 @@ from agent.store.database import Database, whole
 from agent.store.tables import runs, tasks
 from agent.types import Status, Usage
 
-Group = Literal["user", "model", "day"]
+Group = Literal["project", "user", "model", "day"]
 """``user``: the subject that submitted; ``model``: as the task names it; ``day``: of the submission, in UTC."""
 
 GROUPS: tuple[Group, ...] = get_args(Group)
@@ -39,14 +39,18 @@ class Accounts:
     @whole
     async def used(
         self,
-        project_id: str,
+        project_id: str | None,
         groups: Sequence[Group] = (),
         *,
         since: datetime | None = None,
         until: datetime | None = None,
         task_id: str | None = None,
     ) -> tuple[Used, ...]:
-        """Sums over a project's tasks, submitted in ``[since, until)``; all attempts count, whichever was selected."""
+        """Sums over a project's tasks, submitted in ``[since, until)``; all attempts count, whichever was selected.
+
+        Args:
+            project_id: None for the tasks of every project.
+        """
         keys = [_GROUPS[group].label(group) for group in groups]
         sums = [func.coalesce(func.sum(runs.c.usage[name].as_integer()), 0).label(name) for name in Usage.model_fields]
         query = (
@@ -58,10 +62,11 @@ class Accounts:
                 *sums,
             )
             .join(runs, runs.c.task_id == tasks.c.task_id)
-            .where(tasks.c.project_id == project_id)
             .group_by(*(_GROUPS[group] for group in groups))
             .order_by(*(_GROUPS[group] for group in groups))
         )
+        if project_id is not None:
+            query = query.where(tasks.c.project_id == project_id)
         if since is not None:
             query = query.where(tasks.c.created_at >= since)
         if until is not None:
@@ -94,6 +99,7 @@ class Accounts:
 
 
 _GROUPS: dict[Group, ColumnElement[Any]] = {
+    "project": tasks.c.project_id,
     "user": tasks.c.created_by,
     "model": tasks.c.request["model"]["name"].as_string(),
     "day": cast(func.date(tasks.c.created_at), String),

@@ -14,7 +14,8 @@ Beside the loop's events (``agent.events``) and the words of the user (:data:`US
 | run.forked            | task_id, run_id, at_event: whose steps the log of the run begins with       |
 | run.parked            | status, waiting_on, and what the worker adds                                |
 | run.requeued          | by (the event that ended the wait)                                          |
-| run.provisioned       | boot_id of the sandbox, base (commit, tree, dirty), tree it was filled with |
+| run.provisioned       | sandbox, its boot_id, base (commit, tree, dirty), tree it was filled with;  |
+|                       | taken_over: the run had it already                                          |
 | setup.completed       | duration_s, output (its end); nothing where its work was kept before        |
 | sandbox.lost          | detail                                                                      |
 | reproduction.written  | check that fails without a patch, or None; detail: why there is none        |
@@ -31,8 +32,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from agent.events import Restore
 from agent.identity import DEFAULT_PROJECT
 from agent.log import Entry
+from agent.store.drafts import Drafts
 from agent.types import (
     Event,
     Priority,
@@ -245,6 +248,13 @@ class Project(_Record):
     """Most runs at once; None is no limit."""
     max_running_per_user: int | None = Field(None, ge=1)
     """Most runs at once of one user; None is no limit."""
+    daily_tokens: int | None = Field(None, ge=1)
+    """Once the runs that worked today (UTC) have used so many, none goes on before midnight.
+
+    Prompt tokens not cached, and completion tokens; None is no limit.
+    """
+    daily_tokens_per_user: int | None = Field(None, ge=1)
+    """As before, of the runs of one user."""
     retention_days: int | None = Field(None, ge=1)
     """Tasks are deleted so long after their end; None keeps them."""
 
@@ -290,6 +300,22 @@ class ProjectStore(Protocol):
 
         Raises:
             UnknownTask: the project has no such task.
+        """
+
+    async def rewind(
+        self, task_id: str, to_step: int, restore: Restore = "both", *, run_id: str | None = None
+    ) -> TaskRecord:
+        """Take the steps after ``to_step`` (0: all of them) back from a run that is paused, or waits for its user.
+
+        The log keeps them, and what they used stays counted. Where the conversation goes back, so do the user's
+        messages that it had read since, and the task is paused; where only the files do, the model is told.
+
+        Args:
+            run_id: which of several attempts.
+
+        Raises:
+            UnknownTask: the project has no such task.
+            CannotRewind: the run has no such step, has a worker, or has ended; the message says what to do.
         """
 
     async def get(self, task_id: str) -> TaskRecord:
@@ -379,6 +405,10 @@ class Store(Protocol):
         """What runs leave beside their events; None where it is not kept."""
 
     @property
+    def drafts(self) -> Drafts:
+        """Answers while the model writes them."""
+
+    @property
     def identities(self) -> "Identities":
         """Keys, secrets and the audit log of all projects."""
 
@@ -429,6 +459,9 @@ class Store(Protocol):
 
         Cheap, for a worker that looks twice a second at all that it has.
         """
+
+    async def overspent(self, owners: Collection[tuple[str, str]]) -> dict[tuple[str, str], str]:
+        """Which of these users, each with the project before it, may use no more tokens today, and why."""
 
     async def user_events(self, task_id: str, *, after: int = 0) -> tuple[Event, ...]:
         """What the user said above ``after``, ``task.cancel_requested`` included; cheap where there is nothing new."""

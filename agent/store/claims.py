@@ -1,6 +1,7 @@
 """What waits and what runs, read for the queue."""
 
 from collections import Counter, defaultdict
+from collections.abc import Collection, Sequence
 from datetime import datetime
 
 from sqlalchemy import ColumnElement, RowMapping, and_, func, or_, select, text, update
@@ -8,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from agent.store.base import QueuePosition
 from agent.store.database import Transaction
-from agent.store.queue import Account, Head, Turn, charge, next_turn, standing
+from agent.store.queue import Account, Head, Turn, charge, next_turn, overspent, standing
 from agent.store.rows import LIVING
 from agent.store.tables import projects, runs, tasks
 from agent.types import Status
@@ -58,6 +59,18 @@ async def position_of(db: AsyncConnection, now: datetime, project_id: str, task_
     return QueuePosition(position=stands.position, reason=stands.reason)
 
 
+async def overspent_in(
+    db: AsyncConnection, now: datetime, owners: Collection[tuple[str, str]]
+) -> dict[tuple[str, str], str]:
+    """Which of these users, each in a project, may use no more tokens today, and why."""
+    limited = or_(projects.c.daily_tokens.is_not(None), projects.c.daily_tokens_per_user.is_not(None))
+    if not owners or (await db.execute(select(projects.c.project_id).where(limited).limit(1))).first() is None:
+        return {}
+    accounts = {account.project_id: account for account in await _accounts(db, now)}
+    found = {(project, user): overspent(accounts[project], user) for project, user in owners}
+    return {owner: reason for owner, reason in found.items() if reason is not None}
+
+
 async def _heads(db: AsyncConnection, now: datetime) -> list[Head]:
     owner = (runs.c.project_id, runs.c.created_by)
     query = select(*owner, func.coalesce(func.min(runs.c.due), now).label("due"), func.count().label("num")).where(
@@ -75,6 +88,9 @@ async def _accounts(db: AsyncConnection, now: datetime) -> list[Account]:
     for row in await db.execute(select(*columns).where(at_work)):
         running[row.project_id][row.created_by] += 1
         held_s[row.project_id] += charge(row.claimed_at, now)
+    found = (await db.execute(select(projects))).mappings().all()
+    limited = [row["project_id"] for row in found if row["daily_tokens"] or row["daily_tokens_per_user"]]
+    today = await _tokens_today(db, now, limited) if limited else {}
     return [
         Account(
             project_id=row["project_id"],
@@ -82,11 +98,31 @@ async def _accounts(db: AsyncConnection, now: datetime) -> list[Account]:
             max_running=row["max_running"],
             max_running_per_user=row["max_running_per_user"],
             running=running[row["project_id"]],
+            daily_tokens=row["daily_tokens"],
+            daily_tokens_per_user=row["daily_tokens_per_user"],
+            tokens_today=today.get(row["project_id"]),
             charged_s=row["used_s"] + held_s[row["project_id"]],
             served_at=row["served_at"],
         )
-        for row in (await db.execute(select(projects))).mappings()
+        for row in found
     ]
+
+
+async def _tokens_today(db: AsyncConnection, now: datetime, project_ids: Sequence[str]) -> dict[str, Counter[str]]:
+    """By project and user. A run that worked today counts with all it used: whoever began it yesterday began early."""
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    today = or_(runs.c.started_at >= midnight, runs.c.finished_at >= midnight, runs.c.claimed_at.is_not(None))
+    prompt, cached, completion = (
+        func.sum(runs.c.usage[name].as_integer()) for name in ("prompt_tokens", "cached_tokens", "completion_tokens")
+    )
+    owner = (runs.c.project_id, runs.c.created_by)
+    query = select(*owner, (prompt - cached + completion).label("tokens")).where(
+        runs.c.project_id.in_(project_ids), today
+    )
+    used: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for row in await db.execute(query.group_by(*owner)):
+        used[row.project_id][row.created_by] = int(row.tokens)
+    return used
 
 
 async def _first(db: AsyncConnection, head: Head, now: datetime) -> RowMapping:

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -14,8 +15,10 @@ from sqlalchemy.exc import ArgumentError
 from agent.errors import StoreError
 from agent.store.blobs import open_blobs
 from agent.store.database import Changes, Database, utc_now
+from agent.store.drafts import Drafts
+from agent.store.piped_drafts import PipedDrafts
 from agent.store.sql import SqlStore
-from agent.store.sqlite import POLL_S, open_sqlite
+from agent.store.sqlite import POLL_S, is_file, open_sqlite
 
 if TYPE_CHECKING:  # Slow to import; who has a key has it already.
     from agent.store.secrets import SecretBox
@@ -41,7 +44,7 @@ async def open_store(
     """
     blobs = open_blobs(artifacts) if artifacts else None
     async with AsyncExitStack() as stack:
-        store = SqlStore(await _open(_parsed(url), clock, stack, box), blobs)
+        store = SqlStore(*await _open(_parsed(url), clock, stack, box), blobs)
         try:
             yield store
         finally:
@@ -76,13 +79,14 @@ def _parsed(url: str) -> URL:
     return parsed
 
 
-async def _open(url: URL, clock: Callable[[], datetime], stack: AsyncExitStack, box: "SecretBox | None") -> Database:
+async def _open(
+    url: URL, clock: Callable[[], datetime], stack: AsyncExitStack, box: "SecretBox | None"
+) -> tuple[Database, Drafts]:
     if url.get_backend_name() == "sqlite":
-        return Database(await open_sqlite(url), Changes(POLL_S), clock, one_writer=True, box=box)
-    postgres = _postgres()
-    engine, changes = await postgres.open_postgres(url), postgres.PostgresChanges()
-    await stack.enter_async_context(changes.listening(url))
-    return Database(engine, changes, clock, box=box)
+        drafts = PipedDrafts(Path(f"{url.database}-drafts")) if is_file(url) else Drafts()
+        return Database(await open_sqlite(url), Changes(POLL_S), clock, one_writer=True, box=box), drafts
+    engine, changes, drafts = await stack.enter_async_context(_postgres().connected(url, box))
+    return Database(engine, changes, clock, box=box), drafts
 
 
 def _postgres() -> ModuleType:

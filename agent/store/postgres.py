@@ -1,22 +1,26 @@
 """Postgres: one store for a service of many processes."""
 
 import asyncio
-import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 import anyio
-import psycopg
 from sqlalchemy import URL, Connection, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from agent.errors import StoreError
 from agent.store.database import Changes
+from agent.store.drafts import Drafts
 from agent.store.migrations import HEAD, check_newer, create, revision_of, upgrade
+from agent.store.notifications import CONNECT_TIMEOUT_S, listen
+from agent.store.postgres_drafts import WATCHED_CHANNEL, PostgresDrafts
+
+if TYPE_CHECKING:  # Slow to import; who has a key has it already.
+    from agent.store.secrets import SecretBox
 
 _POOL_SIZE = 10
-_CONNECT_TIMEOUT_S = 10
 
 _LISTENING_POLL_S = 5.0
 """How often is looked although the server calls: a lease ends without a word."""
@@ -24,14 +28,10 @@ _LISTENING_POLL_S = 5.0
 _DEAF_POLL_S = 0.3
 """The same while the connection that listens is lost."""
 
-_LISTEN_AGAIN_S = 1.0
-
 _CHANNEL = "mimo_tasks"
 
 _MIGRATION_LOCK = 6_459_001
 """Number of the advisory lock under which tables are made and changed; any number nobody else uses."""
-
-_logger = logging.getLogger(__name__)
 
 
 async def open_postgres(url: URL) -> AsyncEngine:
@@ -48,6 +48,15 @@ async def open_postgres(url: URL) -> AsyncEngine:
             await engine.dispose()
         raise
     return engine
+
+
+@asynccontextmanager
+async def connected(url: URL, box: "SecretBox | None") -> AsyncIterator[tuple[AsyncEngine, Changes, Drafts]]:
+    """As :func:`open_postgres`, and what the server calls out while this is open. The caller disposes of the engine."""
+    engine, changes = await open_postgres(url), PostgresChanges()
+    drafts = PostgresDrafts(url, engine, box)
+    async with drafts.opened(), changes.listening(url, {WATCHED_CHANNEL: drafts.hear_watched}):
+        yield engine, changes, drafts
 
 
 async def migrate_postgres(url: URL) -> None:
@@ -74,37 +83,27 @@ class PostgresChanges(Changes):
             await db.execute(text("SELECT pg_notify(:channel, :task)"), {"channel": _CHANNEL, "task": task_id})
 
     @asynccontextmanager
-    async def listening(self, url: URL) -> AsyncIterator[None]:
-        listener = asyncio.ensure_future(self._listen(url))
+    async def listening(self, url: URL, heard: Mapping[str, Callable[[str], None]]) -> AsyncIterator[None]:
+        """
+        Args:
+            heard: other channels, and what gets their payloads.
+        """
+        channels = {_CHANNEL: lambda task_id: self.tell((task_id,)), **heard}
+        listener = asyncio.ensure_future(listen(url, channels, self._connected))
         try:
             yield
         finally:
             listener.cancel()
             await asyncio.wait([listener])
 
-    async def _listen(self, url: URL) -> None:
-        conninfo = url.set(drivername="postgresql").render_as_string(hide_password=False)
-        while True:
-            try:
-                connection = await psycopg.AsyncConnection.connect(
-                    conninfo, autocommit=True, connect_timeout=_CONNECT_TIMEOUT_S
-                )
-                async with connection:
-                    await connection.execute(f"LISTEN {_CHANNEL}")
-                    self.poll_s = _LISTENING_POLL_S
-                    async for notification in connection.notifies():
-                        self.tell((notification.payload,))
-            except psycopg.OperationalError as error:
-                _logger.warning("action=listen_lost error=%r", str(error))
-            finally:
-                self.poll_s = _DEAF_POLL_S
-            await asyncio.sleep(_LISTEN_AGAIN_S)
+    def _connected(self, is_connected: bool) -> None:
+        self.poll_s = _LISTENING_POLL_S if is_connected else _DEAF_POLL_S
 
 
 def _engine(url: URL) -> AsyncEngine:
     return create_async_engine(
         url.set(drivername="postgresql+psycopg"),
-        connect_args={"connect_timeout": _CONNECT_TIMEOUT_S},
+        connect_args={"connect_timeout": CONNECT_TIMEOUT_S},
         pool_size=_POOL_SIZE,
         max_overflow=0,
         # After a restart of the server, a connection from before it is replaced instead of handed out.

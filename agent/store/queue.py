@@ -9,7 +9,7 @@ Within a project the run with the earliest ``due`` is next. That is when its tas
 its priority. As all wait at the same pace, this is priority with ageing: nothing that comes later than a head start
 can overtake, so nothing waits for ever.
 
-Caps of projects and users come before both.
+Caps of projects and users come before both: how many runs at once, and how many tokens a day.
 """
 
 import math
@@ -43,6 +43,10 @@ class Account:
     max_running_per_user: int | None = None
     running: Mapping[str, int] | None = None
     """Runs that have a worker now, by user."""
+    daily_tokens: int | None = None
+    daily_tokens_per_user: int | None = None
+    tokens_today: Mapping[str, int] | None = None
+    """What the runs that worked today have used, by user."""
     charged_s: float = 0.0
     """Worker time, of claims that ended and of those that go on."""
     served_at: float = 0.0
@@ -56,8 +60,15 @@ class Account:
     def num_running(self) -> int:
         return sum((self.running or {}).values())
 
+    @property
+    def num_tokens_today(self) -> int:
+        return sum((self.tokens_today or {}).values())
+
     def running_of(self, user: str) -> int:
         return (self.running or {}).get(user, 0)
+
+    def tokens_today_of(self, user: str) -> int:
+        return (self.tokens_today or {}).get(user, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +136,17 @@ def held_back(account: Account, user: str) -> str | None:
     most = account.max_running_per_user
     if most is not None and account.running_of(user) >= most:
         return f"{user} has {account.running_of(user)} runs at work in the project, and at most {most} at once"
+    return overspent(account, user)
+
+
+def overspent(account: Account, user: str) -> str | None:
+    """Why a user's runs may use no more tokens today; None where they may."""
+    most = account.daily_tokens
+    if most is not None and account.num_tokens_today >= most:
+        return f"the project has used {account.num_tokens_today} of its {most} tokens of today (UTC)"
+    most = account.daily_tokens_per_user
+    if most is not None and account.tokens_today_of(user) >= most:
+        return f"{user} has used {account.tokens_today_of(user)} of {most} tokens of today (UTC) in the project"
     return None
 
 

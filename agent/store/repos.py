@@ -58,6 +58,9 @@ class RepoSettings(BaseModel):
     forge_credential: _Secret | None = Field(
         None, description="Name of the secret that opens pull requests; null is the credential."
     )
+    mention: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]{0,38}$")] = Field(
+        "mimo", description="What webhooks of GitHub listen to: a label of this name, and this after an @ in a text."
+    )
 
 
 class Repo(RepoSettings):

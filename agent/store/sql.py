@@ -12,9 +12,10 @@ from agent.store.artifacts import Artifacts
 from agent.store.base import USER_EVENTS, Claim, Project, ProjectStore, RunResult, TaskRecord
 from agent.store.batches import Batches
 from agent.store.blobs import Blobs
-from agent.store.claims import claimable, take_turn
+from agent.store.claims import claimable, overspent_in, take_turn
 from agent.store.database import Database, whole
 from agent.store.derive import advance
+from agent.store.drafts import Drafts
 from agent.store.identity import Identities
 from agent.store.journal import begin_task, derive_task, end_run, end_unbegun, let_go, requeue, write_event
 from agent.store.retention import Retention
@@ -44,8 +45,9 @@ _RETRIED = (WaitingOn.QUOTA, WaitingOn.CAPACITY)
 class SqlStore:
     """An :class:`~agent.store.base.Store` on a database whose tables exist; ``open_store`` makes both."""
 
-    def __init__(self, database: Database, blobs: Blobs | None = None) -> None:
+    def __init__(self, database: Database, drafts: Drafts, blobs: Blobs | None = None) -> None:
         self.database = database
+        self.drafts = drafts
         self.artifacts = Artifacts(database, blobs) if blobs else None
         self.identities = Identities(database)
         self._batches = Batches(database)
@@ -134,6 +136,11 @@ class SqlStore:
                 rows = await db.execute(query.where(tasks.c.task_id.in_(ids[start : start + _MOST_IDS])))
                 found |= {row.task_id: row.last_user_seq for row in rows}
         return found
+
+    @whole
+    async def overspent(self, owners: Collection[tuple[str, str]]) -> dict[tuple[str, str], str]:
+        async with self.database.reading() as db:
+            return await overspent_in(db, self.database.clock(), owners)
 
     @whole
     async def user_events(self, task_id: str, *, after: int = 0) -> tuple[Event, ...]:

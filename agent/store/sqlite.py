@@ -46,6 +46,11 @@ async def open_sqlite(url: URL) -> AsyncEngine:
     return engine
 
 
+def is_file(url: URL) -> bool:
+    """Whether other processes can open it too; one in memory is this process's own."""
+    return url.database not in (None, "", ":memory:")
+
+
 def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -56,6 +56,8 @@ projects = Table(
     Column("weight", Float, nullable=False, server_default=text("1")),
     Column("max_running", Integer),
     Column("max_running_per_user", Integer),
+    Column("daily_tokens", BigInteger),
+    Column("daily_tokens_per_user", BigInteger),
     Column("retention_days", Integer),
     Column("created_at", UtcDateTime, nullable=False),
     # Since when nobody may act in it; null while it is open.

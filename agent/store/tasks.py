@@ -10,6 +10,7 @@ import anyio
 from sqlalchemy import ColumnElement, Text, and_, case, cast, insert, or_, select, update
 
 from agent.errors import IdempotencyConflict, InvalidCursor, TaskNotOver, TaskOver, UnknownRun, UnknownTask
+from agent.events import Restore
 from agent.inbox import Inbox
 from agent.store.base import USER_EVENTS, QueuePosition, TaskPage, TaskRecord
 from agent.store.claims import position_of
@@ -19,6 +20,7 @@ from agent.store.ids import new_id
 from agent.store.journal import derive_task, end_unbegun, requeue, write_event
 from agent.store.queue import AT_ONCE, due
 from agent.store.reasoning import hidden
+from agent.store.rewind import rewind, run_to_rewind
 from agent.store.rows import know_task, read_events, read_project, read_runs, read_task, save_run, task_record
 from agent.store.tables import events, runs, tasks
 from agent.trajectory import up_to
@@ -75,6 +77,16 @@ class SqlProjectStore:
                 run = advance(run, copied)
             await save_run(transaction.db, run)
             return await know_task(transaction.db, forked)
+
+    @whole
+    async def rewind(
+        self, task_id: str, to_step: int, restore: Restore = "both", *, run_id: str | None = None
+    ) -> TaskRecord:
+        async with self.database.writing() as transaction:
+            task = await self._locked(transaction, task_id)
+            await rewind(transaction, run_to_rewind(task, run_id), task_id, to_step, restore)
+            await derive_task(transaction, task_id)
+            return await know_task(transaction.db, task_id)
 
     @whole
     async def get(self, task_id: str) -> TaskRecord:

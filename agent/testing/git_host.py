@@ -34,6 +34,10 @@ class GitHost:
     requests: list[str] = field(default_factory=list)
     """Method and path of each, in order."""
     pulls: list[dict[str, Any]] = field(default_factory=list)
+    remarks: list[dict[str, Any]] = field(default_factory=list)
+    """Comments at lines of any pull request, oldest first."""
+    check_runs: list[dict[str, Any]] = field(default_factory=list)
+    """Of any suite."""
 
     @contextmanager
     def running(self, certificate: Path | None = None) -> Iterator["GitHost"]:
@@ -54,6 +58,9 @@ class GitHost:
         return Starlette(
             routes=[
                 Route("/api/v3/repos/{owner}/{name}/pulls", self._pulls, methods=["GET", "POST"]),
+                Route("/api/v3/repos/{owner}/{name}/pulls/{number:int}", self._pull),
+                Route("/api/v3/repos/{owner}/{name}/pulls/{number:int}/comments", self._remarks),
+                Route("/api/v3/repos/{owner}/{name}/check-suites/{suite:int}/check-runs", self._check_runs),
                 Route("/api/v4/projects/{project:path}/merge_requests", self._merges, methods=["GET", "POST"]),
                 Route("/{path:path}", self._git, methods=["GET", "POST"]),
             ]
@@ -105,6 +112,19 @@ class GitHost:
             found = [pull for pull in self.pulls if (where, branch) == (pull["repository"], pull["head"])]
             return JSONResponse(found if owner == request.path_params["owner"] else [])
         return self._open(where, await request.json(), "pull")
+
+    async def _pull(self, request: Request) -> Response:
+        """One of the repository's own branches."""
+        if not self._knows(request):
+            return JSONResponse({"message": "Bad credentials"}, 401)
+        pull = self.pulls[request.path_params["number"] - 1]
+        return JSONResponse(pull | {"head": {"ref": pull["head"], "repo": {"id": 1}}, "base": {"repo": {"id": 1}}})
+
+    async def _remarks(self, request: Request) -> Response:
+        return JSONResponse(self.remarks[::-1]) if self._knows(request) else JSONResponse({}, 401)
+
+    async def _check_runs(self, request: Request) -> Response:
+        return JSONResponse({"check_runs": self.check_runs}) if self._knows(request) else JSONResponse({}, 401)
 
     async def _merges(self, request: Request) -> Response:
         if not self._knows(request):

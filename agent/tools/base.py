@@ -33,6 +33,10 @@ class ToolResult:
     """All that a command wrote, where the model reads only a part of it."""
 
 
+Before = Callable[[str], Awaitable[str | None]]
+"""The text that a file of the work tree held earlier; None where that is not known."""
+
+
 @dataclass(frozen=True, slots=True)
 class ToolContext:
     """What a tool may use while it runs."""
@@ -43,6 +47,11 @@ class ToolContext:
     command_timeout_s: float
     delegate: Callable[[str, str], Awaitable[ToolResult]] | None = None
     """Has a sub-agent answer a question, under the id of the call; None where there is none to ask."""
+    again: bool = False
+    """A worker that is gone began the same call, in the same sandbox, and nobody knows how far it came. What the
+    sandbox did under the id of the call it does not do again; for anything else the tool must see to that."""
+    before: Before | None = None
+    """With ``again``: what a file held before the call."""
 
 
 class Tool(Protocol):
@@ -85,6 +94,15 @@ def argument_error(tool: str, error: ValidationError) -> str:
     """What the model reads when its arguments do not fit the schema."""
     problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'arguments'}: {e['msg']}" for e in error.errors())
     return f"[error] {tool}: {problems}"
+
+
+def unknown(tool: str) -> ToolResult:
+    """What the model reads where a call was begun by a worker that is gone, and cannot be made a second time."""
+    return ToolResult(
+        f"[error] {tool}: the worker was restarted while this call ran, and it is not known whether it was completed. "
+        "Look before you make it again",
+        error=True,
+    )
 
 
 def fit(text: str, limit: int = OBSERVATION_CHARS) -> tuple[str, int]:

@@ -1,11 +1,9 @@
-"""``str_replace`` for the assistant: as the plain one, but it forgives wrong indentation and keeps Python readable."""
-
-import ast
-import warnings
+"""``str_replace`` for the assistant: as the plain one, but it forgives wrong indentation and keeps code readable."""
 
 from agent.tools.base import ToolContext, ToolResult
 from agent.tools.str_replace import StrReplace, StrReplaceArguments, replace
-from agent.tools.text_file import numbered, read_text, write_text
+from agent.tools.syntax import breaks
+from agent.tools.text_file import edit_text, numbered
 
 _AROUND = 3
 _MOST_SHOWN = 40
@@ -19,18 +17,18 @@ class Edit:
     arguments = StrReplaceArguments
 
     async def run(self, arguments: StrReplaceArguments, context: ToolContext) -> ToolResult:
-        text = await read_text(context.sandbox, arguments.path)
-        if isinstance(text, ToolResult):
-            return text
-        result, changed = replace(text, arguments.old_str, arguments.new_str)
-        if changed is None and arguments.old_str not in text and (fitted := fit_indentation(text, arguments)):
-            result, changed = replace(text, *fitted)
-        if changed is None:
-            return result
-        if arguments.path.endswith(".py") and (problem := breaks_python(text, changed)):
-            return ToolResult(f"[error] nothing was edited: the file would no longer be Python: {problem}", error=True)
-        failed = await write_text(context.sandbox, arguments.path, changed)
-        return failed or ToolResult(f"{result.text}\n{_window(text, changed)}")
+        return await edit_text(context, self.name, arguments.path, lambda text: _edited(text, arguments))
+
+
+def _edited(text: str, wanted: StrReplaceArguments) -> tuple[ToolResult, str | None]:
+    result, changed = replace(text, wanted.old_str, wanted.new_str)
+    if changed is None and wanted.old_str not in text and (fitted := fit_indentation(text, wanted)):
+        result, changed = replace(text, *fitted)
+    if changed is None:
+        return result, None
+    if problem := breaks(wanted.path, text, changed):
+        return ToolResult(f"[error] nothing was edited: {problem}", error=True), None
+    return ToolResult(f"{result.text}\n{_window(text, changed)}"), changed
 
 
 def fit_indentation(text: str, wanted: StrReplaceArguments) -> tuple[str, str] | None:
@@ -52,23 +50,6 @@ def fit_indentation(text: str, wanted: StrReplaceArguments) -> tuple[str, str] |
     if not found or text.count(found) != 1:
         return None
     return found, _indented(wanted.new_str.strip("\n"), _indent(wanted.old_str.strip("\n")), _indent(found))
-
-
-def breaks_python(before: str, after: str) -> str | None:
-    """Why ``after`` is no Python although ``before`` was; None where it is, or neither is."""
-    return None if _syntax_error(before) else _syntax_error(after)
-
-
-def _syntax_error(text: str) -> str | None:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            ast.parse(text)
-    except SyntaxError as error:
-        return f"line {error.lineno}: {error.msg}"
-    except (ValueError, RecursionError, MemoryError) as error:
-        return str(error) or type(error).__name__
-    return None
 
 
 def _indent(text: str) -> str:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from agent.tools.base import ToolContext, ToolResult
+from agent.tools.base import ToolContext, ToolResult, unknown
 
 
 class ExploreArguments(BaseModel):
@@ -25,4 +25,6 @@ class Explore:
     async def run(self, arguments: ExploreArguments, context: ToolContext) -> ToolResult:
         if context.delegate is None:
             return ToolResult("[error] explore: there is no helper here", error=True)
+        if context.again:
+            return unknown(self.name)
         return await context.delegate(arguments.question, context.call_id)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from agent.tools.base import ToolContext, ToolResult
+from agent.tools.base import ToolContext, ToolResult, unknown
 
 _Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
@@ -71,4 +71,6 @@ class McpCall:
         self._servers = servers
 
     async def run(self, arguments: McpCallArguments, context: ToolContext) -> ToolResult:
+        if context.again:
+            return unknown(self.name)
         return await self._servers.call(arguments.server, arguments.tool, arguments.arguments)

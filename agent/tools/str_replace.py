@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from agent.tools.base import ToolContext, ToolResult
-from agent.tools.text_file import read_text, write_text
+from agent.tools.text_file import edit_text
 
 _NEAREST_LINES = 3
 
@@ -29,13 +29,8 @@ class StrReplace:
     arguments = StrReplaceArguments
 
     async def run(self, arguments: StrReplaceArguments, context: ToolContext) -> ToolResult:
-        text = await read_text(context.sandbox, arguments.path)
-        if isinstance(text, ToolResult):
-            return text
-        result, changed = replace(text, arguments.old_str, arguments.new_str)
-        if changed is None:
-            return result
-        return await write_text(context.sandbox, arguments.path, changed) or result
+        old, new = arguments.old_str, arguments.new_str
+        return await edit_text(context, self.name, arguments.path, lambda text: replace(text, old, new))
 
 
 def replace(text: str, old: str, new: str) -> tuple[ToolResult, str | None]:

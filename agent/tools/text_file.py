@@ -1,8 +1,33 @@
 """Text files in a sandbox: a path as the model writes it, and what it reads where a file cannot be had."""
 
-from agent.tools.base import ToolResult
+from collections.abc import Callable
+
+from agent.tools.base import ToolContext, ToolResult, unknown
 from sandbox.errors import SandboxRejected
 from sandbox.types import Sandbox
+
+Change = Callable[[str], tuple[ToolResult, str | None]]
+"""From a text to what the model reads of the edit, and the new text; None where nothing is changed."""
+
+
+async def edit_text(context: ToolContext, tool: str, path: str, change: Change) -> ToolResult:
+    """Change a file, once: a call that may have been made before is compared with what the file held before it."""
+    text = await read_text(context.sandbox, path)
+    if isinstance(text, ToolResult):
+        return text
+    if context.again:
+        before = await context.before(path) if context.before else None
+        if before is None:
+            return unknown(tool)
+        result, changed = change(before)
+        if changed == text:
+            return result
+        if before != text:
+            return unknown(tool)
+    result, changed = change(text)
+    if changed is None:
+        return result
+    return await write_text(context.sandbox, path, changed) or result
 
 
 async def read_text(sandbox: Sandbox, path: str) -> str | ToolResult:

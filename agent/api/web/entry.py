@@ -21,6 +21,7 @@ from agent.events import (
     MessageAdded,
     NoteWritten,
     QuestionAsked,
+    RunRewound,
     RunStopped,
     StepMessage,
     StepStarted,
@@ -114,6 +115,8 @@ class Permission:
     call: Called
     parts: tuple[str, ...]
     """What of it needs a person's word."""
+    arguments: Mapping[str, Any]
+    """To correct; empty where they cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +189,7 @@ _DELIVERIES = {
 
 
 def permission(request: ApprovalRequested) -> Permission:
-    return Permission(request.approval_id, called(request.call), request.parts)
+    return Permission(request.approval_id, called(request.call), request.parts, _arguments(request.call) or {})
 
 
 def _said(event: StepMessage) -> Said | None:
@@ -197,9 +200,8 @@ def _said(event: StepMessage) -> Said | None:
 
 def called(call: ToolCall) -> Called:
     """A call in the words of its tool; one that cannot be read is shown as the model wrote it."""
-    try:
-        arguments = TypeAdapter(dict[str, Any]).validate_json(call.arguments or "{}")
-    except ValidationError:
+    arguments = _arguments(call)
+    if arguments is None:
         return Called(call.name, "", call.arguments)
     match call.name, arguments:
         case "bash", {"command": str(command)}:
@@ -211,6 +213,13 @@ def called(call: ToolCall) -> Called:
             return Called("finish", "", str(arguments.get("summary", "")))
         case _:
             return Called(call.name, "", json.dumps(arguments, indent=2, ensure_ascii=False))
+
+
+def _arguments(call: ToolCall) -> dict[str, Any] | None:
+    try:
+        return TypeAdapter(dict[str, Any]).validate_json(call.arguments or "{}")
+    except ValidationError:
+        return None
 
 
 def _edited(text: str) -> tuple[str, ...]:
@@ -270,7 +279,12 @@ def _notice(event: Event) -> Notice:
         case "approval.decided":
             decided = ApprovalDecided.model_validate(body)
             words = "Allowed for the rest of the task" if decided.scope == "task" else "Allowed once"
+            if decided.edited_args is not None:
+                words = "Allowed with changes"
             return Notice(words if decided.decision == "allow" else "Denied", detail=decided.reason)
+        case "run.rewound":
+            rewound = RunRewound.model_validate(body)
+            return Notice(f"Back to step {rewound.to_step}: {_RESTORED[rewound.restore]}", "warning")
         case "view.compacted":
             compacted = ViewCompacted.model_validate(body)
             return Notice(f"The conversation was shortened: steps before {compacted.from_step} are a note now")
@@ -288,6 +302,7 @@ _GUARD_ACTIONS = {
     "drop": "the step leaves the conversation",
     "stop": "the run ends",
 }
+_RESTORED = {"files": "the files", "conversation": "the conversation", "both": "files and conversation"}
 _WAITS = {
     "approval": "permission",
     "question": "an answer",

@@ -27,22 +27,29 @@ async def messages(
     """Server-sent messages from after an event to the task's end.
 
     ``entries`` {last, html}, where ``last`` is the sequence number to come back with; ``state`` {facts, status} after
-    all that is known; ``beat`` in silence; ``end``.
+    all that is known; ``item.delta`` as in the REST stream; ``beat`` in silence; ``end``.
     """
-    task = await shared.tasks.get(task_id)
-    while not (task.status.terminal and after >= task.last_seq):
-        events = await shared.tasks.wait_for_events(task_id, after=after, timeout_s=shared.heartbeat_s)
-        task = await shared.tasks.get(task_id)
-        if not events:
-            yield _message("beat", {})
-        for batch in _batches(events):
-            after = batch[-1].seq
-            html = draw_entries(templates, task, batch, run_id)
-            yield _message("entries", {"last": after, "html": html})
-        if events:
-            yield _message("state", draw_state(templates, await read_state(shared, task)))
-        if events and events[-1].type == LAST_EVENT:
-            break
+    task, num_pieces = await shared.tasks.get(task_id), 0
+    async with shared.watching.tail(shared.tasks, task_id, task.last_seq, shared.store.drafts) as tail:
+        while not (task.status.terminal and after >= task.last_seq):
+            news = tail.since(after) != ()
+            events = await shared.tasks.events(task_id, after=after) if news else ()
+            task = await shared.tasks.get(task_id)
+            for batch in _batches(events):
+                after = batch[-1].seq
+                html = draw_entries(templates, task, batch, run_id)
+                yield _message("entries", {"last": after, "html": html})
+            if events:
+                yield _message("state", draw_state(templates, await read_state(shared, task)))
+            if events and events[-1].type == LAST_EVENT:
+                break
+            if pieces := tail.drafts_since(num_pieces):
+                num_pieces = pieces[-1].number
+                yield b"".join(piece.text for piece in pieces if run_id in (None, piece.run_id))
+            elif not events:
+                await tail.wait(shared.heartbeat_s, drafts=True)
+                if tail.since(after) == () and not tail.drafts_since(num_pieces):
+                    yield _message("beat", {})
     yield _message("end", {})
 
 

@@ -1,5 +1,6 @@
 """What people say to a task while it works, and the inbox of what it asks them."""
 
+import json
 from http import HTTPStatus
 
 from fastapi import Request, Response
@@ -84,19 +85,23 @@ async def grant_budget(request: Request, task_id: str, shared: Shared) -> Respon
 async def decide(request: Request, task_id: str, approval_id: str, shared: Shared) -> Response:
     form = await read_form(request)
     decision, _, scope = form.get("decision", "").partition(" ")
+    state = await read_state(shared, await shared.tasks.get(task_id))
+    asked = next((asked for asked in state.permissions if asked.approval_id == approval_id), None)
+    if asked is None:
+        raise Problem(
+            HTTPStatus.CONFLICT, "already_decided", "Somebody has decided this already.", remedy="Look at the task."
+        )
     given = {
         "approval_id": approval_id,
         "decision": decision,
         "scope": scope or "once",
         "reason": form.get("reason", ""),
     }
+    if "command" in form:
+        # Forms end lines as nothing else does.
+        given["edited_args"] = json.dumps({**asked.arguments, "command": form["command"].replace("\r\n", "\n")})
     decided = checked(ApprovalDecided, given, "Allow it or deny it.")
-    state = await read_state(shared, await shared.tasks.get(task_id))
-    if approval_id not in {asked.approval_id for asked in state.permissions}:
-        raise Problem(
-            HTTPStatus.CONFLICT, "already_decided", "Somebody has decided this already.", remedy="Look at the task."
-        )
-    await shared.tasks.tell(task_id, "approval.decided", decided.model_dump(mode="json"))
+    await shared.tasks.tell(task_id, "approval.decided", decided.model_dump(mode="json", exclude_none=True))
     return RedirectResponse("/approvals" if form.get("from") == "inbox" else f"/tasks/{task_id}", HTTPStatus.SEE_OTHER)
 
 

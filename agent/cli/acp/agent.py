@@ -11,10 +11,12 @@ import anyio
 from acp.interfaces import Client
 from acp.schema import (
     AgentCapabilities,
+    HttpMcpServer,
     Implementation,
     InitializeResponse,
     ListSessionsResponse,
     LoadSessionResponse,
+    McpCapabilities,
     McpServerStdio,
     NewSessionResponse,
     PromptCapabilities,
@@ -80,6 +82,7 @@ class EditorAgent:
             protocol_version=min(protocol_version, acp.PROTOCOL_VERSION),
             agent_capabilities=AgentCapabilities(
                 load_session=True,
+                mcp_capabilities=McpCapabilities(http=True),
                 prompt_capabilities=PromptCapabilities(embedded_context=True),
                 session_capabilities=SessionCapabilities(list=SessionListCapabilities()),
             ),
@@ -174,14 +177,17 @@ def _modes(session: Session) -> SessionModeState:
 
 
 def _given(servers: Sequence[Any]) -> dict[str, McpServer]:
-    """Those that the editor names: programs, the one kind that we say we take."""
-    return {
-        server.name: McpServer(
-            command=(server.command, *server.args), env={pair.name: pair.value for pair in server.env}
-        )
-        for server in servers
-        if isinstance(server, McpServerStdio)
-    }
+    """Those that the editor names: programs and addresses, the kinds that we say we take."""
+    given = {}
+    for server in servers:
+        match server:
+            case McpServerStdio():
+                variables = {pair.name: pair.value for pair in server.env}
+                given[server.name] = McpServer(command=(server.command, *server.args), env=variables)
+            case HttpMcpServer():
+                headers = {pair.name: pair.value for pair in server.headers}
+                given[server.name] = McpServer(url=server.url, headers=headers)
+    return given
 
 
 def _words(block: Any) -> str:

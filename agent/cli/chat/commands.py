@@ -3,9 +3,12 @@
 import os
 import shlex
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 
+from rich.console import RenderableType
+from rich.padding import Padding
+from rich.table import Table
 from rich.text import Text
 
 from agent.cli.chat.conversation import Conversation, fork
@@ -21,6 +24,8 @@ _INIT = (
     "how it is laid out, and the conventions that its code follows. Read what is there first. At most one page."
 )
 
+_MIMO = (sys.executable, "-m", "agent.cli.app")
+
 _PAGER_LINES = 40
 """A longer diff goes into the pager."""
 
@@ -35,6 +40,8 @@ class Commands:
         self._custom = {command.name: command for command in conversation.commands}
         self.next_folder: Path | None = None
         """The conversation to go on with instead of this one."""
+        self.between: Sequence[str] = ()
+        """A program to run before that."""
         self._known: dict[str, tuple[str, Callable[[str], Awaitable[None]]]] = {
             "/help": ("what can be typed", self._help),
             "/rewind": ("back to an earlier turn: files, conversation or both", self._rewind),
@@ -42,6 +49,8 @@ class Commands:
             "/compact": ("sum up what was said, with a focus if you name one", self._compact),
             "/btw": ("ask something beside the matter; it is not remembered", self._btw),
             "/tasks": ("tasks of the service", self._tasks),
+            "/push": ("hand conversation and files to the service, with what is to be done there", self._push),
+            "/pull": ("bring back what became of the newest push, or of the task you name", self._pull),
             "/context": ("what fills the model's context", self._context),
             "/cost": ("tokens, and money where prices are set", self._cost),
             "/diff": ("what changed since the conversation began", self._diff),
@@ -64,28 +73,27 @@ class Commands:
         if text.startswith("!"):
             await self._shell(text[1:].strip())
             return
-        name, _, rest = text.partition(" ")
-        known = self._known.get(name)
-        if known is None and name in self._custom:
-            await self._screen.submit(self._custom[name].filled(rest.strip()), steer=False)
+        typed, _, rest = text.partition(" ")
+        names = [name for name, _ in self.names]
+        meant = [typed] if typed in names else [name for name in names if name.startswith(typed)]
+        if len(meant) != 1:
+            several = f"it could be {', '.join(meant)}" if meant else "/help lists what there is"
+            self._screen.note(f"there is no {typed}; {several}", "red")
             return
-        if known is None:
-            self._screen.note(f"there is no {name}; /help lists what there is", "red")
+        if custom := self._custom.get(meant[0]):
+            await self._screen.submit(custom.filled(rest.strip()), steer=False)
             return
         try:
-            await known[1](rest.strip())
+            await self._known[meant[0]][1](rest.strip())
         except (AgentError, OSError) as error:
             self._screen.note(f"! {error}", "red")
 
     async def _help(self, rest: str) -> None:
-        lines = [f"  {name:<14} {meaning}" for name, meaning in self.names]
-        keys = [f"  {key:<14} {meaning}" for key, meaning in _KEYS]
-        self._screen.print(Text("\n".join(["", *lines, "", *keys, ""])))
+        self._screen.print("", _table(self.names), "", _table(_KEYS), "")
 
     async def _shell(self, command: str) -> None:
         """The user's own shell, on the machine itself: the agent is not told."""
         if command:
-            self._screen.note(f"! {command}")
             shell = os.environ.get("SHELL") or "/bin/sh"
             code = await self._screen.outside([shell, "-c", command], self._conversation.history.root)
             if code:
@@ -134,8 +142,25 @@ class Commands:
             self._screen.print(answer(await self._conversation.aside(rest) or "(nothing)"))
 
     async def _tasks(self, rest: str) -> None:
-        command = [sys.executable, "-m", "agent.cli.app", "task", "list"]
-        await self._screen.outside(command, self._conversation.history.root)
+        await self._mimo("task", "list")
+
+    async def _push(self, rest: str) -> None:
+        if self._busy():
+            return
+        conversation = self._conversation
+        what = ["--conversation", conversation.id] if conversation.state.turns else ["--alone"]
+        await self._mimo("push", *what, "--", rest or "Go on.")
+
+    async def _pull(self, rest: str) -> None:
+        """The conversation is closed for as long as that takes, for it gets a turn more."""
+        if self._busy():
+            return
+        self.between = [*_MIMO, "pull", *([rest] if rest else ["--conversation", self._conversation.id])]
+        self.next_folder = self._conversation.folder
+        self._screen.leave()
+
+    async def _mimo(self, *arguments: str) -> None:
+        await self._screen.outside([*_MIMO, *arguments], self._conversation.history.root)
 
     async def _context(self, rest: str) -> None:
         messages = await self._conversation.messages()
@@ -144,13 +169,10 @@ class Commands:
             chars[message["role"]] += _size(message)
         whole = sum(chars.values()) or 1
         named = {"user": "you", "assistant": "the agent", "tool": "what tools gave back"}
-        lines = [
-            f"  {named[role]:<22}{count:>10,} characters {100 * count // whole:>3}%" for role, count in chars.items()
-        ]
-        compacted = self._conversation.state.compacted
-        if compacted:
-            lines.append(f"  turns 1 to {compacted.turns} are summed up")
-        self._screen.print(Text("\n".join(lines)))
+        rows = [(named[role], f"{count:,} characters, {100 * count // whole}%") for role, count in chars.items()]
+        self._screen.print(_table(rows))
+        if compacted := self._conversation.state.compacted:
+            self._screen.note(f"turns 1 to {compacted.turns} are summed up")
 
     async def _cost(self, rest: str) -> None:
         usage = await self._conversation.usage()
@@ -187,18 +209,24 @@ class Commands:
             self._screen.note(f"asked again from now on: {grants[chosen]}")
 
     async def _mcp(self, rest: str) -> None:
-        servers = self._conversation.servers
-        lines = [f"  {name:<16} {state}" for name, state in servers.items()]
-        self._screen.print(Text(printable("\n".join(lines) or "  none; [mcp_servers.NAME] in config.toml names them")))
+        if servers := self._conversation.servers:
+            self._screen.print(_table(servers.items()))
+        else:
+            self._screen.note("none; [mcp_servers.NAME] in config.toml names them")
 
     async def _skills(self, rest: str) -> None:
-        lines = [f"  {skill.name:<20} {skill.description}" for skill in self._conversation.skills]
-        self._screen.print(Text(printable("\n".join(lines) or "  none; see .agents/skills in the documentation")))
+        if skills := self._conversation.skills:
+            self._screen.print(_table((skill.name, skill.description) for skill in skills))
+        else:
+            self._screen.note("none; a folder of .agents/skills with a SKILL.md is one")
 
     async def _thinking(self, rest: str) -> None:
         self._screen.print(Text(printable(self._screen.lines.last_thought or "(none)"), "dim"))
 
     async def _export(self, rest: str) -> None:
+        if not self._conversation.state.turns:
+            self._screen.note("nothing was said yet")
+            return
         path = self._conversation.history.root / (rest or f"conversation-{self._conversation.id}.md")
         parts = [_markdown(message) for message in await self._conversation.messages()]
         with path.open("x", encoding="utf-8") as file:
@@ -229,6 +257,16 @@ _KEYS = [
     ("@path", "name a file"),
     ("!command", "your own shell; the agent is not told"),
 ]
+
+
+def _table(rows: Iterable[tuple[str, str]]) -> RenderableType:
+    """Names and what there is to say of them, which is wrapped beside them."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, meaning in rows:
+        table.add_row(Text(printable(name)), Text(printable(meaning)))
+    return Padding(table, (0, 0, 0, 2))
 
 
 def _size(message: Message) -> int:

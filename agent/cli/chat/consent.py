@@ -1,6 +1,6 @@
 """How a question about a call is put to the user, and what each answer means."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -10,7 +10,8 @@ from agent.permissions.kinds import Kind
 from agent.permissions.policy import Asked, Part
 from agent.types import ToolCall
 
-_MOST_PARTS = 8
+_MOST_LINES = 8
+"""Of what a command would do; the question must stay on the screen."""
 
 
 class Choice(Enum):
@@ -37,16 +38,27 @@ def form(call: ToolCall, asked: Asked, width: int) -> Form:
     Args:
         width: of the screen, in columns.
     """
-    room = width - 4
-    detail = [one_line(part.text, room - 18) + _meaning(part) for part in asked.parts[:_MOST_PARTS]]
+    room = width - 6  # Beside the number of an option.
     if asked.parts and asked.parts[0].command is None and call.name != "bash":
         detail = [named(call, room), *(str(line) for line in shown_edit(call, width))]
+    else:
+        detail = list(_commands(asked.parts, room))
     options = [(Choice.YES, "yes")]
     if all(part.kind is Kind.EDIT for part in asked.parts):
         options.append((Choice.ALL_EDITS, one_line("yes, and accept all edits from now on", room)))
     elif grants := asked.grants:
-        options.append((Choice.ALWAYS, one_line(f"yes, and always: {', '.join(map(str, grants))}", room)))
+        options.append((Choice.ALWAYS, one_line(f"yes, and always: {', '.join(map(str, grants))}", 3 * room)))
     return Form(detail, (*options, (Choice.NO, "no"), (Choice.NO_BECAUSE, "no, and tell it why")))
+
+
+def _commands(parts: Sequence[Part], room: int) -> Iterator[str]:
+    """Each as long as its share of the lines allows; what is cut can be seen whole."""
+    shown = parts[:_MOST_LINES]
+    share = room * (_MOST_LINES // max(len(shown), 1))
+    lines = [one_line(part.text, share - len(_meaning(part))) for part in shown]
+    yield from (line + _meaning(part) for line, part in zip(lines, shown, strict=True))
+    if len(parts) > len(shown) or any(line.endswith("…") for line in lines):
+        yield "… Ctrl-O shows all of it"
 
 
 _MEANINGS = {

@@ -37,10 +37,10 @@ from agent.cli.chat.workplace import Host, Sandboxed, Workplace
 from agent.errors import TaskOver
 from agent.events import ApprovalDecided, ApprovalRequested
 from agent.identity import DEFAULT_PROJECT
-from agent.loop import LoopSettings
 from agent.model import Delta, Model
 from agent.permissions.policy import Asked, Decision, Grant, Mode, decide
 from agent.profiles.base import Profile
+from agent.steps.settings import LoopSettings
 from agent.store.base import Claim, ProjectStore, RunResult, Store
 from agent.store.open import open_store
 from agent.tools.hook import Hooks
@@ -55,10 +55,6 @@ MAX_WORDS_CHARS = 100_000
 
 class ConversationBusy(Exception):
     """Another terminal has the conversation open."""
-
-
-class UnknownConversation(Exception):
-    """There is no conversation of this id."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,14 +6,16 @@ What git ignores there is neither kept nor ever changed.
 import asyncio
 import os
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
 
-from agent.errors import GitError
+from agent.errors import GitError, RepositoryError
 from agent.git import git
 from agent.patch import TaskRepository
+from agent.repository import fetch
 
 _GONE = "0" * 40
 
@@ -54,7 +56,6 @@ class FileHistory:
         history._unlock()
         if not await anyio.Path(git_dir).exists():
             await TaskRepository.create(git_dir)
-            await history._add_what_is_tracked()
         return history
 
     async def keep(self) -> str:
@@ -104,6 +105,9 @@ class FileHistory:
         return await self.trees.patch(old, new)
 
     async def _keep(self) -> str:
+        if not await anyio.Path(self.git_dir, "index").exists():
+            await self._take_over()
+            await self._add_what_is_tracked()
         await self._git("add", "--all")
         return (await self._git("write-tree")).decode().strip()
 
@@ -123,6 +127,13 @@ class FileHistory:
             await self._git("read-tree", tree, index=index)
             await self._git("update-index", "--replace", "--add", "-z", "--index-info", stdin=lines, index=index)
             return (await self._git("write-tree", index=index)).decode().strip()
+
+    async def _take_over(self) -> None:
+        """What the newest commit has comes as one pack: with 100,000 files, far quicker than a new file for each."""
+        wanted = ("--path-format=absolute", "--git-path", "objects", "HEAD:./")
+        with suppress(GitError, RepositoryError):  # No repository, no commit, or an incomplete one: all is read here.
+            objects, tree = os.fsdecode(await git("rev-parse", *wanted, cwd=self.root)).splitlines()
+            await fetch(objects, tree, self.git_dir)
 
     async def _add_what_is_tracked(self) -> None:
         """Files that the user's git has although it ignores them are as good as the others."""

@@ -84,6 +84,7 @@ class Lines:
         ended = ending(observation.text) if observation.error or call.name == "bash" else ""
         took = f"{observation.duration_s:.1f} s" if observation.duration_s >= 0.1 else ""
         tail = "  ".join(part for part in (ended if ended != "exit 0" else "", took) if part)
+        tail = one_line(tail, self.width - 22) if tail else ""
         room = max(self.width - len(tail) - 6, 16)
         line = Text.assemble("  ", (mark, style), " ", named(call, room), ("  " + tail if tail else "", "dim"))
         yield line
@@ -127,6 +128,15 @@ def named(call: ToolCall, room: int) -> str:
         return words
     about = next((value for value in _arguments(call).values() if isinstance(value, str)), "")
     return one_line(f"{call.name} {about}".strip(), room)
+
+
+def whole(call: ToolCall) -> str:
+    """All that a call would do."""
+    given = _arguments(call)
+    command = given.get("command")
+    if call.name == "bash" and isinstance(command, str):
+        return command
+    return f"{call.name} {json.dumps(given, indent=2, ensure_ascii=False) if given else call.arguments}"
 
 
 def diff_lines(patch: str) -> Iterator[Text]:

@@ -47,7 +47,7 @@ class Narration:
     def event(self, event: Event) -> None:
         if event.type == "step.message":
             message = StepMessage.model_validate(event.body)
-            self._status.read_tokens = message.usage.prompt_tokens + message.usage.completion_tokens
+            self._status.count(message.usage)
             self._end_stream(keep=message.aborted is None)
         width = self._scrollback.width
         self.lines.width = width  # the window may have been resized
@@ -63,6 +63,10 @@ class Narration:
                 self._do(named(ToolIntent.model_validate(event.body).call, max(width - 16, 16)))
             case "tool.completed":
                 self._do("")
+
+    def rest(self) -> None:
+        """Nothing goes on."""
+        self._do("")
 
     def delta(self, delta: Delta) -> None:
         match delta.kind:

@@ -6,7 +6,7 @@ Nothing above those lines is ever drawn again, so scrolling, selecting and tmux 
 import asyncio
 import subprocess
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from rich.text import Text
 from agent.cli.chat.consent import Choice, form
 from agent.cli.chat.conversation import Audience, Consent, Conversation
 from agent.cli.chat.entry import list_files
-from agent.cli.chat.lines import Lines, said
+from agent.cli.chat.lines import Lines, said, whole
 from agent.cli.chat.live import Live
 from agent.cli.chat.menu import Menu
 from agent.cli.chat.narration import Narration
@@ -32,10 +32,11 @@ from agent.cli.chat.scrollback import Scrollback
 from agent.cli.chat.status import Status
 from agent.cli.chat.turn import Ended, Question
 from agent.cli.terminal import one_line, printable
+from agent.config import Prices
 from agent.errors import GitError
 from agent.model import Delta
 from agent.permissions.policy import Asked, Mode
-from agent.types import Event, ToolCall
+from agent.types import Event, ToolCall, Usage
 
 _QUEUE_LINES = 4
 _REFRESH_S = 0.5
@@ -57,15 +58,18 @@ _STYLE = Style.from_dict(
 class Screen(Audience):
     """One terminal. :meth:`run` shows a conversation until the user leaves."""
 
-    def __init__(self, *, model: str, context_tokens: int | None, history: Path, no_color: bool) -> None:
+    def __init__(
+        self, *, model: str, context_tokens: int | None, prices: Prices | None, history: Path, no_color: bool
+    ) -> None:
         """
         Args:
             model: name to show.
             context_tokens: of the model; None where it is not known.
+            prices: of its tokens; None where no cost is to be shown.
             history: file of what was typed before.
         """
         self._live = Live()
-        self._status = Status(model, context_tokens)
+        self._status = Status(model, context_tokens, prices)
 
         def redraw() -> None:
             self._app.invalidate()
@@ -166,6 +170,7 @@ class Screen(Audience):
             # The user's own shell, editor or pager: what they start themselves has their rights.
             return subprocess.run(command, cwd=cwd, input=text or None, text=True, check=False).returncode
 
+        await self._scrollback.written()
         return await run_in_terminal(execute)
 
     async def submit(self, text: str, *, steer: bool) -> None:
@@ -186,6 +191,16 @@ class Screen(Audience):
         await self._narration.follow(work)
         self._later(self._refresh_files())
 
+    def show_again(self, events: Iterable[Event]) -> None:
+        """What happened in a turn that is over."""
+        for event in events:
+            self._narration.event(event)
+        self._narration.rest()
+
+    def spent(self, usage: Usage) -> None:
+        """What the whole conversation used so far."""
+        self._status.spent = usage
+
     # An audience.
 
     def event(self, event: Event) -> None:
@@ -200,6 +215,7 @@ class Screen(Audience):
 
     async def consent(self, call: ToolCall, asked: Asked) -> Consent:
         asking = form(call, asked, self.width)
+        self.lines.last_output = whole(call)  # Ctrl-O shows it
         self._bell()
         chosen = await self.choose("May it do this?", [text for _, text in asking.options], detail=asking.detail)
         if chosen is None:
@@ -291,7 +307,7 @@ class Screen(Audience):
             [
                 _lines(self._live_lines),
                 _lines(self._queue_lines),
-                _lines(self._menu.lines),
+                _lines(self._menu.lines, wrap=True),
                 ConditionalContainer(self._prompt.container(), typing),
                 Window(status, height=1),
             ]
@@ -378,7 +394,7 @@ class Screen(Audience):
         self._left_at = now
 
 
-def _lines(text: Callable[[], StyleAndTextTuples]) -> ConditionalContainer:
+def _lines(text: Callable[[], StyleAndTextTuples], *, wrap: bool = False) -> ConditionalContainer:
     """Lines that take no room while there are none."""
-    window = Window(FormattedTextControl(text), dont_extend_height=True, wrap_lines=False)
+    window = Window(FormattedTextControl(text), dont_extend_height=True, wrap_lines=wrap)
     return ConditionalContainer(window, Condition(lambda: bool(text())))

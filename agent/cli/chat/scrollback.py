@@ -5,6 +5,7 @@ import io
 
 from prompt_toolkit.application import Application, run_in_terminal
 from rich.console import Console, RenderableType
+from rich.padding import Padding
 from rich.text import Text
 
 from agent.cli.terminal import printable
@@ -42,7 +43,12 @@ class Scrollback:
 
     def note(self, text: str, style: str = "dim") -> None:
         """A line of ours."""
-        self.print(Text(f"  {printable(text)}", style))
+        self.print(Padding(Text(printable(text), style), (0, 0, 0, 2)))
+
+    async def written(self) -> None:
+        """Wait until all of it is on the screen."""
+        if self._printing is not None:
+            await self._printing
 
     def close(self) -> None:
         """Print what still waits, now that the application is gone."""

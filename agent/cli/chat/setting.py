@@ -19,11 +19,11 @@ from agent.cli.mcp import KeptSignIn
 from agent.cli.settings import Settings, instructions, user_file
 from agent.cli.terminal import open_terminal
 from agent.config import ModelSettings
-from agent.loop import LoopSettings
 from agent.model import open_model
 from agent.permissions.policy import other_tool
 from agent.profiles.base import Profile
 from agent.profiles.by_name import profile
+from agent.steps.settings import LoopSettings
 from agent.tools.base import Tool
 from agent.tools.hook import Hooked, Hooks
 from agent.tools.mcp import McpCall, McpList, ToolServers

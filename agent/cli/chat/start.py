@@ -1,5 +1,7 @@
 """Begins or resumes a conversation: everything that is built for it is built here."""
 
+import asyncio
+import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -26,7 +28,7 @@ from agent.cli.failure import ExitCode, Failure
 from agent.cli.home import home
 from agent.cli.report import age
 from agent.cli.settings import Settings, Trust, load, speaks
-from agent.cli.terminal import one_line, open_terminal
+from agent.cli.terminal import one_line, open_terminal, printable
 from agent.errors import GitError, StoreError
 from agent.permissions.policy import Mode
 
@@ -74,6 +76,7 @@ async def chat(options: ChatOptions, environment: Mapping[str, str]) -> None:
             screen = Screen(
                 model=model.name,
                 context_tokens=setting.loop.context_tokens,
+                prices=setting.loop.prices,
                 history=place / "typed",
                 no_color=options.no_color or bool(environment.get("NO_COLOR")),
             )
@@ -88,11 +91,15 @@ async def _converse(
         async with open_conversation(folder, root, setting, screen) as conversation:
             commands = Commands(screen, conversation, prices=setting.loop.prices)
             begin = _Beginning(screen, conversation, options, settings)
+            begin.greet()
             await screen.run(conversation, commands.names, commands, begin)
             _say_goodbye(conversation, commands.next_folder)
-            return commands.next_folder
     except (ConversationBusy, JournalDamaged, GitError, StoreError) as error:
         raise Failure(ExitCode.FAILED, str(error)) from error
+    if commands.between:
+        # What went wrong it says itself; the conversation goes on in any case.
+        await asyncio.to_thread(subprocess.run, commands.between, cwd=root, check=False)
+    return commands.next_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,21 +111,23 @@ class _Beginning:
     options: ChatOptions
     settings: Settings
 
+    def greet(self) -> None:
+        """Before the screen stands: tmux keeps a copy of a first screen that is erased to be drawn lower."""
+        name = f"mimo · {printable(str(self.conversation.history.root))}"
+        open_terminal(no_color=self.options.no_color).out.print(Text(name, "bold"))
+
     async def __call__(self) -> None:
         conversation, screen = self.conversation, self.screen
         turns = conversation.state.turns
         where = "in a sandbox with a copy of it" if conversation.sandboxed else "WITHOUT A SANDBOX, as you"
-        screen.print(
-            Text(f"mimo · {conversation.history.root}", "bold"),
-            Text(f"Commands run {where}. /help says what can be typed.", "dim"),
-        )
+        screen.print(Text(f"Commands run {where}. /help says what can be typed.", "dim"))
         if not turns:
             conversation.choose(Mode(self.options.mode or self.settings.mode))
         if len(turns) > _RESUMED_TURNS:
             screen.note(f"… {len(turns) - _RESUMED_TURNS} earlier turns; /export writes all of them")
         for turn in turns[-_RESUMED_TURNS:]:
-            for event in await conversation.events(turn):
-                screen.event(event)
+            screen.show_again(await conversation.events(turn))
+        screen.spent(await conversation.usage())
         if conversation.unfinished:
             chosen = await screen.choose("The last turn was not finished.", ["go on with it", "leave it as it is"])
             if chosen == 0:
@@ -128,9 +137,9 @@ class _Beginning:
 
 
 def _say_goodbye(conversation: Conversation, next_folder: Path | None) -> None:
-    if next_folder is not None:
+    if next_folder not in (None, conversation.folder):
         print(f"The conversation so far stays: mimo --resume {conversation.id}")  # noqa: T201
-    elif conversation.state.turns:
+    elif next_folder is None and conversation.state.turns:
         print(f"To go on: mimo --resume {conversation.id}")  # noqa: T201
 
 

@@ -1,10 +1,12 @@
 """The last line of the screen."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from prompt_toolkit.formatted_text import StyleAndTextTuples
 
 from agent.cli.chat.conversation import Conversation
+from agent.config import Prices
+from agent.types import Usage
 
 
 @dataclass(slots=True)
@@ -14,10 +16,18 @@ class Status:
     model: str
     context_tokens: int | None
     """Of the model; None where it is not known."""
-    read_tokens: int = 0
-    """In the newest answer's context."""
+    prices: Prices | None
+    """Of its tokens; None where no cost is shown."""
+    newest: Usage = field(default_factory=Usage)
+    """Of the newest answer."""
+    spent: Usage = field(default_factory=Usage)
+    """Of all of them."""
     notice: str = ""
     """Shown in the place of the facts."""
+
+    def count(self, usage: Usage) -> None:
+        """One more answer."""
+        self.newest, self.spent = usage, self.spent + usage
 
     def line(self, conversation: Conversation, width: int) -> StyleAndTextTuples:
         mode = conversation.state.mode
@@ -36,7 +46,13 @@ class Status:
 
     def _facts(self, conversation: Conversation) -> list[str]:
         facts = [self.model]
-        if self.read_tokens:
-            share = f" ({100 * self.read_tokens // self.context_tokens}%)" if self.context_tokens else ""
-            facts.append(f"{self.read_tokens:,} tokens{share}")
-        return [*facts, "Esc interrupts" if conversation.busy else "/help"]
+        read = self.newest.prompt_tokens
+        if context := read + self.newest.completion_tokens:
+            share = f" ({100 * context // self.context_tokens}%)" if self.context_tokens else ""
+            facts.append(f"{context:,} tokens{share}")
+        facts.append("Esc interrupts" if conversation.busy else "/help")
+        if self.prices is not None:
+            facts.append(f"cost {self.prices.cost(self.spent):.4f}")
+        if read:
+            facts.append(f"{100 * self.newest.cached_tokens // read}% cached")
+        return facts

@@ -11,11 +11,14 @@ from agent.events import ApprovalDecided, ApprovalRequested, MessageAdded, RunSt
 from agent.history import view
 from agent.inbox import Inbox
 from agent.log import Entry
-from agent.loop import Approve, LoopSettings, Wait, run_loop
+from agent.loop import run_loop
 from agent.model import Delta, Model
 from agent.orchestrator.log import StoreLog
 from agent.profiles.base import Profile
 from agent.remembering import Remembering
+from agent.steps.ends import Wait
+from agent.steps.settings import LoopSettings
+from agent.steps.user import Approve
 from agent.store.base import Claim, ProjectStore, RunResult, Store
 from agent.trajectory import steps
 from agent.types import Event, Message, Status, StopReason, TaskRequest, WaitingOn
@@ -137,6 +140,8 @@ class Turn:
                 if isinstance(found, Ended):
                     return found
                 await self._wait(found)
+                if self._inbox.cancelled.is_set():
+                    return await self._stop(StopReason.CANCELLED, "interrupted in the place of an answer")
 
     async def _attempt(self) -> Ended | Wait:
         means = self._means

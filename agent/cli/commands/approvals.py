@@ -42,10 +42,14 @@ def decide(
     allow: Annotated[bool, typer.Option("--allow/--deny", help="What you decide.")],
     reason: Annotated[str, typer.Option(help="The agent reads it where the call is denied.")] = "",
     for_task: Annotated[bool, typer.Option("--for-task", help="Allow the same for the rest of the task.")] = False,
+    edited_args: Annotated[
+        str | None,
+        typer.Option(metavar="JSON", help="Allow it with these arguments instead of those that show prints."),
+    ] = None,
     server: Server = LOCAL_SERVICE,
     no_color: NoColor = False,
 ) -> None:
-    """Allow a call or deny it."""
+    """Allow a call, also with other arguments, or deny it."""
     from agent.api.schemas import Decision
     from agent.cli import approvals
     from agent.cli.terminal import open_terminal
@@ -54,6 +58,9 @@ def decide(
         raise Failure(ExitCode.USAGE, "--for-task goes with --allow alone", "leave it out")
     terminal = open_terminal(no_color=no_color)
     decision = Decision(
-        decision="allow" if allow else "deny", scope="task" if for_task else "once", reason=reason[:2000]
+        decision="allow" if allow else "deny",
+        scope="task" if for_task else "once",
+        reason=reason[:2000],
+        edited_args=edited_args,
     )
     with_client(server, lambda client: approvals.decide(client, approval_id, decision, terminal))

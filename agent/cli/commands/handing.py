@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from agent.cli.options import LOCAL_SERVICE, Checks, NoColor, Repo, Server, TaskId
+from agent.cli.options import LOCAL_SERVICE, Checks, NoColor, Repo, Server
 from agent.cli.session import with_client
 
 
@@ -33,13 +33,21 @@ def push(
     with_client(server, lambda client: execute(client, options, home(os.environ), terminal))
 
 
-def pull(task_id: TaskId, repo: Repo = Path(), server: Server = LOCAL_SERVICE, no_color: NoColor = False) -> None:
+def pull(
+    task_id: Annotated[str | None, typer.Argument(metavar="TASK", help="Default: the newest push.")] = None,
+    repo: Repo = Path(),
+    conversation: Annotated[str | None, typer.Option(metavar="ID", help="The newest push of this one.")] = None,
+    server: Server = LOCAL_SERVICE,
+    no_color: NoColor = False,
+) -> None:
     """Bring what a task changed into the checkout, and into the conversation that was pushed with it."""
     from agent.cli import arguments
     from agent.cli.home import home
     from agent.cli.pull import pull as execute
+    from agent.cli.pull import pushed_from
     from agent.cli.terminal import open_terminal
 
     terminal = open_terminal(no_color=no_color)
     root = arguments.directory(repo)
-    with_client(server, lambda client: execute(client, task_id, root, home(os.environ), terminal))
+    wanted = task_id or pushed_from(conversation, home(os.environ))
+    with_client(server, lambda client: execute(client, wanted, root, home(os.environ), terminal))

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from agent.cli.failure import ExitCode, Failure
 from agent.cli.options import (
     LOCAL_SERVICE,
     Attempts,
@@ -26,7 +27,7 @@ from agent.cli.options import (
     Thinking,
     Timeout,
 )
-from agent.cli.output import Format, Output
+from agent.cli.output import Approvals, Delivery, Format, Output, Restored
 from agent.cli.session import with_client
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def submit(
     temperature: Temperature = None,
     seed: Seed = None,
     thinking: Thinking = None,
+    approvals: Annotated[Approvals, typer.Option(help="Which calls wait for a word.")] = Approvals.NONE,
     watch: Annotated[bool, typer.Option("--watch", help="Stay until it ends, and exit as it did.")] = False,
     require_verified: RequireVerified = False,
     server: Server = LOCAL_SERVICE,
@@ -73,6 +75,7 @@ def submit(
         sampling=arguments.sampling(temperature=temperature, seed=seed, thinking=thinking, model=model),
         attempts=attempts,
         labels=arguments.labels(label or []),
+        approvals=approvals.value,
     )
     terminal = open_terminal(quiet=quiet, no_color=no_color)
 
@@ -118,6 +121,9 @@ def show(
 def watch(
     task_id: TaskId,
     after: Annotated[int, typer.Option(min=0, help="Only events with a greater sequence number.")] = 0,
+    deltas: Annotated[
+        bool, typer.Option("--deltas", help="With stream-json: also what the model is writing, piece by piece.")
+    ] = False,
     require_verified: RequireVerified = False,
     server: Server = LOCAL_SERVICE,
     output: OutputAs = Output.TEXT,
@@ -128,10 +134,14 @@ def watch(
     from agent.cli import task
     from agent.cli.terminal import open_terminal
 
+    if deltas and output is not Output.STREAM_JSON:
+        raise Failure(ExitCode.USAGE, "--deltas goes with --output stream-json alone", "leave it out, or add that")
     terminal = open_terminal(quiet=quiet, no_color=no_color)
     code = with_client(
         server,
-        lambda client: task.watch(client, task_id, terminal, output, after=after, require_verified=require_verified),
+        lambda client: task.watch(
+            client, task_id, terminal, output, after=after, deltas=deltas, require_verified=require_verified
+        ),
     )
     raise typer.Exit(code)
 
@@ -160,6 +170,71 @@ def cancel(
     with_client(server, lambda client: task.cancel(client, task_id, terminal, output))
 
 
+@app.command("message")
+def message(
+    task_id: TaskId,
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="What the agent shall know or do.")],
+    delivery: Annotated[
+        Delivery,
+        typer.Option(help="steer: before its next answer; queue: once it has finished; interrupt: at once."),
+    ] = Delivery.STEER,
+    server: Server = LOCAL_SERVICE,
+    no_color: NoColor = False,
+) -> None:
+    """Say something to the agent while it works, or answer its question; prints the message's id."""
+    from agent.cli import arguments, steering
+    from agent.cli.terminal import open_terminal
+
+    terminal = open_terminal(no_color=no_color)
+    said = arguments.said(text, delivery)
+    with_client(server, lambda client: steering.say(client, task_id, said, terminal))
+
+
+@app.command("pause")
+def pause(task_id: TaskId, server: Server = LOCAL_SERVICE, no_color: NoColor = False) -> None:
+    """Let the agent stop after the step that it is in."""
+    from agent.cli import steering
+    from agent.cli.terminal import open_terminal
+
+    terminal = open_terminal(no_color=no_color)
+    with_client(server, lambda client: steering.pause(client, task_id, terminal))
+
+
+@app.command("resume")
+def resume(task_id: TaskId, server: Server = LOCAL_SERVICE, no_color: NoColor = False) -> None:
+    """Let a paused task go on, or one that waits for a quota or for capacity try again at once."""
+    from agent.cli import steering
+    from agent.cli.terminal import open_terminal
+
+    terminal = open_terminal(no_color=no_color)
+    with_client(server, lambda client: steering.resume(client, task_id, terminal))
+
+
+@app.command("rewind")
+def rewind(
+    task_id: TaskId,
+    to_step: Annotated[
+        int | None,
+        typer.Argument(min=0, max=10_000, help="The last step that stands; 0 for none. Without it: print the steps."),
+    ] = None,
+    restore: Annotated[Restored, typer.Option(help="What goes back to how it was then.")] = Restored.BOTH,
+    run: Annotated[str | None, typer.Option(metavar="RUN", help="Which attempt, where several work.")] = None,
+    server: Server = LOCAL_SERVICE,
+    no_color: NoColor = False,
+) -> None:
+    """Take steps of a paused or waiting task back; `mimo task message` and `resume` then let it go on otherwise."""
+    from agent.api.schemas import RewindPoint
+    from agent.cli import steering
+    from agent.cli.terminal import open_terminal
+
+    terminal = open_terminal(no_color=no_color)
+    if to_step is None:
+        with_client(server, lambda client: steering.checkpoints(client, task_id, terminal))
+        return
+    point = RewindPoint(to_step=to_step, restore=restore.value, run_id=run)
+    with_client(server, lambda client: steering.rewind(client, task_id, point, terminal))
+
+
 @app.command("pr")
 def pr(
     task_id: TaskId,
@@ -167,6 +242,9 @@ def pr(
     body: Annotated[str | None, typer.Option(help="Default: the problem and what the checks say.")] = None,
     base: Annotated[str | None, typer.Option(metavar="BRANCH", help="Default: the repository's.")] = None,
     draft: Annotated[bool, typer.Option("--draft")] = False,
+    onto: Annotated[
+        str | None, typer.Option(metavar="TASK", help="Add the patch to this task's pull request instead.")
+    ] = None,
     server: Server = LOCAL_SERVICE,
     no_color: NoColor = False,
 ) -> None:
@@ -176,5 +254,5 @@ def pr(
     from agent.cli.terminal import open_terminal
 
     terminal = open_terminal(no_color=no_color)
-    wanted = PullRequestWanted(title=title, body=body, base=base, draft=draft)
+    wanted = PullRequestWanted(title=title, body=body, base=base, draft=draft, onto=onto)
     with_client(server, lambda client: repo.pull_request(client, task_id, wanted, terminal))

@@ -162,6 +162,22 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
+async def test_full_disk_of_artifacts_refuses_them_leaves_no_half_and_passes(small_disk: Path) -> None:
+    async with open_store("sqlite://", artifacts=f"file://{small_disk}/kept") as store:
+        assert store.artifacts is not None
+        await store.of(DEFAULT_PROJECT).submit(REQUEST)
+        claim = await store.claim("worker", 600)
+        assert claim is not None
+        await store.artifacts.put(claim, "1/small.txt", b"kept")
+        with pytest.raises(StoreUnavailable, match="No space left"):
+            await store.artifacts.put(claim, "1/large.bin", bytes(3_000_000))
+
+        names = [found.name for found in await store.artifacts.of_task(DEFAULT_PROJECT, claim.task.id)]
+        assert names == ["1/small.txt"]
+        assert sum(path.is_file() for path in (small_disk / "kept").rglob("*")) == 1
+        await store.artifacts.put(claim, "1/large.bin", bytes(1_000_000))
+
+
 async def test_full_disk_refuses_writes_keeps_what_was_written_and_passes(small_disk: Path) -> None:
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(1_000_000))

@@ -7,9 +7,10 @@ import anyio
 import pytest
 
 from agent.errors import IdempotencyConflict, UnknownProject, UnknownTask
+from agent.events import StepMessage
 from agent.identity import DEFAULT_PROJECT
 from agent.store.base import Claim, Project, RunResult, Store
-from agent.types import Priority, Status, TaskRequest
+from agent.types import AssistantMessage, Priority, Status, TaskRequest, Usage
 from tests.conformance.store.conftest import Clock
 
 pytestmark = pytest.mark.anyio
@@ -154,6 +155,79 @@ async def test_caps_of_projects_and_users_hold_and_say_so(store: Store) -> None:
     assert (await team.queue_position(tasks[3].id)).reason == "the project has 2 runs at work, and at most 2 at once"
     await store.finish(first.run_id, first.generation, DONE)
     assert (await claimed(store)).task.id == tasks[1].id
+
+
+async def test_project_that_used_its_tokens_of_today_begins_no_run_before_midnight(store: Store, clock: Clock) -> None:
+    await store.put_project(Project(project_id="team", daily_tokens=100))
+    team = store.of("team")
+    tasks = [await team.submit(request()) for _ in range(3)]
+    clock.advance(3600)
+
+    await use(store, await claimed(store), prompt_tokens=1000, cached_tokens=950, completion_tokens=49)
+    await use(store, await claimed(store), completion_tokens=5)
+
+    assert await store.claim("worker", 15) is None
+    said = "the project has used 104 of its 100 tokens of today (UTC)"
+    assert (await team.queue_position(tasks[2].id)).reason == said
+    other = await store.of(DEFAULT_PROJECT).submit(request())
+    assert (await claimed(store)).task.id == other.id
+    clock.advance(86_400)
+    assert {(await claimed(store)).task.id for _ in range(2)} == {tasks[2].id, other.id}
+
+
+async def test_more_tokens_a_day_let_the_next_run_begin(store: Store) -> None:
+    await store.put_project(Project(project_id="team", daily_tokens=100))
+    for _ in range(2):
+        await store.of("team").submit(request())
+    await use(store, await claimed(store), completion_tokens=100)
+    assert await store.claim("worker", 15) is None
+
+    await store.put_project(Project(project_id="team", daily_tokens=200))
+
+    assert await store.claim("worker", 15) is not None
+
+
+async def test_user_who_used_his_tokens_of_today_does_not_hold_up_the_others(store: Store) -> None:
+    await store.put_project(Project(project_id="team", daily_tokens_per_user=100))
+    team = store.of("team")
+    tasks = [await team.submit(request(), created_by=user) for user in ("ada", "ada", "bob")]
+    await use(store, await claimed(store), completion_tokens=100)
+
+    assert (await claimed(store)).task.id == tasks[2].id
+    assert await store.claim("worker", 15) is None
+    said = "ada has used 100 of 100 tokens of today (UTC) in the project"
+    assert (await team.queue_position(tasks[1].id)).reason == said
+
+
+async def test_run_that_goes_on_over_midnight_counts_on_both_days(store: Store, clock: Clock) -> None:
+    await store.put_project(Project(project_id="team", daily_tokens=100))
+    team = store.of("team")
+    for _ in range(2):
+        await team.submit(request())
+    clock.advance(86_340)
+    night = await claimed(store)
+    await answer(store, night, completion_tokens=100)
+    clock.advance(120)
+    await store.renew(night.run_id, night.generation, 15)
+
+    assert await store.claim("worker", 15) is None
+    await store.finish(night.run_id, night.generation, DONE)
+    assert await store.claim("worker", 15) is None
+    clock.advance(86_400)
+    assert await store.claim("worker", 15) is not None
+
+
+async def use(store: Store, claim: Claim, **tokens: int) -> None:
+    await answer(store, claim, **tokens)
+    await store.finish(claim.run_id, claim.generation, DONE)
+
+
+async def answer(store: Store, claim: Claim, **tokens: int) -> None:
+    await store.append(claim.run_id, claim.generation, "step.started", {"step": 1})
+    said = StepMessage(
+        step=1, message=AssistantMessage(), usage=Usage(**tokens), duration_s=0.0, temperature=0.0, thinking=False
+    )
+    await store.append(claim.run_id, claim.generation, "step.message", said.model_dump(mode="json"))
 
 
 async def test_position_and_reason_say_who_comes_first(store: Store, clock: Clock) -> None:

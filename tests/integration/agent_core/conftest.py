@@ -1,6 +1,6 @@
 """A task whose agent has a real repository and real sandboxes, and whose model is scripted."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,18 +10,21 @@ import pytest
 
 from agent.config import Prices
 from agent.guard import GuardSettings
-from agent.history import last_tree
 from agent.inbox import Inbox
 from agent.log import Log, MemoryLog
-from agent.loop import Approve, LoopSettings, Wait, run_loop
+from agent.loop import run_loop
 from agent.model import Delta, Model
 from agent.patch import TaskRepository
 from agent.permissions.policy import Allowed
 from agent.profiles.base import Profile
 from agent.profiles.native import native
 from agent.repository import prepare_repository
+from agent.steps.ends import Wait
+from agent.steps.settings import LoopSettings
+from agent.steps.user import Approve
 from agent.testing import ScriptedModel
 from agent.testing.scripted_model import Script
+from agent.trajectory import last_tree
 from agent.types import Event, Limits, ModelOptions, Snapshot, StopReason, TaskRequest
 from sandbox.backends import open_backend
 from sandbox.config import SandboxSettings
@@ -59,6 +62,7 @@ class Desk:
         approve: Approve = lambda call: Allowed(),
         context_tokens: int | None = None,
         prices: Prices | None = None,
+        begun: Collection[str] = (),
         **fields: Any,
     ) -> StopReason | Wait:
         """``fields`` are the task's."""
@@ -86,6 +90,7 @@ class Desk:
                 snapshot=snapshot,
                 patch=lambda tree: self.repository.patch(self.base_tree, tree),
                 inbox=self.inbox,
+                begun=begun,
                 approve=approve,
                 on_delta=lambda step, delta: self.deltas.append((step, delta)),
                 settings=LoopSettings(guard or GuardSettings(), prices, context_tokens),

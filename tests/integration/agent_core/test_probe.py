@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
+import torch
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -13,9 +14,16 @@ from starlette.routing import Route
 
 from agent.config import ModelSettings
 from agent.conformance import examine
-from agent.model import HttpModel
+from agent.model import HttpModel, open_model
 from agent.orchestrator.contract import ContractWatch
 from agent.probe import probe
+from model_server.__main__ import find_checkpoint
+from model_server.chat.tokens import ChatTokenizer
+from model_server.engine.engine import EmbeddedEngine
+from model_server.server.app import create_app
+from model_server.server.settings import ServerSettings
+from model_server.weights.load import load_model
+from tests.integration.model_server.serving import serving
 
 pytestmark = pytest.mark.anyio
 
@@ -29,13 +37,17 @@ class Gateway:
         self.says = "ok"
         self.seen: list[dict[str, Any]] = []
 
-    def model(self) -> HttpModel:
+    @property
+    def app(self) -> Starlette:
         routes = [
             Route("/v1/chat/completions", self._complete, methods=["POST"]),
             Route("/v1/models", self._models),
         ]
-        client = httpx.AsyncClient(transport=httpx.ASGITransport(Starlette(routes=routes)))
-        return HttpModel(ModelSettings(url="http://gateway/v1", name="m", retries=0), client)
+        return Starlette(routes=routes)
+
+    def model(self, **settings: Any) -> HttpModel:
+        client = httpx.AsyncClient(transport=httpx.ASGITransport(self.app))
+        return HttpModel(ModelSettings(url="http://gateway/v1", name="m", retries=0, **settings), client)
 
     async def _complete(self, request: Request) -> Response:
         body = await request.json()
@@ -101,23 +113,39 @@ async def test_the_context_is_what_the_endpoint_says_of_the_model_or_what_is_set
     assert await HttpModel(ModelSettings(url="http://x/v1", context_tokens=7), client).context_tokens() == 7
 
 
-async def findings(gateway: Gateway) -> dict[str, bool]:
-    return {finding.name: finding.passed async for finding in examine(gateway.model())}
+async def findings(model: HttpModel) -> dict[str, bool]:
+    return {finding.name: finding.passed async for finding in examine(model)}
 
 
 async def test_an_endpoint_that_carries_everything_conforms() -> None:
-    assert set((await findings(Gateway())).values()) == {True}
+    assert set((await findings(Gateway().model())).values()) == {True}
+
+
+async def test_our_own_model_server_conforms() -> None:
+    checkpoint = find_checkpoint("mimo-v2-nano")
+    engine = EmbeddedEngine(load_model(checkpoint, torch.float32), context_length=4096)
+    app = create_app(engine, ChatTokenizer.load(checkpoint), ServerSettings(model_name="nano"))
+    async with serving(app) as url, open_model(ModelSettings(url=f"{url}/v1", name="nano", retries=0)) as model:
+        found = [finding async for finding in examine(model)]
+    assert [finding for finding in found if not finding.passed] == []
+    assert len(found) == 6
+
+
+async def test_an_endpoint_that_knows_reasoning_by_another_name_is_told_it_by_that() -> None:
+    foreign = Gateway("reasoning_content")
+    assert (await findings(foreign.model(reasoning_field="reasoning")))["keeps reasoning"]
+    assert {"reasoning_content"}.isdisjoint(name for body in foreign.seen for m in body["messages"] for name in m)
 
 
 async def test_an_endpoint_that_loses_something_is_told_what() -> None:
-    assert [name for name, passed in (await findings(Gateway("reasoning_content"))).items() if not passed] == [
-        "keeps reasoning"
-    ]
-    lost = await findings(Gateway("content", "tool_calls"))
+    lost = await findings(Gateway("reasoning_content").model())
+    assert [name for name, passed in lost.items() if not passed] == ["keeps reasoning"]
+    lost = await findings(Gateway("content", "tool_calls").model())
     assert not lost["takes hard values in calls and results"]
 
 
-async def test_an_endpoint_that_leaves_thinking_in_the_answer_does_not_conform() -> None:
+@pytest.mark.parametrize("left", ["<think>hm</think> ok", "</think>ok", "<tool_call><function=bash></function>"])
+async def test_an_endpoint_that_leaves_thoughts_or_calls_in_the_text_does_not_conform(left: str) -> None:
     gateway = Gateway()
-    gateway.says = "<think>hm</think> ok"
-    assert await findings(gateway) == {"answers with thinking": False}
+    gateway.says = left
+    assert await findings(gateway.model()) == {"answers with thinking": False}

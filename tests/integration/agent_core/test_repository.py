@@ -1,13 +1,15 @@
 """Users' repositories, usable and not: each of the latter is refused with what to do."""
 
+import base64
 import os
+import zlib
 from pathlib import Path
 
 import pytest
 
 from agent.errors import RepositoryError
 from agent.patch import TaskRepository
-from agent.repository import Base, prepare_repository
+from agent.repository import MAX_UNPACKED_BYTES, Base, prepare_repository
 from tests.integration.agent_core.checkouts import checkout, commit, run_git, unpack, write
 
 pytestmark = pytest.mark.anyio
@@ -193,3 +195,36 @@ async def test_the_checkout_in_a_sandbox_has_one_commit_and_nothing_else(tmp_pat
     assert "+2" in run_git(inside, "diff")
     run_git(inside, "checkout", "a.py")
     assert (inside / "a.py").read_text() == "1\n"
+
+
+def packed(kind: str, content: bytes, head: str) -> str:
+    """A patch with one packed hunk, as git writes them."""
+    data = zlib.compress(content)
+    line = f"{chr(64 + len(data))}{base64.b85encode(data, pad=True).decode()}"
+    return f"diff --git a/a.py b/a.py\nindex {'0' * 40}..{'1' * 40} 100644\nGIT binary patch\n{kind} {head}\n{line}\n\n"
+
+
+@pytest.mark.parametrize("number", ["{}", " {}", "+{} bytes"])
+async def test_changes_that_unpack_to_more_than_a_worker_holds_are_refused(tmp_path: Path, number: str) -> None:
+    root = checkout(tmp_path / "repo", {"a.py": "1"})
+    patch = packed("literal", b"1", number.format(MAX_UNPACKED_BYTES + 1))
+    with pytest.raises(RepositoryError, match="unpack to"):
+        await prepare_repository(root, "HEAD", tmp_path / "git", changes=patch)
+
+
+async def test_a_delta_is_as_large_as_the_file_that_it_makes(tmp_path: Path) -> None:
+    root = checkout(tmp_path / "repo", {"a.py": "1"})
+    half_a_gibibyte = bytes([0x80, 0x80, 0x80, 0x80, 0x02])
+    patch = packed("delta", bytes([1]) + half_a_gibibyte + b"\x90\x01", "8")
+    with pytest.raises(RepositoryError, match="unpack to 536870912 bytes"):
+        await prepare_repository(root, "HEAD", tmp_path / "git", changes=patch)
+
+
+async def test_a_packed_file_that_fits_is_taken(tmp_path: Path) -> None:
+    root = checkout(tmp_path / "repo", {"a.bin": bytes(range(256)) * 20})
+    (root / "a.bin").write_bytes(bytes(range(256)) * 21)
+    patch = run_git(root, "diff", "--binary") + "\n\n"
+    assert "GIT binary patch" in patch
+    run_git(root, "checkout", "--quiet", ".")
+    base = await prepare_repository(root, "HEAD", tmp_path / "git", changes=patch)
+    assert base.tree != run_git(root, "rev-parse", "HEAD^{tree}")

@@ -7,11 +7,11 @@ import pytest
 
 from agent.config import Prices
 from agent.log import MemoryLog
-from agent.loop import Wait
 from agent.model import Delta
 from agent.permissions.kinds import Kind
 from agent.permissions.policy import Allowed, Asked, Decision, Denied, Part
 from agent.profiles.assistant import assistant
+from agent.steps.ends import Wait
 from agent.testing import ScriptedModel, call, in_order, turns
 from agent.types import AssistantMessage, Limits, Message, ModelOptions, Status, StopReason, ToolCall, WaitingOn
 from tests.integration.agent_core.conftest import Desk
@@ -145,6 +145,39 @@ async def test_a_call_that_the_user_denies_is_told_to_the_model_with_the_reason(
         StopReason.FINISHED
     )
     assert desk.observations()[0] == "[error] bash: the user does not allow it: read calc.md"
+
+
+async def test_a_call_that_the_user_corrects_is_made_as_corrected_and_the_model_is_told(desk: Desk) -> None:
+    wait = await desk.work(in_order(call("bash", command="rm calc.py")), approve=ask_for_bash)
+    assert isinstance(wait, Wait)
+    edited = '{"command": "echo kept; wc -l calc.py"}'
+    desk.say("approval.decided", approval_id=wait.body["approval_id"], decision="allow", edited_args=edited)
+    assert await desk.work(in_order(FIX, FINISH), approve=lambda c: ask_for_bash(c) if c.name == "bash" else ALLOW) is (
+        StopReason.FINISHED
+    )
+    told, *result = desk.observations()[0].splitlines()
+    assert edited in told
+    assert result[:2] == ["kept", "2 calc.py"]
+    made = next(event for event in desk.log.events if event.type == "tool.intent")
+    assert made.body["call"]["arguments"] == edited
+
+
+@pytest.mark.parametrize(
+    ("edited", "why"),
+    [('{"command": "forbidden"}', "not allowed: never that"), ('{"commands": "ls"}', "commands")],
+)
+async def test_a_correction_is_bound_by_the_policy_and_by_the_tool(desk: Desk, edited: str, why: str) -> None:
+    def approve(called: ToolCall) -> Decision:
+        return Denied("never that") if "forbidden" in called.arguments else ask_for_bash(called)
+
+    wait = await desk.work(in_order(call("bash", command="rm calc.py")), approve=approve)
+    assert isinstance(wait, Wait)
+    desk.say("approval.decided", approval_id=wait.body["approval_id"], decision="allow", edited_args=edited)
+    assert await desk.work(in_order(FIX, FINISH), approve=lambda c: approve(c) if c.name == "bash" else ALLOW) is (
+        StopReason.FINISHED
+    )
+    assert why in desk.observations()[0]
+    assert "add" in await desk.patch()
 
 
 async def test_a_policy_that_refuses_everything_ends_the_run(desk: Desk) -> None:

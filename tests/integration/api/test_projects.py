@@ -51,11 +51,12 @@ async def _resolve(path: Path, commit: str) -> str:
 
 async def test_project_is_made_changed_and_listed(http: httpx.AsyncClient) -> None:
     made = await http.post("/v1/projects", json={"id": "data", "weight": 2.0, "max_running": 3})
-    changed = await http.patch("/v1/projects/data", json={"max_running": None, "retention_days": 30})
+    change = {"max_running": None, "retention_days": 30, "daily_tokens": 5_000_000_000}
+    changed = await http.patch("/v1/projects/data", json=change)
     listed = (await http.get("/v1/projects")).json()["projects"]
 
     assert (made.status_code, made.headers["location"]) == (201, "/v1/projects/data")
-    wanted = {"id": "data", "weight": 2.0, "max_running": None, "max_running_per_user": None, "retention_days": 30}
+    wanted = change | {"id": "data", "weight": 2.0, "max_running_per_user": None, "daily_tokens_per_user": None}
     assert changed.json() == wanted
     assert [project["id"] for project in listed] == ["data", "default", "web"]
     assert listed[0] == wanted
@@ -80,6 +81,23 @@ async def test_tasks_are_seen_in_their_project_only(http: httpx.AsyncClient) -> 
 
 
 # Secrets.
+
+
+async def test_operators_see_the_usage_of_every_project_and_others_do_not(http: httpx.AsyncClient) -> None:
+    wanted = {"name": "boss", "scopes": ["tasks:read", "tasks:write", "projects:admin"]}
+    key = (await http.post("/v1/projects/web/api_keys", json=wanted)).json()["secret"]
+    boss = {"Authorization": f"Bearer {key}"}
+    for headers in (boss, boss, {}):
+        task = {"repository": "/r", "problem_statement": "x"}
+        assert (await http.post("/v1/tasks", json=task, headers=headers)).is_success
+    by_project = {"group_by": "project,user"}
+
+    every = (await http.get("/v1/usage", params=by_project)).json()["usage"]
+    refused = await http.get("/v1/usage", params=by_project, headers=boss)
+
+    assert [(sums["group"]["project"], sums["num_tasks"]) for sums in every] == [("default", 1), ("web", 2)]
+    assert (refused.status_code, refused.json()["code"]) == (403, "insufficient_scope")
+    assert [sums["num_tasks"] for sums in (await http.get("/v1/usage", headers=boss)).json()["usage"]] == [2]
 
 
 async def test_secret_is_named_and_never_shown(http: httpx.AsyncClient, store: Store) -> None:

@@ -5,14 +5,15 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import anyio
 import pytest
 
 from agent.cli.chat.conversation import Audience, Consent, Conversation, Setting, open_conversation
 from agent.cli.chat.turn import Question
-from agent.loop import LoopSettings
 from agent.model import Delta
 from agent.permissions.policy import Asked
 from agent.profiles.native import native
+from agent.steps.settings import LoopSettings
 from agent.testing import Script, ScriptedModel
 from agent.tools.base import Tool
 from agent.tools.hook import Hooked, Hooks
@@ -28,7 +29,8 @@ class Recorder(Audience):
     def __init__(self) -> None:
         self.events: list[Event] = []
         self.asked: list[Asked] = []
-        self.consents: list[Consent] = []
+        self.consents: list[Consent | None] = []
+        """None: no answer ever comes."""
         self.conflicts: list[tuple[str, ...]] = []
         self.on_consent: Callable[[], None] = lambda: None
 
@@ -44,7 +46,10 @@ class Recorder(Audience):
     async def consent(self, call: ToolCall, asked: Asked) -> Consent:
         self.asked.append(asked)
         self.on_consent()
-        return self.consents.pop(0)
+        answer = self.consents.pop(0)
+        while answer is None:
+            await anyio.sleep_forever()
+        return answer
 
     async def answer(self, question: Question) -> str:
         return "blue"

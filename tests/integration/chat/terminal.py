@@ -19,7 +19,7 @@ from typing import Any, Self
 import pyte
 
 ENTER, ESCAPE, UP, SHIFT_TAB = "\r", "\x1b", "\x1b[A", "\x1b[Z"
-CTRL_C, CTRL_D, CTRL_O, CTRL_S = "\x03", "\x04", "\x0f", "\x13"
+CTRL_C, CTRL_D, CTRL_G, CTRL_O, CTRL_S = "\x03", "\x04", "\x07", "\x0f", "\x13"
 
 _PATIENCE_S = 120.0
 """How long something may take to appear; machines are slow and busy."""

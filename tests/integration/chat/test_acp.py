@@ -11,11 +11,12 @@ from typing import Any
 import acp
 import pytest
 from acp.client.connection import ClientSideConnection
-from acp.schema import AllowedOutcome, DeniedOutcome, RequestPermissionResponse
+from acp.schema import AllowedOutcome, DeniedOutcome, HttpHeader, HttpMcpServer, RequestPermissionResponse
 from acp.stdio import spawn_agent_process
 
 from agent.testing import Script, ScriptedEndpoint, Stalled, call, in_order
 from agent.types import AssistantMessage
+from tests.integration.chat import tool_server
 
 pytestmark = pytest.mark.anyio
 
@@ -117,6 +118,21 @@ async def test_a_refused_call_fails_and_the_agent_goes_on(connect: Connect, root
     assert ended.stop_reason == "end_turn"
     assert editor.updates[0].status == "failed"
     assert (root / "calc.py").read_text().endswith("a - b\n")
+
+
+async def test_tools_at_an_address_that_the_editor_names_are_used(connect: Connect, root: Path) -> None:
+    heard: list[dict[str, str]] = []
+    repeat = call("mcp_call", server="remote", tool="repeat", arguments={"text": "tick", "times": 2})
+    editor = Editor()
+    with tool_server.over_http(heard=heard) as address:
+        header = HttpHeader(name="X-Editor", value="yes")
+        remote = HttpMcpServer(type="http", name="remote", url=address, headers=[header])
+        async with connect(editor, in_order(repeat, say("It ticks."))) as connection:
+            session = await connection.new_session(cwd=str(root), mcp_servers=[remote])
+            await connection.prompt(session_id=session.session_id, prompt=[acp.text_block("let it tick")])
+    done = [update for update in editor.updates if update.session_update == "tool_call_update"]
+    assert "tick tick" in done[-1].content[0].content.text
+    assert {request["x-editor"] for request in heard} == {"yes"}
 
 
 async def test_a_mode_that_the_editor_sets_holds(connect: Connect, root: Path) -> None:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
+import anyio
 import pytest
 
 from agent.cli.chat.conversation import Consent, ConversationBusy, fork, list_conversations
@@ -107,6 +108,29 @@ async def test_an_interrupted_turn_leaves_a_conversation_that_goes_on(open_chat:
         assert (await chat.say("what now?")).stop_reason is StopReason.FINISHED
         roles = [message["role"] for message in await chat.messages()]
     assert roles == ["user", "assistant", "tool", "user", "assistant"]
+
+
+async def test_an_interrupt_in_the_place_of_an_answer_ends_the_turn(open_chat: Open, recorder: Recorder) -> None:
+    async with open_chat(in_order(EDIT, say("fine"))) as chat:
+        recorder.consents = [None]
+        recorder.on_consent = chat.interrupt
+        assert (await chat.say("repair it")).stop_reason is StopReason.CANCELLED
+        assert (await chat.say("what now?")).stop_reason is StopReason.FINISHED
+        roles = [message["role"] for message in await chat.messages()]
+    assert roles == ["user", "assistant", "tool", "user", "assistant"]
+
+
+async def test_a_turn_left_with_a_question_can_be_dropped(open_chat: Open, recorder: Recorder) -> None:
+    async with open_chat(in_order(EDIT)) as chat:
+        recorder.consents = [None]
+        with anyio.CancelScope() as leaving:
+            recorder.on_consent = leaving.cancel
+            await chat.say("repair it")
+    async with open_chat(in_order(say("fine"))) as chat:
+        assert chat.unfinished
+        recorder.consents, recorder.on_consent = [None], lambda: None
+        await chat.drop_unfinished()
+        assert (await chat.say("what now?")).stop_reason is StopReason.FINISHED
 
 
 async def test_what_the_user_says_into_a_turn_is_read_before_the_next_answer(

@@ -106,15 +106,43 @@ async def test_the_same_tools_are_there_over_http(tmp_path: Path, address: str) 
         assert (await running.call("remote", "repeat", {"text": "tick", "times": 3})).text == "tick tick tick"
 
 
-async def test_whoever_signed_in_once_is_let_in_from_then_on(tmp_path: Path) -> None:
-    def browse(url: str) -> bool:
-        return httpx.get(url, follow_redirects=True, trust_env=False).is_success
+def browse(url: str) -> bool:
+    return httpx.get(url, follow_redirects=True, trust_env=False, timeout=60).is_success
 
-    with tool_server.over_http(sign_in=True) as url:
+
+async def test_whoever_signed_in_once_is_let_in_from_then_on(tmp_path: Path) -> None:
+    with tool_server.over_http(issuer=tool_server.Issuer()) as url:
         described = McpServer(url=url, oauth=True)
-        settings = Settings(mcp_servers={"remote": described})
         async with servers(tmp_path, remote=described) as running:
             assert "mimo mcp login remote" in (await running.call("remote", "repeat", {"text": "a"})).text
-            async with asyncio.timeout(60):
-                await login("remote", settings, tmp_path, open_terminal(), browse)
+            await signed_in(tmp_path, described)
             assert (await running.call("remote", "repeat", {"text": "a"})).text == "a a"
+
+
+async def test_a_token_that_ended_is_renewed_by_every_later_conversation(tmp_path: Path) -> None:
+    issuer = tool_server.Issuer()
+    with tool_server.over_http(issuer=issuer) as url:
+        described = McpServer(url=url, oauth=True)
+        await signed_in(tmp_path, described)
+        for _ in range(2):
+            await issuer.end_tokens()
+            async with servers(tmp_path, remote=described) as running:
+                assert (await running.call("remote", "repeat", {"text": "a"})).text == "a a"
+
+
+async def test_who_is_not_let_in_any_more_is_told_to_sign_in_again(tmp_path: Path) -> None:
+    issuer = tool_server.Issuer()
+    with tool_server.over_http(issuer=issuer) as url:
+        described = McpServer(url=url, oauth=True)
+        await signed_in(tmp_path, described)
+        await issuer.end_tokens()
+        issuer.end_renewals()
+        async with servers(tmp_path, remote=described) as running:
+            answer = await running.call("remote", "repeat", {"text": "a"})
+            assert "sign in again: mimo mcp login remote" in answer.text
+
+
+async def signed_in(tmp_path: Path, described: McpServer) -> None:
+    settings = Settings(mcp_servers={"remote": described})
+    async with asyncio.timeout(120):
+        await login("remote", settings, tmp_path, open_terminal(), browse)

@@ -14,6 +14,7 @@ from tests.integration.chat import tool_server
 from tests.integration.chat.terminal import (
     CTRL_C,
     CTRL_D,
+    CTRL_G,
     CTRL_O,
     CTRL_S,
     ENTER,
@@ -64,13 +65,13 @@ def test_a_turn_is_seen_from_question_to_answer(start: Start, root: Path, column
     terminal = ready(start(in_order(EDIT, say(answer, reasoning="Let me think.")), columns=columns))
     terminal.type("repair it", ENTER)
     terminal.see("May it do this?")
-    assert "+ a + b" in terminal.text
-    assert "4. no, and tell it why" in terminal.screen
+    terminal.see("+ a + b")
+    terminal.see("4. no, and tell it why")
     terminal.type("1")
     terminal.see("✓ edit calc.py")
     terminal.see("• two")
     terminal.see("✻ thought")
-    assert "> repair it" in terminal.text
+    terminal.see("> repair it")
     assert (root / "calc.py").read_text().endswith("a + b\n")
     assert max(map(len, terminal.text.splitlines())) <= columns
     terminal.type(CTRL_D)
@@ -108,7 +109,7 @@ def test_a_refusal_with_its_reason_reaches_the_model(start: Start, root: Path) -
 
 def test_the_badge_says_how_far_the_agent_may_go(start: Start) -> None:
     terminal = ready(start(in_order(), "--no-sandbox"))
-    assert "NO SANDBOX" in terminal.screen
+    terminal.see("NO SANDBOX")
     for mode in (" accept edits ", " auto ", " plan ", " ask "):
         terminal.type(SHIFT_TAB)
         terminal.see(mode)
@@ -155,8 +156,8 @@ def test_words_sent_into_a_turn_are_shown_there(start: Start) -> None:
     terminal.see("$ sleep 2")
     terminal.type("hurry up", CTRL_S)
     terminal.see("understood")
+    terminal.see("> hurry up")
     assert terminal.text.index("✓ $ sleep 2") < terminal.text.index("understood")
-    assert "> hurry up" in terminal.text
 
 
 def test_a_killed_conversation_goes_on_with_its_question(start: Start, root: Path, tmp_path: Path) -> None:
@@ -187,6 +188,73 @@ def test_leaving_in_the_middle_and_resuming_keeps_what_was_said(start: Start, tm
     terminal.see_no_more("The last turn")
     terminal.type("hello", ENTER)
     terminal.see("here again")
+
+
+def test_a_conversation_is_resumed_from_the_list(start: Start) -> None:
+    terminal = ready(start(in_order(say("said before"))))
+    terminal.type("hello there", ENTER)
+    terminal.see("tokens · /help")
+    terminal.type(CTRL_D)
+    assert terminal.ended() == 0
+    terminal = start(in_order(), "--resume", "list")
+    terminal.see("1. hello there")
+    terminal.see("Which?")
+    terminal.type("1", ENTER)
+    terminal.see("said before")
+
+
+def test_what_was_written_in_the_editor_is_sent(start: Start, tmp_path: Path) -> None:
+    editor = tmp_path / "editor"
+    editor.write_text('#!/bin/sh\nprintf "%s and more" "$(cat "$1")" > "$1"\n')
+    editor.chmod(0o700)
+    terminal = ready(start(in_order(say("well written")), VISUAL=str(editor)))
+    terminal.type("a beginning", CTRL_G)
+    terminal.see("a beginning and more")
+    terminal.type(ENTER)
+    terminal.see("well written")
+    terminal.see("> a beginning and more")
+
+
+def test_what_is_shown_again_is_over(start: Start) -> None:
+    terminal = ready(start(in_order(say("said before"))))
+    terminal.type("hello", ENTER)
+    terminal.see("tokens · /help")
+    terminal.type("/fork", ENTER)
+    terminal.see("said before", times=2)
+    terminal.see("% cached")
+    terminal.see_no_more("asking the model")
+
+
+def test_a_long_command_is_seen_whole_before_it_is_allowed(start: Start) -> None:
+    command = f"make {'very ' * 22}long; rm -rf everything"
+    terminal = ready(start(in_order(call("bash", command=command), say("as you like")), columns=40))
+    terminal.type("clean up", ENTER)
+    terminal.see("4. no, and tell it why")
+    asked = terminal.screen[terminal.screen.index("May it do this?") :].replace("\n", "").replace(" ", "")
+    assert f"make{'very' * 22}long" in asked
+    assert "rm-rfeverything(canlosework)" in asked
+    terminal.type("3")
+    terminal.see("as you like")
+
+
+def test_what_a_long_question_leaves_out_is_shown_on_demand(start: Start) -> None:
+    command = "; ".join(f"touch file{number}" for number in range(30))
+    terminal = ready(start(in_order(call("bash", command=command), say("as you like"))))
+    terminal.type("make files", ENTER)
+    terminal.see("Ctrl-O shows all of it")
+    assert "file29" not in terminal.text
+    terminal.type(CTRL_O)
+    terminal.see("touch file29")
+    terminal.type("3")
+    terminal.see("as you like")
+
+
+def test_the_beginning_of_a_command_will_do_where_no_other_begins_so(start: Start) -> None:
+    terminal = ready(start(in_order()))
+    terminal.type("/cont", ENTER)
+    terminal.see("characters, 0%")
+    terminal.type("/co", ENTER)
+    terminal.see("it could be /compact, /context, /cost")
 
 
 def test_rewind_brings_back_files_and_words(start: Start, root: Path) -> None:
@@ -328,6 +396,7 @@ def test_the_users_own_shell_runs_on_the_machine_itself(start: Start, root: Path
     terminal = ready(start(in_order()))
     terminal.type("!cat secret; touch made", ENTER)
     terminal.see("1234")
+    assert terminal.text.index("> !cat secret") < terminal.text.index("1234")
     terminal.see_either(
         "scripted"
     )  # The screen stands again: what is typed before that goes to whoever has the terminal.

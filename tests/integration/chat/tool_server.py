@@ -1,5 +1,6 @@
 """A server of tools made with the ``mcp`` package. As a program it speaks on its standard streams."""
 
+import asyncio
 import os
 import secrets
 import socket
@@ -22,6 +23,10 @@ from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.shared.auth import OAuthClientInformationFull, OAuthToken
 from pydantic import AnyHttpUrl
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+TOKEN_LIFE_S = 2
 
 
 def tool_server(**more: object) -> MCPServer[object]:
@@ -54,12 +59,16 @@ def tool_server(**more: object) -> MCPServer[object]:
 
 
 @contextmanager
-def over_http(*, sign_in: bool = False) -> Iterator[str]:
-    """The address of one that is running; with ``sign_in`` it wants a token, and gives one to whoever asks."""
+def over_http(*, issuer: "Issuer | None" = None, heard: list[dict[str, str]] | None = None) -> Iterator[str]:
+    """The address of one that is running; with an ``issuer`` it wants its tokens.
+
+    Args:
+        heard: takes the headers of every request.
+    """
     with socket.create_server(("127.0.0.1", 0)) as listening:
         address = f"http://127.0.0.1:{listening.getsockname()[1]}"
         more: dict[str, object] = {}
-        if sign_in:
+        if issuer is not None:
             registration = ClientRegistrationOptions(enabled=True)
             here = AnyHttpUrl(address)
             auth = AuthSettings(
@@ -68,8 +77,10 @@ def over_http(*, sign_in: bool = False) -> Iterator[str]:
                 client_registration_options=registration,
                 validate_token_resource=True,
             )
-            more = {"auth": auth, "auth_server_provider": _Issuer()}
+            more = {"auth": auth, "auth_server_provider": issuer}
         app = tool_server(**more).streamable_http_app()
+        if heard is not None:
+            app.add_middleware(_Hearing, heard=heard)
         server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
@@ -82,13 +93,33 @@ def over_http(*, sign_in: bool = False) -> Iterator[str]:
             thread.join()
 
 
-class _Issuer(OAuthAuthorizationServerProvider[AuthorizationCode, RefreshToken, AccessToken]):
-    """Believes everyone, in memory."""
+class _Hearing:
+    def __init__(self, app: ASGIApp, heard: list[dict[str, str]]) -> None:
+        self._app = app
+        self._heard = heard
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            self._heard.append(dict(Headers(scope=scope)))
+        await self._app(scope, receive, send)
+
+
+class Issuer(OAuthAuthorizationServerProvider[AuthorizationCode, RefreshToken, AccessToken]):
+    """Believes everyone, in memory. A renewal ends the tokens before it."""
 
     def __init__(self) -> None:
         self._clients: dict[str, OAuthClientInformationFull] = {}
         self._codes: dict[str, AuthorizationCode] = {}
         self._tokens: dict[str, AccessToken] = {}
+        self._renewals: dict[str, RefreshToken] = {}
+
+    async def end_tokens(self) -> None:
+        """Once their time is over."""
+        await asyncio.sleep(TOKEN_LIFE_S + 0.1)
+        self._tokens.clear()
+
+    def end_renewals(self) -> None:
+        self._renewals.clear()
 
     async def get_client(self, client_id: str) -> OAuthClientInformationFull | None:
         return self._clients.get(client_id)
@@ -120,22 +151,21 @@ class _Issuer(OAuthAuthorizationServerProvider[AuthorizationCode, RefreshToken, 
     async def exchange_authorization_code(
         self, client: OAuthClientInformationFull, authorization_code: AuthorizationCode
     ) -> OAuthToken:
-        token = secrets.token_hex()
-        self._tokens[token] = AccessToken(
-            token=token,
-            client_id=authorization_code.client_id,
-            scopes=authorization_code.scopes,
-            resource=authorization_code.resource,
-        )
-        return OAuthToken(access_token=token)
+        return self._give(authorization_code.client_id, authorization_code.scopes, authorization_code.resource)
 
-    async def load_refresh_token(self, client: OAuthClientInformationFull, refresh_token: str) -> None:
-        return None
+    def _give(self, client_id: str, scopes: list[str], resource: str | None) -> OAuthToken:
+        token, renewal = secrets.token_hex(), secrets.token_hex()
+        self._tokens = {token: AccessToken(token=token, client_id=client_id, scopes=scopes, resource=resource)}
+        self._renewals = {renewal: RefreshToken(token=renewal, client_id=client_id, scopes=scopes, resource=resource)}
+        return OAuthToken(access_token=token, refresh_token=renewal, expires_in=TOKEN_LIFE_S)
+
+    async def load_refresh_token(self, client: OAuthClientInformationFull, refresh_token: str) -> RefreshToken | None:
+        return self._renewals.get(refresh_token)
 
     async def exchange_refresh_token(
         self, client: OAuthClientInformationFull, refresh_token: RefreshToken, scopes: list[str]
     ) -> OAuthToken:
-        raise NotImplementedError
+        return self._give(refresh_token.client_id, scopes, refresh_token.resource)
 
     async def revoke_token(self, token: AccessToken | RefreshToken) -> None:
         raise NotImplementedError

@@ -59,6 +59,16 @@ def test_a_call_is_listed_shown_and_allowed(approvals: Approvals, service: str, 
     assert json.loads(approvals("show", approval, "-o", "json").out)["decision"] == "allow"
 
 
+def test_a_call_is_allowed_with_other_arguments(approvals: Approvals, service: str, checkout: Path) -> None:
+    submitted(service, checkout)
+    approval = waiting(approvals)
+    edited = '{"path": "calc.py", "old_str": "a - b", "new_str": "b + a"}'
+    unusable = approvals("decide", approval, "--allow", "--edited-args", "{}")
+    assert (unusable.code, "str_replace" in unusable.err) == (2, True)
+    assert approvals("decide", approval, "--allow", "--edited-args", edited).code == 0
+    assert "b + a" in approvals("show", approval).err
+
+
 def test_a_call_that_was_decided_cannot_be_decided_otherwise(
     approvals: Approvals, service: str, checkout: Path
 ) -> None:

@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 
 from agent.testing import call, in_order
+from agent.testing.serving import serving
+from tests.integration.agent_core.test_probe import Gateway
 from tests.integration.cli.conftest import Mimo, answering, start
 
 GIVE_UP = call("finish")
@@ -17,11 +19,20 @@ def test_doctor_names_what_does_not_work_and_goes_on(mimo: Mimo) -> None:
     assert "✗ model" in ended.out
 
 
+def test_doctor_tries_all_that_the_agent_needs_of_an_endpoint(mimo: Mimo) -> None:
+    with serving(Gateway().app) as port:
+        ended = mimo("doctor", "--model-url", f"http://127.0.0.1:{port}/v1", "--model", "m")
+    assert [line[:1] for line in ended.out.splitlines() if " model " in line] == ["✓"] * 6
+    assert ended.code == 0
+
+
 def test_doctor_finds_an_endpoint_that_drops_reasoning(mimo: Mimo) -> None:
-    with answering(in_order(GIVE_UP, GIVE_UP)) as url:
-        ended = mimo("doctor", "--model-url", url)
+    with serving(Gateway("reasoning_content").app) as port:
+        ended = mimo("doctor", "--model-url", f"http://127.0.0.1:{port}/v1", "--model", "m")
+    assert [line for line in ended.out.splitlines() if line.startswith("✗")] == [
+        line for line in ended.out.splitlines() if "the endpoint drops reasoning_content" in line
+    ]
     assert ended.code == 1
-    assert "the endpoint drops reasoning_content" in ended.out
 
 
 def test_config_show_says_where_values_come_from(mimo: Mimo, tmp_path: Path) -> None:

@@ -14,15 +14,21 @@ from pathlib import Path
 import httpx
 import pytest
 
-from agent.testing import ScriptedEndpoint, call
+from agent.testing import ScriptedEndpoint, Stalled, call
 from agent.types import AssistantMessage, Message
 
 from .conftest import CHECK, REPAIR, Mimo, commit, start
 
 
 def _script(messages: Sequence[Message]) -> AssistantMessage:
-    """Repairs; a task that asks for it hangs in its first command instead."""
-    return call("bash", command="sleep 600") if "hang" in str(messages[1]["content"]) else REPAIR(messages)
+    """Repairs; a task that asks for it hangs in its first command, or looks around until it is told to begin."""
+    problem, said = str(messages[1]["content"]), [str(message["content"]) for message in messages]
+    if "hang" in problem:
+        return call("bash", command="sleep 600")
+    if "look around" in problem:
+        told = said.index("begin") + 1 if "begin" in said else 0
+        return REPAIR(messages[told:]) if told else call("bash", command="sleep 0.1")
+    return REPAIR(messages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +42,8 @@ class Service:
 
 
 @contextmanager
-def _serving(home: Path, *arguments: str) -> Iterator[Service]:
-    with ScriptedEndpoint(_script).running() as model_url:
+def _serving(home: Path, *arguments: str, faults: Sequence[Stalled] = ()) -> Iterator[Service]:
+    with ScriptedEndpoint(_script, faults).running() as model_url:
         process = start("serve", "--port", 0, "--model-url", model_url, *arguments, home=home)
         assert process.stderr is not None
         try:
@@ -129,6 +135,28 @@ def test_watching_again_from_the_middle_repeats_nothing(task: Mimo, checkout: Pa
     assert len(task("watch", task_id, "-o", "stream-json", "--after", last).out.splitlines()) == 1
 
 
+def test_what_the_model_is_writing_is_printed_where_it_is_asked_for(mimo: Mimo, checkout: Path, tmp_path: Path) -> None:
+    thinking = Stalled(AssistantMessage(content="", reasoning_content="it subtracts"))
+    with _serving(tmp_path / "service", faults=[thinking]) as service:
+        at = ("--server", service.url)
+        task_id = mimo("task", "submit", "add() subtracts", "--repo", checkout, *at).out.strip()
+        watching = start("task", "watch", task_id, "-o", "stream-json", "--deltas", *at, home=tmp_path / "home")
+        assert watching.stdout is not None
+        lines = map(json.loads, watching.stdout)
+        piece = next((line for line in lines if line.get("kind") == "reasoning"), None)
+        mimo("task", "cancel", task_id, *at)
+        rest = [line["type"] for line in lines]
+        watching.communicate(timeout=60)
+
+    assert piece is not None
+    assert (piece["type"], piece["step"], piece["text"]) == ("item.delta", 1, "it subtracts")
+    assert rest[-2:] == ["task.finished", "result"]
+
+
+def test_pieces_go_with_a_stream_of_events_alone(task: Mimo) -> None:
+    assert task("watch", "task_1", "--deltas", "-o", "json").code == 2
+
+
 def test_running_task_is_cancelled(task: Mimo, checkout: Path) -> None:
     task_id = task("submit", "hang", "--repo", checkout).out.strip()
     _wait_until(lambda: json.loads(task("show", task_id, "-o", "json").out)["steps"] == 1)
@@ -142,9 +170,36 @@ def test_running_task_is_cancelled(task: Mimo, checkout: Path) -> None:
     assert task_id not in task("list", "--status", "succeeded").out
 
 
+def test_a_task_is_paused_told_something_and_goes_on(task: Mimo, checkout: Path) -> None:
+    task_id = task("submit", "look around", "--repo", checkout).out.strip()
+    paused = task("pause", task_id)
+    _wait_until(lambda: json.loads(task("show", task_id, "-o", "json").out)["status"] == "paused")
+    said = task("message", task_id, "begin")
+    resumed = task("resume", task_id)
+    watched = task("watch", task_id, "-o", "json")
+    steps = task("rewind", task_id).out.splitlines()
+
+    assert steps[0].split(maxsplit=1) == ["0", "the beginning"]
+    assert [line for line in steps if line.endswith("edit calc.py")]
+    assert (paused.code, said.code, resumed.code) == (0, 0, 0), (paused.err, said.err, resumed.err)
+    assert said.out.startswith("msg_")
+    assert "+    return a + b" in json.loads(watched.out)["patch"]
+
+
+def test_a_task_that_waits_says_for_what(task: Mimo, checkout: Path) -> None:
+    task_id = task("submit", "add() subtracts", "--repo", checkout, "--approvals", "ask").out.strip()
+    _wait_until(lambda: json.loads(task("show", task_id, "-o", "json").out)["status"] == "waiting")
+    shown = task("show", task_id).out
+    task("cancel", task_id)
+
+    assert "a word about a call: mimo approvals list" in shown
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["message", "task_nope", "x"], "task_nope"),
+        (["message", "task_nope", ""], "at least 1 character"),
         (["show", "task_nope"], "task_nope"),
         (["watch", "task_nope"], "task_nope"),
         (["diff", "../../livez"], "../../livez"),

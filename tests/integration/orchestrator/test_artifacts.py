@@ -3,15 +3,19 @@
 import base64
 import hashlib
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from pathlib import Path
 
 import httpx
 import pytest
+from cryptography.fernet import Fernet
 
 from agent.api.app import create_app
+from agent.api.artifact_links import Sealed
 from agent.orchestrator.worker import Worker
 from agent.store.open import open_store
+from agent.store.secrets import SecretBox
 from agent.store.sql import SqlStore
 from agent.testing import call
 from agent.types import TaskRequest
@@ -59,6 +63,40 @@ async def test_run_leaves_full_outputs_its_patch_logs_and_named_files(
     assert [each["sha256"] for each in listed] == [
         hashlib.sha256(bodies[each["name"]].encode()).hexdigest() for each in listed
     ]
+
+
+async def test_link_gives_one_artifact_to_who_has_no_key_until_it_ends(store: SqlStore, task_id: str) -> None:
+    async def resolve(path: Path, commit: str) -> str:
+        return commit
+
+    box = SecretBox(Fernet.generate_key().decode())
+    transport = httpx.ASGITransport(create_app(store, resolve, api_key="the operator's own", secret_box=box))
+    key = {"Authorization": "Bearer the operator's own"}
+    links = f"/v1/tasks/{task_id}/artifact_links"
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as stranger:
+        made = await stranger.post(links, json={"name": "1/outputs/1-0.txt"}, headers=key)
+        url = made.json()["url"]
+        whole = await stranger.get(url)
+        part = await stranger.get(url, headers={"Range": "bytes=0-3"})
+        refused = [
+            await stranger.post(links, json={"name": "1/outputs/1-0.txt"}),
+            await stranger.post(links, json={"name": "1/none"}, headers=key),
+            await stranger.get(url[:-4] + "AAAA"),
+            await stranger.get(f"/v1/tasks/{task_id}/artifacts/1/outputs/1-0.txt"),
+        ]
+        ended = Sealed(
+            project_id="default", task_id=task_id, name="1/patch.diff", until=datetime.now(UTC) - timedelta(seconds=1)
+        )
+        refused.append(await stranger.get(f"/v1/artifact_links/{ended.token(box)}"))
+
+    assert (made.status_code, whole.text, part.text) == (201, LONG, LONG[:4])
+    assert [answer.status_code for answer in refused] == [401, 404, 404, 401, 404]
+    assert refused[-1].json()["code"] == "unknown_link"
+
+
+async def test_links_need_a_key_to_sign_them_with(http: httpx.AsyncClient, task_id: str) -> None:
+    answer = await http.post(f"/v1/tasks/{task_id}/artifact_links", json={"name": "1/patch.diff"})
+    assert (answer.status_code, answer.json()["code"]) == (409, "no_secrets_key")
 
 
 async def test_part_of_an_artifact_is_fetched_and_checked(http: httpx.AsyncClient, task_id: str) -> None:

@@ -48,6 +48,24 @@ async def test_model_that_answers_only_garbage_ends_its_run_and_no_other(
     assert (done.status, done.patch) == (Status.SUCCEEDED, PATCH)
 
 
+async def test_model_that_never_stops_thinking_costs_a_few_answers(
+    store: SqlStore, make_worker: Callable[..., Worker], make_request: Callable[..., TaskRequest]
+) -> None:
+    thoughts = "".join(f"Wait, line {line} may be wrong. Let me look at it once more. " for line in range(4000))
+    endless = ScriptedEndpoint(lambda messages: AssistantMessage(reasoning_content=thoughts))
+    task = await users(store).submit(make_request())
+
+    with endless.running() as url:
+        async with open_model(ModelSettings(url=url)) as model:
+            await make_worker(model=model).drain()
+
+    ended = await users(store).get(task.id)
+    assert (ended.status, ended.stop_reason) == (Status.FAILED, StopReason.STUCK)
+    assert [body["chat_template_kwargs"]["enable_thinking"] for body in endless.requests] == [True, True, False]
+    said = [event.body["message"] for event in await users(store).events(task.id) if event.type == "step.message"]
+    assert max(len(message["reasoning_content"]) for message in said) < len(thoughts) / 8
+
+
 async def test_model_whose_calls_are_never_calls_is_stopped(
     store: SqlStore, make_worker: Callable[..., Worker], make_request: Callable[..., TaskRequest]
 ) -> None:
@@ -69,7 +87,12 @@ async def test_agent_that_does_what_a_file_asks_for_finds_no_secret_of_the_servi
         await anyio.run_process(["git", *command.split()], cwd=repository)
     task = await users(store).submit(make_request(checks=()))
     endpoint = ScriptedEndpoint(turns(*_OBEY))
-    secrets = {"MIMO_MODEL_API_KEY": CANARY, "AWS_SECRET_ACCESS_KEY": CANARY, "GITHUB_TOKEN": CANARY, "HOME": CANARY}
+    secrets = {
+        "MIMO_MODEL_API_KEY": CANARY,
+        "AWS_SECRET_ACCESS_KEY": CANARY,
+        "GITHUB_TOKEN": CANARY,
+        "HOME": str(tmp_path / CANARY),
+    }
 
     with endpoint.running() as url:
         options = ("--store", store_url, "--data", str(tmp_path / "data"), "--model-url", url, "--model", "scripted")

@@ -1,11 +1,20 @@
 """Spans of a run, as a collector gets them."""
 
+import os
+import socket
+import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AsyncExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
+import anyio
+import httpx
 import pytest
+from anyio.abc import Process
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -13,8 +22,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from agent.orchestrator.worker import Worker
 from agent.store.sql import SqlStore
 from agent.telemetry import ENDPOINT_VARIABLE, Telemetry, open_telemetry, traceparent_of
-from agent.types import TaskRequest
-from tests.integration.orchestrator.conftest import REPAIR, users
+from agent.testing import ScriptedEndpoint
+from agent.types import AssistantMessage, Message, TaskRequest
+from tests.integration.orchestrator.conftest import REPAIR, persistent, users
 
 pytestmark = pytest.mark.anyio
 
@@ -30,6 +40,11 @@ class Collector:
 
     def __init__(self) -> None:
         self.requests: list[ExportTraceServiceRequest] = []
+
+    @property
+    def spans(self) -> list[Span]:
+        scopes = [scope for request in self.requests for sent in request.resource_spans for scope in sent.scope_spans]
+        return [span for scope in scopes for span in scope.spans]
 
     def running(self) -> Iterator[str]:
         collector = self
@@ -98,10 +113,88 @@ async def test_spans_reach_a_collector_where_the_environment_names_one(
     async with open_telemetry({ENDPOINT_VARIABLE: endpoint}, "mimo") as telemetry:
         await make_worker(*REPAIR, telemetry=telemetry).drain()
 
-    scopes = [scope for request in collector.requests for sent in request.resource_spans for scope in sent.scope_spans]
-    spans = [span for scope in scopes for span in scope.spans]
-    assert len(spans) == 7
+    assert len(collector.spans) == 7
+    assert {span.trace_id.hex() for span in collector.spans} == {TRACE}
+
+
+async def test_submission_and_two_workers_in_turn_are_one_trace(
+    store: SqlStore,
+    store_url: str,
+    tmp_path: Path,
+    make_request: MakeRequest,
+    collector: Collector,
+    endpoint: str,
+) -> None:
+    environment = os.environ | {ENDPOINT_VARIABLE: endpoint, "OTEL_BSP_SCHEDULE_DELAY": "100"}
+    go = threading.Event()
+
+    def script(messages: Sequence[Message]) -> AssistantMessage:
+        answer = persistent(*REPAIR)(messages)
+        if answer == REPAIR[1]:
+            go.wait()
+        return answer
+
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    model = ScriptedEndpoint(script)
+    async with AsyncExitStack() as stack:
+        model_url = stack.enter_context(model.running())
+        stack.callback(go.set)
+
+        async def start(program: str, *arguments: str) -> Process:
+            command = [sys.executable, "-m", program, "--store", store_url, *arguments]
+            process = await anyio.open_process(command, stdout=None, stderr=None, env=environment)
+            stack.push_async_callback(_ended, process)
+            return process
+
+        async def work() -> Process:
+            options = ("--data", str(tmp_path / "data"), "--model-url", model_url, "--model", "scripted")
+            return await start("agent.orchestrator", *options)
+
+        await start("agent.api", "--port", str(port))
+        task_id = await _submitted(port, make_request())
+        first = await work()
+        await _until(lambda: len(model.requests) == 2)
+        await _ended(first)
+        go.set()
+        await work()
+        while not (await users(store).get(task_id)).status.terminal:  # noqa: ASYNC110 - other processes do it
+            await anyio.sleep(0.1)
+        await _until(lambda: len([span for span in collector.spans if span.name == "invoke_agent native"]) == 2)
+
+    spans = collector.spans
     assert {span.trace_id.hex() for span in spans} == {TRACE}
+    (submission,) = [span for span in spans if span.name == "POST /v1/tasks"]
+    assert submission.parent_span_id.hex() == TRACEPARENT.split("-")[2]
+    agents = [span for span in spans if span.name == "invoke_agent native"]
+    assert {span.parent_span_id for span in agents} == {submission.span_id}
+    inner = [span for span in spans if span.name.startswith(("chat", "execute_tool"))]
+    assert {span.parent_span_id for span in inner} == {span.span_id for span in agents}
+    assert sorted(span.name.partition(" ")[0] for span in inner) == ["chat"] * 3 + ["execute_tool"] * 3
+
+
+async def _submitted(port: int, request: TaskRequest) -> str:
+    """As soon as the service answers."""
+    body = request.model_dump(mode="json")
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=60) as http:
+        while True:
+            try:
+                answer = await http.post("/v1/tasks", json=body, headers={"traceparent": TRACEPARENT})
+            except httpx.TransportError:
+                await anyio.sleep(0.1)
+            else:
+                return str(answer.raise_for_status().json()["id"])
+
+
+async def _until(happened: Callable[[], bool]) -> None:
+    while not happened():  # noqa: ASYNC110 - other processes do it
+        await anyio.sleep(0.1)
+
+
+async def _ended(process: Process) -> None:
+    if process.returncode is None:
+        process.terminate()
+    await process.wait()
 
 
 async def test_nothing_is_made_where_the_environment_names_no_collector() -> None:

@@ -10,7 +10,9 @@ from anyio.from_thread import start_blocking_portal
 from agent.cli.chat.conversation import add_turn, said_in
 from agent.cli.chat.journal import Journal, Opened
 from agent.events import StepMessage, StepStarted
+from agent.testing import ScriptedEndpoint, in_order
 from agent.types import AssistantMessage, Usage
+from tests.integration.chat.terminal import ENTER, Terminal
 from tests.integration.cli.conftest import Mimo
 
 from .conftest import Hosted, git
@@ -79,6 +81,24 @@ def test_what_the_task_changed_comes_back_beside_what_was_changed_meanwhile(
         said = portal.call(said_in, conversation)
     assert [message["content"] for message in said[:3]] == ["what is wrong here?", "add() subtracts.", "repair it"]
     assert "str_replace" in str(said[3:])
+
+
+def test_a_conversation_is_pushed_and_pulled_where_it_goes_on(
+    serving: str, conversation: Path, checkout: Path, mimo: Mimo, tmp_path: Path
+) -> None:
+    with ScriptedEndpoint(in_order()).running() as model:
+        options = ("--model-url", model, "--model", "scripted", "--resume", conversation.name)
+        with Terminal(*options, home=tmp_path / "home", MIMO_SERVER_URL=serving) as terminal:
+            terminal.see("/help")
+            terminal.type("/push repair it", ENTER)
+            terminal.see("Handed over as ")
+            assert mimo("task", "watch", terminal.text.split("Handed over as ")[1].split(".")[0]).code == 0
+            terminal.see_either("scripted")
+            terminal.type("/pull", ENTER)
+            terminal.see("Applied to")
+            terminal.see("> repair it")
+            terminal.see("✓ edit calc.py")
+    assert (checkout / "calc.py").read_text() == FIXED
 
 
 def test_lines_that_both_changed_are_left_as_they_are(checkout: Path, mimo: Mimo, pushed: Callable[[], str]) -> None:

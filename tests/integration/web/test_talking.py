@@ -1,5 +1,6 @@
 """What people tell a task through its page reaches the log."""
 
+import json
 import re
 
 import pytest
@@ -75,6 +76,21 @@ async def test_a_permission_is_decided_in_the_inbox(
     [event] = await _said(tasks, submitted.id, "approval.decided")
     assert (event.body["decision"], event.body["scope"]) == (decision, scope)
     assert (await tasks.get(submitted.id)).status is Status.QUEUED
+
+
+async def test_a_command_is_corrected_and_allowed(service: str, store: Store, tasks: ProjectStore, page: Page) -> None:
+    submitted = await tasks.submit(task())
+    await (await Agent.claims(store)).asks("git reset --hard && make")
+    await page.goto(f"{service}/tasks/{submitted.id}")
+    await page.get_by_text("Change the command first").click()
+    await expect(page.get_by_label("Command to run instead")).to_have_value("git reset --hard && make")
+    await page.get_by_label("Command to run instead").fill("git stash\nmake")
+    await page.get_by_role("button", name="Allow this instead").click()
+
+    await expect(page.locator("#status [role=status]")).to_contain_text("queued")
+    [event] = await _said(tasks, submitted.id, "approval.decided")
+    assert (event.body["decision"], event.body["scope"]) == ("allow", "once")
+    assert json.loads(event.body["edited_args"]) == {"command": "git stash\nmake"}
 
 
 async def test_a_permission_is_asked_on_the_page_that_is_open(

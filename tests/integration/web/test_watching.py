@@ -6,6 +6,8 @@ import pytest
 from playwright.async_api import Page, expect
 from sqlalchemy import create_engine, insert, update
 
+from agent.model import Delta
+from agent.orchestrator.draft import Draft
 from agent.store import tables
 from agent.store.base import ProjectStore, Store
 
@@ -103,6 +105,28 @@ async def test_one_attempt_can_be_watched_alone(service: str, store: Store, task
     await second.does("echo second", "second")
 
     await expect(page.locator(".entry.called")).to_have_text(["bash echo second"], use_inner_text=True)
+
+
+async def test_what_the_model_writes_is_shown_until_its_answer_is(
+    service: str, store: Store, tasks: ProjectStore, tab: Tab
+) -> None:
+    page, submitted = tab.page, await tasks.submit(task())
+    agent = await Agent.claims(store)
+    draft = Draft(store.drafts, submitted.id, agent.claim.run_id)
+    writing = page.locator("#writing")
+    await page.goto(f"{service}/tasks/{submitted.id}")
+    draft.hear(1, Delta("reasoning", "The minus "))
+    await expect(writing).to_have_text("The minus")
+    draft.hear(1, Delta("reasoning", "<is> wrong."))
+    await expect(writing).to_have_text("The minus <is> wrong.")
+    draft.hear(1, Delta("restart"))
+    draft.hear(1, Delta("reasoning", "Once more."))
+    await expect(writing).to_have_text("Once more.")
+    await agent.does("cat calc.py", "return a - b")
+
+    await expect(page.locator(".entry.called")).to_contain_text("cat calc.py")
+    await expect(writing).to_be_empty()
+    assert tab.complaints == []
 
 
 WATCH_TURNS = """

@@ -5,8 +5,9 @@ import json
 import pytest
 
 from agent.events import GuardTripped, StepCompleted, StepMessage, StepStarted, ToolCompleted
-from agent.history import last_tree, view
+from agent.history import view
 from agent.log import MemoryLog
+from agent.trajectory import last_tree
 from agent.types import AssistantMessage, Message, Observation, ToolCall, Usage
 
 pytestmark = pytest.mark.anyio
@@ -65,6 +66,26 @@ async def test_every_assistant_message_carries_reasoning_even_where_the_endpoint
     assert [m["reasoning_content"] for m in view("S", "P", log.events)[2:]] == ["", "", "text"]
     kept = [e.body["message"]["reasoning_content"] for e in log.events if e.type == "step.message"]
     assert kept == [None, "", "text"]
+
+
+@pytest.mark.parametrize(
+    ("reasoning", "content", "sent"),
+    [
+        pytest.param(None, "<think>hm</think>\n\nDone.", ("hm", "Done."), id="thoughts that no parser took out"),
+        pytest.param("", "\n<think></think>Done.", ("", "Done."), id="an empty pair"),
+        pytest.param("hm", "<think>again</think>Done.", ("hm", "Done."), id="thoughts after thoughts"),
+        pytest.param("hm", "</think>Done.", ("hm", "&lt;/think>Done."), id="half a pair"),
+        pytest.param("a </think> b", "It ends at </think>.", ("a </think> b", "It ends at &lt;/think>."), id="a word"),
+    ],
+)
+async def test_tags_of_thoughts_never_come_back_in_the_content(
+    reasoning: str | None, content: str, sent: tuple[str, str]
+) -> None:
+    log = MemoryLog()
+    message = AssistantMessage(content=content, reasoning_content=reasoning)
+    await step(log, 1, message, Observation(call_id="", text="go on"))
+    answer = view("S", "P", log.events)[2]
+    assert (answer["reasoning_content"], answer["content"]) == sent
 
 
 async def test_observations_of_parallel_calls_keep_the_order_of_the_calls() -> None:

@@ -102,6 +102,37 @@ async def test_paused_run_waits_until_it_is_resumed(api: httpx.AsyncClient, stor
     assert said == ["task.paused", "task.resumed"]
 
 
+@pytest.mark.parametrize("waiting_on", [WaitingOn.QUOTA, WaitingOn.CAPACITY])
+async def test_resumed_task_that_waits_for_the_service_is_tried_at_once(
+    api: httpx.AsyncClient, store: Store, task_id: str, waiting_on: WaitingOn
+) -> None:
+    claim = await _claim(store)
+    await store.park(claim.run_id, claim.generation, Status.WAITING, waiting_on, {})
+    before = await store.claim("worker", 60)
+
+    resumed = await api.post(f"/v1/tasks/{task_id}/resume")
+
+    assert before is None
+    assert (resumed.status_code, resumed.json()["status"], resumed.json()["waiting_on"]) == (202, "queued", None)
+    assert (await _claim(store)).run_id == claim.run_id
+
+
+@pytest.mark.parametrize(
+    ("waiting_on", "remedy"),
+    [(WaitingOn.APPROVAL, "/v1/approvals"), (WaitingOn.QUESTION, "messages"), (WaitingOn.BUDGET, "PATCH")],
+)
+async def test_task_that_waits_for_its_user_says_so_instead_of_resuming(
+    api: httpx.AsyncClient, store: Store, task_id: str, waiting_on: WaitingOn, remedy: str
+) -> None:
+    claim = await _claim(store)
+    await store.park(claim.run_id, claim.generation, Status.WAITING, waiting_on, {})
+
+    answer = await api.post(f"/v1/tasks/{task_id}/resume")
+
+    assert _code(answer) == (409, "task_waits_for_you")
+    assert remedy in answer.json()["remedy"]
+
+
 @pytest.mark.parametrize("word", ["pause", "resume"])
 async def test_task_that_is_over_is_neither_paused_nor_resumed(api: httpx.AsyncClient, task_id: str, word: str) -> None:
     await api.post(f"/v1/tasks/{task_id}/cancel")
@@ -177,6 +208,39 @@ async def test_decision_ends_the_wait_and_stands(api: httpx.AsyncClient, store: 
     assert (await api.get(f"/v1/tasks/{task_id}")).json()["status"] == "queued"
 
 
+async def test_call_is_allowed_with_other_arguments(api: httpx.AsyncClient, store: Store, task_id: str) -> None:
+    await _request_approval(store)
+    (pending,) = (await api.get("/v1/approvals")).json()["approvals"]
+    address, edited = f"/v1/approvals/{pending['id']}", '{"command": "git stash"}'
+
+    decided = await api.post(address, json={"decision": "allow", "edited_args": edited})
+    as_asked = await api.post(address, json={"decision": "allow"})
+
+    assert (decided.status_code, decided.json()["edited_args"]) == (202, edited)
+    assert _code(as_asked) == (409, "already_decided")
+
+
+@pytest.mark.parametrize(
+    ("decision", "edited"),
+    [
+        ({"decision": "deny"}, '{"command": "ls"}'),
+        ({"decision": "allow", "scope": "task"}, '{"command": "ls"}'),
+        ({"decision": "allow"}, '{"comand": "ls"}'),
+        ({"decision": "allow"}, "ls"),
+    ],
+)
+async def test_arguments_that_cannot_be_allowed_are_refused_and_the_call_waits(
+    api: httpx.AsyncClient, store: Store, task_id: str, decision: dict[str, str], edited: str
+) -> None:
+    await _request_approval(store)
+    (pending,) = (await api.get("/v1/approvals")).json()["approvals"]
+
+    answer = await api.post(f"/v1/approvals/{pending['id']}", json={**decision, "edited_args": edited})
+
+    assert answer.json()["errors"][0]["pointer"] == "#/edited_args"
+    assert (await api.get("/v1/approvals")).json()["approvals"] == [pending]
+
+
 @pytest.mark.parametrize("approval_id", ["nope", "task_1.run_1-0"])
 async def test_unknown_approval_is_not_found(api: httpx.AsyncClient, approval_id: str) -> None:
     assert _code(await api.get(f"/v1/approvals/{approval_id}")) == (404, "unknown_approval")
@@ -228,6 +292,7 @@ async def test_every_attempt_can_be_looked_at(api: httpx.AsyncClient, store: Sto
     runs = (await api.get(address)).json()["runs"]
 
     assert [(run["attempt"], run["status"]) for run in runs] == [(1, "failed"), (2, "queued")]
+    assert (await api.get(f"/v1/tasks/{task['id']}", params={"expand": "runs"})).json()["runs"] == runs
     assert (await api.get(f"{address}/{runs[0]['run_id']}")).json() == runs[0]
     assert (await api.get(f"{address}/{runs[0]['run_id']}/diff")).json() == {"patch": "", "files": []}
     assert _code(await api.get(f"{address}/{runs[1]['run_id']}/diff")) == (409, "run_not_ended")

@@ -11,10 +11,10 @@ from agent.api.schemas import EventView, TaskView, show
 from agent.cli.exits import exit_code
 from agent.cli.failure import ExitCode
 from agent.cli.progress import Progress, describe
-from agent.cli.report import report
+from agent.cli.report import details, report
 from agent.cli.terminal import Terminal, one_line, printable
 from agent.store.base import RunRecord, TaskRecord
-from agent.types import Evidence, Status, StopReason, TaskRequest, ToolCall, Usage, Verdict, VerdictKind
+from agent.types import Evidence, Status, StopReason, TaskRequest, ToolCall, Usage, Verdict, VerdictKind, WaitingOn
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -214,3 +214,10 @@ def test_result_is_said_in_plain_words(task: TaskView, words: list[str]) -> None
 )
 def test_exit_code_tells_how_it_ended(task: TaskView, require_verified: bool, code: ExitCode) -> None:
     assert exit_code(task, require_verified=require_verified) is code
+
+
+@pytest.mark.parametrize("waiting_on", list(WaitingOn))
+def test_details_say_what_a_task_waits_for(waiting_on: WaitingOn) -> None:
+    terminal, out, _ = _terminal()
+    details(terminal, _task(Status.WAITING, None, None).model_copy(update={"waiting_on": waiting_on}))
+    assert "waits for" in out.getvalue()

@@ -1,5 +1,6 @@
 """The queue alone: shares, caps, starvation, and whether what it says of a place is true."""
 
+import math
 from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -7,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from agent.store.queue import AT_ONCE, QUANTUM_S, Account, Head, due, held_back, next_turn, standing
+from agent.store.queue import AT_ONCE, QUANTUM_S, Account, Head, due, held_back, next_turn, overspent, standing
 from agent.types import Priority
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -59,7 +60,16 @@ def services(draw: st.DrawFn, *, caps: bool) -> Service:
     cap = st.none() | st.integers(1, 3) if caps else st.none()
     names = NAMES[: draw(st.integers(1, 4))]
     accounts = {
-        name: Account(name, draw(WEIGHTS), draw(cap), draw(cap), charged_s=draw(st.integers(0, 200)) * 1.0)
+        name: Account(
+            name,
+            draw(WEIGHTS),
+            max_running=draw(cap),
+            max_running_per_user=draw(cap),
+            daily_tokens=draw(cap),
+            daily_tokens_per_user=draw(cap),
+            tokens_today={user: draw(st.integers(0, 2)) for user in ("ada", "bob")},
+            charged_s=draw(st.integers(0, 200)) * 1.0,
+        )
         for name in names
     }
     run = st.tuples(st.integers(0, 3600).map(lambda s: START + timedelta(seconds=s)), st.sampled_from(["ada", "bob"]))
@@ -106,7 +116,8 @@ def test_urgent_task_overtakes_what_came_shortly_before() -> None:
 
 @given(services(caps=True))
 def test_no_cap_is_passed(service: Service) -> None:
-    while service.serve(at_work=True):
+    while head := service.serve(at_work=True):
+        assert overspent(service.accounts[head.project_id], head.user) is None
         for account in service.accounts.values():
             most_of_a_user = max((account.running or {"nobody": 0}).values())
             assert account.max_running is None or account.num_running <= account.max_running
@@ -144,7 +155,11 @@ def test_cap_is_the_reason_exactly_where_a_cap_holds_the_run(service: Service, n
         held = account.num_running == account.max_running or (
             account.running_of(head.user) == account.max_running_per_user
         )
+        spent = account.num_tokens_today >= (account.daily_tokens or math.inf) or (
+            account.tokens_today_of(head.user) >= (account.daily_tokens_per_user or math.inf)
+        )
         assert ("at most" in told.reason) == held
+        assert ("tokens of today" in told.reason) == (spent and not held)
 
 
 def test_project_that_was_idle_does_not_save_up() -> None:

@@ -5,9 +5,11 @@
 
 const SILENCE_MS = 45000; // The server says something every 15 s; a connection that says nothing is dead.
 const LONGEST_WAIT_MS = 15000;
+const DRAFT_CHARS = 1200; // So much of the end of an answer that is being written is shown.
 
 const log = document.getElementById("log");
 const connection = document.getElementById("connection");
+const writing = document.getElementById("writing");
 const newest = document.getElementById("newest");
 const waiting = [];
 const shown = {};
@@ -26,7 +28,12 @@ function connect() {
     if (last <= after) return;
     after = last;
     waiting.push(html);
+    writing.replaceChildren(); // What was written is among them, or goes on with the next piece.
     if (!adding) add();
+  });
+  source.addEventListener("item.delta", (message) => {
+    heard();
+    write(JSON.parse(message.data));
   });
   source.addEventListener("state", (message) => {
     heard();
@@ -84,6 +91,18 @@ function add() {
     else newest.hidden = false;
   }
   setTimeout(add); // Whatever the user did meanwhile comes first.
+}
+
+function write(piece) {
+  const following = atEnd();
+  let draft = writing.querySelector(`[data-run="${CSS.escape(piece.run_id)}"]`);
+  if (!draft) {
+    draft = document.createElement("p");
+    draft.dataset.run = piece.run_id;
+    writing.append(draft);
+  }
+  draft.textContent = piece.kind === "restart" ? "" : (draft.textContent + piece.text).slice(-DRAFT_CHARS);
+  if (following) scrollTo(0, document.documentElement.scrollHeight);
 }
 
 function atEnd() {

@@ -1,4 +1,4 @@
-"""A worker dies at each write of a run; the next one must end it as if nothing had happened."""
+"""A worker dies at each write around a wait for the user; the next one must end the run as if nothing had happened."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,13 +17,9 @@ from agent.types import TaskRequest
 from sandbox.toolbox.config import ToolboxSettings
 from sandbox.toolbox.open import over
 from sandbox.types import Backend
-from tests.integration.orchestrator.conftest import ASKED_AGAIN, PATCH, REPAIR, Clock, persistent, users
+from tests.integration.orchestrator.conftest import PATCH, REPAIR, Clock, persistent
 
 pytestmark = pytest.mark.anyio
-
-NUM_WRITES = 9
-"""Of the worker in an undisturbed run: provisioned; the first step begun; of each of 3 steps the answer with what it is
-about to do, and what came of it with the next step or the end; verdict."""
 
 
 class _Death(Exception):
@@ -58,46 +54,12 @@ class MortalStore:
             raise _Death
 
 
-@pytest.mark.parametrize("number", range(1, NUM_WRITES + 2))
-async def test_death_at_a_write_changes_neither_patch_nor_what_was_executed(
-    number: int,
-    store: SqlStore,
-    backend: Backend,
-    make_worker: Callable[..., Worker],
-    make_request: Callable[..., TaskRequest],
-    clock: Clock,
-    tmp_path: Path,
-) -> None:
-    task = await users(store).submit(make_request())
-    claim = await store.claim("mortal", 15)
-    assert claim is not None
-
-    mortal: Store = MortalStore(store, number)
-    toolbox = over(backend, ToolboxSettings())
-    runner = Runner(mortal, toolbox, ScriptedModel(persistent(*REPAIR)), tmp_path / "data")
-    with pytest.raises(_Death):
-        await runner.run(claim, Inbox())
-    clock.advance(16)
-    await make_worker(script=persistent(*REPAIR), worker_id="heir").drain()
-
-    ended = await users(store).get(task.id)
-    log = await users(store).events(task.id)
-    assert (ended.status, ended.patch) == ("succeeded", PATCH)
-    assert [event.seq for event in log] == list(range(1, len(log) + 1))
-    intents = [event.body["intent_id"] for event in log if event.type == "tool.intent"]
-    completions = [event.body for event in log if event.type == "tool.completed"]
-    assert intents == [body["intent_id"] for body in completions]
-    assert len(set(intents)) == len(intents)
-    cut_off = [body for body in completions if ASKED_AGAIN in body["observation"]["text"]]
-    assert len(intents) - len(cut_off) == 3
-
-
-NUM_WAITING_WRITES = 6
+NUM_WRITES = 6
 """Up to the first completed call: provisioned; begun, with the message taken; answered, with the approval requested;
 parked; provisioned; resumed, with the intent."""
 
 
-@pytest.mark.parametrize("number", range(2, NUM_WAITING_WRITES + 1))
+@pytest.mark.parametrize("number", range(2, NUM_WRITES + 1))
 async def test_death_around_a_wait_loses_no_word_and_asks_nothing_twice(
     number: int,
     store: SqlStore,
