@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Makes this checkout ready: system packages, then .venv with the locked Python packages and our own.
 # Written for Debian 12; elsewhere it says what to install. Does nothing, quickly, when nothing changed.
-# With --for-tests also what only tests need: Docker, Postgres, Prometheus, sshd and Chromium, none of which is started, the
-# programs of a Kubernetes cluster, and SGLang's parser.
+# With --for-tests also what only tests need: Docker, Postgres, Prometheus, sshd, Chromium and an emulator of arm64,
+# none of which is started, the programs of a Kubernetes cluster, and SGLang's parser.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -25,6 +25,7 @@ main() {
             install_where_possible $(have dockerd || echo docker.io) $(have chromium || echo chromium) \
                 $(have promtool || echo prometheus) $(have_postgres || echo postgresql) \
                 $([ -x /usr/sbin/sshd ] || echo openssh-server) \
+                $(have qemu-aarch64-static || echo qemu-user-static) \
                 $(.venv/bin/python -m deploy.cluster packages)
             .venv/bin/python -m deploy.cluster build || echo "setup: without a cluster the tests on one are skipped"
             tests/contract/sglang/setup.sh || echo "setup: without SGLang's packages its contract tests are skipped"
@@ -44,6 +45,7 @@ wanted_state() {
 install_system_packages() {
     local missing=()
     have git || missing+=(git)
+    have ssh || missing+=(openssh-client)
     have make || missing+=(make)
     have c++ || have g++ || have clang++ || missing+=(g++) # for the step of the model server
     have go || missing+=(golang-go) # for the program that serves sandboxes from inside

@@ -10,7 +10,7 @@ from itertools import product
 import yaml
 
 from sandbox.config import KubernetesSettings
-from sandbox.kubernetes.fences import Bounds, Executors, fences
+from sandbox.kubernetes.fences import Bounds, Executors, fences, rules
 
 _NUMBERS = {
     900_001: "{{ int .Values.sandbox.bounds.pods }}",
@@ -27,7 +27,8 @@ _REGISTRY = "{{ .Values.sandbox.bounds.registry }}"
 def fence_files() -> dict[str, str]:
     """Name -> content."""
     networks = {"install": "sealed", "fence": "fence"}  # by the first container; `policy` has the same as `sealed`
-    return {
+    claims = yaml.safe_dump(rules("claims"), sort_keys=False)  # of the role; all else is the same
+    return {"claims.yaml": claims} | {
         f"{profile}-{first}.yaml": _file(profile, networks[first])
         for profile, first in product(("restricted", "root"), networks)
     }

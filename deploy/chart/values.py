@@ -1,22 +1,26 @@
 """The values of the chart: one description; ``values.yaml``, its schema and the table in the docs are written from it.
 
 Where a value is a setting of one of our programs, it has the program's name and meaning and is not described again:
-``modelServer.sglang.settings`` is ``model_server.sglang.arguments.LaunchSettings``, and ``sandbox.settings`` is
-``sandbox.config.KubernetesSettings``. What they leave out is as the program has it.
+``modelServer.sglang.settings`` is ``model_server.sglang.arguments.LaunchSettings``, and what is in ``sandbox`` are the
+settings of ``sandbox.config``. What they leave out is as the program has it.
 """
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
 from model_server.sglang.arguments import LaunchSettings
-from sandbox.config import KubernetesSettings
+from sandbox.config import EgressSettings, KubernetesSettings
+from sandbox.pool.config import PoolSettings
+from sandbox.toolbox.config import ToolboxSettings
 
 Quantity = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$")]
 """As Kubernetes writes amounts, such as ``500m`` or ``64Gi``."""
 Digest = Annotated[str, StringConstraints(pattern=r"^(sha256:[0-9a-f]{64})?$")]
-Name = Annotated[str, StringConstraints(pattern=r"^([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?)?$")]
+# Lengths have a field of their own: a number of times in a pattern is written out by whoever compiles it, and Helm does
+# so at every call.
+Name = Annotated[str, StringConstraints(max_length=253, pattern=r"^([a-z0-9]([a-z0-9.-]*[a-z0-9])?)?$")]
 """Of an object of the cluster; empty: none."""
 Cidr = Annotated[str, StringConstraints(pattern=r"^([0-9.]+|[0-9a-fA-F:.]+)/[0-9]{1,3}$")]
 Registry = Annotated[
@@ -24,30 +28,56 @@ Registry = Annotated[
 ]
 """Host, port and what else stands before the name of an image."""
 ImageName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+([._/-][a-z0-9]+)*$")]
-Tag = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?$")]
+Tag = Annotated[str, StringConstraints(max_length=128, pattern=r"^([A-Za-z0-9_][A-Za-z0-9_.-]*)?$")]
 Reference = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9][A-Za-z0-9._/@:-]*[A-Za-z0-9])?$")]
 """Of an image, whole."""
 Folder = Annotated[str, StringConstraints(pattern=r"^(/[A-Za-z0-9._-]+)*$")]
 """An absolute path; empty: none."""
 RelativePath = Annotated[str, StringConstraints(pattern=r"^/?[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$")]
-Label = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?$")]
+Label = Annotated[str, StringConstraints(max_length=63, pattern=r"^([A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)?$")]
 Device = Annotated[
     str, StringConstraints(pattern=r"^([a-z0-9]([a-z0-9.-]*[a-z0-9])?/[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)?$")
 ]
 """As device plugins name what they give, such as ``nvidia.com/gpu``."""
 Host = Annotated[str, StringConstraints(pattern=r"^(\*\.)?[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")]
+AllowedHost = Annotated[
+    str,
+    StringConstraints(
+        max_length=253, pattern=r"^(\*\.[a-z0-9-]+\.)?([a-z0-9-]+\.)*[a-z]([a-z0-9-]*[a-z0-9])?(:[1-9][0-9]{0,4})?$"
+    ),
+]
+"""As ``sandbox.hosts`` has it."""
 Url = Annotated[str, StringConstraints(pattern=r"^(https?://[^\s\"]+)?$")]
+RayAddress = Annotated[str, StringConstraints(pattern=r"^(ray://[A-Za-z0-9.-]+:[0-9]{1,5})?$")]
 ArtifactsUrl = Annotated[str, StringConstraints(pattern=r"^(file:///|s3://)[^\s\"$]+$")]
 Object = dict[str, Any]
 """Anything that Kubernetes takes at that place; the chart does not look into it."""
 
 
-def _settings(model: type[BaseModel], *said_elsewhere: str) -> WithJsonSchema:
-    """Of a program's settings, those that nothing else in the chart decides; none has to be said."""
-    properties = {
-        name: schema for name, schema in model.model_json_schema()["properties"].items() if name not in said_elsewhere
-    }
-    return WithJsonSchema({"type": "object", "properties": properties, "additionalProperties": False})
+def _settings(model: type[BaseModel], *said_elsewhere: str, **items: Any) -> WithJsonSchema:
+    """Of a program's settings, those that nothing else in the chart decides; none has to be said.
+
+    Args:
+        items: of a list whose items the program checks by code, a type that a schema can say.
+    """
+    whole = model.model_json_schema()
+    properties = {name: schema for name, schema in whole["properties"].items() if name not in said_elsewhere}
+    written = _written_out(properties, whole.get("$defs", {}))
+    for name, kind in items.items():
+        written[name]["items"] = TypeAdapter(kind).json_schema()
+    return WithJsonSchema({"type": "object", "properties": written, "additionalProperties": False})
+
+
+def _written_out(schema: Any, definitions: dict[str, Any]) -> Any:
+    """The schema without references, since it goes into another one."""
+    match schema:
+        case {"$ref": str(reference)}:
+            return _written_out(definitions[reference.rpartition("/")[2]], definitions)
+        case dict():
+            return {name: _written_out(inner, definitions) for name, inner in schema.items()}
+        case list():
+            return [_written_out(inner, definitions) for inner in schema]
+    return schema
 
 
 LaunchObject = Annotated[
@@ -60,6 +90,11 @@ SandboxObject = Annotated[
         *("namespace", "kubeconfig", "context", "agent_image", "host_image", "pull_policy", "service_account"),
     ),
 ]
+EgressObject = Annotated[
+    Object, _settings(EgressSettings, "egressd", "log", allow_hosts=AllowedHost, allow_addresses=Cidr)
+]
+ToolboxObject = Annotated[Object, _settings(ToolboxSettings)]
+PoolObject = Annotated[Object, _settings(PoolSettings)]
 
 
 class Values(BaseModel):
@@ -86,13 +121,16 @@ class ServiceAccount(Values):
     annotations: dict[str, str] = Field({}, description="Such as what binds it to an identity of the cloud.")
 
 
-class Component(Values):
+class Pods(Values):
     """What every kind of pod of the chart has."""
 
     replicas: int = Field(1, ge=0, description="Pods.")
     resources: Resources = Field(Resources(), description="Of its container.")
     env: dict[str, str] = Field({}, description="Further variables; nothing secret.")
+    env_from: list[Object] = Field([], description="Secrets and ConfigMaps whose keys are variables, as `envFrom`.")
     extra_args: list[str] = Field([], description="Further arguments of its program.")
+    extra_volumes: list[Object] = Field([], description="Further volumes of its pods.")
+    extra_volume_mounts: list[Object] = Field([], description="Where its container sees them.")
     node_selector: dict[str, Label] = Field({}, description="Labels of the nodes it may run on.")
     tolerations: list[Object] = Field([], description="Taints it does not mind.")
     affinity: Object = Field({}, description="Instead of the chart's own.")
@@ -100,6 +138,11 @@ class Component(Values):
     priority_class_name: Name = Field("", description="Its importance to the scheduler.")
     pod_labels: dict[str, Label] = Field({}, description="Further labels.")
     pod_annotations: dict[str, str] = Field({}, description="Further annotations.")
+
+
+class Component(Pods):
+    """One with an account of its own, of which a few may be away at once."""
+
     service_account: ServiceAccount = ServiceAccount()
     pdb: bool = Field(True, description="Let drains of nodes end one of its pods at a time, where it has several.")
     termination_grace_period_seconds: int = Field(60, ge=1, description="From the wish to end to the forced end, s.")
@@ -289,6 +332,8 @@ class Repositories(Values):
     existing_claim: Name = Field(
         "", description="Volume with the repositories of users, seen read-only at /repositories."
     )
+    hosts: list[Host] = Field([], description="Git hosts and forges that are called. Empty: any.")
+    networks: list[Cidr] = Field([], description="Where git hosts may be that have no public address.")
 
 
 class Database(Values):
@@ -323,11 +368,37 @@ class Prepull(Values):
     images: list[Reference] = Field([], description="Those of your tasks, beside sandboxd and the default one.")
 
 
+class Ray(Pods):
+    mode: Literal["none", "pods", "kuberay", "external"] = Field(
+        "none",
+        description="Where executors of the toolbox are. `none`: in each worker. `pods`: in a Ray cluster of the "
+        "chart's own pods. `kuberay`: in one that the KubeRay operator makes. `external`: in yours, of this image.",
+    )
+    image: Image = Field(Image(repository="mimo-coder/agent-ray"), description="Also that of workers, unless `none`.")
+    replicas: int = Field(1, ge=0, le=1000, description="Machines of the cluster, beside its head.")
+    executors: int = Field(4, ge=1, le=1000, description="Of all machines together.")
+    object_store_mib: int = Field(256, ge=80, description="Of each machine, for large arguments and results, MiB.")
+    address: RayAddress = Field("", description="For `external`: ray://HOST:10001.")
+    cidrs: list[Cidr] = Field([], description="For `external`: its addresses, for network policies.")
+    token: Secret = Field(Secret(), description="Key `ray-token` of that Secret.")
+    assume_installed: bool = Field(
+        False, description="Render it although the cluster does not say that it knows KubeRay."
+    )
+
+
 class Sandbox(Values):
     image: Image = Field(Image(repository="mimo-coder/sandboxd"), description="What brings sandboxd into a pod.")
     task_image: Image = Field(Image(repository="mimo-coder/task"), description="Where a task names none.")
     namespace: SandboxNamespace = SandboxNamespace()
     settings: SandboxObject = Field({}, description="KubernetesSettings, by their own names.")
+    egress: EgressObject = Field(
+        {}, description="EgressSettings, by their own names: hosts in `allow_hosts` may be reached, and no others."
+    )
+    toolbox: ToolboxObject = Field({}, description="ToolboxSettings, by their own names, of each worker.")
+    pool: PoolObject = Field(
+        {}, description="PoolSettings, by their own names, such as `max_ready`. Empty: none are kept ready."
+    )
+    ray: Ray = Ray()
     bounds: Bounds = Bounds()
     prepull: Prepull = Prepull()
     admission_policy: bool = Field(
@@ -347,6 +418,11 @@ class NetworkPolicy(Values):
         [{"ports": [{"protocol": "TCP", "port": 443}]}],
         description="What API pods reach beside the store, as rules of a policy: receivers of webhooks, issuers' keys.",
     )
+    worker_egress: list[Object] = Field(
+        [{"ports": [{"protocol": "TCP", "port": 443}]}],
+        description="What workers reach beside model, sandboxes and store: git hosts, forges, the store of artifacts. "
+        "The hosts that sandboxes may reach are let through by themselves.",
+    )
     clients: list[Object] = Field(
         [{"namespaceSelector": {}}], description="Who may reach the API, as peers of a policy; every pod by itself."
     )
@@ -360,7 +436,7 @@ class Artifacts(Values):
     url: ArtifactsUrl = Field(
         "file:///data/artifacts",
         description="Where API and workers keep what runs leave beside their events: file:///FOLDER of the data "
-        "volume, or s3://BUCKET/PREFIX, reached as AWS_... in api.env and orchestrator.env say.",
+        "volume, or s3://BUCKET/PREFIX, reached as AWS_... say in the env and envFrom of both.",
     )
 
 

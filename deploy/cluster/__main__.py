@@ -40,6 +40,14 @@ def up(
 
 
 @app.command()
+def env(name: Name = "mimo") -> None:
+    """Print what a shell needs for it: eval "$(python -m deploy.cluster env)"."""
+    found = programs.build()
+    typer.echo(f"export KUBECONFIG={_running(name).kubeconfig}")
+    typer.echo(f"export PATH={found['helm'].parent}:{found['kubectl'].parent}:$PATH")
+
+
+@app.command()
 def status(name: Name = "mimo") -> None:
     """Show its nodes and pods."""
     typer.echo(_running(name).kubectl("get", "nodes,pods", "--all-namespaces"), nl=False)

@@ -1,15 +1,24 @@
 # The service: API, orchestrator and migrations.
 #   docker build --file deploy/images/agent.Dockerfile --build-arg VERSION=0.1.0 --tag mimo-coder/agent:0.1.0 .
+# With --build-arg REQUIREMENTS=agent-ray it is the image mimo-coder/agent-ray, which has Ray too.
 # `make images` makes the same without Docker and without a registry, and reads the last stage for its settings.
 ARG BASE=python:3.11-slim-bookworm
+ARG REQUIREMENTS=agent
+# Debian 12 has an older Go than the way out of sandboxes needs.
+ARG GO=golang:1.26-bookworm
+
+FROM ${GO} AS go
 
 FROM ${BASE} AS build
-RUN apt-get update && apt-get install --yes --no-install-recommends g++ golang-go
+ARG REQUIREMENTS
+RUN apt-get update && apt-get install --yes --no-install-recommends g++
+COPY --from=go /usr/local/go /usr/local/go
+ENV PATH=/usr/local/go/bin:/usr/local/bin:/usr/bin:/bin
 WORKDIR /source
 COPY requirements requirements
 RUN python -m venv /tools \
     && /tools/bin/pip install --no-cache-dir --require-hashes --requirement requirements/build.txt \
-    && pip install --no-cache-dir --require-hashes --target /opt/mimo --requirement requirements/agent.txt
+    && pip install --no-cache-dir --require-hashes --target /opt/mimo --requirement requirements/${REQUIREMENTS}.txt
 COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY agent agent
 COPY sandbox sandbox
@@ -23,11 +32,12 @@ RUN PYTHONPATH=/opt/mimo /tools/bin/python -m hatchling build --target wheel --d
 
 FROM ${BASE}
 ARG VERSION=0.1.0
-ARG PACKAGES="bash ca-certificates git"
+ARG PACKAGES="bash ca-certificates git openssh-client"
 RUN apt-get update && apt-get install --yes --no-install-recommends ${PACKAGES} && rm -r /var/lib/apt/lists \
+    && useradd --uid 10001 --user-group --home-dir /tmp --no-create-home --shell /usr/sbin/nologin mimo \
     && install --directory --mode=1777 /data
 COPY --from=build /opt/mimo /opt/mimo
-ENV PATH=/usr/local/bin:/usr/bin:/bin PYTHONPATH=/opt/mimo PYTHONUNBUFFERED=1 HOME=/tmp
+ENV PATH=/usr/local/bin:/usr/bin:/bin:/opt/mimo/bin PYTHONPATH=/opt/mimo PYTHONUNBUFFERED=1 HOME=/tmp
 LABEL org.opencontainers.image.title="mimo-coder agent" org.opencontainers.image.version="${VERSION}" \
     org.opencontainers.image.description="API, orchestrator and migrations of mimo-coder" \
     org.opencontainers.image.licenses="Apache-2.0"

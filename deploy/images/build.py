@@ -3,7 +3,7 @@
 import logging
 import tempfile
 from collections.abc import Mapping
-from importlib.metadata import distribution
+from importlib.metadata import Distribution, distribution
 from pathlib import Path
 
 from deploy.images import archive, debian, dockerfile
@@ -75,11 +75,14 @@ def task_tree(described: Dockerfile) -> Tree:
     )
 
 
+def pytest_packages() -> list[Distribution]:
+    """The packages of pytest in our own environment: Python without compiled parts."""
+    return [distribution(name) for name in _TEST_RUNNER]
+
+
 def _test_runner(place: str) -> dict[str, Path]:
-    """The packages of pytest as they are in our own environment: Python without compiled parts."""
     found: dict[str, Path] = {}
-    for name in _TEST_RUNNER:
-        installed = distribution(name)
+    for installed in pytest_packages():
         for file in installed.files or ():
             if ".." not in file.parts and file.suffix != ".pyc":
                 found[f"{place}/{file}"] = Path(str(installed.locate_file(file)))

@@ -4,6 +4,8 @@ import re
 import subprocess
 from pathlib import Path
 
+from deploy.images.errors import ImageError
+
 # Nobody reads these in a container; and of Perl the small part does that is essential in Debian.
 _LEFT_OUT = re.compile(
     r"usr/share/(doc|man|info|locale|lintian|bash-completion|bug|gitweb)/|usr/(share|lib/[^/]+)/perl/"
@@ -29,8 +31,16 @@ def versions(*packages: str) -> dict[str, str]:
 
 
 def _closure(packages: tuple[str, ...]) -> list[str]:
-    """With what they depend on; of several that would do, those that are installed."""
+    """With what they depend on; of several that would do, those that are installed.
+
+    Raises:
+        ImageError: one of them is not here.
+    """
     needs = _dependencies()
+    if absent := set(packages) - needs.keys():
+        raise ImageError(
+            f"packages of Debian that go into the image are not installed here: {', '.join(sorted(absent))}"
+        )
     wanted, seen = list(packages), set[str]()
     while wanted:
         package = wanted.pop()

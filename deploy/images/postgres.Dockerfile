@@ -7,10 +7,12 @@ ARG BASE=debian:12-slim
 FROM ${BASE}
 ARG VERSION=0.1.0
 ARG PACKAGES="coreutils libc-bin bash postgresql-15 tzdata"
-RUN mkdir --parents /etc/postgresql-common \
-    && echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf \
-    && apt-get update && apt-get install --yes --no-install-recommends ${PACKAGES} && rm -r /var/lib/apt/lists
-COPY --chmod=755 deploy/images/postgres.sh /usr/local/bin/run-postgres
+# In a folder of its own: a package that finds its file changed asks what to do.
+RUN mkdir --parents /etc/postgresql-common/createcluster.d \
+    && echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.d/none.conf \
+    && apt-get update && apt-get install --yes --no-install-recommends ${PACKAGES} && rm -r /var/lib/apt/lists \
+    && useradd --uid 10001 --user-group --home-dir /tmp --no-create-home --shell /usr/sbin/nologin mimo
+COPY deploy/images/postgres.sh /usr/local/bin/run-postgres
 ENV PATH=/usr/local/bin:/usr/lib/postgresql/15/bin:/usr/bin:/bin HOME=/tmp PGDATA=/var/lib/postgresql/data/pgdata
 LABEL org.opencontainers.image.title="mimo-coder Postgres" org.opencontainers.image.version="${VERSION}" \
     org.opencontainers.image.description="A small Postgres for mimo-coder" \

@@ -20,7 +20,7 @@ from platformdirs import user_cache_path
 
 from deploy.images import archive, debian, dockerfile, python, sbom, torch
 from deploy.images.archive import Layer, Tree
-from deploy.images.build import task_tree
+from deploy.images.build import pytest_packages, task_tree
 from deploy.images.dockerfile import Dockerfile
 from sandbox.program import egressd, sandboxd
 
@@ -31,6 +31,8 @@ _BASE = ("base-files", "coreutils", "libc-bin", "libstdc++6", "mawk", "python3",
 """What the usual base of Python has too."""
 _COMPILERS = re.compile(r"/lib(LLVM|z3)|/llvmjit|^usr/share/i18n/|^usr/bin/perl")
 """Half of what Debian's Postgres brings is for compiling queries, and for programs in Perl that tend clusters."""
+_BILL = "usr/share/mimo/sbom.cdx.json"
+"""What the image is made of."""
 _AUTHORITY = re.compile(r"usr/share/ca-certificates/.*\.crt$")
 
 _KEPT_S = 14 * 24 * 3600
@@ -48,18 +50,22 @@ class Service:
         without: beginnings of names of packages that it has not.
         ours: packages of our own that it has.
         folders: that are there for its volumes.
+        described: the image whose Dockerfile is this one's too. Empty: it has its own.
+        programs: names in PATH of what installers would have written for its packages.
     """
 
     extras: tuple[str, ...]
     without: tuple[str, ...]
     ours: tuple[str, ...]
     folders: Mapping[str, int]
+    described: str = ""
+    programs: tuple[str, ...] = ()
 
 
+_AGENT = Service(("docker", "kubernetes", "postgres", "telemetry"), (), ("agent", "sandbox", "evals"), {"data": 0o1777})
 SERVICES = {
-    "agent": Service(
-        ("docker", "kubernetes", "postgres", "telemetry"), (), ("agent", "sandbox", "evals"), {"data": 0o1777}
-    ),
+    "agent": _AGENT,
+    "agent-ray": replace(_AGENT, extras=(*_AGENT.extras, "ray"), described="agent", programs=("ray",)),
     "model-server": Service(("model",), torch.LEFT_OUT, ("model_server",), {}),
     "router": Service(("router",), (), (), {}),
 }
@@ -85,8 +91,14 @@ def build_services(folder: Path, names: Collection[str] = NAMES) -> dict[str, Pa
         return {f"{REPOSITORY}/{name}:{tag}": _build(folder, cache, name, tag) for name in names}
 
 
+def file_of(name: str) -> Path:
+    """The Dockerfile of an image."""
+    described = SERVICES[name].described if name in SERVICES else ""
+    return _FOLDER / f"{described or name}.Dockerfile"
+
+
 def _build(folder: Path, cache: Path, name: str, tag: str) -> Path:
-    described = dockerfile.read(_FOLDER / f"{name}.Dockerfile", VERSION=tag)
+    described = dockerfile.read(file_of(name), VERSION=tag)
     layers = _layers(cache, name, tag, described)
     target = folder / f"{name}-{archive.identity(layers, described.config)[:16]}.tar"
     if not target.exists():
@@ -113,6 +125,8 @@ def _layers(cache: Path, name: str, tag: str, described: Dockerfile) -> list[Lay
         return [_layer(cache, str(program), lambda _: Tree({program.name: program}))]
     system = debian.versions(*described.arguments["PACKAGES"].split())
     tree = task_tree(described) if name == "task" else _postgres(tuple(system), described)
+    bill = sbom.document(name, tag, pytest_packages() if name == "task" else (), system)
+    tree = replace(tree, texts={**tree.texts, _BILL: bill})
     return [_layer(cache, f"{name} {system} {tree.texts} {sorted(tree.files)}", lambda _: tree)]
 
 
@@ -122,7 +136,7 @@ def _service(cache: Path, name: str, tag: str, described: Dockerfile) -> list[La
     system = debian.versions(*_BASE, *described.arguments["PACKAGES"].split())
     packages = python.distributions(*service.extras, without=service.without, with_base=bool(service.ours))
     listed = [f"{package.metadata['Name']}=={package.version}" for package in packages]
-    wheel = python.build_wheel(cache)
+    wheel = python.build_wheel(cache) if service.ours else None
     bill = sbom.document(name, tag, packages, system)
 
     def of_others(work: Path) -> Tree:
@@ -130,13 +144,14 @@ def _service(cache: Path, name: str, tag: str, described: Dockerfile) -> list[La
         if "model" in service.extras:
             torch.lighten(work)
         python.compile_staged(work)
-        return Tree(python.staged(work))
+        programs = {f"{python.PLACE}/bin/{name}": _FOLDER / f"{name}.sh" for name in service.programs}
+        return Tree({**python.staged(work), **programs})
 
     def of_ours(work: Path) -> Tree:
-        if service.ours:
+        if wheel is not None:
             python.stage_ours(work, wheel, service.ours)
             python.compile_staged(work)
-        return Tree(python.staged(work), texts={"usr/share/mimo/sbom.cdx.json": bill}, folders=service.folders)
+        return Tree(python.staged(work), texts={_BILL: bill}, folders=service.folders)
 
     return [
         _layer(

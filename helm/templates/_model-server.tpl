@@ -12,6 +12,7 @@ env:
         name: {{ include "mimo.keySecret" (list . .Values.modelServer.key) }}
         key: model-api-key
   {{- include "mimo.variables" .Values.modelServer.env | nindent 2 }}
+{{- include "mimo.envFrom" .Values.modelServer }}
 ports:
   - name: http
     containerPort: 9001
@@ -69,7 +70,9 @@ containers:
     volumeMounts:
       - name: tmp
         mountPath: /tmp
+      {{- include "mimo.items" .Values.modelServer.extraVolumeMounts | indent 6 }}
 volumes:
   - name: tmp
     emptyDir: {}
+  {{- include "mimo.items" .Values.modelServer.extraVolumes | indent 2 }}
 {{- end }}

@@ -89,6 +89,21 @@ capabilities:
 {{- end }}
 {{- end }}
 
+{{- /* values -> where else its variables come from */ -}}
+{{- define "mimo.envFrom" -}}
+{{- with .envFrom }}
+envFrom:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{- /* A list, as items of one that has others */ -}}
+{{- define "mimo.items" -}}
+{{- with . }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
 {{- /* (list . component values) -> its account, if it is made */ -}}
 {{- define "mimo.serviceAccount" -}}
 {{- $root := index . 0 -}}

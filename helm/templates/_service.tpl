@@ -31,6 +31,7 @@ env:
   - name: MIMO_MODEL_NAME
     value: {{ include "mimo.modelName" . | quote }}
   {{- include "mimo.variables" (merge (dict) .Values.api.env (fromYaml (include "mimo.telemetry" (list . "api")))) | nindent 2 }}
+{{- include "mimo.envFrom" .Values.api }}
 ports:
   - name: http
     containerPort: 8080
@@ -65,11 +66,12 @@ volumeMounts:
     mountPath: /etc/mimo
     readOnly: true
   {{- end }}
+  {{- include "mimo.items" .Values.api.extraVolumeMounts | indent 2 }}
 {{- end }}
 
 {{- define "mimo.orchestratorContainer" -}}
 name: orchestrator
-image: {{ include "mimo.image" (list . .Values.orchestrator.image) }}
+image: {{ include "mimo.workerImage" . }}
 imagePullPolicy: {{ .Values.global.pullPolicy }}
 command: [python, -P, -m, agent.orchestrator]
 args:
@@ -97,7 +99,11 @@ env:
   {{- include "mimo.serviceVariables" . | nindent 2 }}
   - name: MIMO_SANDBOX_SETTINGS
     value: /etc/mimo/sandbox.toml
+  {{- if ne .Values.sandbox.ray.mode "none" }}
+  {{- include "mimo.rayVariables" . | nindent 2 }}
+  {{- end }}
   {{- include "mimo.variables" (merge (dict) .Values.orchestrator.env (fromYaml (include "mimo.telemetry" (list . "orchestrator")))) | nindent 2 }}
+{{- include "mimo.envFrom" .Values.orchestrator }}
 ports:
   - name: monitor
     containerPort: 9002
@@ -128,9 +134,13 @@ volumeMounts:
   - name: settings
     mountPath: /etc/mimo
     readOnly: true
-  - name: token
-    mountPath: /var/run/secrets/kubernetes.io/serviceaccount
-    readOnly: true
+  {{- include "mimo.tokenMount" . | nindent 2 }}
+  {{- include "mimo.items" .Values.orchestrator.extraVolumeMounts | indent 2 }}
+{{- end }}
+
+{{- /* What workers and migrations run in: executors that are elsewhere are reached by what only that image has. */ -}}
+{{- define "mimo.workerImage" -}}
+{{ include "mimo.image" (list . (ternary .Values.orchestrator.image .Values.sandbox.ray.image (eq .Values.sandbox.ray.mode "none"))) }}
 {{- end }}
 
 {{- /* Tables are made or brought up to date before anything reads them; pods that do so at once wait for each other.
@@ -139,7 +149,7 @@ volumeMounts:
 {{- if ne .Values.database.mode "sqlite" }}
 initContainers:
   - name: migrate
-    image: {{ include "mimo.image" (list . .Values.orchestrator.image) }}
+    image: {{ include "mimo.workerImage" . }}
     imagePullPolicy: {{ .Values.global.pullPolicy }}
     command: [python, -P, -m, agent.store, migrate, --store=$(MIMO_STORE)]
     env:
@@ -172,6 +182,14 @@ OTEL_SERVICE_NAME: {{ include "mimo.componentName" $ }}
       key: secrets-key
 - name: MIMO_ARTIFACTS
   value: {{ .Values.artifacts.url | quote }}
+{{- with .Values.repositories.hosts }}
+- name: MIMO_REPOSITORY_HOSTS
+  value: {{ join "," . | quote }}
+{{- end }}
+{{- with .Values.repositories.networks }}
+- name: MIMO_REPOSITORY_NETWORKS
+  value: {{ join "," . | quote }}
+{{- end }}
 {{- end }}
 
 {{- define "mimo.serviceMounts" -}}
@@ -192,6 +210,7 @@ OTEL_SERVICE_NAME: {{ include "mimo.componentName" $ }}
   configMap:
     name: {{ include "mimo.componentName" (list . "api") }}
 {{- end }}
+{{- include "mimo.items" .Values.api.extraVolumes }}
 {{- end }}
 
 {{- define "mimo.serviceVolumes" -}}
@@ -208,11 +227,21 @@ OTEL_SERVICE_NAME: {{ include "mimo.componentName" $ }}
 {{- end }}
 {{- end }}
 
-{{- /* The token is in the one container that needs it, and nowhere else in the pod. */ -}}
 {{- define "mimo.orchestratorVolumes" -}}
 - name: settings
   configMap:
     name: {{ include "mimo.componentName" (list . "orchestrator") }}
+{{ include "mimo.tokenVolume" . }}
+{{- end }}
+
+{{- /* The token is in the one container that needs it, and nowhere else in the pod. */ -}}
+{{- define "mimo.tokenMount" -}}
+- name: token
+  mountPath: /var/run/secrets/kubernetes.io/serviceaccount
+  readOnly: true
+{{- end }}
+
+{{- define "mimo.tokenVolume" -}}
 - name: token
   projected:
     defaultMode: 0440
@@ -228,6 +257,12 @@ OTEL_SERVICE_NAME: {{ include "mimo.componentName" $ }}
           items:
             - path: namespace
               fieldRef: {fieldPath: metadata.namespace}
+{{- end }}
+
+{{- /* What the worker's pod has beside. */ -}}
+{{- define "mimo.executorVolumes" -}}
+{{ include "mimo.orchestratorVolumes" . }}
+{{- include "mimo.items" .Values.orchestrator.extraVolumes }}
 {{- end }}
 
 {{- /* On whoever may make and reach sandboxes. */ -}}
@@ -250,5 +285,14 @@ mimo-coder/executor: "true"
     "agent_image" (include "mimo.image" (list . .Values.sandbox.image))
     "host_image" (include "mimo.image" (list . .Values.sandbox.taskImage))
     "pull_policy" .Values.global.pullPolicy }}
-{{- toToml (dict "kubernetes" (merge $given .Values.sandbox.settings)) }}
+{{- $settings := dict "kubernetes" (merge $given .Values.sandbox.settings) }}
+{{- range $part := list "egress" "toolbox" "pool" }}
+{{- with get $.Values.sandbox $part }}
+{{- $_ := set $settings $part . }}
+{{- end }}
+{{- end }}
+{{- with include "mimo.rayAddress" . }}
+{{- $_ := set $settings "ray" (dict "address" . "executors" (int $.Values.sandbox.ray.executors)) }}
+{{- end }}
+{{- toToml $settings }}
 {{- end }}

@@ -57,11 +57,18 @@
 {{- /* What could not work is refused here, and not after an hour of loading. */ -}}
 {{- define "mimo.checkFlags" -}}
 {{- $preset := fromToml (include "mimo.preset" .) }}
-{{- $settings := .Values.modelServer.sglang.settings }}
-{{- range $flag, $value := $settings.flags }}
+{{- $sglang := .Values.modelServer.sglang }}
+{{- $known := list }}
+{{- with $sglang.settings.flags }}
+{{- $known = splitList "\n" ($.Files.Get (printf "files/sglang/%s.flags" $sglang.version)) }}
+{{- end }}
+{{- range $flag, $value := $sglang.settings.flags }}
 {{- $place := printf "\n\nmodelServer.sglang.settings.flags.%s:" $flag }}
 {{- if hasKey $preset.refused $flag }}
 {{- fail (printf "%s %s" $place (get $preset.refused $flag)) }}
+{{- end }}
+{{- if not (has $flag $known) }}
+{{- fail (printf "%s SGLang %s has no such flag; take it away, or use the version that has it" $place $sglang.version) }}
 {{- end }}
 {{- range $setting, $named := $preset.names }}
 {{- if eq $named $flag }}
@@ -217,6 +224,7 @@ initContainers:
         readOnly: true
       - name: tmp
         mountPath: /tmp
+      {{- include "mimo.items" .Values.modelServer.extraVolumeMounts | indent 6 }}
   {{- end }}
 {{- end }}
 containers:
@@ -260,6 +268,7 @@ volumes:
     path: {{ .Values.modelServer.compileCache.hostPath }}
     type: DirectoryOrCreate
 {{- end }}
+{{- include "mimo.items" .Values.modelServer.extraVolumes }}
 {{- end }}
 
 {{- /* Claims that each pod has for itself. */ -}}

@@ -113,6 +113,30 @@
 {{- end }}
 {{- end }}
 
+{{- if and .Values.sandbox.egress.allow_hosts (eq (.Values.sandbox.settings.network | default "sealed") "sealed") }}
+{{- $problems = append $problems "sandbox.egress.allow_hosts names hosts, but commands of sealed sandboxes open no socket: set sandbox.settings.network to fence or policy, or name none" }}
+{{- end }}
+{{- $ray := .Values.sandbox.ray }}
+{{- if and $sqlite (ne $ray.mode "none") }}
+{{- $problems = append $problems (printf "sandbox.ray.mode is %s, whose machines need the list of sandboxes, and database.mode is sqlite, a file for one pod: set database.mode to embedded or external, or sandbox.ray.mode to none" $ray.mode) }}
+{{- end }}
+{{- if and (has $ray.mode (list "pods" "kuberay")) (not .Values.data.existingClaim) (ne .Values.data.accessMode "ReadWriteMany") }}
+{{- $problems = append $problems (printf "sandbox.ray.mode is %s, whose machines share the data of workers: set data.accessMode to ReadWriteMany, with a storage class that has it" $ray.mode) }}
+{{- end }}
+{{- if and (eq $ray.mode "kuberay") (not (or $ray.assumeInstalled (.Capabilities.APIVersions.Has "ray.io/v1/RayCluster"))) }}
+{{- $problems = append $problems "sandbox.ray.mode is kuberay, but the cluster does not know it: install the KubeRay operator (ray.io/v1), set sandbox.ray.assumeInstalled, or set sandbox.ray.mode to pods" }}
+{{- end }}
+{{- if eq $ray.mode "external" }}
+{{- if not $ray.address }}
+{{- $problems = append $problems "sandbox.ray.mode is external: set sandbox.ray.address to ray://HOST:10001" }}
+{{- end }}
+{{- if not $ray.token.existing }}
+{{- $problems = append $problems "sandbox.ray.mode is external: name in sandbox.ray.token.existing a Secret whose key ray-token is the token of that cluster" }}
+{{- end }}
+{{- if and .Values.networkPolicy.enabled (not $ray.cidrs) }}
+{{- $problems = append $problems "sandbox.ray.mode is external, and networkPolicy is enabled: list its addresses in sandbox.ray.cidrs" }}
+{{- end }}
+{{- end }}
 {{- if eq .Release.Namespace (include "mimo.sandboxNamespace" .) }}
 {{- $problems = append $problems "sandbox.namespace.name is the release's own namespace; sandboxes need one for themselves" }}
 {{- end }}

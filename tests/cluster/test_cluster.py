@@ -157,6 +157,8 @@ def test_the_command_starts_a_cluster_and_ends_it_without_a_trace(tmp_path: Path
     started = found(kubeconfig.parent)
     run(started, "default", "pod", "true")
     assert "node/third" in command("status", tmp_path)
+    in_shell = f"{command('env', tmp_path)}\nhelm version --short && kubectl get nodes --output=name"
+    assert "node/third" in subprocess.run(in_shell, shell=True, check=True, stdout=PIPE, text=True).stdout
     assert remains(started)
     command("down", tmp_path)
     assert remains(started) == []

@@ -54,7 +54,7 @@ class Rendered:
     def pods(self) -> Iterator[tuple[Object, Object]]:
         """Every template of a pod, with what it is part of."""
         for each in self.objects:
-            for template in _templates(each):
+            for template in templates(each):
                 yield each, template
 
 
@@ -69,8 +69,18 @@ def render(values: Mapping[str, Any] | None = None, *profiles: str, arguments: t
 
 def profile(name: str, *arguments: str) -> Rendered:
     """A profile of the chart on a cluster that has all it asks for."""
-    site = {} if name == "dev" else {**SITE, **_DIGESTS}
-    return render(site, *PROFILES[name], arguments=(*arguments, f"--api-versions={LWS}"))
+    return render(_site(name), *PROFILES[name], arguments=(*arguments, f"--api-versions={LWS}"))
+
+
+def lint(name: str) -> str:
+    """What Helm says of the chart with a profile, where warnings count.
+
+    Raises:
+        HelmError: with what it complains about.
+    """
+    files = [f"--values={CHART}/values-{each}.yaml" for each in PROFILES[name]]
+    has_all = "--set=modelServer.leaderWorkerSet.assumeInstalled=true"
+    return helm("lint", "--strict", str(CHART), *files, f"--set-json={json.dumps(_site(name))}", has_all)
 
 
 def containers(template: Object) -> list[Object]:
@@ -88,13 +98,20 @@ def _render(values: str, profiles: tuple[str, ...], arguments: tuple[str, ...]) 
     return Rendered([each for each in yaml.safe_load_all(text) if each is not None])
 
 
-def _templates(each: Object) -> list[Object]:
+def _site(name: str) -> Mapping[str, Any]:
+    return {} if name == "dev" else {**SITE, **_DIGESTS}
+
+
+def templates(each: Object) -> list[Object]:
+    """Of the pods that an object makes."""
     match each["kind"]:
         case "Pod":
             return [each]
-        case "Deployment" | "StatefulSet":
+        case "DaemonSet" | "Deployment" | "StatefulSet":
             return [each["spec"]["template"]]
         case "LeaderWorkerSet":
             group = each["spec"]["leaderWorkerTemplate"]
             return [group["leaderTemplate"], group["workerTemplate"]]
+        case "RayCluster":
+            return [group["template"] for group in (each["spec"]["headGroupSpec"], *each["spec"]["workerGroupSpecs"])]
     return []

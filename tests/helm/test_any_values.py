@@ -61,7 +61,8 @@ def drawn_of(schema: Schema) -> st.SearchStrategy[Any]:
         return st.one_of([drawn_of(inner) for inner in schema["anyOf"]])
     match schema["type"]:
         case "string" if "pattern" in schema:
-            return st.from_regex(schema["pattern"], fullmatch=True, alphabet=st.characters(codec="ascii"))
+            drawn = st.from_regex(schema["pattern"], fullmatch=True, alphabet=st.characters(codec="ascii"))
+            return drawn.filter(lambda text: len(text) <= schema.get("maxLength", len(text)))
         case "string":
             return st.text(
                 st.characters(min_codepoint=32, max_codepoint=126), min_size=schema.get("minLength", 0), max_size=20
@@ -72,8 +73,10 @@ def drawn_of(schema: Schema) -> st.SearchStrategy[Any]:
                 low, min(schema.get("maximum", schema.get("exclusiveMaximum", low + 3001) - 1), low + 3000)
             )
         case "number":
-            low, high = schema.get("exclusiveMinimum", 0), schema.get("exclusiveMaximum", schema.get("maximum", 1000))
-            return st.floats(low, high, exclude_min=True, exclude_max="exclusiveMaximum" in schema)
+            low = schema.get("minimum", schema.get("exclusiveMinimum", 0))
+            high = schema.get("exclusiveMaximum", schema.get("maximum", 1000))
+            above, below = "minimum" not in schema, "exclusiveMaximum" in schema
+            return st.floats(low, high, exclude_min=above, exclude_max=below)
         case "array":
             items = schema.get("items", {"type": "object"})
             return st.lists(drawn_of(items), max_size=2) if resolved(items).get("type") != "object" else st.just([])

@@ -114,6 +114,7 @@ async def test_uninstalled_it_leaves_no_sandbox_but_the_data(release: Release, e
         await until(client, submitted.id, "run.provisioned")
         release.helm("uninstall", "--wait", "--timeout=200s")
     release.cluster.kubectl("wait", "--for=delete", "--timeout=120s", f"namespace/{release.sandboxes}")
+    release.kubectl("wait", "--for=delete", "--timeout=120s", "pods", "--all")  # Helm waits for what it made itself
     left = release.kubectl("get", "all,persistentvolumeclaims,configmaps", "--output=name").split()
     assert left == [f"persistentvolumeclaim/{release.name}-data", "configmap/kube-root-ca.crt"]
 

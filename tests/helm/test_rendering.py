@@ -16,7 +16,7 @@ from model_server.sglang.arguments import LaunchSettings
 from model_server.sglang.command import plan_launch
 from sandbox.config import KubernetesSettings, SandboxSettings
 from sandbox.kubernetes.fences import Bounds, Executors, fences
-from tests.helm.rendered import PROFILES, SITE, Object, Rendered, containers, profile, render
+from tests.helm.rendered import PROFILES, SITE, Object, Rendered, containers, lint, profile, render
 
 pytestmark = pytest.mark.skipif(
     bool(programs.missing()) or not programs.are_built(),
@@ -36,6 +36,11 @@ def rendered(request: pytest.FixtureRequest) -> Rendered:
 @pytest.mark.parametrize("name", PROFILES)
 def test_every_profile_is_for_every_supported_kubernetes(name: str, version: str) -> None:
     assert profile(name, f"--kube-version={version}").objects
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_helm_finds_nothing_to_complain_about(name: str) -> None:
+    assert "0 chart(s) failed" in lint(name)
 
 
 def test_files_written_by_programs_are_those_that_would_be_written_now() -> None:
@@ -184,12 +189,12 @@ def test_over_two_nodes_each_is_told_its_place() -> None:
 
 
 @pytest.mark.parametrize("profile_of_pods", ["restricted", "root"])
-@pytest.mark.parametrize("network", ["sealed", "fence", "policy"])
+@pytest.mark.parametrize(("network", "provider"), [("sealed", "pods"), ("fence", "claims"), ("policy", "pods")])
 @pytest.mark.parametrize("registry", ["", OURS])
 def test_the_namespace_of_sandboxes_is_kept_as_the_code_keeps_it(
-    profile_of_pods: str, network: str, registry: str
+    profile_of_pods: str, network: str, provider: str, registry: str
 ) -> None:
-    settings = {"profile": profile_of_pods, "network": network, "port": 7171}
+    settings = {"profile": profile_of_pods, "network": network, "port": 7171, "provider": provider}
     bounds = {"pods": 7, "memoryMib": 8000, "cpus": 3, "podMemoryMib": 900, "registry": registry}
     task = {"registry": registry.rstrip("/"), "digest": f"sha256:{'0' * 64}"}
     made = render({"sandbox": {"settings": settings, "bounds": bounds, "taskImage": task}}, "dev")
@@ -219,6 +224,54 @@ def test_the_worker_reads_the_settings_of_sandboxes_that_were_given(rendered: Re
     assert settings.namespace == "mimo-sandboxes"
     assert settings.service == "mimo"
     assert "mimo-coder/sandboxd" in settings.agent_image
+
+
+def test_what_is_said_of_sandboxes_is_what_the_worker_reads() -> None:
+    given = {
+        "egress": {"allow_hosts": ["packages.example.org", "git.example.org:22"], "allow_addresses": ["10.0.0.0/8"]},
+        "toolbox": {"max_sandboxes": 40, "rates": {"exec": {"per_s": 20}}},
+        "pool": {"max_ready": 16},
+    }
+    made = render({"sandbox": {**given, "settings": {"network": "fence"}}}, "dev")
+    text = made.one("ConfigMap", "mimo-orchestrator")["data"]["sandbox.toml"]
+    read = SandboxSettings.model_validate(tomllib.loads(text)).model_dump(mode="json", exclude_unset=True)
+    assert {part: read[part] for part in given} == given
+
+
+def test_hosts_that_sandboxes_may_reach_are_let_through_by_the_workers_policy() -> None:
+    egress = {"allow_hosts": ["packages.example.org", "git.example.org:22"]}
+    made = render({"sandbox": {"egress": egress, "settings": {"network": "fence"}}}, "dev")
+    rules = made.one("NetworkPolicy", "mimo-executors")["spec"]["egress"]
+    anywhere = [{port["port"] for port in rule["ports"]} for rule in rules if "to" not in rule]
+    assert {80, 443, 22} in anywhere
+
+
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [("api", "api"), ("orchestrator", "orchestrator"), ("router", "router"), ("modelServer", "model-server")],
+)
+def test_variables_and_volumes_of_ones_own_reach_the_container(part: str, name: str) -> None:
+    variables = [{"secretRef": {"name": "mine"}}]
+    volume = {"name": "mine", "configMap": {"name": "mine"}}
+    mount = {"name": "mine", "mountPath": "/mine"}
+    more = {"envFrom": variables, "extraVolumes": [volume], "extraVolumeMounts": [mount]}
+    given: dict[str, Object] = {"database": {"mode": "embedded"}, "router": {"enabled": True}}
+    made = render({**given, part: {**given.get(part, {}), **more}}, "dev")
+    pod = next(template["spec"] for each, template in made.pods() if each["metadata"]["name"] == f"mimo-{name}")
+    [container] = pod["containers"]
+    assert container["envFrom"] == variables
+    assert volume in pod["volumes"]
+    assert mount in container["volumeMounts"]
+
+
+def test_api_and_workers_are_told_of_the_same_git_hosts() -> None:
+    hosts = {"hosts": ["git.example.org", "*.example.com"], "networks": ["10.0.0.0/8"]}
+    told = {"MIMO_REPOSITORY_HOSTS": "git.example.org,*.example.com", "MIMO_REPOSITORY_NETWORKS": "10.0.0.0/8"}
+    [template] = [
+        template for each, template in render({"repositories": hosts}, "dev").pods() if each["kind"] == "Deployment"
+    ]
+    for container in containers(template):
+        assert told.items() <= {variable["name"]: variable.get("value") for variable in container["env"]}.items()
 
 
 def test_the_api_reads_the_issuers_that_were_given() -> None:

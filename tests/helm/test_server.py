@@ -5,19 +5,34 @@ import json
 import pytest
 
 from deploy.cluster.cluster import Cluster
-from tests.helm.rendered import PROFILES, Object, profile
+from tests.helm.rendered import PROFILES, Object, profile, templates
 
 
 @pytest.mark.parametrize("name", PROFILES)
 def test_a_server_takes_all_objects_of_a_profile(cluster: Cluster, namespace: str, name: str) -> None:
-    # Pods need their accounts, which are not kept; the server does not know groups of nodes.
-    tried = [each for each in profile(name).objects if each["kind"] not in ("Pod", "LeaderWorkerSet")]
+    # Pods need their accounts, which are not kept.
+    tried = [known for each in profile(name).objects if each["kind"] != "Pod" for known in _known(each)]
     objects = [_moved(each, namespace) for each in tried]
     said = cluster.kubectl(
         *("apply", "--server-side", "--dry-run=server", "--force-conflicts", "--validate=strict", "--filename=-"),
         stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}),
     )
     assert len(said.splitlines()) == len(objects)
+
+
+def _known(each: Object) -> list[Object]:
+    """The server does not know groups of nodes, but the pods that they are made of."""
+    if each["kind"] != "LeaderWorkerSet":
+        return [each]
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "PodTemplate",
+            "metadata": {**each["metadata"], "name": f"{each['metadata']['name']}-{number}"},
+            "template": template,
+        }
+        for number, template in enumerate(templates(each))
+    ]
 
 
 def _moved(each: Object, namespace: str) -> Object:

@@ -2,6 +2,7 @@
 pod happens to no run."""
 
 import asyncio
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,7 +23,21 @@ GIVEN = (
     *(f"{part}.replicas=2" for part in ("api", "orchestrator", "modelServer")),
     "router.enabled=true",
     "router.discovery=kubernetes",
+    "sandbox.settings.network=fence",
+    "sandbox.egress.allow_hosts={wide-api.wide.svc.cluster.local:8080}",
+    "sandbox.egress.allow_addresses={10.0.0.0/8}",
 )
+OF_OTHERS = (
+    "database.mode=external",
+    "database.urlSecret=store",
+    "database.cidrs={10.0.0.0/8}",
+    "modelServer.engine=external",
+    "modelServer.url=http://wide-router.wide.svc:30000/v1",
+    "modelServer.cidrs={10.0.0.0/8}",
+    "modelServer.model=mimo-v2-nano",
+    "modelServer.key.existing=model",
+)
+ASKING = Path(__file__).with_name("asking.py")
 
 
 @pytest.fixture(scope="module")
@@ -75,10 +90,41 @@ async def test_a_lost_database_comes_back_from_its_backup(
         assert (await ended(client, again.id)).verdict is not None
 
 
+def test_sandboxes_reach_the_hosts_that_were_named_and_no_others(wide: tuple[Release, Path]) -> None:
+    release, _ = wide
+    named = "http://wide-api.wide.svc.cluster.local:8080/livez"
+    other = "http://wide-router.wide.svc.cluster.local:30000/liveness"
+    said = release.kubectl(
+        *("exec", "--stdin", "deploy/wide-orchestrator", "--", "python", "-P", "-", named, other),
+        stdin=ASKING.read_text(),
+    )
+    assert json.loads(said) == {named: 200, other: None}
+
+
 def test_the_account_of_the_router_may_watch_its_pods_and_nothing_else(wide: tuple[Release, Path]) -> None:
     release, _ = wide
     assert allowed(release, "wide-router", release.namespace) == {("pods", verb) for verb in ("get", "list", "watch")}
     assert allowed(release, "wide-router", release.sandboxes) == set()
+
+
+async def test_a_release_works_over_a_database_and_a_model_that_others_keep(
+    wide: tuple[Release, Path], exercise: EvalTask, tmp_path: Path
+) -> None:
+    release, _ = wide
+    release.kubectl(*in_database("createdb", "guest"))
+    database = f"postgresql://mimo:{release.keys()['postgres-password']}@wide-postgres.wide.svc:5432/guest"
+    guest = Release(release.cluster, "guest", "guest", tuple(f"--set={each}" for each in OF_OTHERS))
+    guest.cluster.kubectl("create", "namespace", guest.namespace)
+    for name, key, value in (("store", "url", database), ("model", "model-api-key", release.keys()["model-api-key"])):
+        guest.kubectl("create", "secret", "generic", name, f"--from-literal={key}={value}")
+    guest.install()
+    place = await guest.put(exercise, tmp_path)
+    async with guest.client() as client:
+        submitted = await client.submit(request_of(exercise, place, Sampling(), None))
+        done = await ended(client, submitted.id)
+    assert done.verdict is not None, done
+    assert done.verdict.kind is VerdictKind.VERIFIED
+    guest.helm("uninstall", "--wait")
 
 
 def in_database(*command: str) -> tuple[str, ...]:

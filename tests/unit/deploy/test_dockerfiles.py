@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from deploy.images import dockerfile, python, sbom, services, torch
+from deploy.images import debian, dockerfile, python, sbom, services, torch
+from deploy.images.errors import ImageError
 
 FOLDER = Path(services.__file__).parent
 LOCKS = Path(__file__).parents[3] / "requirements"
 FILES = sorted(FOLDER.glob("*.Dockerfile"))
-LOCK_OF = {"agent": "agent.txt", "model-server": "model.txt", "router": "router.txt"}
+LOCK_OF = {"agent": "agent.txt", "agent-ray": "agent-ray.txt", "model-server": "model.txt", "router": "router.txt"}
 
 
 def written(tmp_path: Path, text: str) -> Path:
@@ -47,15 +48,15 @@ ENTRYPOINT ["/program"]
 
 
 def test_every_image_has_a_dockerfile() -> None:
-    assert {file.stem for file in FILES} == set(services.NAMES)
+    assert set(FILES) == {services.file_of(name) for name in services.NAMES}
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_a_base_can_be_given_and_is_a_certain_one(file: Path) -> None:
     text = file.read_text()
-    (base,) = re.findall(r"^ARG BASE=(\S+)$", text, re.MULTILINE)
-    assert re.fullmatch(r"[a-z]+:[0-9.]+[a-z0-9.-]*", base)
-    assert set(re.findall(r"^FROM (\S+)", text, re.MULTILINE)) <= {"${BASE}", "scratch"}
+    bases = dict(re.findall(r"^ARG (BASE|GO)=(\S+)$", text, re.MULTILINE))
+    assert all(re.fullmatch(r"[a-z]+:[0-9.]+[a-z0-9.-]*", base) for base in bases.values())
+    assert set(re.findall(r"^FROM (\S+)", text, re.MULTILINE)) <= {"scratch", *(f"${{{name}}}" for name in bases)}
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
@@ -69,12 +70,13 @@ def test_an_image_says_what_it_is(file: Path) -> None:
 @pytest.mark.parametrize("name", [name for name in services.NAMES if name not in ("sandboxd", "task")])
 def test_a_service_is_nobody_special(name: str) -> None:
     """Of the others, whoever starts them says who they are."""
-    assert dockerfile.read(FOLDER / f"{name}.Dockerfile").config["User"] == "10001:10001"
+    assert dockerfile.read(services.file_of(name)).config["User"] == "10001:10001"
 
 
 @pytest.mark.parametrize("name", services.SERVICES)
 def test_the_packages_of_an_image_are_those_of_the_lock_that_its_dockerfile_installs(name: str) -> None:
-    assert f"requirements/{LOCK_OF[name]}" in (FOLDER / f"{name}.Dockerfile").read_text()
+    text = services.file_of(name).read_text().replace("${REQUIREMENTS}", name)
+    assert f"requirements/{LOCK_OF[name]}" in text
     locked = set(re.findall(r"^([a-z0-9-]+)==([^ ;]+)", (LOCKS / LOCK_OF[name]).read_text(), re.MULTILINE))
     bill = json.loads(sbom.document(name, "1", packages(name), {}))
     assert {(each["name"], each["version"]) for each in bill["components"]} <= locked
@@ -101,3 +103,8 @@ def test_a_bill_of_materials_names_every_package_once_with_the_hashes_of_the_loc
 def packages(name: str) -> list[Distribution]:
     service = services.SERVICES[name]
     return python.distributions(*service.extras, without=service.without, with_base=bool(service.ours))
+
+
+def test_a_package_that_is_not_here_is_named_and_not_left_out() -> None:
+    with pytest.raises(ImageError, match="no-such-package"):
+        debian.versions("bash", "no-such-package")
