@@ -2,26 +2,31 @@
 
     python -m benchmarks.kills --kills 500
 
-Real worker processes, a model server and a Postgres server do the same small repair again and again, while at random
-one of these is hit: a worker (SIGKILL), the model server (SIGKILL; its next one comes up a moment later), a sandbox
-(SIGKILL of its first process), or the database's connections, all of which are cut in a proxy. In the end each run must
-have the patch of an undisturbed one, no call that ran to its end twice, and a log without a hole. It needs a Postgres
-server's programs.
+Worker processes, a model server and a Postgres server do the same small repair again and again, while at random one of
+these is hit: a worker (SIGKILL), the model server (SIGKILL; its next one comes up a moment later), a sandbox (SIGKILL
+of its first process), or the database's connections, all of which are cut in a proxy. In the end each run must have the
+patch of an undisturbed one, no call that ran to its end twice, and a log without a hole. Recovery is the time from a
+hit until each run that was unfinished then has completed a step or ended; processes are forks of one that has imported
+everything, so the interpreter's start is not in it. It needs a Postgres server's programs.
 """
 
 import argparse
 import asyncio
+import multiprocessing
 import os
 import random
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import uvicorn
@@ -29,10 +34,12 @@ from rich.console import Console
 from rich.table import Table
 
 from agent.identity import DEFAULT_PROJECT
+from agent.orchestrator import __main__ as worker
 from agent.store.base import ProjectStore, TaskRecord
 from agent.store.open import open_store
-from agent.testing import ScriptedEndpoint, call
+from agent.testing import CuttingProxy, ScriptedEndpoint, call
 from agent.types import AssistantMessage, Event, Message, Status, StopReason, TaskRequest
+from benchmarks.lane import command_line, descendants
 from tests.postgres import postgres_server
 
 NUM_STEPS = 6
@@ -69,6 +76,9 @@ class Outcome:
     """For a model that was away."""
     num_given_up: int = 0
     """Runs that lost more sandboxes than are replaced, which ends them by design."""
+    hits: list[datetime] = field(default_factory=list)
+    recoveries_s: list[float] = field(default_factory=list)
+    """One for each hit while some run was unfinished."""
     wrong: list[str] = field(default_factory=list)
     """What should not be, in words; empty where all is well."""
 
@@ -76,18 +86,22 @@ class Outcome:
 class Service:
     """The processes, and what can be done to them."""
 
-    def __init__(self, folder: Path, store: str, proxy: "Proxy") -> None:
+    def __init__(self, folder: Path, store: str, proxy: CuttingProxy) -> None:
         self._folder = folder
         self._store = store
         self._proxy = proxy
         with socket.create_server(("127.0.0.1", 0)) as free:
             self._model_port: int = free.getsockname()[1]
-        self._log = (folder / "processes.log").open("ab")
-        self._model = self._start_model()
+        self._forks = multiprocessing.get_context("forkserver")
+        self._forks.set_forkserver_preload([__name__, "agent.store.postgres"])
+        self._nurseries = set[int]()
+        """The processes that make sandboxes, also those of workers that are gone."""
+        self._model = self._start(_serve, self._model_port)
         self._workers = [self._start_worker() for _ in range(_NUM_WORKERS)]
 
     def hit(self, kind: str) -> bool:
         """False where there is nothing to hit now."""
+        self._nurseries |= {child for each in self._workers for child in descendants(each.pid or 0)}
         match kind:
             case "worker":
                 number = random.randrange(_NUM_WORKERS)
@@ -95,7 +109,7 @@ class Service:
                 self._workers[number] = self._start_worker()
             case "model":
                 _kill(self._model)
-                self._model = self._start_model()
+                self._model = self._start(_serve, self._model_port)
             case "sandbox":
                 return self._hit_sandbox()
             case _:
@@ -103,98 +117,60 @@ class Service:
         return True
 
     async def end(self) -> None:
-        for worker in self._workers:
-            worker.terminate()
-            await asyncio.to_thread(worker.wait)  # It writes through our proxy until it ends.
+        for each in self._workers:
+            each.terminate()
+            await asyncio.to_thread(each.join)  # It writes through our proxy until it ends.
         _kill(self._model)
-        self._log.close()
 
     def _hit_sandbox(self) -> bool:
-        found = [pid for worker in self._workers for pid in _descendants(worker.pid) if _is_sandbox(pid)]
+        sandboxes = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()]
+        found = [pid for pid in sandboxes if _is_sandbox(pid) and _session_of_parent(pid) in self._nurseries]
         if not found:
             return False
         with suppress(ProcessLookupError):
             os.kill(random.choice(found), signal.SIGKILL)
         return True
 
-    def _start_worker(self) -> "subprocess.Popen[bytes]":
+    def _start_worker(self) -> BaseProcess:
         url = f"http://127.0.0.1:{self._model_port}/v1"
         options = ("--store", self._store, "--data", str(self._folder / "data"), "--lease-ttl", str(_LEASE_TTL_S))
         more = ("--model-url", url, "--model", "scripted", "--concurrency", "2")
-        return self._start("-m", "agent.orchestrator", *options, *more)
+        return self._start(worker.main, [*options, *more])
 
-    def _start_model(self) -> "subprocess.Popen[bytes]":
-        return self._start("-m", "benchmarks.kills", "--serve", str(self._model_port))
+    def _start(self, program: Callable[..., object], *arguments: object) -> BaseProcess:
+        log = str(self._folder / "processes.log")
+        process = self._forks.Process(target=_logged, args=(log, program, *arguments))
+        process.start()
+        return process
 
-    def _start(self, *arguments: str) -> "subprocess.Popen[bytes]":
-        return subprocess.Popen([sys.executable, *arguments], stdout=self._log, stderr=self._log)
+
+def _logged(log: str, program: Callable[..., object], *arguments: object) -> None:
+    """What a process does; what it says goes to a file."""
+    with open(log, "ab") as file:  # noqa: PTH123 - a descriptor is wanted
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    program(*arguments)
 
 
-def _kill(process: "subprocess.Popen[bytes]") -> None:
+def _serve(port: int) -> None:
+    uvicorn.run(ScriptedEndpoint(repair).app, host="127.0.0.1", port=port, log_level="warning")
+
+
+def _kill(process: BaseProcess) -> None:
     process.kill()
-    process.wait()
-
-
-def _descendants(pid: int) -> list[int]:
-    found = []
-    with suppress(FileNotFoundError, ProcessLookupError):
-        for thread in Path(f"/proc/{pid}/task").iterdir():
-            for child in map(int, (thread / "children").read_text("ascii").split()):
-                found += [child, *_descendants(child)]
-    return found
+    process.join()
 
 
 def _is_sandbox(pid: int) -> bool:
     """The first process inside one, with which all of it ends."""
-    with suppress(FileNotFoundError, ProcessLookupError, PermissionError):
-        return b"sandboxd" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]
-    return False
+    return command_line(pid).partition(b"\0")[0] == b"sandboxd"
 
 
-class Proxy:
-    """Between the programs and the database's socket."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._writers: set[asyncio.StreamWriter] = set()
-        self._serving: set[asyncio.Task[None]] = set()
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[int]:
-        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        try:
-            yield server.sockets[0].getsockname()[1]
-        finally:
-            server.close()
-            self.cut()
-            if self._serving:
-                await asyncio.wait(self._serving)
-
-    def cut(self) -> None:
-        """End every connection, whatever is under way on it."""
-        for writer in self._writers:
-            writer.transport.abort()
-
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        serving = asyncio.ensure_future(self._serve(reader, writer))
-        self._serving.add(serving)
-        serving.add_done_callback(self._serving.discard)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        inner_reader, inner_writer = await asyncio.open_unix_connection(self._path)
-        self._writers |= {writer, inner_writer}
-        try:
-            await asyncio.gather(_pump(reader, inner_writer), _pump(inner_reader, writer))
-        finally:
-            self._writers -= {writer, inner_writer}
-
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with suppress(ConnectionError):
-        while data := await reader.read(65_536):
-            writer.write(data)
-            await writer.drain()
-    writer.close()
+def _session_of_parent(pid: int) -> int:
+    """The holder of a sandbox is in the session of the process that made it, whether that still is or not."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return os.getsid(int(Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()[1]))
+    return 0
 
 
 async def measure(kinds: Sequence[str], *, at_once: int, pause_s: float) -> Outcome:
@@ -202,7 +178,8 @@ async def measure(kinds: Sequence[str], *, at_once: int, pause_s: float) -> Outc
     outcome = Outcome()
     with postgres_server() as server, tempfile.TemporaryDirectory() as name:
         folder, database = Path(name), server.new_database()
-        proxy = Proxy(f"{database.partition('host=')[2]}/.s.PGSQL.5432")
+        address = f"{database.partition('host=')[2]}/.s.PGSQL.5432"
+        proxy = CuttingProxy(lambda: asyncio.open_unix_connection(address))
         async with AsyncExitStack() as stack:
             port = await stack.enter_async_context(proxy.running())
             store = await stack.enter_async_context(open_store(database))
@@ -212,8 +189,12 @@ async def measure(kinds: Sequence[str], *, at_once: int, pause_s: float) -> Outc
             stack.push_async_callback(service.end)
             request = TaskRequest(repository=str(_repository(folder)), problem_statement="Write the lines.")
             tasks = await _hit_all(kinds, service, users, request, outcome, at_once=at_once, pause_s=pause_s)
+            logs = []
             for task_id in tasks:
-                _judge(await _ended(users, task_id), await users.events(task_id), outcome)
+                ended = await _ended(users, task_id)
+                logs.append(await users.events(task_id))
+                _judge(ended, logs[-1], outcome)
+            outcome.recoveries_s = [s for hit in outcome.hits if (s := _recovery_s(hit, logs)) is not None]
     return outcome
 
 
@@ -237,7 +218,18 @@ async def _hit_all(
             await asyncio.sleep(random.uniform(0, 2 * pause_s))
             hit = service.hit(kind)
         outcome.kills[kind] += 1
+        outcome.hits.append(datetime.now(UTC))
     return tasks
+
+
+def _recovery_s(hit: datetime, logs: Sequence[Sequence[Event]]) -> float | None:
+    """Until the last run that was unfinished goes on; None where none was."""
+    unfinished = [log for log in logs if log[0].at < hit < log[-1].at]
+    steps = (
+        next(event.at for event in log if event.at > hit and event.type in ("step.completed", "run.finished"))
+        for log in unfinished
+    )
+    return max(((at - hit).total_seconds() for at in steps), default=None)
 
 
 async def _ended(users: ProjectStore, task_id: str) -> TaskRecord:
@@ -291,6 +283,7 @@ def random_kinds(num_kills: int) -> list[str]:
 
 
 def _print(outcome: Outcome) -> None:
+    tenths = statistics.quantiles(outcome.recoveries_s, n=10)
     table = Table(title=f"{outcome.kills.total()} kills, {outcome.num_runs} runs", show_header=False)
     rows = {
         **{f"kills: {kind}": outcome.kills[kind] for kind in _KINDS},
@@ -300,7 +293,10 @@ def _print(outcome: Outcome) -> None:
         "sandboxes seen lost": outcome.num_sandboxes_lost,
         "waits for the model": outcome.num_waits,
         "runs that lost too many sandboxes": outcome.num_given_up,
-        "wrong": len(outcome.wrong),
+        "recovery p50": f"{tenths[4]:.1f} s",
+        "recovery p90": f"{tenths[8]:.1f} s",
+        "recovery, longest": f"{max(outcome.recoveries_s):.1f} s",
+        "wrong (patch, call twice, hole in the log, end)": len(outcome.wrong),
     }
     for name, number in rows.items():
         table.add_row(name, str(number))
@@ -314,11 +310,10 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=500)
     parser.add_argument("--at-once", type=int, default=4, help="Unfinished tasks at any moment.")
     parser.add_argument("--pause", type=float, default=2.0, help="Mean time between two kills, s.")
-    parser.add_argument("--serve", type=int, metavar="PORT", help="Be the model server instead.")
+    parser.add_argument("--seed", type=int, default=random.randrange(2**32), help="Of the order and the pauses.")
     arguments = parser.parse_args()
-    if arguments.serve is not None:
-        uvicorn.run(ScriptedEndpoint(repair).app, host="127.0.0.1", port=arguments.serve, log_level="warning")
-        return
+    print(f"seed {arguments.seed}")
+    random.seed(arguments.seed)
     kinds = random_kinds(arguments.kills)
     outcome = asyncio.run(measure(kinds, at_once=arguments.at_once, pause_s=arguments.pause))
     _print(outcome)
