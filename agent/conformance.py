@@ -46,6 +46,7 @@ async def examine(model: HttpModel) -> AsyncIterator[Finding]:
     if not first.passed:
         return
     yield await _finding("answers without thinking", _thinking(model, thinking=False))
+    yield await _finding("answers with thinking unset", _thinking_unset(model))
     yield await _finding("keeps reasoning", _keeps_reasoning(model))
     yield await _finding("takes hard values in calls and results", _hard_values(model))
     yield await _finding("streams whole calls", _whole_calls(model))
@@ -72,6 +73,16 @@ async def _thinking(model: HttpModel, *, thinking: bool) -> str:
     if completion.usage.prompt_tokens == 0:
         raise _Failed("the endpoint counts no prompt tokens, so that no budget can hold (stream_options.include_usage)")
     return f"{completion.usage.prompt_tokens} prompt tokens, {completion.usage.completion_tokens} completion tokens"
+
+
+async def _thinking_unset(model: HttpModel) -> str:
+    """As other clients ask: a parser that follows the switch alone takes the answer apart wrongly where it is missing.
+
+    Which default the endpoint has is its own affair.
+    """
+    message = (await _ask(model.silent_about_thinking(), _ASKED)).message
+    _verify_parsed(message)
+    return "it thinks" if message.reasoning_content else "it does not think"
 
 
 async def _keeps_reasoning(model: HttpModel) -> str:

@@ -84,19 +84,32 @@ class Model(Protocol):
 class HttpModel:
     """A model behind HTTP. Every failure comes out as a :class:`ModelError`, after the retries that make sense."""
 
-    def __init__(self, settings: ModelSettings, client: httpx.AsyncClient, run_id: str | None = None) -> None:
+    def __init__(
+        self,
+        settings: ModelSettings,
+        client: httpx.AsyncClient,
+        run_id: str | None = None,
+        *,
+        says_thinking: bool = True,
+    ) -> None:
         """
         Args:
             run_id: whose conversations these are, for endpoints with sessions; None begins none.
+            says_thinking: send what is asked of thinking; without, the endpoint's own default holds.
         """
         self._settings = settings
         self._client = client
         self._run_id = run_id
+        self._says_thinking = says_thinking
         self._context_tokens: int | None = None
 
     def of_run(self, run_id: str) -> "HttpModel":
         """The same, for the conversations of one run."""
         return HttpModel(self._settings, self._client, run_id)
+
+    def silent_about_thinking(self) -> "HttpModel":
+        """The same, asked as by a client that does not know the switch."""
+        return HttpModel(self._settings, self._client, self._run_id, says_thinking=False)
 
     async def complete(
         self,
@@ -141,7 +154,10 @@ class HttpModel:
     def _body(
         self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], options: ModelOptions
     ) -> dict[str, Any]:
-        # Defaults of both template switches differ between releases of the model, so both are always sent.
+        # Defaults of both template switches differ between releases of the model, so runs always send both.
+        switches = {"keep_all_reasoning": True}
+        if self._says_thinking:
+            switches["enable_thinking"] = options.thinking is not False
         body: dict[str, Any] = {
             "model": options.name or self._settings.name,
             "messages": [self._named(message) for message in messages],
@@ -150,7 +166,7 @@ class HttpModel:
             "max_tokens": options.max_tokens,
             "stream": True,
             "stream_options": {"include_usage": True},
-            "chat_template_kwargs": {"enable_thinking": options.thinking is not False, "keep_all_reasoning": True},
+            "chat_template_kwargs": switches,
         }
         if tools:
             body["tools"] = list(tools)

@@ -35,6 +35,8 @@ class Gateway:
         self.lost = set(lost)
         self.counts = True
         self.says = "ok"
+        self.says_unasked = ""
+        """In front of that, where the request says nothing about thinking."""
         self.seen: list[dict[str, Any]] = []
 
     @property
@@ -54,8 +56,9 @@ class Gateway:
         self.seen.append(body)
         kept = [{k: v for k, v in message.items() if k not in self.lost} for message in body["messages"]]
         tokens = len(json.dumps(kept)) if self.counts else 0
+        said = self.says if "enable_thinking" in body["chat_template_kwargs"] else self.says_unasked + self.says
         events = (
-            {"choices": [{"index": 0, "delta": {"content": self.says}, "finish_reason": "stop"}]},
+            {"choices": [{"index": 0, "delta": {"content": said}, "finish_reason": "stop"}]},
             {"choices": [], "usage": {"prompt_tokens": tokens, "completion_tokens": 1}},
         )
         text = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
@@ -128,7 +131,7 @@ async def test_our_own_model_server_conforms() -> None:
     async with serving(app) as url, open_model(ModelSettings(url=f"{url}/v1", name="nano", retries=0)) as model:
         found = [finding async for finding in examine(model)]
     assert [finding for finding in found if not finding.passed] == []
-    assert len(found) == 6
+    assert len(found) == 7
 
 
 async def test_an_endpoint_that_knows_reasoning_by_another_name_is_told_it_by_that() -> None:
@@ -149,3 +152,10 @@ async def test_an_endpoint_that_leaves_thoughts_or_calls_in_the_text_does_not_co
     gateway = Gateway()
     gateway.says = left
     assert await findings(gateway.model()) == {"answers with thinking": False}
+
+
+async def test_an_endpoint_that_takes_answers_apart_only_where_thinking_is_said_does_not_conform() -> None:
+    gateway = Gateway()
+    gateway.says_unasked = "<think>hm</think>"
+    found = await findings(gateway.model())
+    assert [name for name, passed in found.items() if not passed] == ["answers with thinking unset"]

@@ -22,7 +22,7 @@ def test_doctor_names_what_does_not_work_and_goes_on(mimo: Mimo) -> None:
 def test_doctor_tries_all_that_the_agent_needs_of_an_endpoint(mimo: Mimo) -> None:
     with serving(Gateway().app) as port:
         ended = mimo("doctor", "--model-url", f"http://127.0.0.1:{port}/v1", "--model", "m")
-    assert [line[:1] for line in ended.out.splitlines() if " model " in line] == ["✓"] * 6
+    assert [line[:1] for line in ended.out.splitlines() if " model " in line] == ["✓"] * 7
     assert ended.code == 0
 
 
