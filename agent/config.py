@@ -49,6 +49,9 @@ class ModelSettings(BaseModel):
     of its last answer. Endpoints that do not know this may refuse it."""
     record_tokens: bool = False
     """Ask for the tokens of every answer, to be kept for training. Endpoints that do not know this may refuse it."""
+    check_syntax: bool | None = None
+    """Whether ``str_replace`` of the profile ``native`` refuses an edit that breaks a file's syntax; None: with any
+    model but ``mimo-v2-nano``, which was trained without."""
     prices: Prices | None = None
     """None where nothing has a price: tasks with a limit of cost are refused then."""
     connect_timeout_s: float = Field(10.0, gt=0)
@@ -61,6 +64,18 @@ class ModelSettings(BaseModel):
     backoff_s: float = Field(1.0, ge=0)
     """First pause between two tries; it doubles, with jitter, up to 30 s. A ``Retry-After`` wins."""
 
+    def checks_syntax(self, name: str | None) -> bool:
+        """Whether edits are held to a file's syntax.
+
+        Args:
+            name: the model that a task asks for; None is the default.
+        """
+        if self.check_syntax is not None:
+            return self.check_syntax
+        return not (name or self.name).rpartition("/")[2].startswith(_TRAINED_WITHOUT_SYNTAX)
+
+
+_TRAINED_WITHOUT_SYNTAX = "mimo-v2-nano"
 
 _ENVIRONMENT = {
     "url": "MIMO_MODEL_URL",
@@ -70,6 +85,7 @@ _ENVIRONMENT = {
     "reasoning_field": "MIMO_MODEL_REASONING_FIELD",
     "sessions": "MIMO_MODEL_SESSIONS",
     "record_tokens": "MIMO_MODEL_RECORD_TOKENS",
+    "check_syntax": "MIMO_MODEL_CHECK_SYNTAX",
     "prices": "MIMO_MODEL_PRICES",
 }
 

@@ -72,7 +72,7 @@ async def open_worker(
             uncommitted=uncommitted,
             on_delta=on_delta,
             on_event=metrics.wrote,
-            prices=settings.model.prices,
+            endpoint=settings.model,
             context_tokens=model.context_tokens,
             waits_for_model=settings.waits_for_model,
             model_of=model.of_run,

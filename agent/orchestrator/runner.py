@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from agent.approvals import approver
-from agent.config import Prices
+from agent.config import ModelSettings
 from agent.errors import GitError, RepositoryError
 from agent.events import RunStopped
 from agent.inbox import Inbox
@@ -115,7 +115,7 @@ class Runner:
         uncommitted: bool = False,
         on_delta: OnDelta | None = None,
         on_event: Callable[[Event], None] | None = None,
-        prices: Prices | None = None,
+        endpoint: ModelSettings = ModelSettings(),  # noqa: B008 - frozen
         context_tokens: Callable[[], Awaitable[int | None]] | None = None,
         waits_for_model: bool = False,
         model_of: Callable[[str], Model] | None = None,
@@ -131,7 +131,7 @@ class Runner:
             uncommitted: tasks start from their checkout as it is, not from the commit alone.
             on_delta: hears the model while it writes; nothing of it is stored.
             on_event: hears of every event of a run, once it is stored.
-            prices: what tasks with a limit of cost are counted by.
+            endpoint: what ``model`` is called, costs and was trained with.
             context_tokens: says how much the model holds, or that it is not known.
             waits_for_model: runs whose model is away are parked until it is there again.
             model_of: the model as a run of this id asks it; None where all ask it in one way.
@@ -149,7 +149,7 @@ class Runner:
         self._uncommitted = uncommitted
         self._on_delta = on_delta
         self._on_event = on_event
-        self._prices = prices
+        self._endpoint = endpoint
         self._context_tokens = context_tokens
         self._waits_for_model = waits_for_model
         self._model_of = model_of or (lambda run_id: model)
@@ -275,7 +275,7 @@ class Runner:
             context_tokens = await self._context_tokens() if self._context_tokens else None
             ended = await run_loop(
                 work.request,
-                profile(work.request.profile),
+                profile(work.request.profile, checks_syntax=self._endpoint.checks_syntax(work.request.model.name)),
                 _shown(self._model_of(work.run_id), work.request),
                 sandbox,
                 work.log,
@@ -288,7 +288,9 @@ class Runner:
                 approve=approver(work.request, work.inbox, work.log),
                 on_delta=self._listener(draft, work.run_id),
                 settings=LoopSettings(
-                    prices=self._prices, context_tokens=context_tokens, waits_for_model=self._waits_for_model
+                    prices=self._endpoint.prices,
+                    context_tokens=context_tokens,
+                    waits_for_model=self._waits_for_model,
                 ),
                 keep=work.keep,
             )

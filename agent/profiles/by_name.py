@@ -8,5 +8,16 @@ from agent.profiles.mini import mini
 from agent.profiles.native import native
 
 
-def profile(name: Literal["native", "assistant", "mini"]) -> Profile:
-    return {"native": native, "assistant": assistant, "mini": mini}[name]()
+def profile(name: Literal["native", "assistant", "mini"], *, checks_syntax: bool = False) -> Profile:
+    """
+    Args:
+        checks_syntax: as the endpoint's model has it (``ModelSettings.checks_syntax``); of ``native`` alone, since
+            ``assistant`` always does, and ``mini`` has no tool that edits.
+    """
+    match name:
+        case "native":
+            return native(checks_syntax=checks_syntax)
+        case "assistant":
+            return assistant()
+        case "mini":
+            return mini()

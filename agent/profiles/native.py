@@ -6,6 +6,11 @@ from agent.tools.finish import Finish
 from agent.tools.str_replace import StrReplace
 
 
-def native() -> Profile:
-    """Exactly ``bash``, ``str_replace`` and ``finish``."""
-    return Profile("native", load_prompt("native"), (Bash(), StrReplace(), Finish()))
+def native(*, checks_syntax: bool = False) -> Profile:
+    """Exactly ``bash``, ``str_replace`` and ``finish``.
+
+    Args:
+        checks_syntax: ``str_replace`` refuses an edit that breaks a file's syntax; ``mimo-v2-nano`` was trained
+            without.
+    """
+    return Profile("native", load_prompt("native"), (Bash(), StrReplace(checks_syntax=checks_syntax), Finish()))

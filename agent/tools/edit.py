@@ -1,8 +1,7 @@
 """``str_replace`` for the assistant: as the plain one, but it forgives wrong indentation and keeps code readable."""
 
 from agent.tools.base import ToolContext, ToolResult
-from agent.tools.str_replace import StrReplace, StrReplaceArguments, replace
-from agent.tools.syntax import breaks
+from agent.tools.str_replace import StrReplace, StrReplaceArguments, refusal, replace
 from agent.tools.text_file import edit_text, numbered
 
 _AROUND = 3
@@ -26,8 +25,8 @@ def _edited(text: str, wanted: StrReplaceArguments) -> tuple[ToolResult, str | N
         result, changed = replace(text, *fitted)
     if changed is None:
         return result, None
-    if problem := breaks(wanted.path, text, changed):
-        return ToolResult(f"[error] nothing was edited: {problem}", error=True), None
+    if why := refusal(wanted.path, text, changed):
+        return why, None
     return ToolResult(f"{result.text}\n{_window(text, changed)}"), changed
 
 

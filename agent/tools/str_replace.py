@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from agent.tools.base import ToolContext, ToolResult
+from agent.tools.syntax import breaks
 from agent.tools.text_file import edit_text
 
 _NEAREST_LINES = 3
@@ -28,9 +29,27 @@ class StrReplace:
     description = "Replace a text in a file."
     arguments = StrReplaceArguments
 
+    def __init__(self, *, checks_syntax: bool = False) -> None:
+        """
+        Args:
+            checks_syntax: refuse an edit after which the file's language can no longer read it.
+        """
+        self._checks_syntax = checks_syntax
+
     async def run(self, arguments: StrReplaceArguments, context: ToolContext) -> ToolResult:
-        old, new = arguments.old_str, arguments.new_str
-        return await edit_text(context, self.name, arguments.path, lambda text: replace(text, old, new))
+        def change(text: str) -> tuple[ToolResult, str | None]:
+            result, changed = replace(text, arguments.old_str, arguments.new_str)
+            if changed is not None and self._checks_syntax and (why := refusal(arguments.path, text, changed)):
+                return why, None
+            return result, changed
+
+        return await edit_text(context, self.name, arguments.path, change)
+
+
+def refusal(path: str, before: str, after: str) -> ToolResult | None:
+    """What the model reads of an edit that would break the file's syntax; None where it does not."""
+    problem = breaks(path, before, after)
+    return ToolResult(f"[error] nothing was edited: {problem}", error=True) if problem else None
 
 
 def replace(text: str, old: str, new: str) -> tuple[ToolResult, str | None]:

@@ -92,7 +92,9 @@ async def open_setting(
     """
     sandbox = arguments.sandbox(environment)
     own = user_file(environment).parent
-    chosen = profile(settings.profile or ("native" if embedded else "assistant"))
+    chosen = profile(
+        settings.profile or ("native" if embedded else "assistant"), checks_syntax=model.checks_syntax(None)
+    )
     given = {"temperature": settings.temperature, "thinking": settings.thinking}
     allowed = tuple(other_tool(name, tool) for name, server in settings.mcp_servers.items() for tool in server.allow)
     servers: ToolServers | None = None

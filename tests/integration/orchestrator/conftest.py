@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from agent.config import ModelSettings
 from agent.identity import DEFAULT_PROJECT
 from agent.model import Model
 from agent.orchestrator.runner import Runner
@@ -130,6 +131,7 @@ def make_worker(store: SqlStore, backend: Backend, tmp_path: Path) -> Callable[.
         allow_hosts: tuple[str, ...] = (),
         waits_for_model: bool = False,
         telemetry: Telemetry | None = None,
+        endpoint: ModelSettings = ModelSettings(),  # noqa: B008 - frozen
     ) -> Worker:
         model = model or ScriptedModel(script or turns(*answers))
         toolbox = toolbox or over(backend, ToolboxSettings())
@@ -141,6 +143,7 @@ def make_worker(store: SqlStore, backend: Backend, tmp_path: Path) -> Callable[.
             allow_hosts=allow_hosts,
             waits_for_model=waits_for_model,
             telemetry=telemetry,
+            endpoint=endpoint,
         )
         return Worker(store, runner, worker_id=worker_id, concurrency=concurrency, lease_ttl_s=lease_ttl_s)
 

@@ -6,12 +6,13 @@ from pathlib import Path
 import anyio
 import pytest
 
+from agent.config import model_settings
 from agent.orchestrator.runner import MAX_RESTORES
 from agent.orchestrator.worker import Worker
 from agent.store.base import TaskRecord
 from agent.store.sql import SqlStore
 from agent.testing import ScriptedModel, call, in_order, turns
-from agent.types import AssistantMessage, Check, Status, StopReason, TaskRequest, VerdictKind
+from agent.types import AssistantMessage, Check, ModelOptions, Status, StopReason, TaskRequest, VerdictKind
 from sandbox.checkpoints.rewindable import Rewindable
 from sandbox.errors import SandboxError, SandboxLost, SandboxUnavailable
 from sandbox.types import Backend, Capability, Command, Outcome, Sandbox, SandboxSpec
@@ -347,3 +348,34 @@ async def _seen(store: SqlStore, task: TaskRecord, kind: str, *, times: int = 1)
 
 def _checkpoints(folder: Path) -> list[Path]:
     return list(folder.rglob("*.checkpoints"))
+
+
+@pytest.mark.parametrize(
+    ("environment", "asked", "refused"),
+    [
+        pytest.param({"MIMO_MODEL_NAME": "mimo-v2-flash"}, None, True, id="the real model"),
+        pytest.param({}, None, False, id="the small one"),
+        pytest.param({}, "XiaomiMiMo/MiMo-V2-Flash", True, id="the real model, asked for by the task"),
+        pytest.param({"MIMO_MODEL_CHECK_SYNTAX": "1"}, None, True, id="the small one, where it is set"),
+        pytest.param({"MIMO_MODEL_NAME": "mimo-v2-flash", "MIMO_MODEL_CHECK_SYNTAX": "0"}, None, False, id="not set"),
+    ],
+)
+async def test_an_edit_that_breaks_syntax_is_refused_but_of_the_model_that_was_trained_without(
+    store: SqlStore,
+    make_worker: MakeWorker,
+    make_request: MakeRequest,
+    environment: dict[str, str],
+    asked: str | None,
+    refused: bool,
+) -> None:
+    breaking = call("str_replace", path="calc.py", old_str="a - b", new_str="(a - b")
+    worker = make_worker(breaking, *REPAIR[1:], endpoint=model_settings(environment))
+    task = await finished(store, worker, make_request(model=ModelOptions(name=asked)))
+
+    log = await users(store).events(task.id)
+    seen = next(event.body["observation"]["text"] for event in log if event.type == "tool.completed")
+    assert seen == (
+        "[error] nothing was edited: the file would no longer be Python: line 2: '(' was never closed"
+        if refused
+        else "[edited line 2]"
+    )
