@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from agent.events import ViewCompacted
 from agent.trajectory import Step, steps
-from agent.types import AssistantMessage, Event, Message, Observation, ToolCall
+from agent.types import AssistantMessage, Event, Message, ModelOptions, Observation, Said, ToolCall
 
 
 def view(
@@ -34,6 +34,33 @@ def view(
         if step.number >= first:
             messages.extend(_step(step))
     return messages
+
+
+def earlier(said: Sequence[Said], options: ModelOptions) -> list[Message]:
+    """An earlier conversation, as the model is shown it that goes on with it.
+
+    Where another model answered, or thinking was set otherwise, the view has segments: of those that are over, whole
+    reasoning goes, never a part of it.
+
+    Args:
+        options: those of the model that goes on; its name is known.
+    """
+    over = max((at for at, message in enumerate(said) if _foreign(message, options)), default=-1)
+    return [_earlier(message, reasoning=at > over) for at, message in enumerate(said)]
+
+
+def _foreign(message: Said, options: ModelOptions) -> bool:
+    same = message.model in (None, options.name) and message.thinking in (None, options.thinking)
+    return message.role == "assistant" and not same
+
+
+def _earlier(message: Said, *, reasoning: bool) -> Message:
+    sent = message.model_dump(mode="json", exclude={"model", "thinking"}, exclude_none=True)
+    if message.role != "assistant":
+        return sent
+    # Endpoints of this model demand the field of every answer, whoever gave it.
+    thought, content = _parted(message.reasoning_content or "", message.content)
+    return sent | {"content": content, "reasoning_content": thought if reasoning else ""}
 
 
 def last_compaction(events: Sequence[Event]) -> ViewCompacted | None:

@@ -11,11 +11,12 @@ class Remembering:
     """Implements :class:`agent.model.Model`; the earlier messages come after the system prompt."""
 
     def __init__(self, model: Model, earlier: Sequence[Message]) -> None:
+        """
+        Args:
+            earlier: as :func:`agent.history.earlier` makes them.
+        """
         self._model = model
-        # Endpoints of this model demand the field of every answer, whoever said what came before.
-        self._earlier = [
-            {"reasoning_content": ""} | message if message["role"] == "assistant" else message for message in earlier
-        ]
+        self._earlier = earlier
 
     async def complete(
         self,

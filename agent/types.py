@@ -129,6 +129,14 @@ class Said(_Record):
     reasoning_content: str | None = None
     tool_calls: tuple[dict[str, Any], ...] | None = None
     tool_call_id: str | None = None
+    model: str | None = Field(
+        None,
+        description="Who answered, where that may be another model than the task's. What was thought up to the last "
+        "answer of another model, or of one that was asked to think otherwise, is not shown to the task's.",
+    )
+    thinking: bool | Literal["auto"] | None = Field(
+        None, description="How it was asked to think, as `model.thinking` of a task; null is as the task's."
+    )
 
 
 class Limits(_Record):

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from agent.api.schemas import AttemptView, EventView, TaskView
+from agent.api.schemas import AttemptView, EventView, ModelList, TaskView
 from agent.cli.chat.conversation import ConversationBusy, add_turn
 from agent.cli.checkout import excludes_of, top_directory
 from agent.cli.client import Client
@@ -13,6 +13,7 @@ from agent.cli.terminal import Terminal
 from agent.errors import GitError
 from agent.git import git
 from agent.patch import TaskRepository
+from agent.types import ModelOptions
 
 
 async def pull(client: Client, task_id: str, root: Path, home: Path, terminal: Terminal) -> None:
@@ -81,6 +82,14 @@ async def _remember(client: Client, task: TaskView, handed: Handed, home: Path) 
     steps = [(event.type, event.body) for event in events if chosen and event.run_id == chosen.run_id]
     folder = home / "conversations" / handed.conversation
     try:
-        await add_turn(folder, handed.root, handed.task_id, handed.text, steps)
+        await add_turn(folder, handed.root, handed.task_id, handed.text, steps, await _asked(client, task.model))
     except ConversationBusy as error:
         raise Failure(ExitCode.RETRYABLE, str(error), "leave it there, then pull again") from error
+
+
+async def _asked(client: Client, options: ModelOptions) -> ModelOptions:
+    """How the task's model was asked, by its name also where the task named none."""
+    if options.name is not None:
+        return options
+    models = (await client.ask(ModelList, "GET", "/v1/models")).models
+    return options.model_copy(update={"name": next(model.name for model in models if model.default)})

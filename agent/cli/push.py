@@ -19,7 +19,7 @@ from agent.git import git
 from agent.integrations.remote import place_of
 from agent.patch import TaskRepository
 from agent.repository import prepare_repository
-from agent.types import Check, Said, TaskRequest
+from agent.types import Check, TaskRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ async def _push(client: Client, options: PushOptions, home: Path, folder: Path, 
             base_commit=base.commit,
             changes=await files.patch(base.tree, tree),
             problem_statement=options.text,
-            conversation=tuple(Said.model_validate(message) for message in said),
+            conversation=tuple(said),
             checks=tuple(Check(command=command) for command in checks),
         )
     except ValidationError as error:

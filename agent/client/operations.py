@@ -709,6 +709,8 @@ class Said(TypedDict):
     reasoning_content: NotRequired[str | None]
     tool_calls: NotRequired[list[dict[str, Any]] | None]
     tool_call_id: NotRequired[str | None]
+    model: NotRequired[str | None]
+    thinking: NotRequired[bool | Literal["auto"] | None]
 
 
 class Sample(TypedDict):

@@ -15,6 +15,7 @@ from agent.approvals import approver
 from agent.config import ModelSettings
 from agent.errors import GitError, RepositoryError
 from agent.events import RunStopped
+from agent.history import earlier
 from agent.inbox import Inbox
 from agent.integrations.remotes import RemoteCache
 from agent.loop import run_loop
@@ -276,7 +277,7 @@ class Runner:
             ended = await run_loop(
                 work.request,
                 profile(work.request.profile, checks_syntax=self._endpoint.checks_syntax(work.request.model.name)),
-                _shown(self._model_of(work.run_id), work.request),
+                self._shown(work),
                 sandbox,
                 work.log,
                 base_tree=work.workspace.base.tree,
@@ -300,6 +301,14 @@ class Runner:
             await _keep_files(sandbox, work)
         await sandbox.close()
         return ended if isinstance(ended, Wait) else None
+
+    def _shown(self, work: _Work) -> Model:
+        """The model, as the task asks it: with what was said before."""
+        model, options = self._model_of(work.run_id), work.request.model
+        if not work.request.conversation:
+            return model
+        named = options.model_copy(update={"name": options.name or self._endpoint.name})
+        return Remembering(model, earlier(work.request.conversation, named))
 
     async def _provision(self, work: _Work) -> Provisioned:
         spec, next_ones = self._machines.of_agent(work.run_id, work.request), self._machines.forecast(work.request)
@@ -371,12 +380,6 @@ def _as_attempt(claim: Claim) -> TaskRequest:
         return request
     seed = request.model.seed + (attempt - 1) * _SEEDS_PER_ATTEMPT
     return request.model_copy(update={"model": request.model.model_copy(update={"seed": seed})})
-
-
-def _shown(model: Model, request: TaskRequest) -> Model:
-    """The model, as the task asks it: with what was said before."""
-    earlier = [said.model_dump(mode="json", exclude_none=True) for said in request.conversation]
-    return Remembering(model, earlier) if earlier else model
 
 
 def _attempt(claim: Claim) -> int:

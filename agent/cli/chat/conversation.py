@@ -32,10 +32,11 @@ from agent.cli.chat.journal import (
     TurnBegan,
     Unqueued,
 )
-from agent.cli.chat.turn import LEASE_TTL_S, Ears, Ended, Means, Question, Turn, messages_of
+from agent.cli.chat.turn import LEASE_TTL_S, Ears, Ended, Means, Question, Turn, said_about
 from agent.cli.chat.workplace import Host, Sandboxed, Workplace
 from agent.errors import TaskOver
 from agent.events import ApprovalDecided, ApprovalRequested
+from agent.history import earlier
 from agent.identity import DEFAULT_PROJECT
 from agent.model import Delta, Model
 from agent.permissions.policy import Asked, Decision, Grant, Mode, decide
@@ -46,7 +47,7 @@ from agent.store.open import open_store
 from agent.tools.hook import Hooks
 from agent.tools.mcp import ToolServers
 from agent.tools.skill import Skill
-from agent.types import Event, Limits, Message, ModelOptions, Status, StopReason, TaskRequest, ToolCall, Usage
+from agent.types import Event, Limits, Message, ModelOptions, Said, Status, StopReason, TaskRequest, ToolCall, Usage
 from sandbox.types import Backend
 
 MAX_WORDS_CHARS = 100_000
@@ -64,6 +65,7 @@ class Setting:
     model: Model
     profile: Profile
     options: ModelOptions
+    """With the model's name, by which later turns know whose reasoning they read."""
     limits: Limits
     loop: LoopSettings
     backend: Callable[[], Backend] | None
@@ -248,7 +250,7 @@ class Conversation:
 
     async def messages(self, turns: int | None = None) -> list[Message]:
         """What the model is shown of the first ``turns`` turns, or of all."""
-        return await _messages(self.state, self._project, turns)
+        return earlier(await _said(self.state, self._project, turns), self._setting.options)
 
     async def events(self, turn: TurnBegan) -> tuple[Event, ...]:
         """The log of a turn."""
@@ -267,7 +269,8 @@ class Conversation:
     async def _answer_now(self, asked: Message) -> str:
         system = {"role": "system", "content": self._setting.profile.system_prompt(datetime.now(UTC).date())}
         options = self._setting.options.model_copy(update={"thinking": False})
-        completion = await self._setting.model.complete([system, *await self.messages(), asked], [], options)
+        said = earlier(await _said(self.state, self._project), options)
+        completion = await self._setting.model.complete([system, *said, asked], [], options)
         return completion.message.content.strip()
 
     async def compact(self, focus: str = "") -> str:
@@ -324,20 +327,26 @@ class Conversation:
         )
 
 
-async def said_in(folder: Path) -> list[Message]:
-    """What the model is shown of a conversation that is not open."""
+async def said_in(folder: Path) -> list[Said]:
+    """What was said in a conversation that is not open, and which model answered."""
     journal = Journal(folder / "journal.jsonl")
     async with open_store(f"sqlite:///{folder / 'turns.db'}") as store:
-        return await _messages(journal.state, store.of(DEFAULT_PROJECT))
+        return await _said(journal.state, store.of(DEFAULT_PROJECT))
 
 
 async def add_turn(
-    folder: Path, root: Path, origin: str, text: str, steps: Sequence[tuple[str, dict[str, Any]]]
+    folder: Path,
+    root: Path,
+    origin: str,
+    text: str,
+    steps: Sequence[tuple[str, dict[str, Any]]],
+    options: ModelOptions,
 ) -> None:
     """Add what an agent did elsewhere, as a turn; nothing where that was done before.
 
     Args:
         origin: id of the task there.
+        options: how the model was asked there, by its name.
         steps: types and bodies of its events; those of the loop are taken.
 
     Raises:
@@ -346,7 +355,7 @@ async def add_turn(
     with _alone(folder):
         async with open_store(f"sqlite:///{folder / 'turns.db'}") as store:
             project, journal = store.of(DEFAULT_PROJECT), Journal(folder / "journal.jsonl")
-            request = TaskRequest(repository=str(root), problem_statement=text)
+            request = TaskRequest(repository=str(root), problem_statement=text, model=options)
             task = await project.submit(request, idempotency_key=origin)
             if task.status.terminal:
                 return
@@ -365,16 +374,16 @@ _OF_THE_LOOP = frozenset(
 )
 
 
-async def _messages(state: State, project: ProjectStore, turns: int | None = None) -> list[Message]:
+async def _said(state: State, project: ProjectStore, turns: int | None = None) -> list[Said]:
     compacted = state.compacted
-    messages: list[Message] = []
+    said: list[Said] = []
     if compacted:
-        messages.append({"role": "user", "content": f"{_SUMMARY}\n\n{compacted.summary}"})
-        messages.append({"role": "assistant", "content": "Understood.", "reasoning_content": ""})
+        said.append(Said(role="user", content=f"{_SUMMARY}\n\n{compacted.summary}"))
+        said.append(Said(role="assistant", content="Understood."))
     for turn in state.turns[compacted.turns if compacted else 0 : turns]:
         task = await project.get(turn.task_id)
-        messages.extend(messages_of(task.request, await _events(project, turn)))
-    return messages
+        said.extend(said_about(task.request, await _events(project, turn)))
+    return said
 
 
 async def _events(project: ProjectStore, turn: TurnBegan) -> tuple[Event, ...]:

@@ -95,7 +95,7 @@ async def open_setting(
     chosen = profile(
         settings.profile or ("native" if embedded else "assistant"), checks_syntax=model.checks_syntax(None)
     )
-    given = {"temperature": settings.temperature, "thinking": settings.thinking}
+    given = {"name": model.name, "temperature": settings.temperature, "thinking": settings.thinking}
     allowed = tuple(other_tool(name, tool) for name, server in settings.mcp_servers.items() for tool in server.allow)
     servers: ToolServers | None = None
     skills: tuple[Skill, ...] = ()

@@ -21,7 +21,7 @@ from agent.steps.settings import LoopSettings
 from agent.steps.user import Approve
 from agent.store.base import Claim, ProjectStore, RunResult, Store
 from agent.trajectory import steps
-from agent.types import Event, Message, Status, StopReason, TaskRequest, WaitingOn
+from agent.types import Event, Message, Said, Status, StopReason, TaskRequest, WaitingOn
 from sandbox.errors import SandboxError, SandboxLost
 
 LEASE_TTL_S = 6.0
@@ -215,7 +215,7 @@ class Turn:
 _STATUS = {StopReason.FINISHED: Status.SUCCEEDED, StopReason.CANCELLED: Status.CANCELLED}
 
 
-def messages_of(request: TaskRequest, events: Sequence[Event]) -> list[Message]:
+def said_about(request: TaskRequest, events: Sequence[Event]) -> list[Said]:
     """What was said in a turn, as later turns show it to the model. Calls that were cut off have an answer too:
     chat templates and endpoints demand one for each."""
     messages = view("", request.problem_statement, events)[1:]
@@ -225,7 +225,11 @@ def messages_of(request: TaskRequest, events: Sequence[Event]) -> list[Message]:
         for call in done[-1].message.tool_calls[len(done[-1].results) :]:
             if call.id not in answered or len(done[-1].results) == 0:
                 messages.append({"role": "tool", "tool_call_id": call.id, "content": _INTERRUPTED})
-    return messages
+    answered_by = {"model": request.model.name, "thinking": request.model.thinking}
+    return [
+        Said.model_validate(message | answered_by if message["role"] == "assistant" else message)
+        for message in messages
+    ]
 
 
 class _TurnOver(Exception):

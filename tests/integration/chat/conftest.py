@@ -85,6 +85,7 @@ def open_chat(tmp_path: Path, root: Path, recorder: Recorder) -> Open:
         sandboxed: bool = True,
         skills: tuple[Skill, ...] = (),
         hooks: Hooks | None = None,
+        options: ModelOptions = ModelOptions(),  # noqa: B008 - frozen
     ) -> AsyncIterator[Conversation]:
         chosen = native()
         tools: list[Tool] = [*chosen.tools, *([UseSkill(skills)] if skills else [])]
@@ -93,7 +94,7 @@ def open_chat(tmp_path: Path, root: Path, recorder: Recorder) -> Open:
         setting = Setting(
             ScriptedModel(script),
             replace(chosen, tools=tuple(tools)),
-            ModelOptions(),
+            options,
             Limits(),
             LoopSettings(),
             (lambda: open_backend("local", SandboxSettings())) if sandboxed else None,

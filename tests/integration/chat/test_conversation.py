@@ -11,7 +11,7 @@ from agent.cli.chat.conversation import Consent, ConversationBusy, fork, list_co
 from agent.cli.chat.files import FileHistory
 from agent.permissions.policy import Mode
 from agent.testing import call, in_order
-from agent.types import AssistantMessage, Message, StopReason
+from agent.types import AssistantMessage, Message, ModelOptions, StopReason
 from tests.integration.chat.conftest import Open, Recorder
 from tests.integration.cli.conftest import git
 
@@ -36,6 +36,45 @@ async def test_an_answer_without_a_call_ends_the_turn_and_the_next_turn_remember
         assert (await chat.say("first")).stop_reason is StopReason.FINISHED
         await chat.say("second")
     assert [message["content"] for message in seen[1][1:]] == ["first", "answer 1", "second"]
+
+
+@pytest.mark.parametrize(
+    ("then", "thoughts"),
+    [
+        pytest.param(ModelOptions(name="a"), ["hm"], id="the same model"),
+        pytest.param(ModelOptions(name="b"), [""], id="another model"),
+        pytest.param(ModelOptions(name="a", thinking=False), [""], id="the same one that no longer thinks"),
+    ],
+)
+async def test_who_goes_on_with_a_conversation_reads_its_own_thoughts_alone(
+    open_chat: Open, then: ModelOptions, thoughts: list[str]
+) -> None:
+    seen: list[Sequence[Message]] = []
+
+    def script(messages: Sequence[Message]) -> AssistantMessage:
+        seen.append(list(messages))
+        return say("yes").model_copy(update={"reasoning_content": "hm"})
+
+    async with open_chat(script, options=ModelOptions(name="a")) as chat:
+        await chat.say("first")
+    async with open_chat(script, options=then) as chat:
+        await chat.say("second")
+    said = [message for message in seen[1] if message["role"] == "assistant"]
+    assert [message["reasoning_content"] for message in said] == thoughts
+
+
+async def test_the_summary_of_a_conversation_is_made_without_its_thoughts(open_chat: Open) -> None:
+    seen: list[Sequence[Message]] = []
+
+    def script(messages: Sequence[Message]) -> AssistantMessage:
+        seen.append(list(messages))
+        return say("yes").model_copy(update={"reasoning_content": "hm"})
+
+    async with open_chat(script) as chat:
+        await chat.say("first")
+        await chat.compact()
+    said = [message for message in seen[1] if message["role"] == "assistant"]
+    assert [message["reasoning_content"] for message in said] == [""]
 
 
 async def test_what_the_sandbox_changes_reaches_the_folder_and_what_git_ignores_stays_out(

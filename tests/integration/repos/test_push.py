@@ -11,7 +11,7 @@ from agent.cli.chat.conversation import add_turn, said_in
 from agent.cli.chat.journal import Journal, Opened
 from agent.events import StepMessage, StepStarted
 from agent.testing import ScriptedEndpoint, in_order
-from agent.types import AssistantMessage, Usage
+from agent.types import AssistantMessage, ModelOptions, Usage
 from tests.integration.chat.terminal import ENTER, Terminal
 from tests.integration.cli.conftest import Mimo
 
@@ -47,7 +47,8 @@ def conversation(checkout: Path, tmp_path: Path) -> Path:
     written = [(kind, body.model_dump(mode="json")) for kind, body in steps]
     # In a thread of its own: this one may have a loop that tests share.
     with start_blocking_portal() as portal:
-        portal.call(add_turn, folder, checkout, "the first", "what is wrong here?", written)
+        options = ModelOptions(name="mimo-v2-flash")
+        portal.call(add_turn, folder, checkout, "the first", "what is wrong here?", written, options)
     return folder
 
 
@@ -79,7 +80,9 @@ def test_what_the_task_changed_comes_back_beside_what_was_changed_meanwhile(
     assert "mimo --resume yesterday" in pulled.err
     with start_blocking_portal() as portal:
         said = portal.call(said_in, conversation)
-    assert [message["content"] for message in said[:3]] == ["what is wrong here?", "add() subtracts.", "repair it"]
+    assert [message.content for message in said[:3]] == ["what is wrong here?", "add() subtracts.", "repair it"]
+    assert {message.model for message in said[3:] if message.role == "assistant"} == {"mimo-v2-nano"}
+    assert said[1].model == "mimo-v2-flash"
     assert "str_replace" in str(said[3:])
 
 

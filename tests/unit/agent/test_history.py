@@ -5,10 +5,10 @@ import json
 import pytest
 
 from agent.events import GuardTripped, StepCompleted, StepMessage, StepStarted, ToolCompleted
-from agent.history import view
+from agent.history import earlier, view
 from agent.log import MemoryLog
 from agent.trajectory import last_tree
-from agent.types import AssistantMessage, Message, Observation, ToolCall, Usage
+from agent.types import AssistantMessage, Message, ModelOptions, Observation, Said, ToolCall, Usage
 
 pytestmark = pytest.mark.anyio
 
@@ -86,6 +86,42 @@ async def test_tags_of_thoughts_never_come_back_in_the_content(
     await step(log, 1, message, Observation(call_id="", text="go on"))
     answer = view("S", "P", log.events)[2]
     assert (answer["reasoning_content"], answer["content"]) == sent
+
+
+def thought(*answers: Said, name: str = "a", thinking: bool = True) -> list[str]:
+    """What the model ``name`` sees of the reasoning of earlier answers."""
+    asked = Said(role="user", content="?")
+    said = [message for answer in answers for message in (asked, answer)]
+    shown = earlier(said, ModelOptions(name=name, thinking=thinking))
+    assert [message["content"] for message in shown] == [message.content for message in said]
+    assert {"model", "thinking"}.isdisjoint(key for message in shown for key in message)
+    return [message["reasoning_content"] for message in shown if message["role"] == "assistant"]
+
+
+def answered(reasoning: str | None, model: str | None = None, *, thinking: bool | None = None) -> Said:
+    return Said(role="assistant", content="yes", reasoning_content=reasoning, model=model, thinking=thinking)
+
+
+async def test_earlier_answers_carry_their_reasoning_also_where_there_was_none() -> None:
+    assert thought(answered("1"), answered(None), answered("3", "a", thinking=True)) == ["1", "", "3"]
+
+
+async def test_reasoning_of_another_model_and_all_before_it_is_left_out_whole() -> None:
+    both = answered("1", "a"), answered("2", "b"), answered("3", "a")
+    assert thought(*both) == ["", "", "3"]
+    assert thought(*both, name="b") == ["", "", ""]
+
+
+async def test_reasoning_from_before_thinking_was_set_otherwise_is_left_out_whole() -> None:
+    both = answered("1", "a", thinking=True), answered("", "a", thinking=False), answered("3", "a", thinking=True)
+    assert thought(*both) == ["", "", "3"]
+    assert thought(*both[:1], thinking=False) == [""]
+
+
+async def test_tags_of_thoughts_in_an_earlier_answer_never_come_back_in_its_content() -> None:
+    said = [Said(role="assistant", content="<think>hm</think>Done.")]
+    (sent,) = earlier(said, ModelOptions(name="a"))
+    assert (sent["reasoning_content"], sent["content"]) == ("hm", "Done.")
 
 
 async def test_observations_of_parallel_calls_keep_the_order_of_the_calls() -> None:

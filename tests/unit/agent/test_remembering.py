@@ -1,4 +1,4 @@
-"""What was said before stands in front, in the form that endpoints of the model take."""
+"""What was said before stands between the prompt and the problem."""
 
 import pytest
 
@@ -8,17 +8,15 @@ from agent.types import Message, ModelOptions
 
 pytestmark = pytest.mark.anyio
 
-PROMPT: Message = {"role": "system", "content": "S"}
-PROBLEM: Message = {"role": "user", "content": "P"}
 
-
-async def test_earlier_answers_carry_reasoning_even_where_none_was_handed_over() -> None:
+async def test_earlier_messages_come_after_the_prompt_as_they_are() -> None:
     model = ScriptedModel(lambda messages: call("finish"))
+    prompt: Message = {"role": "system", "content": "S"}
+    problem: Message = {"role": "user", "content": "P"}
     asked: Message = {"role": "user", "content": "What is wrong?"}
-    thought: Message = {"role": "assistant", "content": "It subtracts.", "reasoning_content": "a - b"}
-    plain: Message = {"role": "assistant", "content": "Yes."}
+    answered: Message = {"role": "assistant", "content": "It subtracts.", "reasoning_content": "a - b"}
 
-    await Remembering(model, [asked, thought, asked, plain]).complete([PROMPT, PROBLEM], [], ModelOptions())
+    await Remembering(model, [asked, answered]).complete([prompt, problem], [], ModelOptions())
 
     ((sent, _),) = model.requests
-    assert sent == [PROMPT, asked, thought, asked, plain | {"reasoning_content": ""}, PROBLEM]
+    assert sent == [prompt, asked, answered, problem]
