@@ -13,6 +13,7 @@
 | question.asked     | QuestionAsked     |
 | note.written       | NoteWritten       |
 | view.compacted     | ViewCompacted     |
+| cache.fell         | CacheFell         |
 | run.resumed        | RunResumed        |
 | run.rewound        | RunRewound        |
 | run.stopped        | RunStopped        |
@@ -47,6 +48,11 @@ class StepMessage(_Body):
     thinking: bool
     aborted: str | None = None
     """Why the answer does not count, such as ``repetition``; None for the one that does."""
+    repetition: float | None = None
+    """How much of its reasoning repeats itself (:func:`agent.guard.repetition`), 0 to 1; None where that is too short
+    to say."""
+    cached_share: float | None = None
+    """Share of the prompt that the endpoint had in its cache; None where it did not count the prompt."""
 
 
 class ToolIntent(_Body):
@@ -101,6 +107,17 @@ class GuardTripped(_Body):
     ``alternation``, ``rotation``."""
     action: Literal["hotter", "thinking_off", "drop", "stop"]
     """What was done: sample again, remove the step from the view, or end the run."""
+
+
+class CacheFell(_Body):
+    """The endpoint found less than half as much of the prompt in its cache as for the answer before, although the view
+    only grew (:mod:`agent.drift`). Noted once in a run."""
+
+    step: int
+    cached_tokens: int
+    """Of this answer's prompt."""
+    cached_before: int
+    """Of the prompt before."""
 
 
 class RunResumed(_Body):

@@ -769,6 +769,8 @@ class StepMessage(TypedDict):
     temperature: float
     thinking: bool
     aborted: NotRequired[str | None]
+    repetition: NotRequired[float | None]
+    cached_share: NotRequired[float | None]
 
 
 StopReason = Literal[

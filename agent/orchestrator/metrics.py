@@ -7,6 +7,8 @@ from agent.store.base import Claim, TaskRecord
 from agent.types import Event, StopReason
 
 _CALLS_S = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+_REASONING_TOKENS = (100, 300, 1000, 3000, 10_000, 20_000)
+_SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 _WAITS_S = (0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 14_400)
 
 
@@ -46,6 +48,29 @@ class WorkerMetrics:
         self._answers = Histogram(
             "mimo_model_call_seconds", "Of answers, the try that succeeded.", buckets=_CALLS_S, registry=self._registry
         )
+        self._thoughts = Histogram(
+            "mimo_answer_reasoning_tokens",
+            "Of one answer, where there were any.",
+            buckets=_REASONING_TOKENS,
+            registry=self._registry,
+        )
+        self._repetition = Histogram(
+            "mimo_reasoning_repetition",
+            "Share of an answer's reasoning that repeats itself, where it is long enough to say.",
+            buckets=_SHARES,
+            registry=self._registry,
+        )
+        self._cached = Histogram(
+            "mimo_prompt_cached_share",
+            "Share of an answer's prompt that the endpoint had in its cache.",
+            buckets=_SHARES,
+            registry=self._registry,
+        )
+        self._falls = Counter(
+            "mimo_prompt_cache_falls",
+            "Runs in which the endpoint suddenly found less than half of what it had in its cache: template drift.",
+            registry=self._registry,
+        )
         self._model_errors = Counter(
             "mimo_model_errors", "Runs that ended because no answer could be had.", registry=self._registry
         )
@@ -82,6 +107,8 @@ class WorkerMetrics:
             case "tool.completed":
                 observation = ToolCompleted.model_validate(event.body).observation
                 self._calls.labels(outcome="error" if observation.error else "ok").observe(observation.duration_s)
+            case "cache.fell":
+                self._falls.inc()
             case "guard.tripped":
                 self._trips.labels(action=GuardTripped.model_validate(event.body).action).inc()
             case "run.stopped" if RunStopped.model_validate(event.body).stop_reason is StopReason.MODEL_ERROR:
@@ -105,3 +132,9 @@ class WorkerMetrics:
         self._tokens.labels(kind="prompt_uncached").inc(max(0, usage.prompt_tokens - usage.cached_tokens))
         self._tokens.labels(kind="completion").inc(usage.completion_tokens)
         self._reasoning.inc(usage.reasoning_tokens)
+        if usage.reasoning_tokens:
+            self._thoughts.observe(usage.reasoning_tokens)
+        if answer.repetition is not None:
+            self._repetition.observe(answer.repetition)
+        if answer.cached_share is not None:
+            self._cached.observe(answer.cached_share)

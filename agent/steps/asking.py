@@ -6,9 +6,10 @@ from typing import Any
 
 from agent.answers import INTERRUPTED, REMEDIES, Written, num_drops, sampling, says_nothing, thinks
 from agent.compaction import NOTE_TOKENS
+from agent.drift import fall
 from agent.errors import ModelError
 from agent.events import GuardTripped, NoteWritten, StepMessage
-from agent.guard import AnswerGuard
+from agent.guard import AnswerGuard, repetition
 from agent.history import view, without_reasoning
 from agent.inbox import Inbox
 from agent.model import Completion, Delta, Model
@@ -74,19 +75,25 @@ class Asking:
         if completion.aborted not in (None, INTERRUPTED):
             pattern, action = str(completion.aborted), REMEDIES[len(aborts)]
             self._record.add("guard.tripped", GuardTripped(step=step.number, pattern=pattern, action=action))
+        message, usage = completion.message, completion.usage
         answer = StepMessage(
             step=step.number,
-            message=completion.message,
-            usage=completion.usage,
+            message=message,
+            usage=usage,
             duration_s=completion.duration_s,
             temperature=options.temperature,
             thinking=options.thinking is True,
             aborted=aborted,
+            repetition=repetition(message.reasoning_content or "", self._settings.guard),
+            cached_share=round(usage.cached_tokens / usage.prompt_tokens, 4) if usage.prompt_tokens else None,
         )
+        fallen = fall(self._record.events, answer)
         if completion.tokens is not None and self._keep is not None:
             tokens = completion.tokens.model_dump_json().encode()
             await self._keep(tokens_name(step.number, len(step.answers)), tokens)
         self._record.add("step.message", answer)
+        if fallen is not None:
+            self._record.add("cache.fell", fallen)
         if not answer.message.tool_calls:
             await self._record.write()  # To a conversation it is all that it waits for.
 

@@ -17,6 +17,7 @@ from agent.events import (
     ApprovalDecided,
     ApprovalRequested,
     BudgetGranted,
+    CacheFell,
     GuardTripped,
     MessageAdded,
     NoteWritten,
@@ -257,6 +258,10 @@ def _notice(event: Event) -> Notice:
             tripped = GuardTripped.model_validate(body)
             pattern = tripped.pattern.replace("_", " ")
             return Notice(f"The guard saw {pattern}: {_GUARD_ACTIONS[tripped.action]}", "warning")
+        case "cache.fell":
+            fell = CacheFell.model_validate(body)
+            found = f"{fell.cached_tokens:,} tokens of the prompt, {fell.cached_before:,} the time before"
+            return Notice("The endpoint no longer finds in its cache what it read before", "warning", found)
         case "run.stopped":
             stopped = RunStopped.model_validate(body)
             reason = stopped.stop_reason.replace("_", " ")

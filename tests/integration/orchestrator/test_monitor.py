@@ -6,7 +6,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from agent.events import StepCompleted, StepMessage, ToolCompleted
+from agent.events import CacheFell, StepCompleted, StepMessage, ToolCompleted
 from agent.orchestrator.log import StoreLog
 from agent.orchestrator.metrics import WorkerMetrics
 from agent.orchestrator.monitor import monitor_app
@@ -38,11 +38,20 @@ async def test_numbers_are_those_of_the_events_a_run_wrote(store: Store) -> None
     log = StoreLog(store, claim, metrics.wrote)
     usage = Usage(prompt_tokens=100, cached_tokens=80, completion_tokens=7, reasoning_tokens=5)
     answer = StepMessage(
-        step=1, message=AssistantMessage(), usage=usage, duration_s=2.0, temperature=0.3, thinking=True
+        step=1,
+        message=AssistantMessage(),
+        usage=usage,
+        duration_s=2.0,
+        temperature=0.3,
+        thinking=True,
+        repetition=0.25,
+        cached_share=0.8,
     )
     failed = ToolCompleted(step=1, intent_id=None, observation=Observation(call_id="c", text="no", error=True))
     done = StepCompleted(step=1, tree=None, usage=usage, duration_s=2.0)
     await log.append("step.message", answer.model_dump(mode="json"))
+    fell = CacheFell(step=1, cached_tokens=0, cached_before=2000)
+    await log.append("cache.fell", fell.model_dump(mode="json"))
     await log.append("tool.completed", failed.model_dump(mode="json"))
     await log.append("step.completed", done.model_dump(mode="json"))
     await log.append("run.stopped", {"stop_reason": "model_error"})
@@ -57,6 +66,10 @@ async def test_numbers_are_those_of_the_events_a_run_wrote(store: Store) -> None
     assert _sample(text, "mimo_tokens_total", kind="prompt_cached") == 80
     assert _sample(text, "mimo_tokens_total", kind="completion") == 7
     assert _sample(text, "mimo_reasoning_tokens_total") == 5
+    assert _sample(text, "mimo_answer_reasoning_tokens_sum") == 5
+    assert _sample(text, "mimo_reasoning_repetition_sum") == 0.25
+    assert _sample(text, "mimo_prompt_cached_share_sum") == 0.8
+    assert _sample(text, "mimo_prompt_cache_falls_total") == 1
     assert _sample(text, "mimo_model_call_seconds_sum") == 2.0
     assert _sample(text, "mimo_model_errors_total") == 1
     assert _sample(text, "mimo_tool_call_seconds_count", outcome="error") == 1
