@@ -12,6 +12,7 @@ AgentError
 ├── IdempotencyConflict      an idempotency key came again with another request
 ├── RequestUnderWay          an idempotency key came again while its request is being answered
 ├── InvalidCursor            a page was asked for with a cursor that no page gave
+├── UnusableCron             no cron expression, no time zone, or a time that never comes; the message says which
 ├── SettingsError            a file of settings cannot be read, or says what cannot be
 ├── StoreUnavailable         the store cannot be used now: its server is away, its disk is full
 └── StoreError               the store cannot be opened; the message says why
@@ -93,6 +94,10 @@ class RequestUnderWay(AgentError):
 
 class InvalidCursor(AgentError):
     """A page was asked for with a cursor that no page gave."""
+
+
+class UnusableCron(AgentError):
+    """A time of a schedule that cannot be; the message says why."""
 
 
 class StoreUnavailable(AgentError):

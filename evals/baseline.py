@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from evals.report import Rate, interval, percent, rate
+from agent.rate import Rate, rate
+from evals.report import interval, percent
 from evals.suite import ExamTask
 from evals.synthesis.bugs import edits
 from evals.synthesis.tasks import Case, Endless, Function, RepairTask, first_failure

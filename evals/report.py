@@ -1,15 +1,18 @@
 """What a run of a suite came to."""
 
-import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
 from rich.table import Table
 
+from agent.rate import Rate, rate
 from agent.types import Status, StopReason, Usage, VerdictKind
 from evals.types import Failing
+
+_Name = TypeVar("_Name", bound=str)
 
 
 class _Record(BaseModel):
@@ -33,15 +36,6 @@ class TaskResult(_Record):
     usage: Usage
     duration_s: float | None
     error: str | None
-
-
-class Rate(_Record):
-    """How many of how many."""
-
-    total: int
-    resolved: int
-    rate: float
-    interval: tuple[float, float] = Field(description="Wilson's, 95 %.")
 
 
 class SplitReport(Rate):
@@ -75,34 +69,6 @@ def summarise(suite: str, model: str, attempts: int, temperature: float, results
     )
 
 
-def rate(outcomes: Iterable[bool]) -> Rate:
-    """Count outcomes.
-
-    >>> rate([True] * 8 + [False] * 2).interval
-    (0.4902, 0.9433)
-    """
-    known = list(outcomes)
-    total, resolved = len(known), sum(known)
-    return Rate(
-        total=total,
-        resolved=resolved,
-        rate=round(resolved / total, 4) if total else 0.0,
-        interval=wilson(resolved, total),
-    )
-
-
-def wilson(resolved: int, total: int) -> tuple[float, float]:
-    """Score interval of a share, 95 % (Wilson 1927); of nothing, everything is possible."""
-    if total == 0:
-        return 0.0, 1.0
-    z = 1.959964
-    share = resolved / total
-    centre = share + z * z / (2 * total)
-    spread = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    scale = 1 + z * z / total
-    return round(max((centre - spread) / scale, 0.0), 4), round(min((centre + spread) / scale, 1.0), 4)
-
-
 def show(report: Report, console: Console) -> None:
     """Tables for people."""
     table = Table(title=f"{report.suite} with {report.model}", title_justify="left", box=None, header_style="bold")
@@ -115,8 +81,8 @@ def show(report: Report, console: Console) -> None:
             percent(split.rate),
             interval(split),
             f"{split.mean_steps:.1f}",
-            _listed(split.stop_reasons),
-            _listed(split.verdicts),
+            listed(split.stop_reasons),
+            listed(split.verdicts),
         )
         for kind, counted in split.by_kind.items():
             cells = f"{counted.resolved}/{counted.total}", percent(counted.rate), interval(counted)
@@ -149,5 +115,6 @@ def _rate_of(results: Iterable[TaskResult]) -> Rate:
     return rate(result.resolved for result in results)
 
 
-def _listed(counts: dict[str, int]) -> str:
+def listed(counts: Mapping[_Name, int]) -> str:
+    """The most frequent first."""
     return ", ".join(f"{name} {count}" for name, count in sorted(counts.items(), key=lambda item: -item[1]))

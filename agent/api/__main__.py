@@ -13,13 +13,15 @@ import uvicorn
 from pydantic import ValidationError
 
 from agent.api.app import create_app
+from agent.api.chores import at_work
 from agent.api.gate import LOOPBACK_HOSTS
 from agent.api.issuers import FILE_VARIABLE, IdentitySettings, identity_settings
+from agent.api.suites import suites_folder
 from agent.config import ModelSettings, model_settings
 from agent.errors import SettingsError, StoreError
 from agent.integrations.addresses import NETWORKS_VARIABLE, Network, allowed_networks
 from agent.integrations.remote import Reach, reach_of
-from agent.integrations.webhooks import Sender, sending
+from agent.integrations.webhooks import Sender
 from agent.repository import check_repository
 from agent.store.blobs import ADDRESS_VARIABLE
 from agent.store.open import open_store
@@ -106,6 +108,7 @@ async def _serve(
             requests_per_minute=arguments.requests_per_minute,
             model=model,
             reach=reach,
+            suites=suites_folder(os.environ),
             telemetry=telemetry,
         )
         config = uvicorn.Config(
@@ -117,7 +120,7 @@ async def _serve(
             lifespan="off",
             timeout_graceful_shutdown=_STOP_S,
         )
-        async with sending(Sender(Webhooks(store.database, secret_box), allowed=networks)):
+        async with at_work(app, Sender(Webhooks(store.database, secret_box), allowed=networks)):
             await uvicorn.Server(config).serve()
 
 

@@ -1,5 +1,7 @@
 """Builds the API over a store."""
 
+from pathlib import Path
+
 from fastapi import FastAPI
 
 from agent.api import (
@@ -7,6 +9,7 @@ from agent.api import (
     artifact_links,
     artifacts,
     checkpoints,
+    evals,
     events,
     hooks,
     messages,
@@ -15,6 +18,7 @@ from agent.api import (
     pull_requests,
     repos,
     runs,
+    schedules,
     service,
     tasks,
     trajectories,
@@ -29,6 +33,7 @@ from agent.api.openapi import ERRORS, describe, operation_id
 from agent.api.problems import install
 from agent.api.rates import RateHeaders, Rates
 from agent.api.schemas import Decision, ForkPoint, MessageText, RewindPoint, TaskChange
+from agent.api.suites import Suites
 from agent.api.tokens import Tokens
 from agent.api.watching import Watching
 from agent.api.web import app as web
@@ -37,8 +42,10 @@ from agent.integrations.remote import Reach
 from agent.integrations.remotes import Remotes
 from agent.store.accounts import Accounts
 from agent.store.base import Store
+from agent.store.evals import Evals
 from agent.store.idempotency import Idempotency
 from agent.store.repos import Repos
+from agent.store.schedules import Schedules
 from agent.store.secrets import SecretBox
 from agent.store.webhooks import Webhooks
 from agent.telemetry import Telemetry
@@ -57,6 +64,8 @@ _ROUTERS = tuple(
         artifact_links,
         approvals,
         service,
+        evals,
+        schedules,
         webhooks,
         repos,
         pull_requests,
@@ -67,7 +76,15 @@ _ROUTERS = tuple(
 )
 _BODIES = (
     *(TaskRequest, TaskChange, ForkPoint, RewindPoint, MessageText, Decision, artifact_links.LinkWanted),
-    *(*projects.BODIES, *webhooks.BODIES, *repos.BODIES, *pull_requests.BODIES, *hooks.BODIES),
+    *(
+        *projects.BODIES,
+        *webhooks.BODIES,
+        *repos.BODIES,
+        *schedules.BODIES,
+        *evals.BODIES,
+        *pull_requests.BODIES,
+        *hooks.BODIES,
+    ),
 )
 """What routes read by themselves, strictly."""
 
@@ -85,6 +102,7 @@ def create_app(
     requests_per_minute: int | None = None,
     model: ModelSettings = ModelSettings(),  # noqa: B008 - frozen
     reach: Reach = Reach(),  # noqa: B008 - frozen
+    suites: Path | None = None,
     telemetry: Telemetry | None = None,
 ) -> FastAPI:
     """The application. The caller keeps the store and closes it.
@@ -99,6 +117,7 @@ def create_app(
         requests_per_minute: of one subject, at this process; None: any number.
         model: its name and prices are shown; it is not asked anything here.
         reach: the git hosts that may be called.
+        suites: a folder with suites of tasks for evaluations; None has none.
         telemetry: makes spans of submissions.
     """
     app = FastAPI(
@@ -125,6 +144,9 @@ def create_app(
         Idempotency(store.database),
         Accounts(store.database),
         Webhooks(store.database, secret_box),
+        Schedules(store.database),
+        Evals(store.database),
+        Suites(suites),
         Remotes(Repos(store.database), store.identities, secret_box, reach),
         Rates(requests_per_minute) if requests_per_minute else None,
         model.name,

@@ -5,19 +5,22 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends, FastAPI, Request
 
 from agent.api.auth import Authenticator, Caller
 from agent.api.issuers import Issuer
 from agent.api.metrics import ApiMetrics
 from agent.api.rates import Rates, too_many
+from agent.api.suites import Suites
 from agent.api.watching import Watching
 from agent.config import Prices
 from agent.identity import Principal
 from agent.integrations.remotes import Remotes
 from agent.store.accounts import Accounts
 from agent.store.base import ProjectStore, Store
+from agent.store.evals import Evals
 from agent.store.idempotency import Idempotency
+from agent.store.schedules import Schedules
 from agent.store.secrets import SecretBox
 from agent.store.webhooks import Webhooks
 from agent.telemetry import Telemetry
@@ -46,6 +49,9 @@ class Services:
     idempotency: Idempotency
     accounts: Accounts
     webhooks: Webhooks
+    schedules: Schedules
+    evals: Evals
+    suites: Suites
     remotes: Remotes
     rates: Rates | None
     """How many requests a caller may make; None: any number."""
@@ -68,7 +74,12 @@ class Context(Services):
 
 def services(request: Request) -> Services:
     """For routes that anybody may call."""
-    found = request.app.state.services
+    return services_of(request.app)
+
+
+def services_of(app: FastAPI) -> Services:
+    """What ``create_app`` was given."""
+    found = app.state.services
     assert isinstance(found, Services), found
     return found
 

@@ -1,5 +1,6 @@
 """Repositories on git hosts, and what a task gets that names one."""
 
+from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 
@@ -8,10 +9,10 @@ from pydantic import BaseModel, ConfigDict
 
 from agent.api.auth import needs
 from agent.api.body import described, read_body, rejected
-from agent.api.context import Context, Shared
+from agent.api.context import Context, Services, Shared
 from agent.api.problems import FieldError, Problem
 from agent.errors import RepositoryError
-from agent.integrations.remote import PATHS_VARIABLE, Remote, RemoteUrl
+from agent.integrations.remote import PATHS_VARIABLE, RemoteUrl
 from agent.store.repos import Repo, RepoName, RepoSettings
 from agent.types import TaskRequest
 
@@ -86,41 +87,78 @@ async def delete_repo(name: str, shared: Shared) -> None:
     await shared.remotes.repos.delete(shared.principal.project_id, name)
 
 
-async def resolve_repository(shared: Context, task: TaskRequest) -> TaskRequest:
-    """The task with the full id of the commit it starts from, and what its repository adds to it.
+async def resolve_repository(shared: Context, task: TaskRequest, at: str = "") -> TaskRequest:
+    """As :func:`resolved`, for a caller.
+
+    Args:
+        at: JSON pointer to the task in the body.
 
     Raises:
         Problem: the repository or the commit cannot be used.
     """
     try:
-        if task.repository.startswith("/") and "\0" not in task.repository:
-            if not shared.principal.may("service:admin") and not shared.remotes.reach.has(Path(task.repository)):
-                raise RepositoryError(
-                    "only operators may take any path of the service's machine. Name a repository of the project, or "
-                    f"ask the operator to list a folder of it in {PATHS_VARIABLE}"
-                )
-            commit = await shared.resolve_commit(Path(task.repository), task.base_commit)
-            return task.model_copy(update={"base_commit": commit})
-        project = shared.principal.project_id
-        repo = await shared.remotes.get(project, task.repository)
-        return await _filled(task, repo, await shared.remotes.remote(project, repo))
+        any_path = shared.principal.may("service:admin")
+        return await resolved(shared, shared.principal.project_id, task, any_path=any_path)
     except RepositoryError as error:
-        raise Problem(
-            HTTPStatus.UNPROCESSABLE_ENTITY,
-            "invalid_repository",
-            str(error),
-            remedy="Correct what detail names and submit again.",
-            errors=[FieldError(pointer="#/repository", detail=str(error))],
-        ) from error
+        raise unusable(error, at) from error
 
 
-async def _filled(task: TaskRequest, repo: Repo, remote: Remote) -> TaskRequest:
-    """What the task leaves open is as the repository says."""
+def unusable(error: RepositoryError, at: str) -> Problem:
+    return Problem(
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        "invalid_repository",
+        str(error),
+        remedy="Correct what detail names and submit again.",
+        errors=[FieldError(pointer=f"#{at}/repository", detail=str(error))],
+    )
+
+
+async def resolved(services: Services, project_id: str, task: TaskRequest, *, any_path: bool) -> TaskRequest:
+    """The task with the full id of the commit it starts from, and what its repository adds to it.
+
+    Args:
+        any_path: whether it may name any path of the service's machine, as operators' tasks may.
+
+    Raises:
+        RepositoryError: the repository or the commit cannot be used.
+    """
+    return filled(task, await origin(services, project_id, task, any_path=any_path))
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a task starts."""
+
+    commit: str
+    """Its full id."""
+    repo: Repo | None
+    """None for a path of the service's machine."""
+
+
+async def origin(services: Services, project_id: str, task: TaskRequest, *, any_path: bool) -> Origin:
+    """That of all tasks with this repository and base commit. Arguments and errors are those of :func:`resolved`."""
+    if task.repository.startswith("/") and "\0" not in task.repository:
+        if not any_path and not services.remotes.reach.has(Path(task.repository)):
+            raise RepositoryError(
+                "only operators may take any path of the service's machine. Name a repository of the project, or "
+                f"ask the operator to list a folder of it in {PATHS_VARIABLE}"
+            )
+        return Origin(await services.resolve_commit(Path(task.repository), task.base_commit), None)
+    repo = await services.remotes.get(project_id, task.repository)
+    remote = await services.remotes.remote(project_id, repo)
     wanted = repo.default_branch or "HEAD" if task.base_commit == "HEAD" else task.base_commit
+    return Origin(await remote.resolve(wanted), repo)
+
+
+def filled(task: TaskRequest, start: Origin) -> TaskRequest:
+    """What the task leaves open is as its repository says."""
+    repo = start.repo
+    if repo is None:
+        return task.model_copy(update={"base_commit": start.commit})
     image = TaskRequest.model_fields["image"].default
     return task.model_copy(
         update={
-            "base_commit": await remote.resolve(wanted),
+            "base_commit": start.commit,
             "checks": task.checks or repo.checks,
             "image": repo.image if repo.image and task.image == image else task.image,
             "setup": task.setup or repo.setup,

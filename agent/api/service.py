@@ -53,6 +53,12 @@ async def usage_of(shared: Context, task_id: str) -> UsageView:
     return _view(used, shared.prices)
 
 
+async def usage_of_eval(shared: Context, eval_id: str) -> UsageView:
+    """Of an evaluation that is the caller's."""
+    (used,) = await shared.accounts.used(shared.principal.project_id, eval_id=eval_id)
+    return _view(used, shared.prices)
+
+
 @router.get("/queue", dependencies=[needs("tasks:read")])
 async def read_queue(shared: Shared) -> QueueView:
     """How much of the project waits, and how long. Where one task stands, and why, is said by the task itself."""

@@ -1,12 +1,10 @@
 """Submit, list, show, change and end tasks, and read what they changed."""
 
-import hashlib
-import json
 from contextlib import nullcontext
 from http import HTTPStatus
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import AwareDatetime
 
 from agent.api.artifacts import artifacts_of
@@ -14,6 +12,7 @@ from agent.api.auth import needs
 from agent.api.body import described, read_body, rejected
 from agent.api.context import Context, Shared
 from agent.api.diff import changed_files
+from agent.api.etag import WITH_ETAG, IfMatch, check_unchanged, etag
 from agent.api.once import IdempotencyKey, once
 from agent.api.problems import FieldError, Problem
 from agent.api.repos import resolve_repository
@@ -40,8 +39,7 @@ from agent.types import Limits, Status, TaskRequest, WaitingOn
 router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
 
 DIFF_ANSWERS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/x-diff": {"schema": {"type": "string"}}}}}
-_ETAG = {"ETag": {"description": "Version of what PATCH changes; send it as If-Match.", "schema": {"type": "string"}}}
-_WITH_ETAG: dict[int | str, dict[str, Any]] = {200: {"headers": _ETAG}}
+_CHANGEABLE = frozenset({"title", "labels", "priority", "limits"})
 
 
 @router.post(
@@ -53,7 +51,8 @@ _WITH_ETAG: dict[int | str, dict[str, Any]] = {200: {"headers": _ETAG}}
 )
 async def submit(request: Request, shared: Shared, idempotency_key: IdempotencyKey = None) -> Response:
     """Queue a task. The commit is resolved now, so that what is repaired does not move while the task waits."""
-    task = await _read_submission(request)
+    task = await read_body(request, TaskRequest)
+    check_problem(task)
 
     async def do() -> tuple[str, TaskView]:
         resolved = await resolve_repository(shared, task)
@@ -98,7 +97,7 @@ async def list_tasks(
     return TaskList(tasks=tuple(map(summarise, page.tasks)), next_cursor=page.next_cursor)
 
 
-@router.get("/{task_id}", dependencies=[needs("tasks:read")], responses=_WITH_ETAG)
+@router.get("/{task_id}", dependencies=[needs("tasks:read")], responses=WITH_ETAG)
 async def show_task(
     task_id: str,
     response: Response,
@@ -111,7 +110,7 @@ async def show_task(
         raise invalid_parameter("expand", f"{sorted(unknown)[0][:64]!r} is none of artifacts, runs and usage")
     record = await shared.tasks.get(task_id)
     shown = await view(shared, record)
-    response.headers["ETag"] = _etag(shown)
+    response.headers["ETag"] = etag(shown, _CHANGEABLE)
     more: dict[str, Any] = {}
     if "artifacts" in wanted:
         more["artifacts"] = await artifacts_of(shared, task_id)
@@ -123,29 +122,23 @@ async def show_task(
 
 
 @router.patch(
-    "/{task_id}", dependencies=[needs("tasks:write")], responses=_WITH_ETAG, openapi_extra=described(TaskChange)
+    "/{task_id}", dependencies=[needs("tasks:write")], responses=WITH_ETAG, openapi_extra=described(TaskChange)
 )
 async def change_task(
     task_id: str,
     request: Request,
     response: Response,
     shared: Shared,
-    if_match: Annotated[str | None, Header(description="Change it only if this is still its ETag.")] = None,
+    if_match: IfMatch = None,
 ) -> TaskView:
     """Give a task another title, other labels or another priority, or raise its limits, which ends a wait for budget.
     Members that are left out, or null, stay as they are."""
     change = await read_body(request, TaskChange)
     before = await view(shared, await shared.tasks.get(task_id))
-    if if_match is not None and if_match != "*" and _etag(before) not in _etags(if_match):
-        raise Problem(
-            HTTPStatus.PRECONDITION_FAILED,
-            "task_changed",
-            f"Task {task_id} was changed since it had the ETag {if_match[:100]}.",
-            remedy="GET the task again, decide anew, and send its present ETag.",
-        )
+    check_unchanged(f"Task {task_id}", "task_changed", etag(before, _CHANGEABLE), if_match)
     await _apply(shared, before, change)
     after = await view(shared, await shared.tasks.get(task_id))
-    response.headers["ETag"] = _etag(after)
+    response.headers["ETag"] = etag(after, _CHANGEABLE)
     return after
 
 
@@ -300,21 +293,16 @@ async def _apply(shared: Context, before: TaskView, change: TaskChange) -> None:
         await shared.tasks.tell(before.id, "budget.granted", granted)
 
 
-def _etag(task: TaskView) -> str:
-    """Names the version of what a user can change; what workers change is not part of it."""
-    changeable = task.model_dump(mode="json", include={"title", "labels", "priority", "limits"})
-    return f'"{hashlib.sha256(json.dumps(changeable, sort_keys=True).encode()).hexdigest()[:16]}"'
+def check_problem(task: TaskRequest, at: str = "") -> None:
+    """
+    Args:
+        at: JSON pointer to the task in the body.
 
-
-def _etags(header: str) -> set[str]:
-    return {tag.strip() for tag in header.split(",")}
-
-
-async def _read_submission(request: Request) -> TaskRequest:
-    task = await read_body(request, TaskRequest)
+    Raises:
+        Problem: 422, it is blank.
+    """
     if not task.problem_statement.strip():
-        raise rejected("/problem_statement", "The problem statement is blank", "Say what is wrong or wanted.")
-    return task
+        raise rejected(f"{at}/problem_statement", "The problem statement is blank", "Say what is wrong or wanted.")
 
 
 def invalid_cursor() -> Problem:

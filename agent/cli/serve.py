@@ -21,8 +21,10 @@ from fastapi import FastAPI
 from rich.text import Text
 
 from agent.api.app import create_app
+from agent.api.chores import at_work
 from agent.api.gate import LOOPBACK_HOSTS
 from agent.api.issuers import FILE_VARIABLE, IdentitySettings, identity_settings
+from agent.api.suites import suites_folder
 from agent.cli.children import Child, Command, free_port, keep_alive, listen, model_command, module, wait_healthy
 from agent.cli.failure import ExitCode, Failure
 from agent.cli.terminal import Terminal
@@ -31,7 +33,7 @@ from agent.errors import SettingsError, StoreError
 from agent.integrations.addresses import NETWORKS_VARIABLE, Network, allowed_networks
 from agent.integrations.remote import NETWORKS_VARIABLE as REPOSITORY_NETWORKS_VARIABLE
 from agent.integrations.remote import Reach, reach_of
-from agent.integrations.webhooks import Sender, sending
+from agent.integrations.webhooks import Sender
 from agent.repository import check_repository
 from agent.store.blobs import ADDRESS_VARIABLE
 from agent.store.open import open_store
@@ -112,6 +114,7 @@ async def serve(options: ServeOptions, terminal: Terminal) -> None:
             hosts=hosts,
             model=options.model,
             reach=reach,
+            suites=suites_folder(os.environ),
             telemetry=telemetry,
         )
         sender = Sender(Webhooks(store.database, options.secret_box), allowed=networks)
@@ -119,7 +122,7 @@ async def serve(options: ServeOptions, terminal: Terminal) -> None:
         await _first(starting, stopping)
         if stopping.is_set():
             return
-        await stack.enter_async_context(sending(sender))
+        await stack.enter_async_context(at_work(app, sender))
         url = await stack.enter_async_context(_serving(app, listener))
         _announce(options, url, terminal)
         await stopping.wait()

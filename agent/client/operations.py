@@ -225,6 +225,66 @@ class DiffView(TypedDict):
     files: list[FileChange]
 
 
+class EvalList(TypedDict):
+    """Newest first."""
+
+    evals: list[Evaluation]
+    next_before: int | None
+
+
+class EvalReport(TypedDict):
+    """What the tasks came to by now, as far as they are kept."""
+
+    resolved: Rate
+    verdicts: dict[str, int]
+    stop_reasons: dict[str, int]
+    mean_steps: float
+    usage: UsageView
+
+
+class EvalTaskView(TypedDict):
+    """One of the tasks, as its selected attempt left it."""
+
+    task_id: str
+    labels: dict[str, str]
+    status: Status
+    stop_reason: StopReason | None
+    verdict: VerdictKind | None
+    steps: int
+    duration_s: float | None
+    error: str | None
+
+
+class EvalView(TypedDict):
+    """An evaluation as a whole."""
+
+    id: str
+    name: str
+    suite: str | None
+    num_tasks: int
+    statuses: dict[str, int]
+    cancel_requested: bool
+    created_by: str
+    created_at: str
+    ended: bool
+    finished_at: str | None
+    report: EvalReport
+    tasks: list[EvalTaskView]
+
+
+class Evaluation(TypedDict):
+    """What some tasks have in common."""
+
+    id: str
+    name: str
+    suite: str | None
+    num_tasks: int
+    statuses: dict[str, int]
+    cancel_requested: bool
+    created_by: str
+    created_at: str
+
+
 class EventPage(TypedDict):
     events: list[EventView]
     next_after: int
@@ -462,6 +522,16 @@ class NativeTrajectory(TypedDict):
     events: list[EventView]
 
 
+class NewEval(TypedDict):
+    """Its tasks are given here, or are a suite of the service; one of the two."""
+
+    name: str
+    tasks: NotRequired[list[TaskRequest] | None]
+    suite: NotRequired[str | None]
+    attempts: NotRequired[int | None]
+    model: NotRequired[ModelOptions | None]
+
+
 class NewKey(TypedDict):
     name: str
     scopes: list[
@@ -495,6 +565,14 @@ class NewRepo(TypedDict):
     forge_credential: NotRequired[str | None]
     mention: NotRequired[str]
     name: str
+
+
+class NewSchedule(TypedDict):
+    name: str
+    cron: str
+    time_zone: NotRequired[str]
+    task: TaskRequest
+    enabled: NotRequired[bool]
 
 
 class NewSecret(TypedDict):
@@ -602,6 +680,15 @@ class Quotas(TypedDict):
     daily_tokens: NotRequired[int | None]
     daily_tokens_per_user: NotRequired[int | None]
     retention_days: NotRequired[int | None]
+
+
+class Rate(TypedDict):
+    """How many of how many."""
+
+    total: int
+    resolved: int
+    rate: float
+    interval: list[Any]
 
 
 class Ready(TypedDict):
@@ -726,6 +813,37 @@ class Sample(TypedDict):
     routed_experts_shape: NotRequired[list[int] | None]
 
 
+class Schedule(TypedDict):
+    """When which task is submitted."""
+
+    id: str
+    name: str
+    cron: str
+    time_zone: str
+    task: TaskRequest
+    enabled: bool
+    next_run_at: str | None
+    last_run_at: str | None
+    last_task_id: str | None
+    last_error: str | None
+    created_by: str
+    created_at: str
+
+
+class ScheduleChange(TypedDict):
+    """What is left out, or null, stays."""
+
+    name: NotRequired[str | None]
+    cron: NotRequired[str | None]
+    time_zone: NotRequired[str | None]
+    task: NotRequired[TaskRequest | None]
+    enabled: NotRequired[bool | None]
+
+
+class ScheduleList(TypedDict):
+    schedules: list[Schedule]
+
+
 class SecretList(TypedDict):
     secrets: list[SecretNote]
 
@@ -787,6 +905,10 @@ StopReason = Literal[
     "policy_denied",
     "cancelled",
 ]
+
+
+class SuiteList(TypedDict):
+    suites: list[str]
 
 
 class TaskChange(TypedDict):
@@ -1281,6 +1403,63 @@ class Operations:
         """The model that a task gets which names none. Workers ask for any other by the name a task gives."""
         answer: ModelList = json.loads(await self._send("GET", "/v1/models", {}, {}, None))
         return answer
+
+    async def submit_eval(self, body: NewEval, *, idempotency_key: str | None = None) -> EvalView:
+        """Queue tasks at low priority, all or none, and have them counted together."""
+        answer: EvalView = json.loads(
+            await self._send("POST", "/v1/evals", {}, _headers(idempotency_key=idempotency_key), body)
+        )
+        return answer
+
+    async def list_evals(self, *, before: int | None = None, limit: int | None = None) -> EvalList:
+        """Those of the project, newest first."""
+        answer: EvalList = json.loads(
+            await self._send("GET", "/v1/evals", _given(before=before, limit=limit), {}, None)
+        )
+        return answer
+
+    async def show_eval(self, eval_id: str) -> EvalView:
+        """An evaluation, its tasks, and what they came to."""
+        answer: EvalView = json.loads(await self._send("GET", f"/v1/evals/{_in(eval_id)}", {}, {}, None))
+        return answer
+
+    async def cancel_eval(self, eval_id: str) -> EvalView:
+        """Cancel the tasks that have not ended. Asking again changes nothing; where all had ended, 409."""
+        answer: EvalView = json.loads(await self._send("POST", f"/v1/evals/{_in(eval_id)}/cancel", {}, {}, None))
+        return answer
+
+    async def list_suites(self) -> SuiteList:
+        """Suites that the operator of the service keeps."""
+        answer: SuiteList = json.loads(await self._send("GET", "/v1/suites", {}, {}, None))
+        return answer
+
+    async def list_schedules(self) -> ScheduleList:
+        """Those of the project, oldest first."""
+        answer: ScheduleList = json.loads(await self._send("GET", "/v1/schedules", {}, {}, None))
+        return answer
+
+    async def create_schedule(self, body: NewSchedule) -> Schedule:
+        """Have a task submitted at the times of a cron expression. Its repository is looked at now, so that a wrong
+        one is said now."""
+        answer: Schedule = json.loads(await self._send("POST", "/v1/schedules", {}, {}, body))
+        return answer
+
+    async def show_schedule(self, schedule_id: str) -> Schedule:
+        """When it submits next, and what came of the last time."""
+        answer: Schedule = json.loads(await self._send("GET", f"/v1/schedules/{_in(schedule_id)}", {}, {}, None))
+        return answer
+
+    async def change_schedule(self, schedule_id: str, body: ScheduleChange, *, if_match: str | None = None) -> Schedule:
+        """Have another task submitted, at other times, or none. One that is switched on, or gets other times, is next
+        due after now."""
+        answer: Schedule = json.loads(
+            await self._send("PATCH", f"/v1/schedules/{_in(schedule_id)}", {}, _headers(if_match=if_match), body)
+        )
+        return answer
+
+    async def delete_schedule(self, schedule_id: str) -> None:
+        """Forget a schedule. Tasks that it submitted stay."""
+        await self._send("DELETE", f"/v1/schedules/{_in(schedule_id)}", {}, {}, None)
 
     async def list_webhooks(self) -> WebhookList:
         """Those of the project, oldest first."""

@@ -13,8 +13,6 @@ import json
 import logging
 import random
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -105,17 +103,6 @@ class Sender:
             response = await http.send(request, stream=True)
             await response.aclose()
         return response.status_code
-
-
-@asynccontextmanager
-async def sending(sender: Sender) -> AsyncIterator[None]:
-    """The sender runs as long as this does."""
-    running = asyncio.ensure_future(sender.run())
-    try:
-        yield
-    finally:
-        running.cancel()
-        await asyncio.wait({running})
 
 
 def sign(secret: str, message_id: str, timestamp: int, body: bytes) -> dict[str, str]:

@@ -45,6 +45,7 @@ class Accounts:
         since: datetime | None = None,
         until: datetime | None = None,
         task_id: str | None = None,
+        eval_id: str | None = None,
     ) -> tuple[Used, ...]:
         """Sums over a project's tasks, submitted in ``[since, until)``; all attempts count, whichever was selected.
 
@@ -73,6 +74,8 @@ class Accounts:
             query = query.where(tasks.c.created_at < until)
         if task_id is not None:
             query = query.where(tasks.c.task_id == task_id)
+        if eval_id is not None:
+            query = query.where(tasks.c.eval_id == eval_id)
         async with self.database.reading() as db:
             rows = (await db.execute(query)).mappings().all()
         return tuple(_used(dict(row), groups) for row in rows)

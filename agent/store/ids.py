@@ -8,7 +8,7 @@ _VERSION_7 = 0x7
 _VARIANT = 0b10
 
 
-def new_id(prefix: Literal["task", "run", "msg"]) -> str:
+def new_id(prefix: Literal["task", "run", "msg", "sched", "eval"]) -> str:
     """A prefix and a version 7 UUID (RFC 9562, section 5.7) in 32 hexadecimal digits.
 
     >>> new_id("task").startswith("task_0")

@@ -92,9 +92,12 @@ tasks = Table(
     Column("finished_at", UtcDateTime),
     # The run that a user or the selection chose; null leaves it to the rule, see base.select.
     Column("selected_run", String(64)),
+    # The evaluation it is part of.
+    Column("eval_id", String(64)),
     Index("tasks_by_status", "status", "position"),
     Index("tasks_by_project", "project_id", "position"),
     Index("tasks_by_idempotency_key", "project_id", "idempotency_key", unique=True),
+    Index("tasks_by_eval", "eval_id", "position"),
     # Without this SQLite may give the position of a deleted task to a new one.
     sqlite_autoincrement=True,
 )
@@ -247,6 +250,50 @@ webhook_deliveries = Table(
     Column("tries", JSON, nullable=False),
     Index("webhook_deliveries_by_webhook", "webhook_id", "position"),
     Index("webhook_deliveries_by_due", "due"),
+    sqlite_autoincrement=True,
+)
+
+# What is submitted again and again, see schedules.py.
+
+schedules = Table(
+    "schedules",
+    metadata,
+    Column("schedule_id", String(64), primary_key=True),
+    Column("project_id", String(64), ForeignKey("projects.project_id"), nullable=False, index=True),
+    Column("name", String(200), nullable=False),
+    Column("cron", String(200), nullable=False),
+    Column("time_zone", String(64), nullable=False),
+    Column("task", JSON, nullable=False),
+    # Whether who gave the task may take any path of the service's machine.
+    Column("any_path", Boolean, nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    # When it is due; null while it is off.
+    Column("next_run_at", UtcDateTime),
+    # Until then the task that is due is being looked at by one process.
+    Column("taken_until", UtcDateTime),
+    Column("last_run_at", UtcDateTime),
+    Column("last_task_id", String(64)),
+    Column("last_error", Text),
+    Column("created_by", String(256), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Index("schedules_by_next_run", "next_run_at"),
+)
+
+# Tasks that are counted together, see evals.py.
+
+evals = Table(
+    "evals",
+    metadata,
+    Column("position", Integer, primary_key=True, autoincrement=True),
+    Column("eval_id", String(64), nullable=False, unique=True),
+    Column("project_id", String(64), ForeignKey("projects.project_id"), nullable=False),
+    Column("name", String(200), nullable=False),
+    Column("suite", String(100)),
+    Column("num_tasks", Integer, nullable=False),
+    Column("cancel_requested", Boolean, nullable=False),
+    Column("created_by", String(256), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Index("evals_by_project", "project_id", "position"),
     sqlite_autoincrement=True,
 )
 

@@ -51,11 +51,14 @@ class SqlProjectStore:
                 known = await self._known(transaction, request, idempotency_key)
                 if known is not None:
                     return known
-            task_id = await self._insert(transaction, request, created_by, idempotency_key)
-            body: dict[str, Any] = {"request": request.model_dump(mode="json")}
-            if traceparent is not None:
-                body["traceparent"] = traceparent
-            await write_event(transaction, task_id, "task.submitted", body)
+            task_id = await submit_task(
+                transaction,
+                self.project_id,
+                request,
+                created_by=created_by,
+                idempotency_key=idempotency_key,
+                traceparent=traceparent,
+            )
             return await know_task(transaction.db, task_id)
 
     @whole
@@ -67,7 +70,7 @@ class SqlProjectStore:
             run_id = next((event.run_id for event in reversed(log) if event.run_id), source.runs[0].run_id)
             limits = Inbox(event for event in log if event.run_id is None).raised(source.request.limits)
             request = source.request.model_copy(update={"attempts": 1, "limits": limits})
-            forked = await self._insert(transaction, request, created_by, None)
+            forked = await _insert(transaction, self.project_id, request, {"created_by": created_by})
             await write_event(transaction, forked, "task.submitted", {"request": request.model_dump(mode="json")})
             run = (await know_task(transaction.db, forked)).runs[0]
             origin = {"task_id": task_id, "run_id": run_id, "at_event": at_event}
@@ -215,32 +218,6 @@ class SqlProjectStore:
             raise IdempotencyConflict(f"the key {key!r} came with another request for task {task.id}")
         return task
 
-    async def _insert(
-        self, transaction: Transaction, request: TaskRequest, created_by: str, idempotency_key: str | None
-    ) -> str:
-        task_id, now = new_id("task"), transaction.now
-        owner = {"project_id": self.project_id, "created_by": created_by, "task_id": task_id}
-        values = {
-            "idempotency_key": idempotency_key,
-            "request": request.model_dump(mode="json"),
-            "priority": request.priority,
-            "status": Status.QUEUED,
-            "created_at": now,
-            "updated_at": now,
-        }
-        await transaction.db.execute(insert(tasks).values(owner | values))
-        for attempt in range(1, request.attempts + 1):
-            run = {
-                "run_id": new_id("run"),
-                "attempt": attempt,
-                "status": Status.QUEUED,
-                "due": due(now, request.priority, attempt),
-                "idle_since": now,
-                "usage": Usage().model_dump(),
-            }
-            await transaction.db.execute(insert(runs).values(owner | run))
-        return task_id
-
     async def _update(self, transaction: Transaction, task: TaskRecord, body: dict[str, Any]) -> None:
         change = {name: body[name] for name in ("title", "labels", "priority") if name in body}
         if change:
@@ -263,6 +240,62 @@ class SqlProjectStore:
 
     def _unknown(self, task_id: str) -> UnknownTask:
         return UnknownTask(f"no task {task_id}")
+
+
+async def submit_task(
+    transaction: Transaction,
+    project_id: str,
+    request: TaskRequest,
+    *,
+    created_by: str,
+    idempotency_key: str | None = None,
+    eval_id: str | None = None,
+    traceparent: str | None = None,
+) -> str:
+    """Part of a transaction: write a task down and queue its runs; its id. Arguments are those of ``submit``.
+
+    Args:
+        eval_id: the evaluation it is part of.
+    """
+    columns = {"created_by": created_by, "idempotency_key": idempotency_key, "eval_id": eval_id}
+    task_id = await _insert(transaction, project_id, request, columns)
+    body: dict[str, Any] = {"request": request.model_dump(mode="json")}
+    if traceparent is not None:
+        body["traceparent"] = traceparent
+    await write_event(transaction, task_id, "task.submitted", body)
+    return task_id
+
+
+async def _insert(
+    transaction: Transaction, project_id: str, request: TaskRequest, columns: Mapping[str, str | None]
+) -> str:
+    """
+    Args:
+        columns: of the task's row; ``created_by`` and what else is known of it.
+    """
+    task_id, now = new_id("task"), transaction.now
+    values = {
+        "task_id": task_id,
+        "project_id": project_id,
+        "request": request.model_dump(mode="json"),
+        "priority": request.priority,
+        "status": Status.QUEUED,
+        "created_at": now,
+        "updated_at": now,
+    }
+    await transaction.db.execute(insert(tasks).values(values | dict(columns)))
+    owner = {"task_id": task_id, "project_id": project_id, "created_by": columns["created_by"]}
+    for attempt in range(1, request.attempts + 1):
+        run = {
+            "run_id": new_id("run"),
+            "attempt": attempt,
+            "status": Status.QUEUED,
+            "due": due(now, request.priority, attempt),
+            "idle_since": now,
+            "usage": Usage().model_dump(),
+        }
+        await transaction.db.execute(insert(runs).values(owner | run))
+    return task_id
 
 
 def _filters(

@@ -67,6 +67,9 @@ BODIES: dict[str, dict[str, Any]] = {
     "PUT /v1/projects/{project_id}/secrets/{name}": {"value": "mine"},
     "POST /v1/webhooks": {"url": "https://hooks.example/beta"},
     "PATCH /v1/webhooks/{webhook_id}": {"enabled": False},
+    "POST /v1/evals": {"name": "mine", "tasks": [NEW_TASK]},
+    "POST /v1/schedules": {"name": "mine", "cron": "0 0 * * *", "task": NEW_TASK},
+    "PATCH /v1/schedules/{schedule_id}": {"enabled": False},
     "POST /v1/repos": {"name": "mine", "url": "https://git.example/beta.git"},
     "PUT /v1/repos/{name}": {"url": "https://git.example/beta.git"},
 }
@@ -155,6 +158,8 @@ class Tenants:
             await identities.secrets("alpha"),
             await self.store.project("alpha"),
             (await self.http.get("/v1/webhooks", headers=headers)).json(),
+            (await self.http.get("/v1/schedules", headers=headers)).json(),
+            (await self.http.get("/v1/evals", headers=headers)).json(),
             len((await mine.list_tasks()).tasks),
         )
 
@@ -206,6 +211,8 @@ async def _belongings(http: httpx.AsyncClient, store: Store, key: str) -> dict[s
     await store.artifacts.put(claim, "1/patch.diff", PATCH.encode())
     link = await post(f"/v1/tasks/{task_id}/artifact_links", name="1/patch.diff")
     await store.finish(claim.run_id, claim.generation, RunResult(status=Status.FAILED, error=CANARY, patch=PATCH))
+    schedule = await post("/v1/schedules", name=CANARY, cron="0 0 * * *", task=wanted)
+    evaluation = await post("/v1/evals", name=CANARY, tasks=[wanted])
     made = await post("/v1/projects/alpha/api_keys", name=CANARY, scopes=["tasks:read"])
     secret = await http.put("/v1/projects/alpha/secrets/TOKEN", json={"value": CANARY}, headers=headers)
     assert secret.is_success, secret.text
@@ -216,6 +223,8 @@ async def _belongings(http: httpx.AsyncClient, store: Store, key: str) -> dict[s
         "message_id": message["id"],
         "approval_id": f"{task_id}.first",
         "webhook_id": hook["webhook"]["id"],
+        "schedule_id": schedule["id"],
+        "eval_id": evaluation["id"],
         "delivery_id": deliveries["deliveries"][0]["id"],
         "project_id": "alpha",
         "key_id": made["key"]["id"],

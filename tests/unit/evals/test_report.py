@@ -5,8 +5,9 @@ import io
 import pytest
 from rich.console import Console
 
+from agent.rate import rate, wilson
 from agent.types import Status, StopReason, Usage, VerdictKind
-from evals.report import TaskResult, rate, show, summarise, wilson
+from evals.report import TaskResult, show, summarise
 from evals.types import Failing
 
 

@@ -1,0 +1,259 @@
+"""Tasks that are submitted again and again, at the times of a cron expression, in the same database as the tasks.
+
+A schedule is due once at a time. Its task is submitted in the transaction that moves it on to its next time, so it is
+submitted once however many processes look; and times that passed while none looked are made up for by one.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from cronsim import CronSim, CronSimError
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import ColumnElement, RowMapping, and_, delete, exists, insert, or_, select, update
+
+from agent.errors import UnusableCron
+from agent.identity import Deed
+from agent.store.database import Database, Transaction, whole
+from agent.store.ids import new_id
+from agent.store.tables import audit_log, projects, schedules
+from agent.store.tasks import submit_task
+from agent.types import TaskRequest
+
+_NUM_FIELDS = 5
+_MAX_ERROR_CHARS = 2000
+
+
+class Schedule(BaseModel):
+    """When which task is submitted."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    name: str
+    cron: str
+    time_zone: str
+    task: TaskRequest
+    enabled: bool
+    next_run_at: datetime | None = Field(description="Null while it is off.")
+    last_run_at: datetime | None = Field(description="When its task was last submitted, or refused; null: never.")
+    last_task_id: str | None = Field(description="The task that was submitted last.")
+    last_error: str | None = Field(description="Why the last submission was refused; null where it was not.")
+    created_by: str = Field(description="Whose tasks they are.")
+    created_at: datetime
+
+
+class Due(BaseModel):
+    """A schedule whose time has come, while one process looks at it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    project_id: str
+    task: TaskRequest
+    any_path: bool
+    """Whether the task may name any path of the service's machine."""
+    created_by: str
+    at: datetime
+    """The time that has come."""
+
+
+def next_time(cron: str, time_zone: str, after: datetime) -> datetime:
+    """The first time after that one, in UTC. Where clocks are changed, it is as in Debian's cron.
+
+    >>> next_time("30 2 * * *", "Europe/Berlin", datetime(2026, 3, 28, 12, tzinfo=UTC)).isoformat()
+    '2026-03-29T01:00:00+00:00'
+
+    Raises:
+        UnusableCron: it is no expression of five fields, there is no such zone, or the time never comes.
+    """
+    if len(cron.split()) != _NUM_FIELDS:
+        raise UnusableCron("not five fields: minute, hour, day of the month, month, day of the week")
+    try:
+        zone = ZoneInfo(time_zone)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise UnusableCron(f"no time zone {time_zone[:64]!r} is known here") from error
+    try:
+        return next(CronSim(cron, after.astimezone(zone))).astimezone(UTC)
+    except CronSimError as error:
+        raise UnusableCron(f"not a cron expression: {error}") from error
+    except StopIteration as error:
+        raise UnusableCron("no day has this time") from error
+
+
+class Schedules:
+    """Of all projects; every call of a user names his."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    # What users ask.
+
+    @whole
+    async def create(
+        self,
+        project_id: str,
+        *,
+        name: str,
+        cron: str,
+        time_zone: str,
+        task: TaskRequest,
+        any_path: bool,
+        enabled: bool,
+        created_by: str,
+    ) -> Schedule:
+        """
+        Raises:
+            UnusableCron: its time cannot be.
+        """
+        now = self.database.clock()
+        at = next_time(cron, time_zone, now)
+        schedule_id = new_id("sched")
+        values = {
+            "schedule_id": schedule_id,
+            "project_id": project_id,
+            "name": name,
+            "cron": cron,
+            "time_zone": time_zone,
+            "task": task.model_dump(mode="json"),
+            "any_path": any_path,
+            "enabled": enabled,
+            "next_run_at": at if enabled else None,
+            "created_by": created_by,
+            "created_at": now,
+        }
+        async with self.database.writing() as transaction:
+            await transaction.db.execute(insert(schedules).values(values))
+            return await _read(transaction, schedule_id)
+
+    @whole
+    async def all(self, project_id: str) -> tuple[Schedule, ...]:
+        """Those of a project, oldest first."""
+        query = select(schedules).where(schedules.c.project_id == project_id)
+        async with self.database.reading() as db:
+            rows = (await db.execute(query.order_by(schedules.c.created_at, schedules.c.schedule_id))).mappings()
+            return tuple(map(_schedule, rows))
+
+    @whole
+    async def get(self, project_id: str, schedule_id: str) -> Schedule | None:
+        async with self.database.reading() as db:
+            row = (await db.execute(select(schedules).where(_its(project_id, schedule_id)))).mappings().first()
+        return None if row is None else _schedule(row)
+
+    @whole
+    async def change(self, project_id: str, schedule_id: str, changes: Mapping[str, Any]) -> Schedule | None:
+        """Set some of its columns; None where the project has no such schedule.
+
+        A schedule that is switched on, or gets another time, is next due after now.
+
+        Raises:
+            UnusableCron: its time cannot be.
+        """
+        its = _its(project_id, schedule_id)
+        async with self.database.writing() as transaction:
+            row = (await transaction.db.execute(select(schedules).where(its).with_for_update())).mappings().first()
+            if row is None:
+                return None
+            then, values = {**row, **changes}, dict(changes)
+            if any(then[name] != row[name] for name in ("cron", "time_zone", "enabled")):
+                at = next_time(then["cron"], then["time_zone"], transaction.now)
+                values |= {"next_run_at": at if then["enabled"] else None, "taken_until": None}
+            if values:
+                await transaction.db.execute(update(schedules).where(its).values(values))
+            return await _read(transaction, schedule_id)
+
+    @whole
+    async def delete(self, project_id: str, schedule_id: str) -> bool:
+        """Whether there was one. Tasks that it submitted stay."""
+        async with self.database.writing() as transaction:
+            gone = await transaction.db.execute(delete(schedules).where(_its(project_id, schedule_id)))
+        return gone.rowcount > 0
+
+    # What processes do.
+
+    @whole
+    async def take_due(self, most: int, lease: timedelta) -> tuple[Due, ...]:
+        """Schedules of open projects whose time has come; nobody else gets them for as long as the lease is."""
+        now = self.database.clock()
+        free = or_(schedules.c.taken_until.is_(None), schedules.c.taken_until <= now)
+        is_open = exists().where(projects.c.project_id == schedules.c.project_id, projects.c.closed_at.is_(None))
+        due = select(schedules).where(schedules.c.next_run_at <= now, free, is_open)
+        due = due.order_by(schedules.c.next_run_at).limit(most)
+        async with self.database.reading() as db:
+            if (await db.execute(due.limit(1))).first() is None:
+                return ()
+        async with self.database.writing() as transaction:
+            rows = (await transaction.db.execute(due.with_for_update(skip_locked=True))).mappings().all()
+            taken = schedules.c.schedule_id.in_([row["schedule_id"] for row in rows])
+            await transaction.db.execute(update(schedules).where(taken).values(taken_until=now + lease))
+        return tuple(map(_due, rows))
+
+    @whole
+    async def submit(self, due: Due, request: TaskRequest) -> str | None:
+        """Submit the task, and move the schedule on; the task's id.
+
+        None where the time had been served, or the schedule was changed or deleted meanwhile: nothing is done then.
+        """
+        async with self.database.writing() as transaction:
+            if not await _move_on(transaction, due, {"last_error": None}):
+                return None
+            task_id = await submit_task(transaction, due.project_id, request, created_by=due.created_by)
+            its = schedules.c.schedule_id == due.id
+            await transaction.db.execute(update(schedules).where(its).values(last_task_id=task_id))
+            deed = _deed(due, task_id).model_dump()
+            await transaction.db.execute(insert(audit_log).values(deed | {"at": transaction.now}))
+            return task_id
+
+    @whole
+    async def refuse(self, due: Due, error: str) -> bool:
+        """Write down why its task cannot be submitted, and move the schedule on; whether that was still to be done."""
+        async with self.database.writing() as transaction:
+            return await _move_on(transaction, due, {"last_error": error[:_MAX_ERROR_CHARS]})
+
+
+async def _move_on(transaction: Transaction, due: Due, values: Mapping[str, object]) -> bool:
+    """Whether the schedule still waited for the time that has come; its row is locked then."""
+    still = and_(schedules.c.schedule_id == due.id, schedules.c.next_run_at == due.at)
+    row = (await transaction.db.execute(select(schedules).where(still).with_for_update())).mappings().first()
+    if row is None:
+        return False
+    times = {
+        "next_run_at": next_time(row["cron"], row["time_zone"], transaction.now),
+        "last_run_at": transaction.now,
+        "taken_until": None,
+    }
+    await transaction.db.execute(update(schedules).where(still).values({**values, **times}))
+    return True
+
+
+async def _read(transaction: Transaction, schedule_id: str) -> Schedule:
+    query = select(schedules).where(schedules.c.schedule_id == schedule_id)
+    return _schedule((await transaction.db.execute(query)).mappings().one())
+
+
+def _its(project_id: str, schedule_id: str) -> ColumnElement[bool]:
+    return and_(schedules.c.project_id == project_id, schedules.c.schedule_id == schedule_id)
+
+
+def _schedule(row: RowMapping) -> Schedule:
+    shown = {name: row[name] for name in Schedule.model_fields if name != "id"}
+    return Schedule.model_validate(shown | {"id": row["schedule_id"]})
+
+
+def _due(row: RowMapping) -> Due:
+    same = {name: row[name] for name in ("project_id", "task", "any_path", "created_by")}
+    return Due.model_validate(same | {"id": row["schedule_id"], "at": row["next_run_at"]})
+
+
+def _deed(due: Due, task_id: str) -> Deed:
+    """As the gate notes what callers do; nobody called here."""
+    return Deed(
+        project_id=due.project_id,
+        subject=due.id,
+        kind="schedule",
+        action="POST /v1/tasks",
+        target=f"/v1/tasks/{task_id}",
+        status=202,
+        request_id=due.id,
+    )

@@ -1,0 +1,302 @@
+"""Schedules: set up over REST, served by the processes of the API, by a clock that the tests set."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from agent.api.app import create_app
+from agent.api.context import services_of
+from agent.api.cron import Cron
+from agent.errors import RepositoryError
+from agent.store.base import Store
+from agent.store.open import open_store
+from tests.postgres import PostgresServer, postgres_server
+
+pytestmark = pytest.mark.anyio
+
+OPERATOR = "the operator's own key"
+NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
+NIGHTLY: dict[str, Any] = {
+    "name": "nightly",
+    "cron": "30 2 * * *",
+    "task": {"repository": "/repo", "problem_statement": "update the dependencies"},
+}
+
+
+@dataclass
+class World:
+    """What the processes of a service have in common."""
+
+    url: str
+    now: datetime = NOON
+    gone: set[str] = field(default_factory=set)
+    """Repositories that cannot be used."""
+    slow: asyncio.Event | None = None
+    """Who looks at a repository waits for it."""
+    looking: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def resolve(self, path: Path, commit: str) -> str:
+        self.looking.set()
+        if self.slow is not None:
+            await self.slow.wait()
+        if str(path) in self.gone:
+            raise RepositoryError(f"{path} does not exist; give the path of a git repository")
+        return "c" * 40
+
+    @asynccontextmanager
+    async def process(self) -> AsyncIterator[tuple[Store, FastAPI]]:
+        async with open_store(self.url, clock=lambda: self.now) as store:
+            yield store, create_app(store, self.resolve, api_key=OPERATOR)
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[PostgresServer]:
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> World:
+    if request.param == "sqlite":
+        return World(f"sqlite:///{tmp_path}/mimo.db")
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return World(server.new_database())
+
+
+@pytest.fixture
+async def process(world: World) -> AsyncIterator[tuple[Store, FastAPI]]:
+    async with world.process() as opened:
+        yield opened
+
+
+@pytest.fixture
+async def http(process: tuple[Store, FastAPI]) -> AsyncIterator[httpx.AsyncClient]:
+    async with _client(process[1]) as client:
+        yield client
+
+
+def _client(app: FastAPI, key: str = OPERATOR) -> httpx.AsyncClient:
+    headers = {"Authorization": f"Bearer {key}"}
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://mimo.example", headers=headers)
+
+
+async def _serve(app: FastAPI) -> int:
+    return await Cron(services_of(app)).drain()
+
+
+async def _schedule(http: httpx.AsyncClient, **more: Any) -> dict[str, Any]:
+    answer = await http.post("/v1/schedules", json=NIGHTLY | more)
+    assert answer.status_code == 201, answer.text
+    made: dict[str, Any] = answer.json()
+    return made
+
+
+async def _tasks(http: httpx.AsyncClient) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = (await http.get("/v1/tasks")).json()["tasks"]
+    return found
+
+
+async def _shown(http: httpx.AsyncClient, schedule: dict[str, Any]) -> dict[str, Any]:
+    shown: dict[str, Any] = (await http.get(f"/v1/schedules/{schedule['id']}")).json()
+    return shown
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+async def test_task_is_submitted_when_its_schedule_is_due_and_not_before(
+    world: World, http: httpx.AsyncClient, process: tuple[Store, FastAPI]
+) -> None:
+    made = await _schedule(http)
+    due = datetime(2026, 3, 3, 2, 30, tzinfo=UTC)
+    world.now = due - timedelta(seconds=1)
+    early = await _serve(process[1])
+    world.now = due
+    served = [await _serve(process[1]) for _ in range(2)]
+
+    (task,) = await _tasks(http)
+    shown = await _shown(http, made)
+    assert (made["enabled"], made["last_task_id"], _time(made["next_run_at"])) == (True, None, due)
+    assert (early, served) == (0, [1, 0])
+    assert (task["problem_statement"], task["base_commit"]) == ("update the dependencies", "c" * 40)
+    assert (task["created_by"], shown["last_task_id"]) == (made["created_by"], task["id"])
+    assert (_time(shown["last_run_at"]), _time(shown["next_run_at"])) == (due, due + timedelta(days=1))
+
+
+async def test_two_processes_submit_one_task(
+    world: World, http: httpx.AsyncClient, process: tuple[Store, FastAPI]
+) -> None:
+    await _schedule(http)
+    async with world.process() as (_, other):
+        for day in range(3):
+            world.now = NOON + timedelta(days=day + 1)
+            served = await asyncio.gather(*map(_serve, (process[1], other) * 2))
+            assert sum(served) == 1
+
+    assert len(await _tasks(http)) == 3
+
+
+async def test_process_that_took_too_long_submits_nothing_after_another_did(
+    world: World, http: httpx.AsyncClient, process: tuple[Store, FastAPI]
+) -> None:
+    made = await _schedule(http)
+    world.now, world.slow, world.looking = NOON + timedelta(days=1), asyncio.Event(), asyncio.Event()
+    late = asyncio.ensure_future(_serve(process[1]))
+    await world.looking.wait()
+    world.now += timedelta(minutes=10)
+    released, world.slow = world.slow, None
+    async with world.process() as (_, other):
+        assert await _serve(other) == 1
+    released.set()
+    await late
+
+    (task,) = await _tasks(http)
+    assert (await _shown(http, made))["last_task_id"] == task["id"]
+
+
+async def test_times_that_passed_while_nobody_looked_are_made_up_for_by_one(
+    world: World, http: httpx.AsyncClient, process: tuple[Store, FastAPI]
+) -> None:
+    made = await _schedule(http)
+    world.now = NOON + timedelta(days=5)
+    await _serve(process[1])
+
+    assert len(await _tasks(http)) == 1
+    assert _time((await _shown(http, made))["next_run_at"]) == datetime(2026, 3, 8, 2, 30, tzinfo=UTC)
+
+
+async def test_refused_submission_says_why_and_the_schedule_goes_on(
+    world: World, http: httpx.AsyncClient, process: tuple[Store, FastAPI]
+) -> None:
+    made = await _schedule(http)
+    fine = await _schedule(http, task=NIGHTLY["task"] | {"repository": "/other"})
+    world.gone, world.now = {"/repo"}, NOON + timedelta(days=1)
+    await _serve(process[1])
+    refused, beside = await _shown(http, made), await _shown(http, fine)
+    world.gone, world.now = set(), NOON + timedelta(days=2)
+    await _serve(process[1])
+    served = await _shown(http, made)
+
+    assert "/repo does not exist" in refused["last_error"]
+    assert (refused["last_task_id"], _time(refused["next_run_at"])) == (None, datetime(2026, 3, 4, 2, 30, tzinfo=UTC))
+    assert (beside["last_error"], beside["last_task_id"] is None) == (None, False)
+    assert (served["last_error"], served["last_task_id"] is None) == (None, False)
+
+
+async def test_schedule_that_is_off_submits_nothing_and_makes_up_for_nothing(
+    world: World, http: httpx.AsyncClient, process: tuple[Store, FastAPI]
+) -> None:
+    made = await _schedule(http)
+    off = await http.patch(f"/v1/schedules/{made['id']}", json={"enabled": False})
+    world.now = NOON + timedelta(days=3)
+    served = await _serve(process[1])
+    on = await http.patch(f"/v1/schedules/{made['id']}", json={"enabled": True})
+
+    assert (off.json()["next_run_at"], served, await _serve(process[1])) == (None, 0, 0)
+    assert _time(on.json()["next_run_at"]) == datetime(2026, 3, 6, 2, 30, tzinfo=UTC)
+
+
+async def test_schedule_of_a_closed_project_submits_nothing(
+    world: World, http: httpx.AsyncClient, process: tuple[Store, FastAPI]
+) -> None:
+    await http.post("/v1/projects", json={"id": "web"})
+    http.headers["Mimo-Project"] = "web"
+    await _schedule(http)
+    await http.delete("/v1/projects/web")
+    world.now = NOON + timedelta(days=1)
+
+    assert await _serve(process[1]) == 0
+    assert (await process[0].of("web").list_tasks()).tasks == ()
+
+
+async def test_path_that_an_operator_chose_is_not_another_ones_to_change(
+    world: World, http: httpx.AsyncClient, process: tuple[Store, FastAPI]
+) -> None:
+    made = await _schedule(http)
+    scopes = ["projects:admin", "tasks:write", "tasks:read"]
+    key = (await http.post("/v1/projects/default/api_keys", json={"name": "admin", "scopes": scopes})).json()["secret"]
+    address, elsewhere = f"/v1/schedules/{made['id']}", NIGHTLY["task"] | {"repository": "/elsewhere"}
+    async with _client(process[1], key) as admin:
+        refused = await admin.patch(address, json={"task": elsewhere})
+        renamed = await admin.patch(address, json={"name": "each night"})
+    world.now = NOON + timedelta(days=1)
+    await _serve(process[1])
+
+    assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (422, "#/task/repository")
+    assert renamed.json()["name"] == "each night"
+    assert [task["repository"] for task in await _tasks(http)] == ["/repo"]
+
+
+async def test_what_a_schedule_submits_is_in_the_audit_log(
+    world: World, http: httpx.AsyncClient, process: tuple[Store, FastAPI]
+) -> None:
+    made = await _schedule(http)
+    world.now = NOON + timedelta(days=1)
+    await _serve(process[1])
+
+    submitted, created = (await http.get("/v1/audit")).json()["entries"]
+    (task,) = await _tasks(http)
+    assert (created["action"], created["target"]) == ("POST /v1/schedules", f"/v1/schedules/{made['id']}")
+    assert (submitted["subject"], submitted["kind"]) == (made["id"], "schedule")
+    assert submitted["target"] == f"/v1/tasks/{task['id']}"
+
+
+async def test_clock_of_the_zone_decides_in_winter_and_in_summer(world: World, http: httpx.AsyncClient) -> None:
+    made = await _schedule(http, cron="30 6 * * *", time_zone="Europe/Berlin")
+    world.now = datetime(2026, 7, 1, tzinfo=UTC)
+    later = await http.patch(f"/v1/schedules/{made['id']}", json={"cron": "30 6 * * MON-FRI"})
+
+    assert _time(made["next_run_at"]) == datetime(2026, 3, 3, 5, 30, tzinfo=UTC)
+    assert _time(later.json()["next_run_at"]) == datetime(2026, 7, 1, 4, 30, tzinfo=UTC)
+
+
+async def test_change_of_what_somebody_changed_meanwhile_is_refused(http: httpx.AsyncClient) -> None:
+    address = f"/v1/schedules/{(await _schedule(http))['id']}"
+    seen = (await http.get(address)).headers["etag"]
+    first = await http.patch(address, json={"name": "mine"}, headers={"If-Match": seen})
+    second = await http.patch(address, json={"name": "theirs"}, headers={"If-Match": seen})
+
+    assert (first.status_code, second.status_code) == (200, 412)
+    assert second.json()["code"] == "schedule_changed"
+    assert (await http.get(address)).headers["etag"] == first.headers["etag"] != seen
+
+
+async def test_schedule_is_listed_and_forgotten(http: httpx.AsyncClient) -> None:
+    made = await _schedule(http)
+    listed = (await http.get("/v1/schedules")).json()["schedules"]
+    address = f"/v1/schedules/{made['id']}"
+    gone = [(await http.delete(address)).status_code, (await http.get(address)).status_code]
+
+    assert (listed, gone) == ([made], [204, 404])
+
+
+@pytest.mark.parametrize(
+    ("change", "pointer"),
+    [
+        ({"cron": "every day"}, "#/cron"),
+        ({"cron": "61 * * * *"}, "#/cron"),
+        ({"cron": "0 0 30 2 *"}, "#/cron"),
+        ({"cron": "*/5 * * * * *"}, "#/cron"),
+        ({"time_zone": "Mars/Olympus"}, "#/time_zone"),
+        ({"time_zone": "../../etc/passwd"}, "#/time_zone"),
+        ({"time_zone": "Europe"}, "#/time_zone"),
+        ({"task": {"repository": "/gone", "problem_statement": "x"}}, "#/task/repository"),
+        ({"task": {"repository": "/repo", "problem_statement": " "}}, "#/task/problem_statement"),
+    ],
+)
+async def test_schedule_that_cannot_be_is_pointed_at(
+    world: World, http: httpx.AsyncClient, change: dict[str, Any], pointer: str
+) -> None:
+    world.gone = {"/gone"}
+    answer = await http.post("/v1/schedules", json=NIGHTLY | change)
+
+    assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, pointer), answer.text
