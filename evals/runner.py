@@ -60,7 +60,7 @@ async def run_tasks(
             root = folder / task.id
             await write_repository(task, root)
             shown = await submit_and_wait(client, request_of(task, root, sampling, model))
-            result = _result(task, shown, await grade(backend, task, shown.patch))
+            result = result_of(task, shown, await grade(backend, task, shown.patch))
             on_result(result)
             return result
 
@@ -92,7 +92,7 @@ async def submit_and_wait(client: Client, request: TaskRequest) -> TaskView:
     return await client.show(task.id)
 
 
-def _result(task: EvalTask, shown: TaskView, graded: Grade) -> TaskResult:
+def result_of(task: EvalTask, shown: TaskView, graded: Grade) -> TaskResult:
     return TaskResult(
         id=task.id,
         split=task.split,

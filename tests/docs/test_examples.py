@@ -24,6 +24,8 @@ import pytest
 import typer
 from pydantic import BaseModel
 
+from agent.api.evals import NewEval
+from agent.api.schedules import NewSchedule
 from agent.api.schemas import MessageText
 from agent.api.webhooks import NewWebhook
 from agent.cli.app import app
@@ -182,7 +184,13 @@ def assert_command_exists(arguments: list[str], example: Example) -> None:
 
 def body_of(path: str) -> type[BaseModel]:
     """What is posted there."""
-    bodies: dict[str, type[BaseModel]] = {"tasks": TaskRequest, "messages": MessageText, "webhooks": NewWebhook}
+    bodies: dict[str, type[BaseModel]] = {
+        "tasks": TaskRequest,
+        "messages": MessageText,
+        "webhooks": NewWebhook,
+        "schedules": NewSchedule,
+        "evals": NewEval,
+    }
     return bodies[path.rpartition("/")[2]]
 
 
