@@ -163,6 +163,8 @@ class EngineStats:
     """None where the engine cannot say."""
     weights_version: str | None = None
     """The name of the weights; None where the engine cannot say."""
+    away_s: float = 0.0
+    """How long the engine has not answered, because it loads or is gone, s; 0 while it does."""
 
 
 @dataclass(frozen=True, slots=True)

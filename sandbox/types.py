@@ -5,7 +5,7 @@ Nothing here knows of agents, models or a particular backend.
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -211,3 +211,20 @@ class Backend(Protocol):
 
     async def close(self) -> None:
         """End every sandbox of this backend that is still alive."""
+
+
+@runtime_checkable
+class TriedBackend(Backend, Protocol):
+    """A backend that first tries on sandboxes of its own whether they are held as its settings say."""
+
+    @property
+    def needs_trial(self) -> bool:
+        """Whether its settings ask for the trial."""
+
+    async def prove(self) -> None:
+        """Have the trial, unless what the last one showed is still believed. :meth:`acquire` does so by itself.
+
+        Raises:
+            NoRoom: it could not be had now.
+            SandboxUnavailable: sandboxes would not be held so; says which setting decides.
+        """

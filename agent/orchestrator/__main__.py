@@ -92,6 +92,7 @@ def _settings(arguments: argparse.Namespace) -> WorkerSettings:
         registry=arguments.registry or _registry(arguments.store, arguments.data.absolute()),
         backend=arguments.sandbox,
         sandbox=sandbox_settings(os.environ),
+        tries_sandboxes=True,
         concurrency=arguments.concurrency,
         lease_ttl_s=arguments.lease_ttl,
     )

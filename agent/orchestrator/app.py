@@ -1,17 +1,19 @@
 """Builds a worker out of its settings."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 from agent.integrations.remote import Reach
 from agent.integrations.remotes import RemoteCache, Remotes
-from agent.model import Model, open_model
+from agent.model import open_model
 from agent.orchestrator.contract import ContractWatch
 from agent.orchestrator.metrics import WorkerMetrics
-from agent.orchestrator.monitor import monitored
+from agent.orchestrator.monitor import Fitness, monitored
 from agent.orchestrator.runner import OnDelta, Runner
 from agent.orchestrator.settings import WorkerSettings
+from agent.orchestrator.trial import TrialWatch
 from agent.orchestrator.worker import Worker
 from agent.store.base import Store
 from agent.store.open import open_store
@@ -20,6 +22,7 @@ from agent.store.secrets import SecretBox
 from agent.telemetry import Telemetry
 from sandbox.backends import open_backend
 from sandbox.registry import open_registry
+from sandbox.toolbox.calls import OnTrace
 from sandbox.toolbox.open import open_on_ray, open_toolbox
 from sandbox.toolbox.toolbox import Toolbox
 from sandbox.types import Backend
@@ -59,7 +62,8 @@ async def open_worker(
                 open_store(settings.store, artifacts=settings.artifacts, box=secret_box)
             )
         model = await stack.enter_async_context(open_model(settings.model))
-        toolbox = await stack.enter_async_context(_toolbox(settings, backend))
+        toolbox = await stack.enter_async_context(_toolbox(settings, backend, metrics.traced))
+        metrics.watch(toolbox.keepers)
         remotes = Remotes(Repos(store.database), store.identities, secret_box, reach)
         runner = Runner(
             store,
@@ -78,9 +82,20 @@ async def open_worker(
             model_of=model.of_run,
             telemetry=telemetry,
         )
-        may_claim = await stack.enter_async_context(_may_claim(model, settings.probe_every_s))
+        contract = ContractWatch(model, settings.probe_every_s) if settings.probe_every_s is not None else None
+        trial = TrialWatch(toolbox) if settings.tries_sandboxes else None
+        for watch in (contract, trial):
+            if watch is not None:
+                await stack.enter_async_context(_running(watch.run()))
+
+        def fitness() -> Fitness:
+            return Fitness(contract is None or contract.kept, trial.problem if trial is not None else None)
+
+        def may_claim() -> bool:
+            return (contract is None or contract.kept) and (trial is None or trial.may_claim)
+
         if settings.monitor is not None:
-            await stack.enter_async_context(monitored(settings.monitor, metrics, store, may_claim))
+            await stack.enter_async_context(monitored(settings.monitor, metrics, store, fitness))
         yield Worker(
             store,
             runner,
@@ -93,29 +108,26 @@ async def open_worker(
 
 
 @asynccontextmanager
-async def _toolbox(settings: WorkerSettings, backend: Backend | None) -> AsyncIterator[Toolbox]:
+async def _toolbox(settings: WorkerSettings, backend: Backend | None, on_trace: OnTrace) -> AsyncIterator[Toolbox]:
     """Over the backend that was given or that the settings name; its executors in this process, or in a Ray cluster."""
     sandbox = settings.sandbox
     async with AsyncExitStack() as stack:
         if sandbox.ray is not None and backend is None:
-            shared = open_on_ray(settings.backend, sandbox, sandbox.ray, settings.registry)
+            shared = open_on_ray(settings.backend, sandbox, sandbox.ray, settings.registry, on_trace)
             yield await stack.enter_async_context(shared)
             return
         backend = backend or open_backend(settings.backend, sandbox)
         registry = await stack.enter_async_context(open_registry(settings.registry)) if settings.registry else None
-        yield await stack.enter_async_context(open_toolbox(backend, sandbox.toolbox, sandbox.pool, registry))
+        opening = open_toolbox(backend, sandbox.toolbox, sandbox.pool, registry, on_trace)
+        yield await stack.enter_async_context(opening)
 
 
 @asynccontextmanager
-async def _may_claim(model: Model, probe_every_s: float | None) -> AsyncIterator[Callable[[], bool]]:
-    """Whether runs may be taken now."""
-    if probe_every_s is None:
-        yield lambda: True
-        return
-    watch = ContractWatch(model, probe_every_s)
-    watching = asyncio.ensure_future(watch.run())
+async def _running(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Beside what is done meanwhile, until that ends."""
+    task = asyncio.ensure_future(work)
     try:
-        yield lambda: watch.kept
+        yield
     finally:
-        watching.cancel()
-        await asyncio.wait({watching})
+        task.cancel()
+        await asyncio.wait({task})

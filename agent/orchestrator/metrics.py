@@ -3,10 +3,16 @@
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from agent.events import GuardTripped, RunStopped, StepMessage, ToolCompleted
+from agent.orchestrator.keeper_series import KeeperSeries
 from agent.store.base import Claim, TaskRecord
 from agent.types import Event, StopReason
+from sandbox.toolbox.calls import Trace
+from sandbox.toolbox.keepers import Keepers
 
 _CALLS_S = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+_REFUSALS = {"NoRoom": "no_room", "Overdue": "no_room", "UnknownImage": "image", "ImageMismatch": "image"}
+"""The error that a sandbox was refused with -> outcome; all others are failures of a machine."""
+_FAILED = "failed"
 _REASONING_TOKENS = (100, 300, 1000, 3000, 10_000, 20_000)
 _SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 _WAITS_S = (0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 14_400)
@@ -79,6 +85,24 @@ class WorkerMetrics:
         )
         self._trips = Counter("mimo_guard_trips", "What the guard did.", ["action"], registry=self._registry)
         self._lost = Counter("mimo_sandboxes_lost", "Sandboxes that were lost under a run.", registry=self._registry)
+        self._held = Gauge(
+            "mimo_worker_sandboxes_held",
+            "1 while it is proved that sandboxes are held as their settings say, or nothing asks for the proof.",
+            registry=self._registry,
+        )
+        self._starts = Histogram(
+            "mimo_sandbox_start_seconds",
+            "Of sandboxes that runs asked for, from their turn on; outcome: ok, no_room, image, failed.",
+            ["outcome"],
+            buckets=_CALLS_S,
+            registry=self._registry,
+        )
+        for outcome in ("ok", *_REFUSALS.values(), _FAILED):
+            self._starts.labels(outcome=outcome)
+
+    def watch(self, keepers: Keepers) -> None:
+        """Export what they do, too."""
+        self._registry.register(KeeperSeries(keepers))
 
     def claimed(self, claim: Claim) -> None:
         self._active.inc()
@@ -116,13 +140,21 @@ class WorkerMetrics:
             case "sandbox.lost":
                 self._lost.inc()
 
-    def text(self, *, taking_runs: bool) -> bytes:
+    def traced(self, trace: Trace) -> None:
+        """A call of the toolbox ended."""
+        if trace.tool == "open":
+            outcome = "ok" if trace.ended == "ok" else _REFUSALS.get(trace.ended, _FAILED)
+            self._starts.labels(outcome=outcome).observe(trace.run_s)
+
+    def text(self, *, taking_runs: bool, sandboxes_held: bool = True) -> bytes:
         """Everything in Prometheus' text format.
 
         Args:
-            taking_runs: whether the worker may claim runs now.
+            taking_runs: whether it is proved that the model sees what it thought.
+            sandboxes_held: whether it is proved that sandboxes are held as their settings say.
         """
         self._taking.set(taking_runs)
+        self._held.set(sandboxes_held)
         return generate_latest(self._registry)
 
     def _answered(self, answer: StepMessage) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 
 import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -16,17 +17,23 @@ from agent.orchestrator.metrics import WorkerMetrics
 from agent.store.base import Store
 
 
+@dataclass(frozen=True, slots=True)
+class Fitness:
+    """Whether a worker can do runs now."""
+
+    keeps_reasoning: bool = True
+    """Whether it is proved that the model sees what it thought."""
+    problem_of_sandboxes: str | None = None
+    """Why it is not proved that sandboxes are held as their settings say; None where it is."""
+
+
 @asynccontextmanager
 async def monitored(
-    address: str, metrics: WorkerMetrics, store: Store, may_claim: Callable[[], bool]
+    address: str, metrics: WorkerMetrics, store: Store, look: Callable[[], Fitness]
 ) -> AsyncIterator[None]:
-    """``/livez``, ``/readyz`` and ``/metrics`` at ``address`` (host:port), as long as this lasts.
-
-    Args:
-        may_claim: whether the worker takes runs; it does not while its model would lose reasoning.
-    """
+    """``/livez``, ``/readyz`` and ``/metrics`` at ``address`` (host:port), as long as this lasts."""
     host, _, port = address.rpartition(":")
-    app = monitor_app(metrics, store, may_claim)
+    app = monitor_app(metrics, store, look)
     config = uvicorn.Config(app, host=host, port=int(port), log_config=None, access_log=False, lifespan="off")
     server = _Server(config)
     serving = asyncio.ensure_future(server.serve())
@@ -37,17 +44,24 @@ async def monitored(
         await serving
 
 
-def monitor_app(metrics: WorkerMetrics, store: Store, may_claim: Callable[[], bool]) -> Starlette:
+def monitor_app(metrics: WorkerMetrics, store: Store, look: Callable[[], Fitness]) -> Starlette:
     async def live(request: Request) -> Response:
         return JSONResponse({"status": "alive"})
 
     async def ready(request: Request) -> Response:
-        checks = {"store": await _look_at(store), "model": "ok" if may_claim() else _UNPROVEN}
+        fitness = look()
+        checks = {
+            "store": await _look_at(store),
+            "model": "ok" if fitness.keeps_reasoning else _UNPROVEN,
+            "sandboxes": fitness.problem_of_sandboxes or "ok",
+        }
         well = all(found == "ok" for found in checks.values())
         return JSONResponse({"status": "ready" if well else "not_ready", "checks": checks}, 200 if well else 503)
 
     async def numbers(request: Request) -> Response:
-        return Response(metrics.text(taking_runs=may_claim()), media_type=CONTENT_TYPE_LATEST)
+        fitness = look()
+        text = metrics.text(taking_runs=fitness.keeps_reasoning, sandboxes_held=fitness.problem_of_sandboxes is None)
+        return Response(text, media_type=CONTENT_TYPE_LATEST)
 
     return Starlette(routes=[Route("/livez", live), Route("/readyz", ready), Route("/metrics", numbers)])
 

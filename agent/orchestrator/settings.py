@@ -47,6 +47,9 @@ class WorkerSettings(BaseModel):
     )
     backend: str = Field("local", description="Name of the sandbox backend.")
     sandbox: SandboxSettings = SandboxSettings()
+    tries_sandboxes: bool = Field(
+        False, description="Before any run is taken it is tried whether sandboxes are held as their settings say."
+    )
     resources: Resources = Field(Resources(), description="Bounds of every sandbox.")
     worker_id: str = Field(default_factory=_worker_id, min_length=1, description="Names this worker in the log.")
     concurrency: int = Field(1, ge=1, le=256, description="Runs at once.")

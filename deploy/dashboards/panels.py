@@ -41,12 +41,13 @@ def _rate(series: str, by: str = "") -> str:
     return f"sum{f' by ({by})' if by else ''} (rate({series}[{_RATE}]))"
 
 
-def _quantile(share: float, series: str) -> str:
-    return f"histogram_quantile({share}, sum by (le) (rate({series}_bucket[{_RATE}])))"
+def _quantile(share: float, series: str, labels: str) -> str:
+    which = f"{series}_bucket{{{labels}}}" if labels else f"{series}_bucket"
+    return f"histogram_quantile({share}, sum by (le) (rate({which}[{_RATE}])))"
 
 
-def _quantiles(series: str) -> dict[str, str]:
-    return {f"p{int(share * 100)}": _quantile(share, series) for share in (0.5, 0.95)}
+def _quantiles(series: str, labels: str = "") -> dict[str, str]:
+    return {f"p{int(share * 100)}": _quantile(share, series, labels) for share in (0.5, 0.95)}
 
 
 _VERIFIED = 'mimo_runs_total{verdict="verified"}'
@@ -114,6 +115,27 @@ SERVICE = Dashboard(
                 },
             ),
         ],
+        "Sandboxes": [
+            Panel("Starts", _quantiles("mimo_sandbox_start_seconds", 'outcome="ok"'), "s"),
+            Panel("Starts by outcome", {"{{outcome}}": _rate("mimo_sandbox_start_seconds_count", "outcome")}, "ops"),
+            Panel(
+                "Pool",
+                {
+                    "ready": "sum(mimo_pool_ready)",
+                    "given {{how}}": f"sum by (how) (increase(mimo_pool_given_total[{_RATE}]))",
+                    "failed": f"sum(increase(mimo_pool_failed_total[{_RATE}]))",
+                },
+                about="Cold ones were made when they were asked for.",
+            ),
+            Panel(
+                "Left behind",
+                {
+                    "found by the reaper": f"max(increase(mimo_reaper_condemned_total[{_RATE}]))",
+                    "do not end": "max(mimo_reaper_stuck)",
+                },
+                about="A worker that is killed leaves its sandboxes to others; those nobody takes are ended.",
+            ),
+        ],
         "API": [
             Panel("Answers by status", {"{{status}}": _rate("mimo_http_requests_total", "status")}, "reqps"),
             Panel("Time to an answer's first byte", _quantiles("mimo_http_request_seconds"), "s"),
@@ -156,9 +178,19 @@ MODELS = Dashboard(
             ),
         ],
         "Speculation and sessions": [
-            Panel("Guessed tokens that were right", {"share": "avg(sglang:spec_accept_rate)"}, "percentunit"),
+            Panel(
+                "Guessed tokens that were right",
+                {"share": f"{_rate('mimo:accepted_tokens_total')} / {_rate('mimo:drafted_tokens_total')}"},
+                "percentunit",
+            ),
             Panel("Sessions between two requests", {"sessions": "sum(mimo:cache_sessions)"}),
             Panel("Snapshots to go on from", {"snapshots": "sum(mimo:cache_snapshots)"}),
+            Panel(
+                "Engines that do not answer",
+                {"longest": "max(mimo:engine_away_seconds)"},
+                "s",
+                "Because they load, for ten minutes and more, or are gone.",
+            ),
         ],
     },
 )

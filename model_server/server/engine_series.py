@@ -30,6 +30,9 @@ class EngineSeries(Collector):
         yield self._gauge("sglang:num_queue_reqs", "Sequences that wait for their turn.", stats.waiting)
         share = _share(stats.accepted, stats.drafted)
         yield self._gauge("sglang:spec_accept_rate", "Share of drafted tokens that were accepted.", share)
+        yield self._counter("mimo:drafted_tokens", "Tokens that were guessed ahead.", stats.drafted)
+        yield self._counter("mimo:accepted_tokens", "Those of them that were sampled too.", stats.accepted)
+        yield self._gauge("mimo:engine_away_seconds", "How long the engine has not answered; 0: it does.", stats.away_s)
 
     def _cache(self, cache: CacheStats) -> Iterator[Metric]:
         needed = cache.used_pages - cache.kept_pages
@@ -48,16 +51,19 @@ class EngineSeries(Collector):
         yield self._gauge("mimo:cache_snapshots", "Points from which a sequence can go on.", cache.snapshots)
         yield self._gauge("mimo:cache_sessions", "Sessions between two requests.", cache.sessions)
         yield self._gauge("mimo:cache_used_bytes", "Bytes of pages and rings in use.", cache.used_bytes)
-        retracted = CounterMetricFamily(
-            "sglang:num_retracted_requests", "Sequences that had to give up their memory.", labels=["model_name"]
+        yield self._counter(
+            "sglang:num_retracted_requests", "Sequences that had to give up their memory.", cache.preemptions
         )
-        retracted.add_metric([self._model_name], cache.preemptions)
-        yield retracted
 
     def _gauge(self, name: str, what: str, value: float) -> Metric:
         gauge = GaugeMetricFamily(name, what, labels=["model_name"])
         gauge.add_metric([self._model_name], value)
         return gauge
+
+    def _counter(self, name: str, what: str, value: float) -> Metric:
+        counter = CounterMetricFamily(name, what, labels=["model_name"])
+        counter.add_metric([self._model_name], value)
+        return counter
 
 
 def _share(part: int, whole: int) -> float:

@@ -70,6 +70,8 @@ class SGLangEngine:
         self._segments = Segments()
         self._ready_until = 0.0
         self._was_ready = False
+        self._away_since: float | None = time.monotonic()
+        """On the monotonic clock; None while SGLang answers who asks for its series."""
         self._began: dict[str, bool] = {}
         """By request: whether a token has come."""
         self._num_drafted = self._num_accepted = 0
@@ -126,6 +128,7 @@ class SGLangEngine:
             self._num_drafted,
             self._num_accepted,
             weights_version=self._weights_version,
+            away_s=0.0 if self._away_since is None else time.monotonic() - self._away_since,
         )
 
     async def series(self) -> str:
@@ -133,7 +136,9 @@ class SGLangEngine:
         try:
             answer = await self._http.get("/metrics", timeout=_SERIES_S, follow_redirects=True)
         except httpx.TransportError:
+            self._away_since = self._away_since or time.monotonic()
             return ""
+        self._away_since = None
         return answer.text if answer.status_code == 200 else ""
 
     async def close(self) -> None:

@@ -61,6 +61,16 @@ class KubernetesBackend:
         self._doors: Path | None = None
         self._sandboxes: dict[str, KubernetesSandbox] = {}
 
+    @property
+    def needs_trial(self) -> bool:
+        """See :class:`sandbox.types.TriedBackend`."""
+        return canary.is_needed(self._settings)
+
+    async def prove(self) -> None:
+        """See :class:`sandbox.types.TriedBackend`. Without an image for it, the first task brings one."""
+        if self._settings.host_image is not None:
+            await self._ready(SandboxSpec())
+
     async def acquire(self, spec: SandboxSpec) -> KubernetesSandbox:
         if spec.network is NetworkMode.INTERNET:
             raise SandboxUnavailable("pods have no network mode 'internet'; name the hosts, with network 'proxy'")
@@ -128,7 +138,7 @@ class KubernetesBackend:
             self._swept = time.monotonic()
             self._chores.tidy(self._sweep())
         async with self._turn:
-            if canary.is_needed(self._settings) and time.monotonic() > self._proven + _PROVEN_S:
+            if self.needs_trial and time.monotonic() > self._proven + _PROVEN_S:
                 await self._prove(spec)
                 self._proven = time.monotonic()
 

@@ -64,6 +64,8 @@ class WarmPool:
         self.name = backend.name
         self.capabilities = backend.capabilities
         self.counts = PoolCounts()
+        self.breaker_open = False
+        """Nothing is made now, because there are far more than wanted."""
         self.rate = CreateRate(settings.creates_per_s, settings.creates_per_s / 16, settings.max_creates_per_s)
         self._backend = backend
         self._settings = settings
@@ -202,6 +204,7 @@ class WarmPool:
     def _act(self) -> None:
         self._bucket.per_s = self._bucket.burst = self.rate.per_s
         decided = plan(self._known(), self._settings)
+        self.breaker_open = decided.broken
         self.counts.broken += decided.broken
         for key in decided.end:
             self.counts.evicted += 1

@@ -79,6 +79,12 @@ class Reaper:
         self._now = now
         self._seen: Counter[str] = Counter()
         """In how many sweeps each was condemned."""
+        self.swept_at = now()
+        """When the last sweep came to its end, or else when this began, in seconds since 1970."""
+        self.num_condemned = 0
+        """Sandboxes that had to be ended, since this began."""
+        self.num_stuck = 0
+        """Those that were still there after many sweeps, at the last one."""
 
     async def run(self, every_s: float = 30.0) -> None:
         """Sweep until cancelled. Machines that do not answer are asked again the next time."""
@@ -100,13 +106,16 @@ class Reaper:
         found = await self._inventory.found()
         reasons = condemned(found, records, self._now(), grace_s=self._grace_s, shared=self._shared)
         await self._forget_gone(records, {each.id for each in found})
+        self.num_condemned += len(reasons.keys() - self._seen.keys())
         self._seen = Counter({id_: self._seen[id_] + 1 for id_ in reasons})
         stuck = [id_ for id_, times in self._seen.items() if times >= _STUCK_AFTER]
         if stuck:  # one line, though it may be thousands
             _log.error("action=stuck num=%d first=%s", len(stuck), ",".join(stuck[:_NUM_NAMED]))
         ending = {each.id for each in found if each.ending}
         asked = {id_: why for id_, why in reasons.items() if id_ not in ending or self._may_have_failed(id_)}
-        return Swept(len(found), reasons, list(asked), await end(self._inventory, asked), stuck)
+        refused = await end(self._inventory, asked)
+        self.swept_at, self.num_stuck = self._now(), len(stuck)
+        return Swept(len(found), reasons, list(asked), refused, stuck)
 
     def _may_have_failed(self, id_: str) -> bool:
         """Whether the end that was promised is late, so that it is asked for once more."""

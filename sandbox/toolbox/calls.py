@@ -1,6 +1,6 @@
 """What goes to an executor and comes back: plain values, so that they may travel between processes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
@@ -63,6 +63,10 @@ class Trace:
         return self.run, self.tool, self.name, self.lane, self.attempts, self.hedged, self.ended
 
 
+OnTrace = Callable[[Trace], None]
+"""Hears of every call that ended."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """How a call ended. Errors are data here: who asked raises them again."""
@@ -122,5 +126,8 @@ class Port(Protocol):
 
     async def drain(self) -> None:
         """Open nothing more, and come back when no call runs."""
+
+    async def prove(self) -> SandboxError | None:
+        """Have the trial of a :class:`sandbox.types.TriedBackend`; what is wrong, None where nothing is."""
 
     async def health(self) -> Health: ...

@@ -22,10 +22,11 @@ from sandbox.toolbox.calls import Call, Caller, ExecutorLost, Health, Lane, Open
 from sandbox.toolbox.config import ToolboxSettings
 from sandbox.toolbox.gate import Gate
 from sandbox.toolbox.hedge import HedgeDelay, hedged
+from sandbox.toolbox.keepers import Keepers
 from sandbox.toolbox.lanes import Lanes
 from sandbox.toolbox.placement import choose
 from sandbox.toolbox.quota import Place, Quota
-from sandbox.types import Backend, Capability, Command, Exited, Outcome, Sandbox, SandboxSpec
+from sandbox.types import Backend, Capability, Command, Exited, Outcome, Sandbox, SandboxSpec, TriedBackend
 
 _ATTACH_S = 45.0
 """One whose machine is gone would let us wait for minutes, and one that nobody has ends with its lease."""
@@ -41,12 +42,18 @@ class Executor:
         settings: ToolboxSettings,
         *,
         registry: Registry | None = None,
+        tried: TriedBackend | None = None,
+        keepers: Keepers = Keepers(),  # noqa: B008 - frozen
     ) -> None:
         """
         Args:
             registry: where the backend's sandboxes are on record; None where they end with this process.
+            tried: has the trial of the backend, where that has one.
+            keepers: look after the backend's sandboxes.
         """
+        self.keepers = keepers
         self._backend = backend
+        self._tried = tried
         self._settings = settings
         self._registry = registry
         self._held: dict[str, asyncio.Task[_Held]] = {}
@@ -95,6 +102,14 @@ class Executor:
     async def drain(self) -> None:
         self._draining = True
         await self._idle.wait()
+
+    async def prove(self) -> SandboxError | None:
+        try:
+            if self._tried is not None:
+                await self._tried.prove()
+        except SandboxError as error:
+            return error
+        return None
 
     async def health(self) -> Health:
         waiting = self._lanes.num_waiting + self._quota.num_waiting

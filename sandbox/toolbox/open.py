@@ -15,11 +15,12 @@ from sandbox.pool.config import PoolSettings
 from sandbox.pool.pool import PoolCounts, WarmPool
 from sandbox.reaper.reaper import Reaper
 from sandbox.registry import RecordedBackend, Registry
-from sandbox.toolbox.calls import Trace
+from sandbox.toolbox.calls import OnTrace, Trace
 from sandbox.toolbox.config import RaySettings, ToolboxSettings
 from sandbox.toolbox.executor import Executor
+from sandbox.toolbox.keepers import Keepers
 from sandbox.toolbox.toolbox import Alone, Executors, Toolbox
-from sandbox.types import Backend, Capability
+from sandbox.types import Backend, Capability, TriedBackend
 
 _WAITED_S = 1.0
 """A call that waited for longer is told of."""
@@ -33,11 +34,12 @@ async def open_toolbox(
     settings: ToolboxSettings,
     pool: PoolSettings | None = None,
     registry: Registry | None = None,
+    on_trace: OnTrace | None = None,
 ) -> AsyncIterator[Toolbox]:
-    """One executor over ``backend``, as :func:`open_executor` makes it."""
+    """One executor over ``backend``, as :func:`open_executor` makes it; ``on_trace`` hears of every call that ended."""
     owner = f"{platform.node()}:{os.getpid()}:{secrets.token_hex(4)}"  # a process of that name may have been before
     async with open_executor(backend, settings, pool, registry, owner=owner) as executor:
-        yield toolbox_of(Alone(executor), settings, backend)
+        yield toolbox_of(Alone(executor), settings, backend, on_trace, executor.keepers)
 
 
 @asynccontextmanager
@@ -57,19 +59,21 @@ async def open_executor(
             as do those of a backend whose sandboxes nobody can take over.
         owner: whose they are there.
     """
+    tried = backend if isinstance(backend, TriedBackend) else None
+    warm = reaper = None
     async with AsyncExitStack() as stack:
         stack.push_async_callback(backend.close)
         if registry is not None and isinstance(backend, LastingBackend) and Capability.REATTACH in backend.capabilities:
-            backend = await stack.enter_async_context(_recorded(backend, registry, owner))
+            backend, reaper = await stack.enter_async_context(_recorded(backend, registry, owner))
         if pool is not None:
             backend = warm = await stack.enter_async_context(WarmPool.open(backend, pool))
             stack.callback(_tell_counts, warm.counts)
-        yield Executor(backend, settings, registry=registry)
+        yield Executor(backend, settings, registry=registry, tried=tried, keepers=Keepers(warm, reaper))
 
 
 @asynccontextmanager
 async def open_on_ray(
-    backend: str, settings: SandboxSettings, ray: RaySettings, registry: str | None
+    backend: str, settings: SandboxSettings, ray: RaySettings, registry: str | None, on_trace: OnTrace | None = None
 ) -> AsyncIterator[Toolbox]:
     """See :func:`sandbox.toolbox.ray.open_shared_toolbox`, whose module is imported only now.
 
@@ -82,7 +86,7 @@ async def open_on_ray(
         raise SandboxUnavailable(
             f"executors in a Ray cluster need the package {error.name}; install mimo-coder[ray]"
         ) from error
-    async with open_shared_toolbox(backend, settings, ray, registry) as toolbox:
+    async with open_shared_toolbox(backend, settings, ray, registry, on_trace) as toolbox:
         yield toolbox
 
 
@@ -95,18 +99,41 @@ def over(backend: Backend, settings: ToolboxSettings, registry: Registry | None 
     return toolbox_of(Alone(Executor(backend, settings, registry=registry)), settings, backend)
 
 
-def toolbox_of(executors: Executors, settings: ToolboxSettings, backend: Backend) -> Toolbox:
+def toolbox_of(
+    executors: Executors,
+    settings: ToolboxSettings,
+    backend: Backend,
+    on_trace: OnTrace | None = None,
+    keepers: Keepers = Keepers(),  # noqa: B008 - frozen
+) -> Toolbox:
     """All of them have backends such as this one."""
-    return Toolbox(executors, settings, name=backend.name, capabilities=backend.capabilities, on_trace=_tell_of_waiting)
+
+    def hear(trace: Trace) -> None:
+        _tell_of_waiting(trace)
+        if on_trace is not None:
+            on_trace(trace)
+
+    return Toolbox(
+        executors,
+        settings,
+        name=backend.name,
+        capabilities=backend.capabilities,
+        needs_trial=isinstance(backend, TriedBackend) and backend.needs_trial,
+        on_trace=hear,
+        keepers=keepers,
+    )
 
 
 @asynccontextmanager
-async def _recorded(backend: LastingBackend, registry: Registry, owner: str) -> AsyncIterator[RecordedBackend]:
+async def _recorded(
+    backend: LastingBackend, registry: Registry, owner: str
+) -> AsyncIterator[tuple[RecordedBackend, Reaper]]:
     """With all of its sandboxes on record, and what others had and let go of is swept up."""
     async with RecordedBackend.open(backend, registry, owner=owner) as recorded:
-        sweeping = asyncio.create_task(Reaper(recorded, registry, shared=True).run())
+        reaper = Reaper(recorded, registry, shared=True)
+        sweeping = asyncio.create_task(reaper.run())
         try:
-            yield recorded
+            yield recorded, reaper
         finally:
             sweeping.cancel()
             await asyncio.wait({sweeping})

@@ -26,9 +26,9 @@ from ray.util import list_named_actors
 
 from sandbox.backends import open_backend
 from sandbox.config import SandboxSettings
-from sandbox.errors import SandboxUnavailable
+from sandbox.errors import SandboxError, SandboxUnavailable
 from sandbox.registry import open_registry
-from sandbox.toolbox.calls import Call, Caller, ExecutorLost, Health, Port, Reply
+from sandbox.toolbox.calls import Call, Caller, ExecutorLost, Health, OnTrace, Port, Reply
 from sandbox.toolbox.config import RaySettings
 from sandbox.toolbox.controller import Controller
 from sandbox.toolbox.executor import Executor
@@ -56,12 +56,17 @@ _log = logging.getLogger(__name__)
 
 @asynccontextmanager
 async def open_shared_toolbox(
-    backend: str, settings: SandboxSettings, ray_settings: RaySettings, registry: str | None
+    backend: str,
+    settings: SandboxSettings,
+    ray_settings: RaySettings,
+    registry: str | None,
+    on_trace: OnTrace | None = None,
 ) -> AsyncIterator[Toolbox]:
     """A toolbox whose executors are in a Ray cluster, each over a backend of that name; they outlast this process.
 
     Args:
         registry: address of the list of sandboxes, as the cluster's machines reach it.
+        on_trace: hears of every call that ended.
 
     Raises:
         SandboxUnavailable: no cluster answers there, it has no authentication, or there is no such backend.
@@ -71,7 +76,7 @@ async def open_shared_toolbox(
     build = SettledBuild(backend, settings, registry)
     address = ray_settings.address
     async with RayExecutors.open(build, ray_settings.executors, address=address, stay=True) as executors:
-        yield toolbox_of(executors, settings.toolbox, like)
+        yield toolbox_of(executors, settings.toolbox, like, on_trace)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +232,9 @@ class RayPort:
     async def drain(self) -> None:
         await self.ask("drain")
 
+    async def prove(self) -> SandboxError | None:
+        return cast(SandboxError | None, await self.ask("prove"))
+
     async def health(self) -> Health:
         return cast(Health, await self.ask("health"))
 
@@ -271,6 +279,9 @@ class ExecutorActor:
 
     async def drain(self) -> None:
         await (await self._executor()).drain()
+
+    async def prove(self) -> SandboxError | None:
+        return await (await self._executor()).prove()
 
     async def health(self) -> Health:
         return await (await self._executor()).health()

@@ -12,9 +12,10 @@ from types import TracebackType
 from typing import Any, Protocol, Self, cast
 
 from sandbox.checkpoints.store import CheckpointStore
-from sandbox.errors import SandboxLost, SandboxUnavailable
-from sandbox.toolbox.calls import Call, Caller, ExecutorLost, Lane, Opened, Port, Reply, Tool, Trace
+from sandbox.errors import NoRoom, SandboxLost, SandboxUnavailable
+from sandbox.toolbox.calls import Call, Caller, ExecutorLost, Lane, OnTrace, Opened, Port, Reply, Tool
 from sandbox.toolbox.config import ToolboxSettings
+from sandbox.toolbox.keepers import Keepers
 from sandbox.types import Capability, Command, Outcome, Sandbox, SandboxSpec
 
 _ATTEMPTS = 60
@@ -67,22 +68,41 @@ class Toolbox:
         *,
         name: str,
         capabilities: frozenset[Capability],
-        on_trace: Callable[[Trace], None] = lambda trace: None,
+        needs_trial: bool = False,
+        on_trace: OnTrace = lambda trace: None,
+        keepers: Keepers = Keepers(),  # noqa: B008 - frozen
     ) -> None:
         """
         Args:
-            name, capabilities: of the backend that the executors have.
+            name, capabilities, needs_trial: of the backend that the executors have.
             on_trace: hears of every call that ended.
+            keepers: who looks after the sandboxes, where the executors are in this process.
         """
         self.executors = executors
         self.settings = settings
         self.name = name
         self.capabilities = capabilities
+        self.needs_trial = needs_trial
         self.on_trace = on_trace
+        self.keepers = keepers
 
     def of(self, caller: Caller) -> "RunTools":
         """The view of one run."""
         return RunTools(self, caller)
+
+    async def prove(self) -> None:
+        """Have one executor see whether sandboxes are held as their settings say.
+
+        Raises:
+            NoRoom: that could not be seen now.
+            SandboxUnavailable: they are not; says which setting decides.
+        """
+        try:
+            found = await self.executors.port(self.executors.place("")).prove()
+        except ExecutorLost as error:
+            raise NoRoom(f"no executor answers: {error}") from error
+        if found is not None:
+            raise found
 
     async def expect(self, queue: Iterable[tuple[str, SandboxSpec]]) -> None:
         """Which runs will ask for what, in this order, so that it is ready by then."""

@@ -226,6 +226,15 @@ async def test_sglangs_own_series_are_exported_beside_ours_as_long_as_it_lives()
         assert f'sglang:num_running_reqs{{model_name="{MODEL}"}} 0.0' in text
 
 
+async def test_how_long_an_engine_has_not_answered_is_exported() -> None:
+    answers = f'mimo:engine_away_seconds{{model_name="{MODEL}"}} 0.0\n'
+    async with behind_sglang(answering("hi<|im_end|>"), TOKENIZER) as client:
+        assert answers in await exported(client)
+    gone = await exported(client_of("http://127.0.0.1:9", TOKENIZER))
+    assert "mimo:engine_away_seconds{" in gone
+    assert answers not in gone
+
+
 async def test_series_that_cannot_be_read_do_not_harm_ours() -> None:
     app = FastAPI()
     app.add_api_route("/metrics", lambda: Response("<html> {no series", media_type="text/html"))

@@ -9,15 +9,15 @@ from prometheus_client.parser import text_string_to_metric_families
 from agent.events import CacheFell, StepCompleted, StepMessage, ToolCompleted
 from agent.orchestrator.log import StoreLog
 from agent.orchestrator.metrics import WorkerMetrics
-from agent.orchestrator.monitor import monitor_app
+from agent.orchestrator.monitor import Fitness, monitor_app
 from agent.store.base import RunResult, Store
 from agent.types import AssistantMessage, Observation, Status, StopReason, TaskRequest, Usage
 
 pytestmark = pytest.mark.anyio
 
 
-async def _ask(metrics: WorkerMetrics, store: Store, path: str, *, takes_runs: bool = True) -> httpx.Response:
-    transport = httpx.ASGITransport(monitor_app(metrics, store, lambda: takes_runs))
+async def _ask(metrics: WorkerMetrics, store: Store, path: str, fitness: Fitness = Fitness()) -> httpx.Response:  # noqa: B008
+    transport = httpx.ASGITransport(monitor_app(metrics, store, lambda: fitness))
     async with httpx.AsyncClient(transport=transport, base_url="http://worker") as http:
         return await http.get(path)
 
@@ -81,10 +81,12 @@ async def test_numbers_are_those_of_the_events_a_run_wrote(store: Store) -> None
 async def test_worker_whose_model_loses_reasoning_is_not_ready_and_says_why(store: Store) -> None:
     metrics = WorkerMetrics()
     ready = await _ask(metrics, store, "/readyz")
-    unready = await _ask(metrics, store, "/readyz", takes_runs=False)
-    text = (await _ask(metrics, store, "/metrics", takes_runs=False)).text
+    losing = Fitness(keeps_reasoning=False)
+    unready = await _ask(metrics, store, "/readyz", losing)
+    text = (await _ask(metrics, store, "/metrics", losing)).text
 
-    assert (ready.status_code, ready.json()) == (200, {"status": "ready", "checks": {"store": "ok", "model": "ok"}})
+    well = {"store": "ok", "model": "ok", "sandboxes": "ok"}
+    assert (ready.status_code, ready.json()) == (200, {"status": "ready", "checks": well})
     assert unready.status_code == 503
     assert "reasoning" in unready.json()["checks"]["model"]
     assert _sample(text, "mimo_worker_takes_runs") == 0

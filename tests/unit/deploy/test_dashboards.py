@@ -17,6 +17,12 @@ from deploy.dashboards.__main__ import text
 from deploy.dashboards.panels import ALL, Dashboard
 from model_server.server.metrics import Metrics
 from model_server.types import CacheStats, EngineStats
+from sandbox.pool.config import PoolSettings
+from sandbox.pool.pool import WarmPool
+from sandbox.reaper.reaper import Reaper
+from sandbox.testing.memory_registry import MemoryRegistry
+from sandbox.testing.simulated import SimulatedBackend, SimulatedHosts
+from sandbox.toolbox.keepers import Keepers
 from tests.unit.model_server.canned_engine import CannedEngine
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
@@ -37,7 +43,9 @@ class CachingEngine(CannedEngine):
 def exported() -> set[str]:
     """The names of all samples that our processes export."""
     api = ApiMetrics().text({}, oldest_queued_s=0, num_watchers=0, num_pending_deliveries=0)
-    text = b"".join((api, WorkerMetrics().text(taking_runs=True), Metrics(CachingEngine(), "model").text())).decode()
+    worker, backend = WorkerMetrics(), SimulatedBackend(SimulatedHosts())
+    worker.watch(Keepers(WarmPool(backend, PoolSettings()), Reaper(backend, MemoryRegistry())))
+    text = b"".join((api, worker.text(taking_runs=True), Metrics(CachingEngine(), "model").text())).decode()
     return {name for family in text_string_to_metric_families(text) for name in sample_names(family.name, family.type)}
 
 
