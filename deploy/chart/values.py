@@ -346,6 +346,11 @@ class Database(Values):
     size: Quantity = Field("20Gi", description="For `embedded`.")
     url_secret: Name = Field("", description="For `external`: a Secret whose key `url` is postgresql://...")
     cidrs: list[Cidr] = Field([], description="For `external`: addresses of the server, for network policies.")
+    migrations: Literal["init", "hook"] = Field(
+        "init",
+        description="Who brings the tables up to date. `init`: each pod before it starts, one after the other. `hook`: "
+        "one Job before anything of an installation or upgrade, for `external` alone.",
+    )
 
 
 class SandboxNamespace(Values):
@@ -366,6 +371,15 @@ class Bounds(Values):
 class Prepull(Values):
     enabled: bool = Field(False, description="Have every node fetch the images of sandboxes before one needs them.")
     images: list[Reference] = Field([], description="Those of your tasks, beside sandboxd and the default one.")
+
+
+class FlowSchema(Values):
+    enabled: bool = Field(
+        False,
+        description="Give what workers ask of the API server about sandboxes a share of its own, with queues: however "
+        "many sandboxes start at once, others are answered. Two objects of the whole cluster.",
+    )
+    shares: int = Field(20, ge=1, le=1000, description="Of the server's attention; all its levels have 245 by default.")
 
 
 class Ray(Pods):
@@ -401,6 +415,7 @@ class Sandbox(Values):
     ray: Ray = Ray()
     bounds: Bounds = Bounds()
     prepull: Prepull = Prepull()
+    flow_schema: FlowSchema = FlowSchema()
     admission_policy: bool = Field(
         True, description="An object of the whole cluster; off where you may not make those."
     )
@@ -413,6 +428,15 @@ class ApiServer(Values):
 
 class NetworkPolicy(Values):
     enabled: bool = Field(True, description="Deny all but what the chart's parts need of each other.")
+    flavor: Literal["kubernetes", "cilium"] = Field(
+        "kubernetes",
+        description="`cilium`: workers reach the outside by names: `repositories.hosts`, `workerHosts` and the hosts "
+        "that sandboxes may reach, instead of `workerEgress`.",
+    )
+    worker_hosts: list[AllowedHost] = Field(
+        [], description="With `cilium`: further hosts that workers reach, such as the store of artifacts."
+    )
+    assume_installed: bool = Field(False, description="Render it although the cluster does not say it knows Cilium.")
     api_server: ApiServer = ApiServer()
     api_egress: list[Object] = Field(
         [{"ports": [{"protocol": "TCP", "port": 443}]}],

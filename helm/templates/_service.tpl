@@ -146,23 +146,27 @@ volumeMounts:
 {{- /* Tables are made or brought up to date before anything reads them; pods that do so at once wait for each other.
        With SQLite the programs do it themselves. */ -}}
 {{- define "mimo.migrations" -}}
-{{- if ne .Values.database.mode "sqlite" }}
+{{- if and (ne .Values.database.mode "sqlite") (eq .Values.database.migrations "init") }}
 initContainers:
-  - name: migrate
-    image: {{ include "mimo.workerImage" . }}
-    imagePullPolicy: {{ .Values.global.pullPolicy }}
-    command: [python, -P, -m, agent.store, migrate, --store=$(MIMO_STORE)]
-    env:
-      {{- include "mimo.storeVariables" . | nindent 6 }}
-    securityContext:
-      {{- include "mimo.security" . | nindent 6 }}
-    resources:
-      requests: {cpu: 50m, memory: 128Mi}
-      limits: {memory: 512Mi}
-    volumeMounts:
-      - name: tmp
-        mountPath: /tmp
+  - {{- include "mimo.migrationsContainer" . | nindent 4 }}
 {{- end }}
+{{- end }}
+
+{{- define "mimo.migrationsContainer" -}}
+name: migrate
+image: {{ include "mimo.workerImage" . }}
+imagePullPolicy: {{ .Values.global.pullPolicy }}
+command: [python, -P, -m, agent.store, migrate, --store=$(MIMO_STORE)]
+env:
+  {{- include "mimo.storeVariables" . | nindent 2 }}
+securityContext:
+  {{- include "mimo.security" . | nindent 2 }}
+resources:
+  requests: {cpu: 50m, memory: 128Mi}
+  limits: {memory: 512Mi}
+volumeMounts:
+  - name: tmp
+    mountPath: /tmp
 {{- end }}
 
 {{- /* (list . component) -> the variables of its spans, as OpenTelemetry names them */ -}}

@@ -19,6 +19,9 @@
 {{- if and (eq .Values.database.mode "external") (not .Values.database.urlSecret) }}
 {{- $problems = append $problems "database.mode is external: name in database.urlSecret a Secret whose key url is postgresql://..." }}
 {{- end }}
+{{- if and (eq .Values.database.migrations "hook") (ne .Values.database.mode "external") }}
+{{- $problems = append $problems (printf "database.migrations is hook, a Job before anything else of the release, and database.mode is %s: such a database is not there yet; set database.migrations to init, or database.mode to external" .Values.database.mode) }}
+{{- end }}
 
 {{- if and $api.ingress.enabled $api.httpRoute.enabled }}
 {{- $problems = append $problems "api.ingress and api.httpRoute are both enabled: enable one of them" }}
@@ -104,6 +107,14 @@
 {{- end }}
 {{- if and .Values.telemetry.endpoint (not .Values.telemetry.collectors) }}
 {{- $problems = append $problems "telemetry.endpoint is set, and networkPolicy is enabled: say in telemetry.collectors where it is, as peers of a policy" }}
+{{- end }}
+{{- if eq .Values.networkPolicy.flavor "cilium" }}
+{{- if not .Values.repositories.hosts }}
+{{- $problems = append $problems "networkPolicy.flavor is cilium, by which workers reach hosts by their names: list git hosts in repositories.hosts" }}
+{{- end }}
+{{- if not (or .Values.networkPolicy.assumeInstalled (.Capabilities.APIVersions.Has "cilium.io/v2/CiliumNetworkPolicy")) }}
+{{- $problems = append $problems "networkPolicy.flavor is cilium, but the cluster does not know it: install Cilium, set networkPolicy.assumeInstalled, or set networkPolicy.flavor to kubernetes" }}
+{{- end }}
 {{- end }}
 {{- if and (eq $server.engine "external") (not $server.cidrs) }}
 {{- $problems = append $problems "modelServer.engine is external, and networkPolicy is enabled: list its addresses in modelServer.cidrs" }}

@@ -107,7 +107,7 @@ def templates(each: Object) -> list[Object]:
     match each["kind"]:
         case "Pod":
             return [each]
-        case "DaemonSet" | "Deployment" | "StatefulSet":
+        case "DaemonSet" | "Deployment" | "Job" | "StatefulSet":
             return [each["spec"]["template"]]
         case "LeaderWorkerSet":
             group = each["spec"]["leaderWorkerTemplate"]

@@ -49,6 +49,14 @@ def test_files_written_by_programs_are_those_that_would_be_written_now() -> None
     assert with_table(PAGE.read_text("utf-8")) == PAGE.read_text("utf-8"), "run python -m deploy.chart"
 
 
+def test_rendering_is_measured_with_the_helm_that_is_pinned() -> None:
+    ours, measured = (
+        {line.removesuffix(" // indirect") for line in (programs.SOURCES / module / "go.mod").read_text().splitlines()}
+        for module in ("helm", "render")
+    )
+    assert {line for line in ours ^ measured if line.startswith("\t")} == set()
+
+
 def test_no_two_objects_have_one_name(rendered: Rendered) -> None:
     names = [(each["kind"], each["metadata"].get("namespace"), each["metadata"]["name"]) for each in rendered.objects]
     assert len(names) == len(set(names))
@@ -244,6 +252,51 @@ def test_hosts_that_sandboxes_may_reach_are_let_through_by_the_workers_policy() 
     rules = made.one("NetworkPolicy", "mimo-executors")["spec"]["egress"]
     anywhere = [{port["port"] for port in rule["ports"]} for rule in rules if "to" not in rule]
     assert {80, 443, 22} in anywhere
+
+
+def test_with_cilium_workers_reach_the_hosts_that_were_named_and_nothing_else_outside() -> None:
+    by_name = {"flavor": "cilium", "assumeInstalled": True, "workerHosts": ["store.example.org:9000"]}
+    sandbox = {"egress": {"allow_hosts": ["*.packages.example.org"]}, "settings": {"network": "fence"}}
+    given = {"networkPolicy": by_name, "repositories": {"hosts": ["git.example.org"]}, "sandbox": sandbox}
+    made = render(given, "dev")
+    rules = made.one("NetworkPolicy", "mimo-executors")["spec"]["egress"]
+    assert [rule for rule in rules if "to" not in rule] == []
+    [names, *hosts] = made.one("CiliumNetworkPolicy", "mimo-hosts")["spec"]["egress"]
+    assert names["toPorts"][0]["rules"]["dns"]
+    reached = {
+        next(iter(rule["toFQDNs"][0].items())): [port["port"] for port in rule["toPorts"][0]["ports"]] for rule in hosts
+    }
+    assert reached == {
+        ("matchName", "git.example.org"): ["80", "443"],
+        ("matchName", "store.example.org"): ["9000"],
+        ("matchPattern", "*.packages.example.org"): ["80", "443"],
+    }
+
+
+def test_migrations_as_a_hook_are_a_job_of_their_own_that_reaches_the_database() -> None:
+    database = {"mode": "external", "urlSecret": "mimo-database", "migrations": "hook", "cidrs": ["10.0.0.9/32"]}
+    made = render({"database": database}, "dev")
+    job = made.one("Job", "mimo-migrations")
+    assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
+    pod = job["spec"]["template"]
+    [container] = containers(pod)
+    assert container["command"][-3:] == ["agent.store", "migrate", "--store=$(MIMO_STORE)"]
+    assert pod["spec"]["serviceAccountName"] == "default", "accounts of the release come after it"
+    [reaching] = made.one("NetworkPolicy", "mimo-store")["spec"]["podSelector"]["matchExpressions"]
+    assert pod["metadata"]["labels"]["app.kubernetes.io/component"] in reaching["values"]
+    others = [each["metadata"]["name"] for each, template in made.pods() if "migrate" in str(template)]
+    assert others == ["mimo-migrations"]
+
+
+def test_what_workers_ask_of_the_api_server_has_a_share_of_its_own_where_that_is_wanted() -> None:
+    made = render({"sandbox": {"flowSchema": {"enabled": True, "shares": 7}}}, "dev")
+    schema = made.one("FlowSchema", "mimo-sandbox-mimo-sandboxes")["spec"]
+    level = made.one("PriorityLevelConfiguration", schema["priorityLevelConfiguration"]["name"])["spec"]
+    [rule] = schema["rules"]
+    assert rule["subjects"][0]["serviceAccount"] == {"name": "mimo-orchestrator", "namespace": "coder"}
+    assert rule["resourceRules"][0]["namespaces"] == ["mimo-sandboxes"]
+    assert level["limited"]["nominalConcurrencyShares"] == 7
+    assert not profile("dev").of("FlowSchema")
 
 
 @pytest.mark.parametrize(

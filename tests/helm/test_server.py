@@ -1,17 +1,33 @@
 """A real API server takes what the chart makes of its profiles; nothing is kept of it."""
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
 from deploy.cluster.cluster import Cluster
-from tests.helm.rendered import PROFILES, Object, profile, templates
+from tests.helm.rendered import PROFILES, Object, Rendered, profile, render, templates
+
+BESIDE: Mapping[str, Any] = {
+    "database": {"mode": "external", "urlSecret": "store", "migrations": "hook", "cidrs": ["10.0.0.9/32"]},
+    "sandbox": {"flowSchema": {"enabled": True}, "prepull": {"enabled": True}},
+}
+"""What no profile has."""
 
 
 @pytest.mark.parametrize("name", PROFILES)
 def test_a_server_takes_all_objects_of_a_profile(cluster: Cluster, namespace: str, name: str) -> None:
+    taken(cluster, namespace, profile(name))
+
+
+def test_a_server_takes_what_no_profile_has(cluster: Cluster, namespace: str) -> None:
+    taken(cluster, namespace, render(BESIDE, "dev"))
+
+
+def taken(cluster: Cluster, namespace: str, made: Rendered) -> None:
     # Pods need their accounts, which are not kept.
-    tried = [known for each in profile(name).objects if each["kind"] != "Pod" for known in _known(each)]
+    tried = [known for each in made.objects if each["kind"] != "Pod" for known in _known(each)]
     objects = [_moved(each, namespace) for each in tried]
     said = cluster.kubectl(
         *("apply", "--server-side", "--dry-run=server", "--force-conflicts", "--validate=strict", "--filename=-"),
