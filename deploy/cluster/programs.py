@@ -71,11 +71,19 @@ def build() -> dict[str, Path]:
     """
     if reason := missing():
         raise ClusterError(f"not installed: {reason}")
-    for module in _MODULES:
-        if not _built(module).exists():
-            _build(module)
-    compiled = {program.name: program for module in _MODULES for program in _built(module).iterdir()}
-    return {**{name: Path(shutil.which(name) or name) for name in _INSTALLED}, **compiled}
+    programs = {program.name: program for module in _MODULES for program in compiled(module).iterdir()}
+    return {**{name: Path(shutil.which(name) or name) for name in _INSTALLED}, **programs}
+
+
+def compiled(module: str) -> Path:
+    """The folder with the programs of a module in ``sources/``, compiled where the cache has them not yet.
+
+    Raises:
+        ClusterError: the compiler says no.
+    """
+    if not _built(module).exists():
+        _build(module)
+    return _built(module)
 
 
 def _build(module: str) -> None:
