@@ -122,13 +122,25 @@ def _files(environment: Mapping[str, str], root: Path | None) -> list[tuple[Path
 
 def _read(path: Path, forbidden: Sequence[str]) -> dict[str, Any]:
     try:
-        text = path.read_text("utf-8")
+        return check(path, path.read_text("utf-8"), forbidden)
+    except UnicodeDecodeError as error:
+        raise _broken(path, f"not UTF-8 text (at byte {error.start})") from error
+
+
+def check(path: Path, text: str, forbidden: Sequence[str] = ()) -> dict[str, Any]:
+    """What a file says that holds ``text``.
+
+    Args:
+        forbidden: keys that it must not have.
+
+    Raises:
+        Failure: it is no TOML, or not what settings may be; says line and column.
+    """
+    try:
         values = tomllib.loads(text)
         Settings.model_validate(values)
     except tomllib.TOMLDecodeError as error:
         raise _broken(path, str(error)) from error
-    except UnicodeDecodeError as error:
-        raise _broken(path, f"not UTF-8 text (at byte {error.start})") from error
     except ValidationError as error:
         first = error.errors(include_input=False)[0]
         key = [part for part in first["loc"] if isinstance(part, str)][-1]
