@@ -21,6 +21,7 @@ from agent.api.schemas import (
     CheckpointList,
     DiffView,
     DraftView,
+    EventPage,
     EventView,
     MessageText,
     MessageView,
@@ -103,10 +104,17 @@ class Client:
         return await self._shown(TaskList, self._api.list_tasks(status=given, cursor=cursor, limit=limit))
 
     async def show(self, task_id: str) -> TaskView:
-        return await self._shown(TaskView, self._api.show_task(task_id))
+        """With what a benchmark's task looked at."""
+        return await self._shown(TaskView, self._api.show_task(task_id, expand="mining"))
 
     async def diff(self, task_id: str) -> DiffView:
         return await self._shown(DiffView, self._api.show_diff(task_id))
+
+    async def run_diff(self, task_id: str, run_id: str) -> DiffView:
+        return await self._shown(DiffView, self._api.read_run_diff(task_id, run_id))
+
+    async def events(self, task_id: str, *, after: int = 0) -> EventPage:
+        return await self._shown(EventPage, self._api.read_events(task_id, after=after, limit=1000))
 
     async def cancel(self, task_id: str) -> TaskView:
         return await self._shown(TaskView, self._api.cancel(task_id))

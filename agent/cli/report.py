@@ -1,12 +1,14 @@
 """The result of a task in plain words."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from rich.table import Table
 from rich.text import Text
 
-from agent.api.schemas import QueuePlace, TaskList, TaskSummary, TaskView
+from agent.api.schemas import AttemptView, QueuePlace, TaskList, TaskSummary, TaskView
 from agent.cli.terminal import Terminal, one_line, printable
+from agent.mining import Mining
 from agent.types import Evidence, Status, StopReason, VerdictKind, WaitingOn
 
 
@@ -50,7 +52,35 @@ def table(terminal: Terminal, page: TaskList) -> None:
             age((now - task.created_at).total_seconds()),
             one_line(task.problem_statement, 60),
         )
-    terminal.out.print(rows, width=None if terminal.out.is_terminal else _FILE_WIDTH)
+    terminal.out.print(rows, width=None if terminal.out.is_terminal else FILE_WIDTH)
+
+
+class AttemptSize(AttemptView):
+    """An attempt with the size of its patch, which is known once it ended."""
+
+    num_files: int | None
+    added: int | None
+    """Lines."""
+    removed: int | None
+
+
+def attempts(terminal: Terminal, lines: Sequence[AttemptSize]) -> None:
+    """Attempts as a table, one line each."""
+    rows = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("attempt", "status", "verdict", "files", "lines", "steps", "chosen"):
+        rows.add_column(heading, no_wrap=True)
+    for line in lines:
+        verdict = line.verdict.kind if line.verdict else None
+        rows.add_row(
+            str(line.attempt),
+            Text(line.status, _STATUS_STYLES.get(line.status, "yellow")),
+            Text(verdict or "", _VERDICTS[verdict][1] if verdict else ""),
+            "" if line.num_files is None else str(line.num_files),
+            "" if line.num_files is None else f"+{line.added} -{line.removed}",
+            str(line.steps),
+            "yes" if line.selected else "",
+        )
+    terminal.out.print(rows, width=None if terminal.out.is_terminal else FILE_WIDTH)
 
 
 def details(terminal: Terminal, task: TaskView) -> None:
@@ -69,6 +99,8 @@ def details(terminal: Terminal, task: TaskView) -> None:
     if task.status.terminal and (task.stop_reason is not StopReason.FINISHED or task.error):
         lines.append(("stopped", _stopped(task)))
     lines.append(("cost", cost(task)))
+    if task.mining is not None:
+        lines.append(("mining", _mining(task.mining)))
     for label, value in lines:
         terminal.out.print(Text.assemble((f"{label:<12}", "bold"), value), soft_wrap=True, highlight=False)
     for evidence in task.verdict.evidence if task.verdict else ():
@@ -109,7 +141,8 @@ _REMEDIES = {
 }
 
 _TAIL_LINES = 15
-_FILE_WIDTH = 160
+FILE_WIDTH = 160
+"""Columns of what goes into a file or a pipe."""
 
 
 def age(seconds: float) -> str:
@@ -131,6 +164,17 @@ def _stopped(task: TaskSummary) -> str:
     why = printable(task.error or "") or (task.stop_reason or "the run failed").replace("_", " ")
     remedy = _REMEDIES.get(task.stop_reason) if task.stop_reason else None
     return f"{why}; {remedy}" if remedy else why
+
+
+def _mining(mining: Mining) -> str:
+    """What a benchmark's task looked at; a remark, and no verdict."""
+    if not mining.remarks:
+        return "nothing looked for the answer outside of the files"
+    calls = len({(remark.step, remark.call) for remark in mining.remarks})
+    places = ", ".join(dict.fromkeys(remark.place for remark in mining.remarks))
+    first = mining.remarks[0]
+    what = f"{calls} call{'s' if calls > 1 else ''} looked where the answer may stand ({places})"
+    return f"{what}; first in step {first.step}: {one_line(first.call, 72)}"
 
 
 def _place(queue: QueuePlace) -> str:

@@ -1,20 +1,23 @@
-"""``mimo task``: submit, list, show, watch, diff and cancel tasks of a running service."""
+"""``mimo task``: submit, list, show, watch, apply and cancel tasks of a running service."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from pydantic import ValidationError
 
-from agent.api.schemas import DraftView, TaskView
+from agent.api.schemas import AttemptView, DraftView, TaskView
 from agent.cli.arguments import invalid
 from agent.cli.checkout import NOTHING_PROVES, default_checks, top_directory
 from agent.cli.client import Client, ServiceProblem, ServiceUnreachable
 from agent.cli.exits import exit_code
 from agent.cli.failure import ExitCode, Failure
+from agent.cli.landing import PatchRefused, land
 from agent.cli.output import Format, Output
 from agent.cli.progress import Progress
-from agent.cli.report import details, report, table
+from agent.cli.report import AttemptSize, details, report, table
+from agent.cli.report import attempts as report_attempts
 from agent.cli.terminal import Terminal
 from agent.errors import RepositoryError
 from agent.types import Check, Limits, ModelOptions, Status, TaskRequest
@@ -113,6 +116,51 @@ async def diff(client: Client, task_id: str, terminal: Terminal, output: Format)
         terminal.result(answer.model_dump_json(indent=2))
     else:
         terminal.patch(answer.patch)
+
+
+async def apply(client: Client, task_id: str, root: Path, terminal: Terminal) -> None:
+    """Bring the task's patch into the checkout.
+
+    Raises:
+        Failure: it does not fit, or what is not committed stands in its way; nothing was changed.
+    """
+    patch = (await client.diff(task_id)).patch
+    if not patch:
+        terminal.note("The task changed nothing.")
+        return
+    try:
+        root = await top_directory(root)
+        landed = await land(patch.encode(), root)
+    except (PatchRefused, RepositoryError) as error:
+        remedy = error.remedy if isinstance(error, PatchRefused) else ""
+        raise Failure(ExitCode.FAILED, str(error), remedy) from error
+    if not landed.files:
+        terminal.note(f"{root} has all of it already.")
+        return
+    merged = ", merged with what was committed since" if landed.merged else ""
+    terminal.note(f"Applied to {root}{merged}:")
+    for name in landed.files:
+        terminal.note(f"  {name}")
+
+
+async def attempts(client: Client, task_id: str, terminal: Terminal, output: Format) -> None:
+    """Every attempt, with the size of its patch."""
+    task = await client.show(task_id)
+    lines = [await _sized(client, task_id, attempt) for attempt in task.attempts]
+    if output is Format.JSON:
+        terminal.result(json.dumps([line.model_dump(mode="json") for line in lines], indent=2))
+    else:
+        report_attempts(terminal, lines)
+
+
+async def _sized(client: Client, task_id: str, attempt: AttemptView) -> AttemptSize:
+    files = (await client.run_diff(task_id, attempt.run_id)).files if attempt.status.terminal else None
+    return AttemptSize(
+        **attempt.model_dump(),
+        num_files=None if files is None else len(files),
+        added=None if files is None else sum(file.added for file in files),
+        removed=None if files is None else sum(file.removed for file in files),
+    )
 
 
 async def cancel(client: Client, task_id: str, terminal: Terminal, output: Format) -> None:

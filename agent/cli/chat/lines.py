@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
+from agent.api.schemas import EventView
 from agent.cli.progress import describe, ending
 from agent.cli.terminal import one_line, printable
 from agent.events import GuardTripped, MessageTaken, StepMessage, ToolCompleted, ToolIntent
@@ -31,7 +32,9 @@ class Lines:
         self.last_thought = ""
         self._calls: dict[str, ToolCall] = {}
 
-    def of(self, event: Event, *, streamed: bool = False, thought_shown: bool = False) -> Iterator[RenderableType]:
+    def of(
+        self, event: Event | EventView, *, streamed: bool = False, thought_shown: bool = False
+    ) -> Iterator[RenderableType]:
         """
         Args:
             streamed: the text of the answer was printed while it came.

@@ -19,6 +19,7 @@ from agent.cli.options import (
     OutputAs,
     Problem,
     Quiet,
+    Repo,
     RequireVerified,
     Seed,
     Server,
@@ -150,12 +151,54 @@ def watch(
 def diff(
     task_id: TaskId, server: Server = LOCAL_SERVICE, output: FormatAs = Format.TEXT, no_color: NoColor = False
 ) -> None:
-    """Print the patch of a task that ended; `mimo task diff TASK | git apply` applies it."""
+    """Print the patch of a task that ended."""
     from agent.cli import task
     from agent.cli.terminal import open_terminal
 
     terminal = open_terminal(no_color=no_color)
     with_client(server, lambda client: task.diff(client, task_id, terminal, output))
+
+
+@app.command("apply")
+def apply(task_id: TaskId, repo: Repo = Path(), server: Server = LOCAL_SERVICE, no_color: NoColor = False) -> None:
+    """Bring the patch of a task that ended into a checkout, whole or not at all.
+
+    Files with uncommitted changes are not touched; commits since the task's are merged with it.
+    """
+    from agent.cli import arguments, task
+    from agent.cli.terminal import open_terminal
+
+    root, terminal = arguments.directory(repo), open_terminal(no_color=no_color)
+    with_client(server, lambda client: task.apply(client, task_id, root, terminal))
+
+
+@app.command("logs")
+def logs(
+    task_id: TaskId,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Stay until the task ends.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Thoughts, and what calls gave back, in full.")] = False,
+    server: Server = LOCAL_SERVICE,
+    output: FormatAs = Format.TEXT,
+    no_color: NoColor = False,
+) -> None:
+    """Print what the agent said and did so far; as JSON, one event a line."""
+    from agent.cli import task_log
+    from agent.cli.terminal import open_terminal
+
+    terminal = open_terminal(no_color=no_color)
+    with_client(server, lambda client: task_log.logs(client, task_id, terminal, output, follow=follow, whole=full))
+
+
+@app.command("attempts")
+def attempts(
+    task_id: TaskId, server: Server = LOCAL_SERVICE, output: FormatAs = Format.TEXT, no_color: NoColor = False
+) -> None:
+    """List a task's attempts: how each ended, what its checks proved, the size of its patch, which was chosen."""
+    from agent.cli import task
+    from agent.cli.terminal import open_terminal
+
+    terminal = open_terminal(no_color=no_color)
+    with_client(server, lambda client: task.attempts(client, task_id, terminal, output))
 
 
 @app.command("cancel")

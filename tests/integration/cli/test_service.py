@@ -17,7 +17,7 @@ import pytest
 from agent.testing import ScriptedEndpoint, Stalled, call
 from agent.types import AssistantMessage, Message
 
-from .conftest import CHECK, REPAIR, Mimo, commit, start
+from .conftest import CHECK, REPAIR, Mimo, commit, git, start
 
 
 def _script(messages: Sequence[Message]) -> AssistantMessage:
@@ -157,6 +157,116 @@ def test_pieces_go_with_a_stream_of_events_alone(task: Mimo) -> None:
     assert task("watch", "task_1", "--deltas", "-o", "json").code == 2
 
 
+@pytest.fixture
+def repaired(task: Mimo, checkout: Path) -> str:
+    """Id of a task that ended; the checkout is as the task found it."""
+    (checkout / "calc.py").write_text("# one\n# two\n# three\ndef add(a, b):\n    return a - b\n")
+    commit(checkout)
+    ended = task("submit", "add() subtracts", "--repo", checkout, "--check", CHECK, "--watch", "-o", "json")
+    return str(json.loads(ended.out)["id"])
+
+
+def test_a_patch_is_applied_once(task: Mimo, checkout: Path, repaired: str) -> None:
+    applied = task("apply", repaired, "--repo", checkout)
+    again = task("apply", repaired, "--repo", checkout)
+
+    assert (applied.code, again.code) == (0, 0), (applied.err, again.err)
+    assert "  calc.py\n" in applied.err
+    assert (checkout / "calc.py").read_text().endswith("a + b\n")
+    assert "has all of it already" in again.err
+    assert git(checkout, "status", "--porcelain") == " M calc.py\n"
+
+
+def test_a_patch_is_merged_with_later_commits_and_keeps_off_other_changes(
+    task: Mimo, checkout: Path, repaired: str
+) -> None:
+    (checkout / "calc.py").write_text("# one\n# 2\n# three\ndef add(a, b):\n    return a - b\n")
+    commit(checkout)
+    (checkout / "notes").write_text("mine\n")
+    applied = task("apply", repaired, "--repo", checkout)
+
+    assert applied.code == 0, applied.err
+    assert "merged with what was committed since" in applied.err
+    assert (checkout / "calc.py").read_text() == "# one\n# 2\n# three\ndef add(a, b):\n    return a + b\n"
+    assert (checkout / "notes").read_text() == "mine\n"
+
+
+def test_a_patch_never_goes_over_what_is_not_committed(task: Mimo, checkout: Path, repaired: str) -> None:
+    mine = "# mine\n" + (checkout / "calc.py").read_text()
+    (checkout / "calc.py").write_text(mine)
+    refused = task("apply", repaired, "--repo", checkout)
+
+    assert refused.code == 1
+    assert "not committed here: calc.py; nothing was applied" in refused.err
+    assert (checkout / "calc.py").read_text() == mine
+
+
+def test_a_patch_that_contradicts_later_commits_changes_nothing(task: Mimo, checkout: Path, repaired: str) -> None:
+    theirs = "def add(a, b):\n    return sum((a, b))\n"
+    (checkout / "calc.py").write_text(theirs)
+    commit(checkout)
+    refused = task("apply", repaired, "--repo", checkout)
+
+    assert refused.code == 1
+    assert "changed the same lines" in refused.err
+    assert (checkout / "calc.py").read_text() == theirs
+    assert git(checkout, "status", "--porcelain") == ""
+
+
+def test_a_patch_needs_a_checkout(task: Mimo, repaired: str, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    refused = task("apply", repaired, "--repo", tmp_path / "elsewhere")
+
+    assert refused.code == 1
+    assert "takes no patch" in refused.err
+
+
+def test_attempts_are_listed_with_what_became_of_them(task: Mimo, checkout: Path) -> None:
+    asked = ("--repo", checkout, "--check", "false", "--attempts", 2, "--watch", "-o", "json")
+    task_id = json.loads(task("submit", "add() subtracts", *asked).out)["id"]
+    listed = task("attempts", task_id).out.splitlines()
+    as_json = json.loads(task("attempts", task_id, "-o", "json").out)
+
+    assert listed[0].split() == ["attempt", "status", "verdict", "files", "lines", "steps", "chosen"]
+    assert [line.split()[:6] for line in listed[1:]] == [
+        [number, "succeeded", "unverified", "1", "+1", "-1"] for number in ("1", "2")
+    ]
+    assert [line.rstrip().endswith("yes") for line in listed[1:]].count(True) == 1
+    assert [(line["attempt"], line["num_files"], line["added"]) for line in as_json] == [(1, 1, 1), (2, 1, 1)]
+
+
+def test_logs_tell_what_happened_so_far(task: Mimo, repaired: str) -> None:
+    told = task("logs", repaired).out
+    whole = task("logs", repaired, "--full").out
+    as_json = [json.loads(line) for line in task("logs", repaired, "-o", "json").out.splitlines()]
+
+    for line in (
+        "> add() subtracts",
+        "attempt 1 is worked on",
+        "✓ $ cat calc.py",
+        "+ a + b",
+        "the task: succeeded, verified",
+    ):
+        assert line in told
+    assert "Let me look." not in told
+    assert "Let me look." in whole
+    assert "# three" in whole
+    assert [event["seq"] for event in as_json] == list(range(1, len(as_json) + 1))
+
+
+def test_logs_are_followed_to_the_end(task: Mimo, service: Service, checkout: Path, tmp_path: Path) -> None:
+    task_id = task("submit", "hang", "--repo", checkout).out.strip()
+    following = start("task", "logs", task_id, "--follow", "--server", service.url, home=tmp_path / "home")
+    assert following.stdout is not None
+    assert any("attempt 1 is worked on" in line for line in following.stdout)
+    task("cancel", task_id)
+    rest = following.stdout.read()
+    following.communicate(timeout=60)
+
+    assert rest.splitlines()[-1].endswith("the task: cancelled, no change")
+    assert following.returncode == 0
+
+
 def test_running_task_is_cancelled(task: Mimo, checkout: Path) -> None:
     task_id = task("submit", "hang", "--repo", checkout).out.strip()
     _wait_until(lambda: json.loads(task("show", task_id, "-o", "json").out)["steps"] == 1)
@@ -203,6 +313,9 @@ def test_a_task_that_waits_says_for_what(task: Mimo, checkout: Path) -> None:
         (["show", "task_nope"], "task_nope"),
         (["watch", "task_nope"], "task_nope"),
         (["diff", "../../livez"], "../../livez"),
+        (["apply", "task_nope"], "task_nope"),
+        (["logs", "task_nope"], "task_nope"),
+        (["attempts", "task_nope"], "task_nope"),
         (["cancel", "task_nope"], "task_nope"),
         (["list", "--status", "done"], "there is no status 'done'"),
         (["submit", "x", "--repo", "/"], "not a git repository"),
