@@ -195,6 +195,9 @@ def run(
         Path | None,
         typer.Option(metavar="FILE", help="Print not the patch, but an answer: JSON of this schema, or exit with 1."),
     ] = None,
+    heartbeat: Annotated[
+        float, typer.Option(min=1, metavar="SECONDS", help="Without a terminal: longest silence of the progress.")
+    ] = 30.0,
     quiet: Quiet = False,
     no_color: NoColor = False,
 ) -> None:
@@ -234,6 +237,7 @@ def run(
         allow_dirty=allow_dirty,
         uncommitted=uncommitted,
         require_verified=require_verified,
+        heartbeat_s=heartbeat,
         form=None if output_schema is None else AnswerForm.read(output_schema),
     )
     terminal = open_terminal(quiet=quiet, no_color=no_color)

@@ -1,5 +1,6 @@
 """Events as lines for people: one per tool call, and a moving line while the model thinks."""
 
+import asyncio
 import json
 import re
 import time
@@ -17,14 +18,18 @@ from agent.types import ToolCall
 _ENDING_WIDTH = 24
 
 _HEARTBEAT_S = 30.0
-"""Longest silence where there is no terminal to move a line on."""
 
 
 class Progress:
     """Shows a task as it goes. Use in ``with``: the moving line must be taken away at the end."""
 
-    def __init__(self, terminal: Terminal) -> None:
+    def __init__(self, terminal: Terminal, heartbeat_s: float = _HEARTBEAT_S) -> None:
+        """
+        Args:
+            heartbeat_s: longest silence where there is no terminal to move a line on, while :meth:`keep_on` runs.
+        """
         self._terminal = terminal
+        self._heartbeat_s = heartbeat_s
         self._calls: dict[tuple[str | None, str], ToolCall] = {}
         self._runs: set[str | None] = set()
         self._num_pieces = 0
@@ -71,9 +76,11 @@ class Progress:
             case "task.cancel_requested":
                 self.say("stopping")
 
-    def beat(self) -> None:
-        """Say that work goes on, where nothing was said for long; call it now and then."""
-        self.say(self._doing)
+    async def keep_on(self) -> None:
+        """Say that work goes on, where nothing was said for long. Never ends."""
+        while True:
+            await asyncio.sleep(self._heartbeat_s / 6)
+            self.say(self._doing)
 
     def piece(self, step: int, kind: str) -> None:
         """Count a piece of an answer that is being written."""
@@ -90,7 +97,7 @@ class Progress:
         self._doing = what
         if self._status:
             self._status.update(Text(what, "dim"))
-        elif time.monotonic() - self._spoke_at > _HEARTBEAT_S:
+        elif time.monotonic() - self._spoke_at >= self._heartbeat_s:
             self._print(Text(f"… {what} ({time.monotonic() - self._started_at:.0f} s)"))
 
     def _claimed(self, event: EventView) -> None:

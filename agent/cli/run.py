@@ -44,7 +44,6 @@ _KEEP_RUNS_S = 7 * 24 * 3600.0
 
 _MODEL_RETRIES = 3
 
-_BEAT_S = 5.0
 _MAX_LINE_BYTES = 1024 * 1024
 
 _EVENTS_TIMEOUT_S = 5.0
@@ -76,6 +75,7 @@ class RunOptions:
     allow_dirty: bool
     uncommitted: bool
     require_verified: bool
+    heartbeat_s: float
     form: AnswerForm | None
     """What the answer on standard output has to be; None: it is the patch."""
 
@@ -91,7 +91,7 @@ async def run(options: RunOptions, home: Path, terminal: Terminal) -> ExitCode:
         async with AsyncExitStack() as stack:
             settings = await _settings(options, directory, stack, terminal)
             store = await stack.enter_async_context(open_store(settings.store))
-            progress = stack.enter_context(Progress(terminal))
+            progress = stack.enter_context(Progress(terminal, options.heartbeat_s))
             worker = await stack.enter_async_context(
                 open_worker(
                     settings,
@@ -226,7 +226,7 @@ async def _work(
     task = await tasks.submit(request)
     async with _cancelled_by_signals(tasks, task.id, progress):
         working = asyncio.ensure_future(worker.drain())
-        beside = [asyncio.ensure_future(_beat(progress))]
+        beside = [asyncio.ensure_future(progress.keep_on())]
         if options.listen:
             beside.append(asyncio.ensure_future(_listen(tasks, task.id)))
         try:
@@ -241,12 +241,6 @@ async def _work(
                 waiting.cancel()
             await asyncio.wait({working, *beside})
     return show(await tasks.get(task.id))
-
-
-async def _beat(progress: Progress) -> None:
-    while True:
-        await asyncio.sleep(_BEAT_S)
-        progress.beat()
 
 
 async def _listen(tasks: ProjectStore, task_id: str) -> None:

@@ -1,5 +1,6 @@
 """``mimo task``: submit, list, show, watch, apply and cancel tasks of a running service."""
 
+import asyncio
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,10 +95,15 @@ async def watch(
             if deltas:
                 terminal.result(piece.model_dump_json())
 
-        async for event in client.watch(task_id, after=after, on_draft=on_draft):
-            progress.event(event)
-            if output is Output.STREAM_JSON:
-                terminal.result(event.model_dump_json())
+        going_on = asyncio.ensure_future(progress.keep_on())
+        try:
+            async for event in client.watch(task_id, after=after, on_draft=on_draft):
+                progress.event(event)
+                if output is Output.STREAM_JSON:
+                    terminal.result(event.model_dump_json())
+        finally:
+            going_on.cancel()
+            await asyncio.wait({going_on})
     task = await client.show(task_id)
     report(terminal, task)
     match output:

@@ -297,6 +297,20 @@ def test_ctrl_c_ends_the_run_with_what_there_is(checkout: Path, tmp_path: Path) 
     assert "+    return a + b" in task["patch"]
 
 
+def test_silence_is_broken_by_a_sign_of_life_on_standard_error_alone(checkout: Path, tmp_path: Path) -> None:
+    with ScriptedEndpoint(REPAIR, [Stalled()]).running() as url:
+        given = ("run", "x", "--repo", checkout, "--model-url", url, "--heartbeat", 1)
+        process = start(*given, home=tmp_path / "home")
+        assert process.stderr is not None
+        signs = (line for line in process.stderr if "… step 1 · asking the model (" in line)
+        assert [bool(next(signs, "")) for _ in range(2)] == [True, True]
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate()
+
+    assert process.returncode == 130
+    assert out == ""
+
+
 def test_log_of_a_run_stays_and_its_copy_goes(mimo: Mimo, checkout: Path, tmp_path: Path, repairing: str) -> None:
     mimo("run", "x", "--repo", checkout, "--model-url", repairing)
 
