@@ -28,6 +28,7 @@ from agent.api.auth import Authenticator
 from agent.api.context import ResolveCommit, Services
 from agent.api.gate import Gate
 from agent.api.issuers import IdentitySettings
+from agent.api.mcp import route as mcp
 from agent.api.metrics import ApiMetrics, CountAnswers
 from agent.api.openapi import ERRORS, describe, operation_id
 from agent.api.problems import install
@@ -71,6 +72,7 @@ _ROUTERS = tuple(
         pull_requests,
         hooks,
         projects,
+        mcp,
         probes,
     )
 )

@@ -13,6 +13,9 @@ _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _FORBIDDEN = 403
 _MAX_CHARS = 1000
 
+MCP_PATH = "/mcp"
+"""What is done there is done by requests of their own, which are noted."""
+
 
 async def note(identities: Identities, scope: Scope, start: Message) -> None:
     """Add a request to the audit log, by the beginning of its answer.
@@ -23,6 +26,8 @@ async def note(identities: Identities, scope: Scope, start: Message) -> None:
     status = start["status"]
     refused = 400 <= status < 500 and status != _FORBIDDEN
     if principal is None or scope["method"] in _READING or refused or "route" not in scope:
+        return
+    if scope["path"] == MCP_PATH:
         return
     await identities.record(_deed(principal, scope, start))
 

@@ -1,4 +1,4 @@
-"""Tools of other programs by the Model Context Protocol. The one module that imports the ``mcp`` package.
+"""Tools of other programs by the Model Context Protocol. The one module that imports the client of the package ``mcp``.
 
 Servers run beside the sandbox, as the user: each is started by the first call that needs it, with an environment of its
 own. https://modelcontextprotocol.io/specification

@@ -62,7 +62,9 @@ class Service:
     programs: tuple[str, ...] = ()
 
 
-_AGENT = Service(("docker", "kubernetes", "postgres", "telemetry"), (), ("agent", "sandbox", "evals"), {"data": 0o1777})
+_AGENT = Service(
+    ("docker", "kubernetes", "postgres", "telemetry", "mcp"), (), ("agent", "sandbox", "evals"), {"data": 0o1777}
+)
 SERVICES = {
     "agent": _AGENT,
     "agent-ray": replace(_AGENT, extras=(*_AGENT.extras, "ray"), described="agent", programs=("ray",)),

@@ -46,6 +46,7 @@ ANY_MEMBER = {
     "PUT /v1/projects/{project_id}/secrets/{name}": "the same",
     "DELETE /v1/projects/{project_id}/secrets/{name}": "the same",
     "POST /sign-out": "takes a cookie away",
+    "POST /mcp": "every call there is a request of its own",
 }
 """Routes that take no scope, or look at it by themselves, and why."""
 
