@@ -40,7 +40,7 @@ def reached(limits: Limits, num_steps: int, usage: Usage, prices: Prices | None)
     """The limit that allows no further step, and a sentence for people; time is not among them."""
     if num_steps >= limits.max_steps:
         return StopReason.STEP_LIMIT, f"the limit of {limits.max_steps} steps is reached"
-    if _tokens(usage) >= limits.max_tokens:
+    if counted_tokens(usage) >= limits.max_tokens:
         return StopReason.TOKEN_BUDGET, f"the budget of {limits.max_tokens} tokens is spent"
     if limits.max_cost is None:
         return None
@@ -57,13 +57,13 @@ def left(limits: Limits, usage: Usage, prices: Prices | None, *, max_steps: int,
     return limits.model_copy(
         update={
             "max_steps": max_steps,
-            "max_tokens": max(limits.max_tokens - _tokens(usage), 1),
+            "max_tokens": max(limits.max_tokens - counted_tokens(usage), 1),
             "wall_clock_s": max(seconds, 0.001),
             "max_cost": cost,
         }
     )
 
 
-def _tokens(usage: Usage) -> int:
+def counted_tokens(usage: Usage) -> int:
     """Those that count: what an endpoint had in its cache does not."""
     return usage.prompt_tokens - usage.cached_tokens + usage.completion_tokens

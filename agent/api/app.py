@@ -25,6 +25,8 @@ from agent.api import (
     webhooks,
 )
 from agent.api.auth import Authenticator
+from agent.api.completions import route as completions
+from agent.api.completions.shapes import ChatChunk, ChatRequest
 from agent.api.context import ResolveCommit, Services
 from agent.api.gate import Gate
 from agent.api.issuers import IdentitySettings
@@ -72,12 +74,14 @@ _ROUTERS = tuple(
         pull_requests,
         hooks,
         projects,
+        completions,
         mcp,
         probes,
     )
 )
 _BODIES = (
     *(TaskRequest, TaskChange, ForkPoint, RewindPoint, MessageText, Decision, artifact_links.LinkWanted),
+    *(ChatRequest, ChatChunk),
     *(
         *projects.BODIES,
         *webhooks.BODIES,
@@ -106,6 +110,7 @@ def create_app(
     reach: Reach = Reach(),  # noqa: B008 - frozen
     suites: Path | None = None,
     telemetry: Telemetry | None = None,
+    answer_wait_s: float = 300.0,
 ) -> FastAPI:
     """The application. The caller keeps the store and closes it.
 
@@ -121,6 +126,7 @@ def create_app(
         reach: the git hosts that may be called.
         suites: a folder with suites of tasks for evaluations; None has none.
         telemetry: makes spans of submissions.
+        answer_wait_s: longest wait for a whole answer to a chat program, s. Clients give up after 600 s, and ask again.
     """
     app = FastAPI(
         title="mimo-coder",
@@ -155,6 +161,7 @@ def create_app(
         model.prices,
         metrics,
         telemetry,
+        answer_wait_s,
     )
     install(app, [route for router in _ROUTERS for route in router.routes])
     app.add_middleware(Gate, authenticator=authenticator, identities=store.identities, hosts=hosts)

@@ -61,6 +61,8 @@ class Services:
     metrics: ApiMetrics
     telemetry: Telemetry | None
     """Makes spans of submissions; None makes none."""
+    answer_wait_s: float
+    """Longest wait for a whole answer to a chat program, s."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ class DraftFrame:
 
     number: int
     """From 1, among those of its task."""
-    run_id: str
+    piece: DraftPiece
     text: bytes
 
 
@@ -47,7 +47,7 @@ class DraftTail:
         self._num_pieces += 1
         data = DraftView(**piece.model_dump()).model_dump_json()
         text = f"event: {DRAFT}\ndata: {data}\n\n".encode()
-        self._frames.append(DraftFrame(self._num_pieces, piece.run_id, text))
+        self._frames.append(DraftFrame(self._num_pieces, piece, text))
         return True
 
     def end(self, event: Event) -> None:
@@ -62,4 +62,4 @@ class DraftTail:
         return tuple(takewhile(lambda frame: frame.number > number, reversed(self._frames)))[::-1]
 
     def _forget(self, run_id: str) -> None:
-        self._frames = deque((frame for frame in self._frames if frame.run_id != run_id), _SIZE)
+        self._frames = deque((frame for frame in self._frames if frame.piece.run_id != run_id), _SIZE)

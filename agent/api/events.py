@@ -25,7 +25,7 @@ router = APIRouter(prefix="/v1/tasks", tags=["events"])
 _RETRY_MS = 2000
 _STUCK_S = 60.0
 """A reader who takes nothing for so long is gone; what it had buffered is all it cost."""
-_HEARTBEAT = b": heartbeat\n\n"
+HEARTBEAT = b": heartbeat\n\n"
 _CHUNK = 64
 """Most events written at once."""
 _WARN = 0.75
@@ -119,7 +119,7 @@ async def _chunks(shared: Context, task_id: str, reader: "_Reader", head: int) -
             else:
                 await tail.wait(shared.heartbeat_s, drafts=reader.drafts)
                 if not tail.since(reader.after) and not reader.unread(tail):
-                    yield _HEARTBEAT
+                    yield HEARTBEAT
 
 
 class _Reader:
@@ -146,7 +146,7 @@ class _Reader:
         chunk = [] if frames[0].seq == self.after + 1 else [_gap(self.after + 1, frames[0].seq - 1)]
         chunk += [event.text for event in frames if not self._types or event.last or event.type in self._types]
         self.after, self.ended = frames[-1].seq, frames[-1].last
-        return b"".join(chunk) + self._warning(tail) or _HEARTBEAT
+        return b"".join(chunk) + self._warning(tail) or HEARTBEAT
 
     def unread(self, tail: Tail) -> Sequence[DraftFrame]:
         """The pieces of drafts that it has not had."""

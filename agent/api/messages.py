@@ -5,14 +5,14 @@ from http import HTTPStatus
 from fastapi import APIRouter, Request, Response
 
 from agent.api.auth import needs
-from agent.api.body import described, read_body, rejected
+from agent.api.body import described, read_body
 from agent.api.context import Context, Shared
 from agent.api.log import whole_log
 from agent.api.once import IdempotencyKey, once
 from agent.api.problems import Problem
 from agent.api.schemas import MessageList, MessageState, MessageText, MessageView
+from agent.api.tasks import new_message
 from agent.events import MessageAdded, MessageTaken
-from agent.store.ids import new_id
 from agent.types import Event
 
 router = APIRouter(prefix="/v1/tasks", tags=["messages"])
@@ -36,12 +36,10 @@ async def say(task_id: str, request: Request, shared: Shared, idempotency_key: I
     """Say something to the agent: before its next model call (steer), once it has finished (queue), or at once, for
     which a model call under way is given up (interrupt). A task that waits for an answer takes it as that."""
     said = await read_body(request, MessageText)
-    if not said.text.strip():
-        raise rejected("/text", "The message is blank", "Say what the agent should know or do.")
+    message = new_message(said.text, "/text", said.delivery)
 
     async def do() -> tuple[str, MessageView]:
         await _expect_run(shared, task_id, said.expected_run_id)
-        message = MessageAdded(message_id=new_id("msg"), text=said.text, delivery=said.delivery)
         event = await shared.tasks.tell(task_id, "message.added", message.model_dump(mode="json"))
         return task_id, _view(event)
 

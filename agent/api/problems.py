@@ -36,6 +36,9 @@ logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 
+CHAT_PATHS = "/v1/chat"
+"""Of those who ask as they would ask OpenAI's API."""
+
 
 class FieldError(BaseModel):
     """One rejected value."""
@@ -45,6 +48,16 @@ class FieldError(BaseModel):
     pointer: str | None = Field(None, description="JSON pointer into the request body, such as #/limits/max_steps.")
     parameter: str | None = Field(None, description="Name of the query parameter or header, where it was not the body.")
     detail: str
+
+
+class ChatError(BaseModel):
+    """The same where chat programs look for it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    message: str
+    type: str
+    code: str
 
 
 class ProblemDocument(BaseModel):
@@ -61,6 +74,7 @@ class ProblemDocument(BaseModel):
     remedy: str = Field(description="What the caller can do.")
     request_id: str
     errors: tuple[FieldError, ...] = ()
+    error: ChatError | None = Field(None, description="Of /v1/chat alone.")
 
 
 class Problem(Exception):
@@ -97,11 +111,17 @@ def problem_response(problem: Problem, scope: Scope) -> JSONResponse:
         remedy=problem.remedy,
         request_id=request_id(scope),
         errors=problem.errors,
+        error=_for_chats(problem) if scope["path"].startswith(CHAT_PATHS) else None,
     )
     body = document.model_dump(exclude_none=True)
     if not problem.errors:
         del body["errors"]
     return JSONResponse(body, status_code=problem.status, media_type=MEDIA_TYPE, headers=problem.headers)
+
+
+def _for_chats(problem: Problem) -> ChatError:
+    kind = "invalid_request_error" if problem.status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"
+    return ChatError(message=f"{problem.detail.rstrip('.')}. {problem.remedy}", type=kind, code=problem.code)
 
 
 def request_id(scope: Scope) -> str:

@@ -223,8 +223,19 @@ class ModelView(_View):
     prices: Prices | None = Field(description="Of a million tokens; null where nothing has a price.")
 
 
+class ChatModel(_View):
+    """A model, as OpenAI's API lists it."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int = Field(0, description="Not known: 0.")
+    owned_by: Literal["mimo-coder"] = "mimo-coder"
+
+
 class ModelList(_View):
     models: tuple[ModelView, ...]
+    object: Literal["list"] = "list"
+    data: tuple[ChatModel, ...] = Field(description="Profiles and repositories, as chat programs name them.")
 
 
 class RunList(_View):
@@ -252,6 +263,9 @@ class ForkPoint(_Told):
 
     at_event: int = Field(
         ge=1, le=2**31 - 1, description="seq of an event; the fork begins after the last step complete by then."
+    )
+    message: Annotated[str, StringConstraints(min_length=1, max_length=100_000)] | None = Field(
+        None, description="The agent reads it before it goes on, also where it had finished."
     )
 
 

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query
 from pydantic import AwareDatetime
 
 from agent.api.auth import lacks, needs
+from agent.api.completions.models import chat_models
 from agent.api.context import Context, Shared
 from agent.api.gate import BODY_LIMIT_BYTES
 from agent.api.problems import FieldError, Problem
@@ -94,8 +95,11 @@ async def read_limits(shared: Shared) -> LimitsView:
 
 @router.get("/models", dependencies=[needs("tasks:read")])
 async def list_models(shared: Shared) -> ModelList:
-    """The model that a task gets which names none. Workers ask for any other by the name a task gives."""
-    return ModelList(models=(ModelView(name=shared.model_name, default=True, prices=shared.prices),))
+    """The model that a task gets which names none; workers ask for any other by the name a task gives. ``data`` has the
+    names that chat programs use."""
+    repos = await shared.remotes.repos.all(shared.principal.project_id)
+    model = ModelView(name=shared.model_name, default=True, prices=shared.prices)
+    return ModelList(models=(model,), data=chat_models(repo.name for repo in repos))
 
 
 def seconds_since(moment: datetime | None) -> float:

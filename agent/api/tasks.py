@@ -1,5 +1,6 @@
 """Submit, list, show, change and end tasks, and read what they changed."""
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from http import HTTPStatus
 from typing import Annotated, Any, Literal
@@ -17,6 +18,7 @@ from agent.api.once import IdempotencyKey, once
 from agent.api.problems import FieldError, Problem
 from agent.api.repos import resolve_repository
 from agent.api.schemas import (
+    Delivery,
     DiffView,
     ForkPoint,
     QueuePlace,
@@ -30,8 +32,10 @@ from agent.api.schemas import (
 )
 from agent.api.service import usage_of
 from agent.errors import InvalidCursor, TaskOver
+from agent.events import MessageAdded
 from agent.inbox import Inbox
 from agent.store.base import USER_EVENTS, TaskRecord
+from agent.store.ids import new_id
 from agent.store.retention import Retention
 from agent.telemetry import traceparent_of
 from agent.types import Limits, Status, TaskRequest, WaitingOn
@@ -55,10 +59,7 @@ async def submit(request: Request, shared: Shared, idempotency_key: IdempotencyK
     check_problem(task)
 
     async def do() -> tuple[str, TaskView]:
-        resolved = await resolve_repository(shared, task)
-        trace = traceparent_of(request.headers)
-        with shared.telemetry.submission(trace) if shared.telemetry else nullcontext(trace) as within:
-            record = await shared.tasks.submit(resolved, created_by=shared.principal.subject, traceparent=within)
+        record = await queue_task(shared, request.headers, task)
         return record.id, await view(shared, record)
 
     return await once(shared, request, idempotency_key, do, location=lambda task: f"/v1/tasks/{task.id}")
@@ -207,11 +208,14 @@ async def resume(task_id: str, shared: Shared) -> TaskView:
     openapi_extra=described(ForkPoint),
 )
 async def fork(task_id: str, request: Request, shared: Shared, idempotency_key: IdempotencyKey = None) -> Response:
-    """A new task that goes on from an earlier moment of this one, with the files and the conversation of then."""
+    """A new task that goes on from an earlier moment of this one, with the files and the conversation of then, and with
+    what you say now."""
     point = await read_body(request, ForkPoint)
+    message = None if point.message is None else new_message(point.message, "/message")
 
     async def do() -> tuple[str, TaskView]:
-        record = await shared.tasks.fork(task_id, point.at_event, created_by=shared.principal.subject)
+        subject = shared.principal.subject
+        record = await shared.tasks.fork(task_id, point.at_event, created_by=subject, message=message)
         return record.id, await view(shared, record)
 
     return await once(shared, request, idempotency_key, do, location=lambda task: f"/v1/tasks/{task.id}")
@@ -229,6 +233,33 @@ async def rewind(task_id: str, request: Request, shared: Shared) -> TaskView:
     point = await read_body(request, RewindPoint)
     record = await shared.tasks.rewind(task_id, point.to_step, point.restore, run_id=point.run_id)
     return await view(shared, record)
+
+
+async def queue_task(shared: Context, headers: Mapping[str, str], task: TaskRequest) -> TaskRecord:
+    """
+    Args:
+        headers: of the request, which may carry a trace.
+
+    Raises:
+        Problem: the repository or the commit cannot be used.
+    """
+    resolved = await resolve_repository(shared, task)
+    trace = traceparent_of(headers)
+    with shared.telemetry.submission(trace) if shared.telemetry else nullcontext(trace) as within:
+        return await shared.tasks.submit(resolved, created_by=shared.principal.subject, traceparent=within)
+
+
+def new_message(text: str, pointer: str, delivery: Delivery = "steer") -> MessageAdded:
+    """
+    Args:
+        pointer: where the text stands in the body.
+
+    Raises:
+        Problem: it is blank.
+    """
+    if not text.strip():
+        raise rejected(pointer, "The message is blank", "Say what the agent should know or do.")
+    return MessageAdded(message_id=new_id("msg"), text=text, delivery=delivery)
 
 
 async def view(shared: Context, record: TaskRecord) -> TaskView:

@@ -134,6 +134,101 @@ class BudgetGranted(TypedDict):
     max_cost: NotRequired[float | None]
 
 
+class CachedTokens(TypedDict):
+    cached_tokens: int
+
+
+class ChatAnswer(TypedDict):
+    role: NotRequired[Literal["assistant"]]
+    content: str
+    reasoning_content: str
+
+
+class ChatChoice(TypedDict):
+    index: NotRequired[Literal[0]]
+    message: ChatAnswer
+    finish_reason: Literal["stop", "length"]
+
+
+class ChatChunk(TypedDict):
+    """A piece of an answer that is streamed; the last with a choice has ``mimo``."""
+
+    id: str
+    object: NotRequired[Literal["chat.completion.chunk"]]
+    created: int
+    model: str
+    choices: list[ChunkChoice]
+    usage: NotRequired[ChatUsage | None]
+    mimo: NotRequired[TaskOutcome | None]
+
+
+class ChatCompletion(TypedDict):
+    id: str
+    object: NotRequired[Literal["chat.completion"]]
+    created: int
+    model: str
+    choices: list[Any]
+    usage: ChatUsage
+    mimo: TaskOutcome
+
+
+class ChatDelta(TypedDict):
+    role: NotRequired[Literal["assistant"] | None]
+    content: NotRequired[str | None]
+    reasoning_content: NotRequired[str | None]
+
+
+class ChatError(TypedDict):
+    """The same where chat programs look for it."""
+
+    message: str
+    type: str
+    code: str
+
+
+class ChatMessage(TypedDict):
+    role: str
+    content: NotRequired[str | list[TextPart] | None]
+
+
+class ChatMetadata(TypedDict):
+    """Which task is meant, where the model's name and the conversation do not say it."""
+
+    repository: NotRequired[str | None]
+    base_commit: NotRequired[str | None]
+    task_id: NotRequired[str | None]
+
+
+class ChatModel(TypedDict):
+    """A model, as OpenAI's API lists it."""
+
+    id: str
+    object: NotRequired[Literal["model"]]
+    created: NotRequired[int]
+    owned_by: NotRequired[Literal["mimo-coder"]]
+
+
+class ChatRequest(TypedDict):
+    """The last message, which is the user's, is what the agent is told."""
+
+    model: str
+    messages: list[ChatMessage]
+    stream: NotRequired[bool]
+    stream_options: NotRequired[StreamOptions | None]
+    metadata: NotRequired[ChatMetadata | None]
+    n: NotRequired[Literal[1] | None]
+
+
+class ChatUsage(TypedDict):
+    """Of the task as a whole."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: CachedTokens
+    completion_tokens_details: ReasoningTokens
+
+
 class Check(TypedDict):
     """A command that proves something about the work tree: exit code 0 is a pass."""
 
@@ -164,6 +259,12 @@ class Checkpoint(TypedDict):
 
 class CheckpointList(TypedDict):
     checkpoints: list[Checkpoint]
+
+
+class ChunkChoice(TypedDict):
+    index: NotRequired[Literal[0]]
+    delta: ChatDelta
+    finish_reason: NotRequired[Literal["stop", "length"] | None]
 
 
 class Conversation(TypedDict):
@@ -334,6 +435,7 @@ class ForkPoint(TypedDict):
     """Where another task goes on."""
 
     at_event: int
+    message: NotRequired[str | None]
 
 
 class GitHubDelivery(TypedDict):
@@ -495,6 +597,8 @@ class MiniTrajectory(TypedDict):
 
 class ModelList(TypedDict):
     models: list[ModelView]
+    object: NotRequired[Literal["list"]]
+    data: list[ChatModel]
 
 
 class ModelOptions(TypedDict):
@@ -617,6 +721,7 @@ class ProblemDocument(TypedDict):
     remedy: str
     request_id: str
     errors: NotRequired[list[FieldError]]
+    error: NotRequired[ChatError | None]
 
 
 class ProjectList(TypedDict):
@@ -696,6 +801,10 @@ class Ready(TypedDict):
 
     status: NotRequired[Literal["ready"]]
     checks: dict[str, Literal["ok"]]
+
+
+class ReasoningTokens(TypedDict):
+    reasoning_tokens: int
 
 
 class Repo(TypedDict):
@@ -907,6 +1016,10 @@ StopReason = Literal[
 ]
 
 
+class StreamOptions(TypedDict):
+    include_usage: NotRequired[bool]
+
+
 class SuiteList(TypedDict):
     suites: list[str]
 
@@ -925,6 +1038,18 @@ class TaskList(TypedDict):
 
     tasks: list[TaskSummary]
     next_cursor: str | None
+
+
+class TaskOutcome(TypedDict):
+    """The task behind an answer, as it stood at its end."""
+
+    task_id: str
+    status: Status
+    waiting_on: WaitingOn | None
+    stop_reason: StopReason | None
+    verdict: VerdictKind | None
+    url: str
+    patch_url: str | None
 
 
 class TaskRequest(TypedDict):
@@ -1013,6 +1138,11 @@ class TaskView(TypedDict):
     artifacts: NotRequired[list[Artifact] | None]
     runs: NotRequired[list[RunView] | None]
     total: NotRequired[UsageView | None]
+
+
+class TextPart(TypedDict):
+    type: Literal["text"]
+    text: str
 
 
 class ToolCall(TypedDict):
@@ -1214,7 +1344,8 @@ class Operations:
         return answer
 
     async def fork(self, task_id: str, body: ForkPoint, *, idempotency_key: str | None = None) -> TaskView:
-        """A new task that goes on from an earlier moment of this one, with the files and the conversation of then."""
+        """A new task that goes on from an earlier moment of this one, with the files and the conversation of then, and
+        with what you say now."""
         answer: TaskView = json.loads(
             await self._send(
                 "POST", f"/v1/tasks/{_in(task_id)}/fork", {}, _headers(idempotency_key=idempotency_key), body
@@ -1400,7 +1531,8 @@ class Operations:
         return answer
 
     async def list_models(self) -> ModelList:
-        """The model that a task gets which names none. Workers ask for any other by the name a task gives."""
+        """The model that a task gets which names none; workers ask for any other by the name a task gives. ``data``
+        has the names that chat programs use."""
         answer: ModelList = json.loads(await self._send("GET", "/v1/models", {}, {}, None))
         return answer
 
@@ -1634,6 +1766,12 @@ class Operations:
     async def delete_secret(self, project_id: str, name: str) -> None:
         """Forget a secret."""
         await self._send("DELETE", f"/v1/projects/{_in(project_id)}/secrets/{_in(name)}", {}, {}, None)
+
+    async def complete_chat(self, body: ChatRequest) -> ChatCompletion:
+        """Have the last message done as a task, or told to the task of the conversation. Streamed, the answer grows as
+        the agent works; else it comes when the task is over or needs you, or when the wait is over."""
+        answer: ChatCompletion = json.loads(await self._send("POST", "/v1/chat/completions", {}, {}, body))
+        return answer
 
     async def live(self) -> Alive:
         """The process answers."""

@@ -32,12 +32,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from agent.events import Restore
+from agent.events import MessageAdded, Restore
 from agent.identity import DEFAULT_PROJECT
 from agent.log import Entry
 from agent.store.drafts import Drafts
 from agent.types import (
     Event,
+    Limits,
     Priority,
     Status,
     StopReason,
@@ -293,10 +294,22 @@ class ProjectStore(Protocol):
             IdempotencyConflict: the key came before with another request.
         """
 
-    async def fork(self, task_id: str, at_event: int, *, created_by: str = "local") -> TaskRecord:
+    async def fork(
+        self,
+        task_id: str,
+        at_event: int,
+        *,
+        created_by: str = "local",
+        message: MessageAdded | None = None,
+        limits: Limits | None = None,
+    ) -> TaskRecord:
         """A new task that goes on from where the run of ``at_event`` was then: from its last complete step.
 
         It has one run, whose log begins with a copy of those steps; what they used counts in its budget.
+
+        Args:
+            message: the agent reads it before it goes on, also where it had finished.
+            limits: its own; None for those of the source, with what had been granted by then.
 
         Raises:
             UnknownTask: the project has no such task.

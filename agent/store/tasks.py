@@ -10,7 +10,7 @@ import anyio
 from sqlalchemy import ColumnElement, Text, and_, case, cast, insert, or_, select, update
 
 from agent.errors import IdempotencyConflict, InvalidCursor, TaskNotOver, TaskOver, UnknownRun, UnknownTask
-from agent.events import Restore
+from agent.events import MessageAdded, Restore
 from agent.inbox import Inbox
 from agent.store.base import USER_EVENTS, QueuePosition, TaskPage, TaskRecord
 from agent.store.claims import position_of
@@ -24,7 +24,7 @@ from agent.store.rewind import rewind, run_to_rewind
 from agent.store.rows import know_task, read_events, read_project, read_runs, read_task, save_run, task_record
 from agent.store.tables import events, runs, tasks
 from agent.trajectory import up_to
-from agent.types import Event, Priority, Status, TaskRequest, Usage
+from agent.types import Event, Limits, Priority, Status, TaskRequest, Usage
 
 
 class SqlProjectStore:
@@ -62,13 +62,22 @@ class SqlProjectStore:
             return await know_task(transaction.db, task_id)
 
     @whole
-    async def fork(self, task_id: str, at_event: int, *, created_by: str = "local") -> TaskRecord:
+    async def fork(
+        self,
+        task_id: str,
+        at_event: int,
+        *,
+        created_by: str = "local",
+        message: MessageAdded | None = None,
+        limits: Limits | None = None,
+    ) -> TaskRecord:
         async with self.database.writing() as transaction:
             await read_project(transaction.db, self.project_id)
             source = await self._locked(transaction, task_id)
             log = await read_events(transaction.db, and_(events.c.task_id == task_id, events.c.seq <= at_event))
             run_id = next((event.run_id for event in reversed(log) if event.run_id), source.runs[0].run_id)
-            limits = Inbox(event for event in log if event.run_id is None).raised(source.request.limits)
+            if limits is None:
+                limits = Inbox(event for event in log if event.run_id is None).raised(source.request.limits)
             request = source.request.model_copy(update={"attempts": 1, "limits": limits})
             forked = await _insert(transaction, self.project_id, request, {"created_by": created_by})
             await write_event(transaction, forked, "task.submitted", {"request": request.model_dump(mode="json")})
@@ -78,6 +87,8 @@ class SqlProjectStore:
             for event in up_to([event for event in log if event.run_id == run_id], at_event):
                 copied = await write_event(transaction, forked, event.type, event.body, run_id=run.run_id)
                 run = advance(run, copied)
+            if message is not None:
+                await write_event(transaction, forked, "message.added", message.model_dump(mode="json"))
             await save_run(transaction.db, run)
             return await know_task(transaction.db, forked)
 

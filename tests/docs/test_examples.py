@@ -24,6 +24,7 @@ import pytest
 import typer
 from pydantic import BaseModel
 
+from agent.api.completions.shapes import ChatRequest
 from agent.api.evals import NewEval
 from agent.api.schedules import NewSchedule
 from agent.api.schemas import MessageText
@@ -190,6 +191,7 @@ def body_of(path: str) -> type[BaseModel]:
         "webhooks": NewWebhook,
         "schedules": NewSchedule,
         "evals": NewEval,
+        "completions": ChatRequest,
     }
     return bodies[path.rpartition("/")[2]]
 

@@ -45,7 +45,7 @@ async def messages(
                 break
             if pieces := tail.drafts_since(num_pieces):
                 num_pieces = pieces[-1].number
-                yield b"".join(piece.text for piece in pieces if run_id in (None, piece.run_id))
+                yield b"".join(frame.text for frame in pieces if run_id in (None, frame.piece.run_id))
             elif not events:
                 await tail.wait(shared.heartbeat_s, drafts=True)
                 if tail.since(after) == () and not tail.drafts_since(num_pieces):

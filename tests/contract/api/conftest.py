@@ -61,7 +61,7 @@ async def _serve(
 
     box = SecretBox("MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=")
     async with open_store(f"sqlite:///{folder}/mimo.db", artifacts=f"file://{folder}/kept") as store:
-        app = create_app(store, resolve, secret_box=box)
+        app = create_app(store, resolve, secret_box=box, answer_wait_s=0.05)
         server = _Server(uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=0))
         serving = asyncio.ensure_future(server.serve(sockets=[listener]))
         ids = await _fill(store)

@@ -62,6 +62,11 @@ BODIES: dict[str, dict[str, Any]] = {
     "POST /v1/tasks/{task_id}/artifact_links": {"name": "1/patch.diff"},
     "PATCH /v1/tasks/{task_id}": {"title": "mine"},
     "POST /v1/approvals/{approval_id}": {"decision": "allow"},
+    "POST /v1/chat/completions": {
+        "model": "mimo-native",
+        "messages": [{"role": "user", "content": "beta's own"}],
+        "metadata": {"repository": "/repo"},
+    },
     "POST /v1/projects": {"id": "gamma"},
     "PATCH /v1/projects/{project_id}": {"weight": 2.0},
     "POST /v1/projects/{project_id}/api_keys": {"name": "mine", "scopes": ["tasks:read"]},
@@ -169,7 +174,8 @@ class Tenants:
 async def tenants(tmp_path: Path) -> AsyncIterator[Tenants]:
     async with open_store(f"sqlite:///{tmp_path}/mimo.db", artifacts=f"file://{tmp_path}/kept") as store:
         box = SecretBox(Fernet.generate_key().decode())
-        app = create_app(store, _resolve, api_key=OPERATOR, secret_box=box, reach=Reach(paths=(Path("/repo"),)))
+        reach = Reach(paths=(Path("/repo"),))
+        app = create_app(store, _resolve, api_key=OPERATOR, secret_box=box, reach=reach, answer_wait_s=0.05)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=BASE) as http:
             alpha, beta = await _tenant(http, "alpha"), await _tenant(http, "beta")
             ids = await _belongings(http, store, alpha)

@@ -1,0 +1,148 @@
+"""Which task a request of a chat program speaks to.
+
+Chat programs send the whole conversation with every request, and no name of it. Each answer ends in a line that names
+its task (``telling.closing``); the last such line is how the next request finds it.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from agent.api.body import rejected
+from agent.api.completions.models import ProfileName, read_model
+from agent.api.completions.shapes import ChatMetadata, ChatRequest
+from agent.api.context import Context
+from agent.api.problems import Problem
+from agent.api.tasks import limits_of, new_message, queue_task
+from agent.budget import counted_tokens
+from agent.errors import TaskOver
+from agent.events import MessageAdded
+from agent.store.base import TaskRecord
+from agent.types import Limits, Said, TaskRequest
+
+_NAMED = re.compile(r"\[Task (task_[0-9a-f]{32})\]\(")
+_MOST_CHARS = 100_000
+_MOST_STEPS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What was said, and where its answer begins."""
+
+    task_id: str
+    after: int
+    """Sequence number of the event before it."""
+    told: MessageAdded | None = None
+    """What a task that was not over was told; None where the task begins with it."""
+
+
+async def begin(shared: Context, headers: Mapping[str, str], asked: ChatRequest) -> Turn:
+    """Tell the last message to the task of the conversation, or make a task of it.
+
+    Raises:
+        Problem: the request cannot be.
+        UnknownTask: the project has no such task.
+    """
+    profile, repository = read_model(asked.model)
+    text = _last_words(asked)
+    about = asked.metadata or ChatMetadata()
+    repository = about.repository or repository
+    task = await _meant(shared, asked, profile, repository)
+    if task is not None:
+        return await speak(shared, task, new_message(text, _last(asked)))
+    request = TaskRequest(
+        repository=repository or await _only_repository(shared),
+        base_commit=about.base_commit or "HEAD",
+        problem_statement=text,
+        conversation=_earlier(asked),
+        profile=profile,
+    )
+    record = await queue_task(shared, headers, request)
+    return Turn(record.id, record.last_seq)
+
+
+async def speak(shared: Context, task: TaskRecord, message: MessageAdded) -> Turn:
+    """Tell a task something; one that is over goes on in a new one, with its files and its conversation."""
+    if not task.status.terminal:
+        try:
+            event = await shared.tasks.tell(task.id, "message.added", message.model_dump(mode="json"))
+        except TaskOver:
+            task = await shared.tasks.get(task.id)
+        else:
+            return Turn(task.id, event.seq, message)
+    ends = await shared.tasks.events(task.id, types={"run.finished"})
+    end = next(event.seq for event in ends if event.run_id == task.shown.run_id)
+    limits, subject = _renewed(await limits_of(shared, task), task), shared.principal.subject
+    forked = await shared.tasks.fork(task.id, end, created_by=subject, message=message, limits=limits)
+    return Turn(forked.id, forked.last_seq)
+
+
+def _renewed(limits: Limits, task: TaskRecord) -> Limits:
+    """Whoever may submit another task may as well have the steps and tokens of one for this."""
+    new = Limits()
+    steps, tokens = task.steps + new.max_steps, counted_tokens(task.usage) + new.max_tokens
+    return limits.model_copy(
+        update={
+            "max_steps": min(max(limits.max_steps, steps), _MOST_STEPS),
+            "max_tokens": max(limits.max_tokens, tokens),
+        }
+    )
+
+
+async def _meant(
+    shared: Context, asked: ChatRequest, profile: ProfileName, repository: str | None
+) -> TaskRecord | None:
+    """The task that the request names, or that of its conversation; None where it begins one, or turns to another
+    repository or profile."""
+    if asked.metadata and asked.metadata.task_id:
+        return await shared.tasks.get(asked.metadata.task_id)
+    texts = (message.text for message in reversed(asked.messages) if message.role == "assistant")
+    named = next((found[-1] for text in texts if (found := _NAMED.findall(text))), None)
+    if named is None:
+        return None
+    task = await shared.tasks.get(named)
+    same = task.request.profile == profile and repository in (None, task.request.repository)
+    return task if same else None
+
+
+def _last_words(asked: ChatRequest) -> str:
+    said, pointer = asked.messages[-1], _last(asked)
+    if said.role != "user":
+        raise rejected(f"{pointer}/role", "The last message is not the user's", "End with what the agent should do.")
+    if not said.text.strip():
+        raise rejected(f"{pointer}/content", "The message is blank", "Say what is wrong or wanted.")
+    if len(said.text) > _MOST_CHARS:
+        raise rejected(
+            f"{pointer}/content",
+            f"The message has more than {_MOST_CHARS:,} characters",
+            "Put long material into a file of the repository and name that file.",
+        )
+    return said.text
+
+
+def _last(asked: ChatRequest) -> str:
+    return f"/messages/{len(asked.messages) - 1}"
+
+
+def _earlier(asked: ChatRequest) -> tuple[Said, ...]:
+    """What was said before, to whichever model; system prompts are written for others."""
+    before = [message for message in asked.messages[:-1] if message.text.strip()]
+    return tuple(
+        Said(role="user" if message.role == "user" else "assistant", content=message.text)
+        for message in before
+        if message.role in ("user", "assistant")
+    )
+
+
+async def _only_repository(shared: Context) -> str:
+    names = [repo.name for repo in await shared.remotes.repos.all(shared.principal.project_id)]
+    if len(names) == 1:
+        return names[0]
+    raise Problem(
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        "which_repository",
+        f"The project has {len(names)} repositories, and the request does not say which is meant.",
+        remedy="Add its name to the model, such as mimo-native/NAME (GET /v1/models lists them), or send "
+        "metadata.repository.",
+    )
