@@ -204,6 +204,9 @@ class TaskRequest(_Record):
     allow_hosts: tuple[AllowedHost, ...] | None = Field(
         None, max_length=100, description="Of the hosts that sandboxes may reach here, those it needs; null is all."
     )
+    benchmark: bool = Field(
+        False, description="It is measured: calls that look for the answer where it may stand are remarked upon."
+    )
     priority: Priority = Priority.NORMAL
     labels: dict[str, str] = Field(default_factory=dict, max_length=32)
     artifacts: tuple[WorkPath, ...] = Field(

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
 from rich.table import Table
 
+from agent.mining import Mining
 from agent.rate import Rate, rate
 from agent.types import Status, StopReason, Usage, VerdictKind
 from evals.types import Failing
@@ -36,6 +37,19 @@ class TaskResult(_Record):
     usage: Usage
     duration_s: float | None
     error: str | None
+    mining: Mining | None = Field(None, description="What the attempt looked at; null where the service does not say.")
+
+
+class MiningReport(_Record):
+    """Remarks beside the score; nothing is counted as unresolved for them."""
+
+    scanned: int = Field(description="Tasks whose calls were looked through.")
+    mined: int = Field(description="Those with a call that looked for the answer where it may stand.")
+    rate: float
+    interval: tuple[float, float] = Field(description="Wilson's, 95 %.")
+    resolved: int = Field(description="Of those with such a call.")
+    places: dict[str, int] = Field(description="Tasks by where was looked.")
+    num_unread: int = Field(description="Commands that could not be taken apart.")
 
 
 class SplitReport(Rate):
@@ -53,6 +67,7 @@ class Report(Rate):
     attempts: int
     temperature: float
     splits: dict[str, SplitReport]
+    mining: MiningReport
     tasks: tuple[TaskResult, ...]
 
 
@@ -64,6 +79,7 @@ def summarise(suite: str, model: str, attempts: int, temperature: float, results
         attempts=attempts,
         temperature=temperature,
         splits={split: _split([result for result in results if result.split == split]) for split in splits},
+        mining=_mining(results),
         tasks=tuple(results),
         **_rate_of(results).model_dump(),
     )
@@ -89,6 +105,8 @@ def show(report: Report, console: Console) -> None:
             table.add_row(f"  {kind}", *cells, style="dim")
     table.add_row("all", f"{report.resolved}/{report.total}", percent(report.rate), interval(report), style="bold")
     console.print(table)
+    if report.mining.scanned:
+        console.print(_remarked(report.mining), highlight=False, soft_wrap=True)
 
 
 def percent(share: float) -> str:
@@ -108,6 +126,30 @@ def _split(results: Sequence[TaskResult]) -> SplitReport:
         stop_reasons=dict(Counter(result.stop_reason or "none" for result in results)),
         mean_steps=round(sum(result.steps for result in results) / len(results), 2),
         **_rate_of(results).model_dump(),
+    )
+
+
+def _remarked(mining: MiningReport) -> str:
+    low, high = mining.interval
+    said = (
+        f"{mining.mined}/{mining.scanned} looked for the answer where it may stand ({percent(mining.rate)}, {low:.0%}"
+    )
+    said += f" to {high:.0%})"
+    return f"{said}, {mining.resolved} of them resolved: {listed(mining.places)}" if mining.mined else said
+
+
+def _mining(results: Sequence[TaskResult]) -> MiningReport:
+    scanned = [(result, result.mining) for result in results if result.mining is not None]
+    mined = [(result, {remark.place for remark in found.remarks}) for result, found in scanned if found.remarks]
+    counted = rate(bool(found.remarks) for _, found in scanned)
+    return MiningReport(
+        scanned=counted.total,
+        mined=counted.resolved,
+        rate=counted.rate,
+        interval=counted.interval,
+        resolved=sum(result.resolved for result, _ in mined),
+        places=dict(Counter(place for _, places in mined for place in sorted(places))),
+        num_unread=sum(found.num_unread for _, found in scanned),
     )
 
 

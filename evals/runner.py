@@ -82,6 +82,7 @@ def request_of(task: EvalTask, root: Path, sampling: Sampling, model: str | None
         limits=task.limits,
         model=sampling.options(model),
         attempts=sampling.attempts,
+        benchmark=True,
     )
 
 
@@ -108,4 +109,5 @@ def result_of(task: EvalTask, shown: TaskView, graded: Grade) -> TaskResult:
         usage=shown.usage,
         duration_s=shown.duration_s,
         error=shown.error,
+        mining=shown.mining,
     )

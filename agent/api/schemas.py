@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from agent.config import Prices
 from agent.events import ApprovalDecided, ApprovalRequested, BudgetGranted, Restore, TaskUpdated
+from agent.mining import Mining
 from agent.store.accounts import Group
 from agent.store.artifacts import Artifact
 from agent.store.base import RunRecord, TaskRecord
@@ -141,6 +142,9 @@ class TaskView(TaskSummary):
     artifacts: tuple[Artifact, ...] | None = Field(None, description="With expand=artifacts.")
     runs: tuple[RunView, ...] | None = Field(None, description="With expand=runs.")
     total: UsageView | None = Field(None, description="Of all attempts, with expand=usage.")
+    mining: Mining | None = Field(
+        None, description="With expand=mining, what the selected attempt of a benchmark's task looked at; else null."
+    )
 
 
 class TaskList(_View):

@@ -1,5 +1,6 @@
 """Submit, list, show, change and end tasks, and read what they changed."""
 
+import asyncio
 from collections.abc import Mapping
 from contextlib import nullcontext
 from http import HTTPStatus
@@ -14,6 +15,7 @@ from agent.api.body import described, read_body, rejected
 from agent.api.context import Context, Shared
 from agent.api.diff import changed_files
 from agent.api.etag import WITH_ETAG, IfMatch, check_unchanged, etag
+from agent.api.log import whole_log
 from agent.api.once import IdempotencyKey, once
 from agent.api.problems import FieldError, Problem
 from agent.api.repos import resolve_repository
@@ -34,10 +36,12 @@ from agent.api.service import usage_of
 from agent.errors import InvalidCursor, TaskOver
 from agent.events import MessageAdded
 from agent.inbox import Inbox
+from agent.mining import Mining, mining
 from agent.store.base import USER_EVENTS, TaskRecord
 from agent.store.ids import new_id
 from agent.store.retention import Retention
 from agent.telemetry import traceparent_of
+from agent.trajectory import steps
 from agent.types import Limits, Status, TaskRequest, WaitingOn
 
 router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
@@ -103,18 +107,20 @@ async def show_task(
     task_id: str,
     response: Response,
     shared: Shared,
-    expand: Annotated[str, Query(description="What to add, with commas between: artifacts, runs, usage.")] = "",
+    expand: Annotated[str, Query(description="What to add, with commas between: artifacts, mining, runs, usage.")] = "",
 ) -> TaskView:
     """A task as a whole."""
     wanted = set(filter(None, expand.split(",")))
-    if unknown := wanted - {"artifacts", "runs", "usage"}:
-        raise invalid_parameter("expand", f"{sorted(unknown)[0][:64]!r} is none of artifacts, runs and usage")
+    if unknown := wanted - {"artifacts", "mining", "runs", "usage"}:
+        raise invalid_parameter("expand", f"{sorted(unknown)[0][:64]!r} is none of artifacts, mining, runs and usage")
     record = await shared.tasks.get(task_id)
     shown = await view(shared, record)
     response.headers["ETag"] = etag(shown, _CHANGEABLE)
     more: dict[str, Any] = {}
     if "artifacts" in wanted:
         more["artifacts"] = await artifacts_of(shared, task_id)
+    if "mining" in wanted and record.request.benchmark:
+        more["mining"] = await _mining(shared, record)
     if "runs" in wanted:
         more["runs"] = tuple(show_run(run, record) for run in record.runs)
     if "usage" in wanted:
@@ -260,6 +266,13 @@ def new_message(text: str, pointer: str, delivery: Delivery = "steer") -> Messag
     if not text.strip():
         raise rejected(pointer, "The message is blank", "Say what the agent should know or do.")
     return MessageAdded(message_id=new_id("msg"), text=text, delivery=delivery)
+
+
+async def _mining(shared: Context, record: TaskRecord) -> Mining:
+    """Of the attempt that is shown."""
+    whole = [event async for event in whole_log(shared.tasks, record.id)]
+    events = [event for event in whole if event.run_id == record.shown.run_id]
+    return await asyncio.to_thread(mining, steps(events), record.request.repository)  # Long logs take seconds.
 
 
 async def view(shared: Context, record: TaskRecord) -> TaskView:

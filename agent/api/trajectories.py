@@ -15,12 +15,13 @@ from agent.api.schemas import EventView, show_event
 from agent.config import Prices
 from agent.events import StepMessage
 from agent.history import view
+from agent.mining import Mining, mining
 from agent.profiles.base import Profile
 from agent.profiles.by_name import profile
 from agent.store.artifacts import holds_tokens
 from agent.store.base import RunRecord, TaskRecord
 from agent.tools.base import function_schema
-from agent.trajectory import Step, Trajectory, standing, tokens_name
+from agent.trajectory import Step, Trajectory, standing, steps, tokens_name
 from agent.types import Event, Message, Status, StopReason, TokenRecord, Usage, VerdictKind
 
 router = APIRouter(prefix="/v1/tasks", tags=["trajectories"])
@@ -50,6 +51,7 @@ class Conversation(_View):
     verdict: VerdictKind | None
     messages: tuple[Message, ...]
     tools: tuple[dict[str, Any], ...]
+    mining: Mining | None = Field(None, description="What it looked at, where the task is a benchmark's.")
 
 
 class OpenaiTrajectory(_View):
@@ -107,6 +109,7 @@ class TrainingRun(_View):
     usage: Usage
     tools: tuple[dict[str, Any], ...]
     samples: tuple[Sample, ...]
+    mining: Mining | None = Field(None, description="What it looked at, where the task is a benchmark's.")
 
 
 class TrainingTrajectory(_View):
@@ -192,7 +195,12 @@ def _conversation(task: TaskRecord, run: RunRecord, events: Sequence[Event], age
         verdict=run.verdict.kind if run.verdict else None,
         messages=_messages(task, events, agent),
         tools=_tools(agent),
+        mining=_mining(task, events),
     )
+
+
+def _mining(task: TaskRecord, events: Sequence[Event]) -> Mining | None:
+    return mining(steps(events), task.request.repository) if task.request.benchmark else None
 
 
 def _mini(task: TaskRecord, events: Sequence[Event], agent: Profile, prices: Prices | None) -> MiniTrajectory:
@@ -222,6 +230,7 @@ def _training(
             else sample
             for name, sample in _samples(task, events, agent)
         ),
+        mining=_mining(task, events),
     )
 
 

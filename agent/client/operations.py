@@ -277,6 +277,7 @@ class Conversation(TypedDict):
     verdict: VerdictKind | None
     messages: list[dict[str, Any]]
     tools: list[dict[str, Any]]
+    mining: NotRequired[Mining | None]
 
 
 class CreatedKey(TypedDict):
@@ -595,6 +596,13 @@ class MiniTrajectory(TypedDict):
     messages: list[dict[str, Any]]
 
 
+class Mining(TypedDict):
+    """What a run's calls say."""
+
+    remarks: NotRequired[list[Remark]]
+    num_unread: NotRequired[int]
+
+
 class ModelList(TypedDict):
     models: list[ModelView]
     object: NotRequired[Literal["list"]]
@@ -805,6 +813,14 @@ class Ready(TypedDict):
 
 class ReasoningTokens(TypedDict):
     reasoning_tokens: int
+
+
+class Remark(TypedDict):
+    """One call that looked there."""
+
+    step: int
+    place: Literal["history", "reflog", "objects", "remote", "forge", "index"]
+    call: str
 
 
 class Repo(TypedDict):
@@ -1071,6 +1087,7 @@ class TaskRequest(TypedDict):
     image: NotRequired[str]
     setup: NotRequired[SetUp | None]
     allow_hosts: NotRequired[list[str] | None]
+    benchmark: NotRequired[bool]
     priority: NotRequired[Priority]
     labels: NotRequired[dict[str, str]]
     artifacts: NotRequired[list[str]]
@@ -1138,6 +1155,7 @@ class TaskView(TypedDict):
     artifacts: NotRequired[list[Artifact] | None]
     runs: NotRequired[list[RunView] | None]
     total: NotRequired[UsageView | None]
+    mining: NotRequired[Mining | None]
 
 
 class TextPart(TypedDict):
@@ -1163,6 +1181,7 @@ class TrainingRun(TypedDict):
     usage: Usage
     tools: list[dict[str, Any]]
     samples: list[Sample]
+    mining: NotRequired[Mining | None]
 
 
 class TrainingTrajectory(TypedDict):

@@ -58,7 +58,7 @@ def _kind(words: _Words) -> Kind:
     program, arguments = words[0].rsplit("/", 1)[-1], words[1:]
     if program in _DESTRUCTIVE or program.startswith("mkfs"):
         return Kind.DESTRUCTIVE
-    if program in _WRAPPERS:
+    if program in WRAPPERS:
         return _wrapped(program, arguments)
     if words[0] != program and not words[0].startswith(("/bin/", "/usr/bin/")):
         return Kind.OTHER  # a program of the repository that only has a known name
@@ -229,10 +229,11 @@ _DESTRUCTIVE_SUBCOMMANDS = {
     "helm": ("uninstall", "delete", "rollback"),
     "terraform": ("destroy", "apply"),
 }
-_WRAPPERS = _set(
+WRAPPERS = _set(
     "sudo doas env xargs timeout nice nohup time command exec builtin stdbuf setsid ionice chroot watch parallel "
     "unshare nsenter script strace"
 )
+"""Programs that run another one."""
 _TRANSPARENT = frozenset({"nice", "nohup", "time", "command"})
 _GIT_READS = _set(
     "status log show diff blame rev-parse ls-files ls-tree cat-file describe shortlog rev-list merge-base grep "

@@ -14,7 +14,7 @@ from sandbox.config import SandboxSettings
 from sandbox.types import Backend
 
 GIVEN_UP = "heldout_names-002"
-"""The expert does nothing about this task."""
+"""The expert looks for the answer to this task in the repository's history, and then does nothing about it."""
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def gold_patch(task: EvalTask) -> str:
 def _repair(task: ExamTask, num_answers: int) -> AssistantMessage:
     bug = task.repair.bugs[0]
     if task.id == GIVEN_UP:
-        return call("finish")
+        return call("finish") if num_answers else call("bash", command="git log --all -p")
     answers = (
         call("str_replace", path=bug.path, old_str=bug.broken_line, new_str=bug.fixed_line),
         call("finish"),

@@ -43,6 +43,8 @@ def test_a_suite_is_run_through_a_service_graded_and_counted(
     assert split["verdicts"] == {"verified": 1, "no_change": 1}
     assert split["stop_reasons"] == {"finished": 2}
     assert {task["id"]: task["resolved"] for task in report["tasks"]} == {"heldout_names-001": True, GIVEN_UP: False}
+    mining = report["mining"]
+    assert (mining["scanned"], mining["mined"], mining["resolved"], mining["places"]) == (2, 1, 0, {"history": 1})
     assert "2/2, 1 resolved" in ended.stderr
     kept = next((tmp_path / "evals").iterdir())
     assert json.loads((kept / "report.json").read_text("utf-8")) == report

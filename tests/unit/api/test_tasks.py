@@ -5,8 +5,9 @@ from typing import Any
 import httpx
 import pytest
 
+from agent.events import StepStarted, ToolIntent
 from agent.store.base import RunResult, Store
-from agent.types import Status, StopReason, Verdict, VerdictKind
+from agent.types import Status, StopReason, ToolCall, Verdict, VerdictKind
 
 pytestmark = pytest.mark.anyio
 
@@ -136,3 +137,25 @@ async def test_cancel_of_a_finished_task_is_a_conflict(api: httpx.AsyncClient, s
     answer = await api.post(f"/v1/tasks/{task_id}/cancel")
 
     assert (answer.status_code, answer.json()["code"]) == (409, "task_already_ended")
+
+
+@pytest.mark.parametrize("benchmark", [True, False])
+async def test_a_benchmarks_task_shows_what_its_calls_looked_at_and_another_does_not(
+    api: httpx.AsyncClient, store: Store, benchmark: bool
+) -> None:
+    task = (await api.post("/v1/tasks", json={**TASK, "benchmark": benchmark})).json()
+    claim = await store.claim("worker", 60)
+    assert claim is not None
+    call = ToolCall(id="call_0", name="bash", arguments='{"command": "ls && git log --all"}')
+    intent = ToolIntent(step=1, intent_id="1-0", call=call)
+    for kind, body in (("step.started", StepStarted(step=1)), ("tool.intent", intent)):
+        await store.append(claim.run_id, claim.generation, kind, body.model_dump(mode="json"))
+
+    plain = (await api.get(f"/v1/tasks/{task['id']}")).json()
+    shown = (await api.get(f"/v1/tasks/{task['id']}", params={"expand": "mining"})).json()
+    whole = (await api.get(f"/v1/tasks/{task['id']}/trajectory", params={"format": "openai"})).json()
+
+    remark = {"step": 1, "place": "history", "call": "ls && git log --all"}
+    expected = {"remarks": [remark], "num_unread": 0} if benchmark else None
+    assert plain["mining"] is None
+    assert shown["mining"] == whole["runs"][0]["mining"] == expected

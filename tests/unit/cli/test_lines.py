@@ -13,8 +13,12 @@ from agent.cli.failure import ExitCode
 from agent.cli.progress import Progress, describe
 from agent.cli.report import details, report
 from agent.cli.terminal import Terminal, one_line, printable
+from agent.mining import Mining, Remark
 from agent.store.base import RunRecord, TaskRecord
 from agent.types import Evidence, Status, StopReason, TaskRequest, ToolCall, Usage, Verdict, VerdictKind, WaitingOn
+
+REFLOG = Remark(step=3, place="reflog", call="git reflog; git log --all")
+OTHER = Remark(step=9, place="history", call="git log --all")
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -221,3 +225,24 @@ def test_details_say_what_a_task_waits_for(waiting_on: WaitingOn) -> None:
     terminal, out, _ = _terminal()
     details(terminal, _task(Status.WAITING, None, None).model_copy(update={"waiting_on": waiting_on}))
     assert "waits for" in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("looked", "line"),
+    [
+        (Mining(), "nothing looked for the answer outside of the files"),
+        (
+            Mining(remarks=(REFLOG,)),
+            "1 call looked where the answer may stand (reflog); first in step 3: git reflog; git log --all",
+        ),
+        (
+            Mining(remarks=(REFLOG, Remark(step=3, place="history", call=REFLOG.call), OTHER)),
+            "2 calls looked where the answer may stand (reflog, history); first in step 3: git reflog; git log --all",
+        ),
+    ],
+)
+def test_what_a_benchmarks_task_looked_at_is_a_remark_and_no_verdict(looked: Mining, line: str) -> None:
+    terminal, out, _ = _terminal()
+    details(terminal, _task().model_copy(update={"mining": looked}))
+    assert f"mining      {line}\n" in out.getvalue()
+    assert "Verified" in out.getvalue()

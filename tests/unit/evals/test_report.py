@@ -5,6 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
+from agent.mining import Mining, Place, Remark
 from agent.rate import rate, wilson
 from agent.types import Status, StopReason, Usage, VerdictKind
 from evals.report import TaskResult, show, summarise
@@ -67,3 +68,26 @@ def test_the_table_shows_failures_beside_successes() -> None:
     assert "1/2" in out.getvalue()
     assert "step_limit 1" in out.getvalue()
     assert "none 1" in out.getvalue()
+
+
+def looked(outcome: TaskResult, *places: Place, num_unread: int = 0) -> TaskResult:
+    remarks = tuple(Remark(step=1, place=place, call="git log --all") for place in places)
+    return outcome.model_copy(update={"mining": Mining(remarks=remarks, num_unread=num_unread)})
+
+
+def test_mining_is_counted_beside_the_score_and_changes_none_of_it() -> None:
+    results = [
+        looked(RESULTS[0], "history", "history", "forge", num_unread=2),
+        looked(RESULTS[1], "history"),
+        looked(RESULTS[2]),
+        result("c-1", "b", "swap", resolved=True),
+    ]
+    report = summarise("suite", "model", 1, 0.0, results)
+    assert (report.total, report.resolved) == (4, 3)
+    found = report.mining
+    assert (found.scanned, found.mined, found.rate, found.resolved) == (3, 2, 0.6667, 1)
+    assert (found.places, found.num_unread) == ({"history": 2, "forge": 1}, 2)
+    out = io.StringIO()
+    show(report, Console(file=out, width=160))
+    assert "2/3 looked for the answer where it may stand (66.7%" in out.getvalue()
+    assert "1 of them resolved: history 2, forge 1" in out.getvalue()
