@@ -5,7 +5,7 @@ from http import HTTPStatus
 from fastapi import APIRouter, Request, Response
 
 from agent.api.auth import needs
-from agent.api.body import described, read_body
+from agent.api.body import described, read_body, rejected
 from agent.api.context import Context, Shared
 from agent.api.log import whole_log
 from agent.api.once import IdempotencyKey, once
@@ -36,6 +36,8 @@ async def say(task_id: str, request: Request, shared: Shared, idempotency_key: I
     """Say something to the agent: before its next model call (steer), once it has finished (queue), or at once, for
     which a model call under way is given up (interrupt). A task that waits for an answer takes it as that."""
     said = await read_body(request, MessageText)
+    if said.images:
+        raise await _images_not_taken(shared, task_id)
     message = new_message(said.text, "/text", said.delivery)
 
     async def do() -> tuple[str, MessageView]:
@@ -69,6 +71,18 @@ async def take_back(task_id: str, message_id: str, shared: Shared) -> None:
         )
     if message.state == "queued":
         await shared.tasks.tell(task_id, "message.removed", {"message_id": message_id})
+
+
+async def _images_not_taken(shared: Context, task_id: str) -> Problem:
+    """So that no picture is lost without a word on its way to a model that could not see it."""
+    task = await shared.tasks.get(task_id)
+    model = task.request.model.name or shared.model_name
+    return rejected(
+        "/images",
+        f"The model {model} takes text alone",
+        "Say in words what the images show, or put what matters of them into files of the repository.",
+        code="images_not_taken",
+    )
 
 
 async def _expect_run(shared: Context, task_id: str, run_id: str | None) -> None:

@@ -252,10 +252,20 @@ class TaskChange(TaskUpdated):
     limits: BudgetGranted | None = Field(None, description="Higher limits; a wait for budget then ends.")
 
 
+class Image(_Told):
+    """A picture in a message."""
+
+    media_type: Literal["image/png", "image/jpeg", "image/webp"]
+    data: Annotated[str, StringConstraints(min_length=1, max_length=2_000_000)] = Field(description="In base 64.")
+
+
 class MessageText(_Told):
     """A message to a task."""
 
     text: Annotated[str, StringConstraints(min_length=1, max_length=100_000)]
+    images: tuple[Image, ...] = Field(
+        (), max_length=4, description="Refused (`images_not_taken`): the models of this service take text alone."
+    )
     delivery: Delivery = "steer"
     expected_run_id: Annotated[str, StringConstraints(max_length=64)] | None = Field(
         None, description="Refuse the message where another attempt is shown by now."

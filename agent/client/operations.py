@@ -485,6 +485,13 @@ class HookRepository(TypedDict):
     ssh_url: str
 
 
+class Image(TypedDict):
+    """A picture in a message."""
+
+    media_type: Literal["image/png", "image/jpeg", "image/webp"]
+    data: str
+
+
 class Issue(TypedDict):
     """An issue, or the conversation of a pull request."""
 
@@ -561,6 +568,7 @@ class MessageText(TypedDict):
     """A message to a task."""
 
     text: str
+    images: NotRequired[list[Image]]
     delivery: NotRequired[Literal["steer", "queue", "interrupt"]]
     expected_run_id: NotRequired[str | None]
 

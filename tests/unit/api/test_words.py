@@ -308,3 +308,30 @@ async def test_list_is_filtered_by_time_and_author(api: httpx.AsyncClient, task_
     assert await found(until="2020-01-01T00:00:00Z") == []
     answer = await api.get("/v1/tasks", params={"since": "2020-01-01"})
     assert answer.json()["errors"][0]["parameter"] == "since"
+
+
+@pytest.mark.parametrize(
+    ("image", "code", "pointer"),
+    [
+        ({"media_type": "image/png", "data": "iVBORw0KGgo="}, "images_not_taken", "#/images"),
+        ({"media_type": "image/svg+xml", "data": "PHN2Zy8+"}, "invalid_request", "#/images/0/media_type"),
+        ({"media_type": "image/png", "url": "https://example.org/a.png"}, "invalid_request", "#/images/0/data"),
+    ],
+)
+async def test_an_image_is_refused_by_a_model_that_takes_text_alone_and_nothing_is_said(
+    api: httpx.AsyncClient, task_id: str, image: dict[str, str], code: str, pointer: str
+) -> None:
+    answer = await api.post(f"/v1/tasks/{task_id}/messages", json={"text": "like this", "images": [image]})
+
+    assert _code(answer) == (422, code)
+    assert answer.json()["errors"][0]["pointer"] == pointer
+    assert (await api.get(f"/v1/tasks/{task_id}/messages")).json()["messages"] == []
+
+
+async def test_who_refuses_an_image_names_the_model_and_what_to_do(api: httpx.AsyncClient) -> None:
+    task = (await api.post("/v1/tasks", json=TASK | {"model": {"name": "mimo-v2-flash"}})).json()
+    body = {"text": "like this", "images": [{"media_type": "image/webp", "data": "UklGRg=="}]}
+    answer = (await api.post(f"/v1/tasks/{task['id']}/messages", json=body)).json()
+
+    assert "The model mimo-v2-flash takes text alone" in answer["detail"]
+    assert "Say in words" in answer["remedy"]
