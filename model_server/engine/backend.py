@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from model_server.config import ModelConfig
 from model_server.engine.cpu_backend import CpuBackend
@@ -23,6 +23,16 @@ class StepBackend(Protocol):
         """Run all segments; store their keys and values in the pools, always the same ones.
 
         A failed step may be run again, whole or in part: it stores the same under the same positions.
+        """
+
+
+@runtime_checkable
+class DecodingBackend(StepBackend, Protocol):
+    """One that can run several steps of a greedy sequence by itself."""
+
+    def decode(self, segment: Segment, pools: CachePools, most: int, stops: Sequence[int]) -> StepOutput:
+        """Run the segment's one token and then the likeliest after each, at most ``most`` in all, until that is one of
+        ``stops`` or not known. A row and its logits for each that was run; the last likeliest token was not.
         """
 
 

@@ -75,22 +75,23 @@ class CpuBackend:
 
     def step(self, segments: Sequence[Segment], pools: CachePools) -> StepOutput:
         """See :class:`model_server.engine.backend.StepBackend`."""
-        config, batch = self.config, self._batch
         ids, words = self._set_segments(segments)
-        num_rows = len(ids)
-        num_logits = sum(segment.num_logits for segment in segments)
-        logits = torch.empty(num_logits, config.vocab_size)
-        likeliest = array("q", [-1]) * num_logits
-        hidden = torch.empty(num_rows, config.hidden_size)
-        experts = torch.empty(num_rows, sum(config.moe_layer_freq), config.num_experts_per_tok, dtype=torch.uint8)
-        batch.page_k, batch.page_v = pools.page_k.data_ptr(), pools.page_v.data_ptr()
-        batch.ring_k, batch.ring_v = pools.ring_k.data_ptr(), pools.ring_v.data_ptr()
-        batch.cache_storage = _STORAGE[pools.ring_k.dtype]
-        batch.hidden, batch.logits, batch.experts = hidden.data_ptr(), logits.data_ptr(), experts.data_ptr()
-        batch.likeliest = likeliest.buffer_info()[0]
+        output = self._new_output(len(ids), sum(segment.num_logits for segment in segments), pools)
         self._library.step(self._model, self._batch_address)
         del words  # the records pointed to it until here
-        return StepOutput(logits, hidden, experts, likeliest)
+        return output
+
+    def decode(self, segment: Segment, pools: CachePools, most: int, stops: Sequence[int]) -> StepOutput:
+        """See :class:`model_server.engine.backend.DecodingBackend`."""
+        assert len(segment.ids) == segment.num_logits == 1, segment
+        assert segment.first + most <= self._context_length, (segment.first, most)
+        assert segment.forced_experts is None
+        ids, words = self._set_segments([segment])
+        output, stopping = self._new_output(most, most, pools), array("q", stops)
+        done = self._library.decode(self._model, self._batch_address, most, stopping.buffer_info()[0], len(stopping))
+        del ids, words  # the records pointed to them until here
+        assert output.likeliest is not None
+        return StepOutput(output.logits[:done], output.hidden[:done], output.experts[:done], output.likeliest[:done])
 
     def predict(
         self, layer: int, segments: Sequence[Segment], hidden: Tensor, rings: tuple[Tensor, Tensor]
@@ -114,6 +115,20 @@ class CpuBackend:
         self._library.predict(self._model, self._batch_address)
         del words
         return likeliest.tolist()
+
+    def _new_output(self, num_rows: int, num_logits: int, pools: CachePools) -> StepOutput:
+        """Where the library writes; the batch record points to it, and to the pools."""
+        config, batch = self.config, self._batch
+        logits = torch.empty(num_logits, config.vocab_size)
+        likeliest = array("q", [-1]) * num_logits
+        hidden = torch.empty(num_rows, config.hidden_size)
+        experts = torch.empty(num_rows, sum(config.moe_layer_freq), config.num_experts_per_tok, dtype=torch.uint8)
+        batch.page_k, batch.page_v = pools.page_k.data_ptr(), pools.page_v.data_ptr()
+        batch.ring_k, batch.ring_v = pools.ring_k.data_ptr(), pools.ring_v.data_ptr()
+        batch.cache_storage = _STORAGE[pools.ring_k.dtype]
+        batch.hidden, batch.logits, batch.experts = hidden.data_ptr(), logits.data_ptr(), experts.data_ptr()
+        batch.likeliest = likeliest.buffer_info()[0]
+        return StepOutput(logits, hidden, experts, likeliest)
 
     def _set_segments(self, segments: Sequence[Segment]) -> tuple["array[int]", "array[int]"]:
         """Token ids, and the segment records; the batch record points into both."""

@@ -18,13 +18,14 @@ from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
 from model_server.engine.admission import check_request
-from model_server.engine.backend import Loaded, StepBackend
+from model_server.engine.ahead import Ahead
+from model_server.engine.backend import DecodingBackend, Loaded, StepBackend
 from model_server.engine.cache_plan import CachePlan, plan_cache
 from model_server.engine.draft_policy import DraftPolicy, Speculation
 from model_server.engine.drafter import Drafter
 from model_server.engine.drafting import TokenDrafter
 from model_server.engine.draws import draw_together
-from model_server.engine.guesser import NOTHING, Guesser
+from model_server.engine.guesser import NOTHING, Guess, Guesser
 from model_server.engine.inbox import Call, Cancel, Change, Close, Message, News, Stream, Submit
 from model_server.engine.kv_cache import KVCache
 from model_server.engine.result import StepResult
@@ -32,7 +33,7 @@ from model_server.engine.routes import Routes
 from model_server.engine.scheduler import ScheduledSequence, Scheduler
 from model_server.engine.sequence import Sequence, cache_of
 from model_server.engine.torch_backend import TorchBackend
-from model_server.kernels.batch import TILE, new_pools, ring_size
+from model_server.kernels.batch import TILE, StepOutput, new_pools, ring_size
 from model_server.kernels.memory import is_exhausted
 from model_server.models.mimo_v2_flash import MiMoV2Flash
 from model_server.types import (
@@ -105,6 +106,8 @@ class EmbeddedEngine:
         """New weights that wait for the end of what runs."""
         self._session_idle_s = session_idle_s
         self._backend = backend or TorchBackend(model, self._context_length)
+        self._decoder = _decoder(self._backend)
+        self._ahead = Ahead()
         self._cache = KVCache(
             self.pools,
             num_undoable=ring_size(config.window_keys) - (config.window_keys - 1),
@@ -300,6 +303,7 @@ class EmbeddedEngine:
         if change is None or self._scheduler.has_begun:
             return
         self._backend, self._weights_version = change.loaded.backend, change.version
+        self._decoder = _decoder(self._backend)
         self._guesser.replace_drafter(change.loaded.drafter)
         self._cache.outdate()
         self._change, self._scheduler.is_closed = None, False
@@ -307,17 +311,24 @@ class EmbeddedEngine:
         change.done.set_result(None)
 
     def _step(self) -> None:
-        # Of this thread: what other programs take of the machine says nothing about guesses.
+        # Of this thread: what other programs take of the machine says nothing about steps.
         started = time.thread_time()
         step = self._scheduler.schedule()
-        # Beside a prompt, which sets the pace, nothing is guessed.
         if step and all(part.samples and part.num_tokens == 1 for part in step):
-            step = self._guessed(step)
+            self._decode(self._guessed(step), started)
+        elif step:  # beside a prompt, which sets the pace, nothing is guessed
             self._execute(step)
-            num_rows = sum(part.num_rows for part in step)
-            self._guesser.observe_step(len(step), num_rows, time.thread_time() - started)
-        elif step:
-            self._execute(step)
+
+    def _decode(self, step: list[ScheduledSequence], started: float) -> None:
+        """A step of sequences that decode; several at once where one is alone and has no guess."""
+        is_plain = len(step) == 1 and not step[0].guess.tokens
+        at_once = self._ahead.most(step[0].sequence) if is_plain and self._decoder is not None else 1
+        num_rows = self._execute(step, at_once)
+        seconds = time.thread_time() - started
+        if is_plain:  # each row was a step
+            num_rows, seconds = 1, seconds / num_rows
+            self._ahead.observe(seconds)
+        self._guesser.observe_step(len(step), num_rows, seconds)
 
     def _guessed(self, step: list[ScheduledSequence]) -> list[ScheduledSequence]:
         guesses = self._guesser.guess([part.sequence for part in step])
@@ -325,11 +336,18 @@ class EmbeddedEngine:
             return step
         return [dataclasses.replace(part, guess=guesses.get(part.sequence, NOTHING)) for part in step]
 
-    def _execute(self, step: list[ScheduledSequence]) -> None:
-        """Run the model and take what comes of it. If the whole step fails its parts are run one by one, and end only
-        their own sequences."""
+    def _execute(self, step: list[ScheduledSequence], at_once: int = 1) -> int:
+        """Run the model and take what comes of it: the number of rows. If the whole step fails its parts are run one by
+        one, and end only their own sequences.
+
+        Args:
+            at_once: so many steps follow each other, at most; more than 1 of a lone sequence that decodes.
+        """
         try:
-            result = self._result(step)
+            if at_once > 1:
+                step, result = self._results_ahead(step[0], at_once)
+            else:
+                result = self._result(step)
         except Exception as error:  # noqa: BLE001 (whatever it was, those who are not to blame go on)
             _log.exception("engine.step_failed", extra={"num_sequences": len(step)})
             if len(step) == 1:
@@ -337,21 +355,32 @@ class EmbeddedEngine:
             else:
                 for part in step:
                     self._execute([part])
-            return
+            return sum(part.num_rows for part in step)
         num_rows = num_logits = 0
         for part in step:
             self._take_or_fail(part, result, num_rows, num_logits)
             num_rows += part.num_rows
             num_logits += part.num_logits
+        return num_rows
 
     def _result(self, step: list[ScheduledSequence]) -> StepResult:
         """Raises:
         EngineError: the model's logits are not finite.
         """
-        output = self._backend.step([part.segment() for part in step], self.pools)
-        if not output.is_finite:
-            raise EngineError("the model's logits are not finite")
-        return StepResult(output, output.experts.numpy(), draw_together(step, output))
+        return _drawn(step, self._backend.step([part.segment() for part in step], self.pools))
+
+    def _results_ahead(self, part: ScheduledSequence, most: int) -> tuple[list[ScheduledSequence], StepResult]:
+        """The same of several steps, whose tokens are the part's guess, all of which hold.
+
+        Raises:
+            EngineError: the model's logits are not finite.
+        """
+        assert self._decoder is not None
+        stops = part.sequence.request.sampling.stop_ids
+        output = self._decoder.decode(part.segment(), self.pools, most, tuple(stops))
+        assert output.likeliest is not None
+        step = [dataclasses.replace(part, guess=Guess(output.likeliest[:-1].tolist(), source=None))]
+        return step, _drawn(step, output)
 
     def _take_or_fail(self, part: ScheduledSequence, result: StepResult, first_row: int, first_logit: int) -> None:
         try:
@@ -440,3 +469,16 @@ def _failure(error: Exception) -> EngineError:
     if isinstance(error, EngineError):
         return error
     return OutOfMemory(str(error)) if is_exhausted(error) else EngineError(f"the step failed: {error!r}")
+
+
+def _decoder(backend: StepBackend) -> DecodingBackend | None:
+    return backend if isinstance(backend, DecodingBackend) else None
+
+
+def _drawn(step: list[ScheduledSequence], output: StepOutput) -> StepResult:
+    """Raises:
+    EngineError: the model's logits are not finite.
+    """
+    if not output.is_finite:
+        raise EngineError("the model's logits are not finite")
+    return StepResult(output, output.experts.numpy(), draw_together(step, output))

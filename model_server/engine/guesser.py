@@ -18,7 +18,8 @@ class Guess:
     """Tokens that may follow a sequence's own; none where nothing is guessed."""
 
     tokens: list[int] = field(default_factory=list)
-    source: Source = "lookup"
+    source: Source | None = "lookup"
+    """None: no guess; the model itself ran them already."""
     sign: Sign = "short"
 
 
@@ -73,7 +74,7 @@ class Guesser:
     def judge(self, sequence: Sequence, guess: Guess, num_held: int) -> None:
         """What became of a guess."""
         num_guessed = len(guess.tokens)
-        if not num_guessed:
+        if not num_guessed or guess.source is None:
             return
         self.num_guessed += num_guessed
         self.num_held += num_held

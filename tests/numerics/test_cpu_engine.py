@@ -2,14 +2,16 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
+import torch
 
 from model_server.engine.backend import choose_kernels
 from model_server.engine.draft_policy import NO_SPECULATION, Speculation
 from model_server.engine.engine import EmbeddedEngine
 from model_server.kernels.cpu.build import NoLibrary
-from model_server.types import GenerateRequest, SamplingParams
+from model_server.types import GenerateRequest, SamplingParams, TokenEvent
 from tests.numerics.small_models import random_ids, random_model, small_config
 
 _CONFIG = small_config(sliding_window=20)
@@ -47,6 +49,40 @@ async def test_a_turn_that_continues_a_cached_one_equals_a_cold_one(engine: Embe
     warm = await _answer(engine, longer)
     await engine.flush_cache()
     assert warm == await _answer(engine, longer)
+
+
+@pytest.mark.anyio
+async def test_a_greedy_answer_is_the_same_alone_where_it_takes_several_steps_at_once(engine: EmbeddedEngine) -> None:
+    together = await asyncio.gather(*[_greedy(engine, prompt) for prompt in _PROMPTS])
+    await engine.flush_cache()
+    alone = [await _greedy(engine, prompt) for prompt in _PROMPTS]
+    for one, other in zip(together, alone, strict=True):
+        assert [(event.token_id, event.logprobs, event.finish_reason) for event in one] == [
+            (event.token_id, event.logprobs, event.finish_reason) for event in other
+        ]
+        first, second = one[-1].experts, other[-1].experts
+        assert first is not None
+        assert second is not None
+        assert torch.equal(first, second)
+
+
+@pytest.mark.anyio
+async def test_a_greedy_answer_ends_with_its_stop_token_and_is_continued_from_there(engine: EmbeddedEngine) -> None:
+    whole = [event.token_id for event in await _greedy(engine, _PROMPTS[0])]
+    for stop in dict.fromkeys(whole):
+        events = await _greedy(engine, _PROMPTS[0], stop_ids=frozenset((stop,)))
+        assert [event.token_id for event in events] == whole[: whole.index(stop) + 1]
+        assert events[-1].finish_reason == "stop"
+        longer = [*_PROMPTS[0], *(event.token_id for event in events), 5, 6]
+        warm = await _answer(engine, longer)
+        await engine.flush_cache()
+        assert warm == await _answer(engine, longer)
+
+
+async def _greedy(engine: EmbeddedEngine, prompt: list[int], **more: Any) -> list[TokenEvent]:
+    sampling = SamplingParams(temperature=0.0, max_tokens=61, num_logprobs=1, **more)
+    request = GenerateRequest("r", tuple(prompt), sampling, experts_from=0)
+    return [event async for event in engine.generate(request)]
 
 
 async def _answer(engine: EmbeddedEngine, prompt: list[int]) -> list[tuple[int, float]]:

@@ -253,6 +253,31 @@ def test_the_likeliest_token_of_a_row_is_the_lowest_of_the_largest(vocab_size: i
     assert alike.tolist() == [0] * 40
 
 
+@pytest.mark.parametrize("num_stops", [0, 1])
+def test_steps_taken_at_once_give_the_bits_of_single_ones_and_end_at_a_stop(num_stops: int, library: Library) -> None:
+    model = random_model(small_config(sliding_window=20))
+    single, at_once = Sequences(model, library, 1), Sequences(model, library, 1)
+    prompt = random_ids(model.config, PAGE - 5)[0].tolist()
+    for sequences in (single, at_once):
+        newest = int(sequences.step([(0, prompt)]).logits[-1].argmax())
+    outputs, tokens = [], [newest]
+    for _ in range(12):
+        outputs.append(single.step([(0, tokens[-1:])]))
+        tokens.append(int(outputs[-1].logits[0].argmax()))
+    stops = tokens[6 : 6 + num_stops]
+    num_run = 12 if not stops else tokens.index(stops[0], 1)
+    segment = Segment(tokens[:1], len(prompt), at_once.pages[0], 0)
+    decoded = at_once.backend.decode(segment, at_once.pools, 12, stops)
+    assert decoded.likeliest is not None
+    assert decoded.likeliest.tolist() == tokens[1 : num_run + 1]
+    for name in ("logits", "hidden", "experts"):
+        assert torch.equal(getattr(decoded, name), torch.cat([getattr(output, name) for output in outputs[:num_run]]))
+    at_once.lengths[0] += num_run
+    if not stops:  # what they stored is the same too
+        after = [sequences.step([(0, tokens[-1:])]).logits for sequences in (single, at_once)]
+        assert torch.equal(*after)
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("token", [3, 96])
 def test_a_row_with_a_number_that_is_not_finite_has_no_likeliest_token(

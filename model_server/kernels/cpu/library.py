@@ -121,6 +121,9 @@ class Library:
         for function in (self.step, self.predict):
             function.restype = None
             function.argtypes = [c_void_p, c_void_p]
+        self.decode = loaded.mimo_decode
+        self.decode.restype = c_int64
+        self.decode.argtypes = [c_void_p, c_void_p, c_int64, c_void_p, c_int64]
 
 
 @lru_cache(maxsize=2)

@@ -3,6 +3,8 @@
 // Layer by layer, rows go in blocks; within a block a sequence goes in tiles of at most 32 rows, which are written to
 // the cache and then attend. Experts see all rows that chose them together, so weights are read once for many rows.
 // Memory comes from the caller. Nothing here allocates, throws or knows Python.
+#include <algorithm>
+
 #include "attention.h"
 #include "crew.h"
 #include "interface.h"
@@ -460,6 +462,23 @@ int64_t mimo_scratch_bytes(const MimoModel* model, const void* crew, int64_t num
 void mimo_step(const MimoModel* model, const MimoBatch* batch) {
     if (batch->cache_storage == kBf16) mimo::Step<uint16_t>(*model, *batch).run();
     else mimo::Step<float>(*model, *batch).run();
+}
+
+int64_t mimo_decode(const MimoModel* model, const MimoBatch* batch, int64_t most, const int64_t* stops,
+                    int64_t num_stops) {
+    MimoSegment segment = *batch->segments;
+    MimoBatch next = *batch;
+    next.segments = &segment;
+    for (int64_t done = 1;; ++done) {
+        mimo_step(model, &next);
+        const int64_t* token = next.likeliest++;
+        if (done == most || *token < 0 || std::find(stops, stops + num_stops, *token) != stops + num_stops) return done;
+        next.ids = token;
+        next.hidden += model->hidden_size;
+        next.logits += model->vocab_size;
+        next.experts += model->num_expert_layers * model->top_k;
+        ++segment.first;
+    }
 }
 
 void mimo_predict(const MimoModel* model, const MimoBatch* batch) {
