@@ -8,21 +8,29 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx
 import pytest
 from fastapi import FastAPI
 
 from agent.api.app import create_app
+from agent.api.chores import at_work
 from agent.api.context import services_of
 from agent.api.cron import Cron
 from agent.errors import RepositoryError
+from agent.integrations.webhooks import Sender
 from agent.store.base import Store
+from agent.store.evals import Evals
 from agent.store.open import open_store
+from agent.store.retention import Retention
+from agent.store.schedules import Schedules
+from agent.store.webhooks import Webhooks
 from tests.postgres import PostgresServer, postgres_server
 
 pytestmark = pytest.mark.anyio
 
 OPERATOR = "the operator's own key"
+_PATIENCE_S = 120.0
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 NIGHTLY: dict[str, Any] = {
     "name": "nightly",
@@ -130,6 +138,17 @@ async def test_task_is_submitted_when_its_schedule_is_due_and_not_before(
     assert (task["problem_statement"], task["base_commit"]) == ("update the dependencies", "c" * 40)
     assert (task["created_by"], shown["last_task_id"]) == (made["created_by"], task["id"])
     assert (_time(shown["last_run_at"]), _time(shown["next_run_at"])) == (due, due + timedelta(days=1))
+
+
+async def test_process_of_the_api_looks_by_itself(
+    world: World, http: httpx.AsyncClient, process: tuple[Store, FastAPI]
+) -> None:
+    await _schedule(http)
+    async with at_work(process[1], Sender(Webhooks(process[0].database))):
+        world.now = NOON + timedelta(days=1)
+        with anyio.fail_after(_PATIENCE_S):
+            while not await _tasks(http):  # noqa: ASYNC110 - nobody tells us
+                await anyio.sleep(0.1)
 
 
 async def test_two_processes_submit_one_task(
@@ -268,6 +287,19 @@ async def test_change_of_what_somebody_changed_meanwhile_is_refused(http: httpx.
     assert (first.status_code, second.status_code) == (200, 412)
     assert second.json()["code"] == "schedule_changed"
     assert (await http.get(address)).headers["etag"] == first.headers["etag"] != seen
+
+
+async def test_schedules_and_evaluations_go_with_their_project(
+    http: httpx.AsyncClient, process: tuple[Store, FastAPI]
+) -> None:
+    await http.post("/v1/projects", json={"id": "web"})
+    http.headers["Mimo-Project"] = "web"
+    made = await _schedule(http)
+    await http.post("/v1/evals", json={"name": "release", "tasks": [NIGHTLY["task"]]})
+    await Retention(process[0].database).purge("web")
+
+    assert await Schedules(process[0].database).get("web", made["id"]) is None
+    assert await Evals(process[0].database).all("web") == ((), None)
 
 
 async def test_schedule_is_listed_and_forgotten(http: httpx.AsyncClient) -> None:
