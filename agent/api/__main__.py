@@ -50,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{arguments.host} can be reached by others: {remedy}", file=sys.stderr)  # noqa: T201
         return 2
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    for name in ("httpx", "mcp"):  # Each request that they make or answer is in the log already.
+        logging.getLogger(name).setLevel(logging.WARNING)
     try:
         asyncio.run(_serve(arguments, api_key, identity, secret_box, networks, model, reach))
     except (StoreError, SettingsError) as error:

@@ -20,7 +20,7 @@ class Answer:
     def __init__(self, shared: Context, turn: Turn, address: str) -> None:
         """
         Args:
-            address: the service's, with a slash at its end.
+            address: the service's.
         """
         self._shared = shared
         self._turn = turn
@@ -57,12 +57,12 @@ class Answer:
             stop_reason=task.stop_reason,
             verdict=task.verdict.kind if task.verdict else None,
             url=self._page,
-            patch_url=f"{self._address}v1/tasks/{task.id}/diff" if task.status.terminal else None,
+            patch_url=f"{self._address}/v1/tasks/{task.id}/diff" if task.status.terminal else None,
         )
 
     @property
     def _page(self) -> str:
-        return f"{self._address}tasks/{self._turn.task_id}"
+        return f"{self._address}/tasks/{self._turn.task_id}"
 
     async def _follow(self) -> AsyncGenerator[Piece | None, None]:
         shared, task_id, after, num_drafts = self._shared, self._turn.task_id, self._turn.after, 0

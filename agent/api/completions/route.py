@@ -27,6 +27,7 @@ from agent.api.completions.telling import Kind, Piece
 from agent.api.context import Context, Shared
 from agent.api.events import HEARTBEAT, EventStream
 from agent.api.problems import CHAT_PATHS, request_id
+from agent.api.web.session import address
 
 router = APIRouter(prefix=CHAT_PATHS, tags=["chat"])
 
@@ -47,7 +48,7 @@ async def complete_chat(request: Request, shared: Shared) -> Response:
     agent works; else it comes when the task is over or needs you, or when the wait is over."""
     asked = await read_body(request, ChatRequest)
     turn = await begin(shared, request.headers, asked)
-    answer = Answer(shared, turn, str(request.base_url))
+    answer = Answer(shared, turn, address(request))
     name = {"id": f"chatcmpl-{request_id(request.scope)}", "created": int(time.time()), "model": asked.model}
     response: Response
     if asked.stream:

@@ -157,10 +157,12 @@ def _stands(state: State) -> str:
         return f"{task.status}{reason}{verdict}."
     if task.status is Status.PAUSED:
         return "is paused; resume it on its page."
-    return _WAITS.get(task.waiting_on, _WORKS)
+    if task.waiting_on in _WAITS:
+        return _WAITS[task.waiting_on]
+    how = f"is queued: {state.queue.reason}" if state.queue else "still works"
+    return f"{how}. What you write here is told to it; its page shows how it goes."
 
 
-_WORKS = "still works. What you write here is told to it; its page shows how it goes."
 _WAITS: dict[WaitingOn | None, str] = {
     WaitingOn.QUESTION: "waits for your answer; write it here.",
     WaitingOn.APPROVAL: "waits for your word; give it on its page.",

@@ -21,7 +21,7 @@ from agent.api.gate import FROM_PROVIDER_PATH, TO_PROVIDER_PATH
 from agent.api.issuers import Issuer, Login
 from agent.api.problems import Problem
 from agent.api.web.page import Html, page_router
-from agent.api.web.session import keep, own, scheme
+from agent.api.web.session import address, keep, own, scheme
 
 logger = logging.getLogger(__name__)
 
@@ -134,7 +134,7 @@ def _login(built: Services) -> tuple[Issuer, Login]:
 
 
 def _way_back(request: Request) -> str:
-    return f"{scheme(request)}://{request.headers['host']}{FROM_PROVIDER_PATH}"
+    return address(request) + FROM_PROVIDER_PATH
 
 
 def _derived(purpose: str, verifier: str) -> str:

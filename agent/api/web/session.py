@@ -69,6 +69,11 @@ def scheme(request: Request) -> Literal["http", "https"]:
     return "https" if "https" in (request.url.scheme, request.headers.get("x-forwarded-proto")) else "http"
 
 
+def address(request: Request) -> str:
+    """This service's, as the caller knows it, without a slash at its end."""
+    return f"{scheme(request)}://{request.url.netloc}"
+
+
 def _form(request: Request, html: Templates, built: Services, then: str, problem: Problem | None = None) -> Response:
     login = built.login and built.login.login
     shown = {

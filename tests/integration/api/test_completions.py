@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 import httpx
@@ -12,13 +12,14 @@ import pytest
 from fastapi import FastAPI
 
 from agent.api.app import create_app
+from agent.events import ApprovalRequested
 from agent.identity import DEFAULT_PROJECT, ROLES
 from agent.integrations.remote import Reach
 from agent.store.base import Project, RunResult, Store
 from agent.store.open import open_store
 from agent.store.repos import Repos, RepoSettings
 from agent.testing import Script, ScriptedEndpoint, Stalled, call, turns
-from agent.types import AssistantMessage, Event, Limits, Status, StopReason, TaskRequest
+from agent.types import AssistantMessage, Event, Limits, Status, StopReason, TaskRequest, ToolCall, WaitingOn
 
 from .conftest import Serve
 from .working import FINISH, LOOK, MEND, PATCHED, REPAIR, asking, broken_repository, working
@@ -205,15 +206,65 @@ async def test_answer_that_takes_too_long_says_where_the_task_is(store: Store, s
         first = await client.chat.completions.create(messages=GREETING, **given)
         content = first.choices[0].message.content
         said: list[Any] = [*GREETING, {"role": "assistant", "content": content}, {"role": "user", "content": "hurry"}]
-        second: Any = await client.chat.completions.create(messages=said, **given)
+        forwarded = {"X-Forwarded-Proto": "https"}
+        second: Any = await client.chat.completions.create(messages=said, extra_headers=forwarded, **given)
 
+    assert second.mimo["url"] == first.to_dict()["mimo"]["url"].replace("http:", "https:")
     assert first.choices[0].finish_reason == "length"
     assert content is not None
-    assert "still works" in content
+    assert "is queued: it is next, and waits for a worker. What you write here is told to it" in content
     task_id = second.mimo["task_id"]
     assert f"[Task {task_id}]" in content
     words = await store.user_events(task_id)
     assert [word.body["text"] for word in words] == ["hurry"]
+
+
+_BASH = ToolCall(id="c", name="bash", arguments='{"command": "rm -r build"}')
+_APPROVAL = ApprovalRequested(step=1, approval_id="r-1-0", call=_BASH, parts=("rm -r build",))
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "waits", "words"),
+    [
+        (
+            ("approval.requested", _APPROVAL.model_dump(mode="json")),
+            Status.WAITING,
+            WaitingOn.APPROVAL,
+            "This waits for your word:\n\n    bash rm -r build\n\n"
+            "[Task {}]({}) waits for your word; give it on its page.",
+        ),
+        (
+            None,
+            Status.WAITING,
+            WaitingOn.BUDGET,
+            "the limit of 50 steps is reached\n\n[Task {}]({}) waits for a higher limit; raise it on its page.",
+        ),
+        (None, Status.PAUSED, None, "[Task {}]({}) is paused; resume it on its page."),
+    ],
+    ids=["approval", "budget", "paused"],
+)
+async def test_what_a_task_waits_for_is_the_end_of_the_answer(
+    asked: tuple[str, dict[str, Any]] | None,
+    status: Literal[Status.WAITING, Status.PAUSED],
+    waits: WaitingOn | None,
+    words: str,
+    store: Store,
+    serve: Serve,
+) -> None:
+    task = await store.of(DEFAULT_PROJECT).submit(TaskRequest(repository="/repo", problem_statement="a"))
+    claim = await store.claim("worker", 600)
+    assert claim is not None
+    if asked is not None:
+        await store.append(claim.run_id, claim.generation, *asked)
+    detail = {"stop_reason": "step_limit", "detail": "the limit of 50 steps is reached"}
+    await store.park(claim.run_id, claim.generation, status, waits, detail)
+    async with _alone(store, serve, answer_wait_s=240) as client:
+        answer: Any = await client.chat.completions.create(
+            model="mimo-native", messages=GREETING, metadata={"task_id": task.id}
+        )
+
+    assert answer.choices[0].message.content == words.format(task.id, answer.mimo["url"])
+    assert answer.choices[0].finish_reason == "stop"
 
 
 async def test_words_that_a_task_no_longer_reads_are_the_beginning_of_its_next(store: Store, serve: Serve) -> None:
