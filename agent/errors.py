@@ -18,6 +18,8 @@ AgentError
 └── StoreError               the store cannot be opened; the message says why
 """
 
+from typing import Literal
+
 
 class AgentError(Exception):
     """Something the agent depends on failed."""
@@ -98,6 +100,11 @@ class InvalidCursor(AgentError):
 
 class UnusableCron(AgentError):
     """A time of a schedule that cannot be; the message says why."""
+
+    def __init__(self, message: str, *, field: Literal["cron", "time_zone"]) -> None:
+        super().__init__(message)
+        self.field = field
+        """Which of the two is wrong."""
 
 
 class StoreUnavailable(AgentError):

@@ -167,5 +167,4 @@ def _unknown(schedule_id: str) -> Problem:
 
 
 def _unusable(error: UnusableCron) -> Problem:
-    pointer = "/time_zone" if "time zone" in str(error) else "/cron"
-    return rejected(pointer, str(error), "Write five fields, as in crontab(5), and a zone of the IANA's.")
+    return rejected(f"/{error.field}", str(error), "Write five fields, as in crontab(5), and a zone of the IANA's.")

@@ -69,17 +69,17 @@ def next_time(cron: str, time_zone: str, after: datetime) -> datetime:
         UnusableCron: it is no expression of five fields, there is no such zone, or the time never comes.
     """
     if len(cron.split()) != _NUM_FIELDS:
-        raise UnusableCron("not five fields: minute, hour, day of the month, month, day of the week")
+        raise UnusableCron("not five fields: minute, hour, day of the month, month, day of the week", field="cron")
     try:
         zone = ZoneInfo(time_zone)
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-        raise UnusableCron(f"no time zone {time_zone[:64]!r} is known here") from error
+        raise UnusableCron(f"no time zone {time_zone[:64]!r} is known here", field="time_zone") from error
     try:
         return next(CronSim(cron, after.astimezone(zone))).astimezone(UTC)
     except CronSimError as error:
-        raise UnusableCron(f"not a cron expression: {error}") from error
+        raise UnusableCron(f"not a cron expression: {error}", field="cron") from error
     except StopIteration as error:
-        raise UnusableCron("no day has this time") from error
+        raise UnusableCron("no day has this time", field="cron") from error
 
 
 class Schedules:
