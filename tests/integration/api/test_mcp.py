@@ -19,11 +19,12 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult
 
 from agent.api.app import create_app
+from agent.api.issuers import IdentitySettings
 from agent.identity import DEFAULT_PROJECT, ROLES
 from agent.integrations.remote import Reach
 from agent.store.base import Project, Store
 from agent.store.open import open_store
-from agent.testing import ScriptedEndpoint
+from agent.testing import IdentityProvider, ScriptedEndpoint
 from agent.types import Status
 
 from .conftest import Serve
@@ -186,6 +187,20 @@ async def test_scopes_rates_and_the_audit_log_are_those_of_rest(store: Store, se
     assert ("POST /v1/tasks", f"/v1/tasks/{task['id']}", 202) in deeds
     assert not [action for action, _, _ in deeds if "mcp" in action]
     assert (naked.status_code, foreign.status_code) == (401, 403)
+
+
+async def test_token_of_a_person_acts_in_the_project_that_its_issuer_gives(store: Store, serve: Serve) -> None:
+    await store.put_project(Project(project_id="web"))
+    grants = [{"project": "web", "role": "member", "claims": {"groups": "web"}}]
+    with IdentityProvider(audience="mimo").running() as provider:
+        issuer = {"name": "company", "url": provider.url, "audience": "mimo", "kind": "oidc", "grants": grants}
+        identity = IdentitySettings.model_validate({"issuers": [issuer]})
+        token = provider.token("ada", groups=["web"])
+        async with serve(_app(store, identity=identity)) as url, _client(url, token) as client:
+            submitted = await _done(client, "submit_task", **TASK)
+
+    task = await store.of("web").get(submitted["id"])
+    assert (task.project_id, task.created_by) == ("web", "company:ada")
 
 
 async def test_a_call_that_is_sent_again_is_done_once(store: Store, serve: Serve) -> None:
