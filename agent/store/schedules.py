@@ -155,12 +155,13 @@ class Schedules:
             row = (await transaction.db.execute(select(schedules).where(its).with_for_update())).mappings().first()
             if row is None:
                 return None
-            then, values = {**row, **changes}, dict(changes)
+            then = {**row, **changes}
+            # Who looks at it now looks at what it was.
+            values = {**changes, "taken_until": None}
             if any(then[name] != row[name] for name in ("cron", "time_zone", "enabled")):
                 at = next_time(then["cron"], then["time_zone"], transaction.now)
-                values |= {"next_run_at": at if then["enabled"] else None, "taken_until": None}
-            if values:
-                await transaction.db.execute(update(schedules).where(its).values(values))
+                values["next_run_at"] = at if then["enabled"] else None
+            await transaction.db.execute(update(schedules).where(its).values(values))
             return await _read(transaction, schedule_id)
 
     @whole
@@ -213,10 +214,10 @@ class Schedules:
 
 
 async def _move_on(transaction: Transaction, due: Due, values: Mapping[str, object]) -> bool:
-    """Whether the schedule still waited for the time that has come; its row is locked then."""
+    """Whether the schedule still waited for the time that has come, with the same task; its row is locked then."""
     still = and_(schedules.c.schedule_id == due.id, schedules.c.next_run_at == due.at)
     row = (await transaction.db.execute(select(schedules).where(still).with_for_update())).mappings().first()
-    if row is None:
+    if row is None or _due(row) != due:
         return False
     times = {
         "next_run_at": next_time(row["cron"], row["time_zone"], transaction.now),

@@ -182,6 +182,23 @@ async def test_process_that_took_too_long_submits_nothing_after_another_did(
     assert (await _shown(http, made))["last_task_id"] == task["id"]
 
 
+async def test_task_that_was_replaced_while_it_was_looked_at_is_not_submitted(
+    world: World, http: httpx.AsyncClient, process: tuple[Store, FastAPI]
+) -> None:
+    made = await _schedule(http)
+    world.now, world.slow, world.looking = NOON + timedelta(days=1), asyncio.Event(), asyncio.Event()
+    looking = asyncio.ensure_future(_serve(process[1]))
+    await world.looking.wait()
+    released, world.slow = world.slow, None
+    other = NIGHTLY["task"] | {"problem_statement": "repair the tests"}
+    await http.patch(f"/v1/schedules/{made['id']}", json={"task": other})
+    released.set()
+    await looking
+    await _serve(process[1])
+
+    assert [task["problem_statement"] for task in await _tasks(http)] == ["repair the tests"]
+
+
 async def test_times_that_passed_while_nobody_looked_are_made_up_for_by_one(
     world: World, http: httpx.AsyncClient, process: tuple[Store, FastAPI]
 ) -> None:
