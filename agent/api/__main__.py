@@ -97,7 +97,7 @@ async def _serve(
     hosts = None if api_key or identity.issuers else LOOPBACK_HOSTS | {arguments.host}
     artifacts = arguments.artifacts or os.environ.get(ADDRESS_VARIABLE) or None
     async with (
-        open_store(arguments.store, artifacts=artifacts, box=secret_box) as store,
+        open_store(arguments.store, artifacts=artifacts, box=secret_box, prices=model.prices) as store,
         open_telemetry(os.environ, model.name, "mimo-api") as telemetry,
     ):
         app = create_app(

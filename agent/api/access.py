@@ -13,6 +13,8 @@ ProjectId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}
 
 Name = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{1,200}$")]
 
+Money = Annotated[float | None, Field(gt=0, le=10**12, allow_inf_nan=False)]
+
 
 class _Shape(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,6 +51,10 @@ class Quotas(_Shape):
         "goes on before midnight; null is no limit.",
     )
     daily_tokens_per_user: int | None = Field(None, ge=1, le=10**15, description="The same of one user's runs.")
+    daily_cost: Money = Field(None, description="The same in money, by the prices of GET /v1/models.")
+    daily_cost_per_user: Money = None
+    monthly_cost: Money = Field(None, description="The same of the runs that worked this month (UTC).")
+    monthly_cost_per_user: Money = None
     retention_days: int | None = Field(None, ge=1, le=100_000, description="Days a task is kept after its end.")
 
 

@@ -98,6 +98,7 @@ async def create_project(request: Request, response: Response, shared: Shared) -
             f"There is a project {wanted.id!r} already.",
             remedy="Choose another id; that of a closed project is not given again before it is purged.",
         )
+    _check_prices(shared, wanted)
     made = await shared.store.put_project(Project(project_id=wanted.id, **wanted.model_dump(exclude={"id"})))
     response.headers["Location"] = f"/v1/projects/{made.project_id}"
     return _view(made)
@@ -118,7 +119,9 @@ async def show_project(project_id: InPath, shared: Shared) -> ProjectView:
 async def change_project(project_id: InPath, request: Request, shared: Shared) -> ProjectView:
     """Set a project's part of the workers."""
     project = await _seen(shared, project_id)
-    change = (await read_body(request, Quotas)).model_dump(exclude_unset=True)
+    wanted = await read_body(request, Quotas)
+    _check_prices(shared, wanted)
+    change = wanted.model_dump(exclude_unset=True)
     return _view(await shared.store.put_project(project.model_copy(update=change)))
 
 
@@ -223,6 +226,19 @@ async def seal_secret(shared: Context, project_id: str, name: str, secret: NewSe
     sealed = shared.secret_box.seal(project_id, name, secret.value)
     subject = shared.principal.subject
     return await shared.store.identities.put_secret(project_id, name, sealed, updated_by=subject)
+
+
+def _check_prices(shared: Context, wanted: Quotas) -> None:
+    """
+    Raises:
+        Problem: 422, there is a limit of money and nothing has a price.
+    """
+    limits = ("daily_cost", "daily_cost_per_user", "monthly_cost", "monthly_cost_per_user")
+    for name in limits if shared.prices is None else ():
+        if getattr(wanted, name) is not None:
+            raise rejected(
+                f"/{name}", "The service knows no prices", "Ask its operator to set MIMO_MODEL_PRICES, or limit tokens."
+            )
 
 
 async def _seen(shared: Context, project_id: str) -> Project:

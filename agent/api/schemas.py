@@ -216,6 +216,10 @@ class LimitsView(_View):
     max_running_per_user: int | None
     daily_tokens: int | None = Field(description="Of the runs that worked today (UTC); null is no limit.")
     daily_tokens_per_user: int | None
+    daily_cost: float | None = Field(description="The same in money.")
+    daily_cost_per_user: float | None
+    monthly_cost: float | None = Field(description="Of the runs that worked this month (UTC).")
+    monthly_cost_per_user: float | None
     weight: float = Field(description="The project's share of worker time where others wait too.")
     retention_days: int | None = Field(description="Tasks are deleted so long after their end; null keeps them.")
     task_defaults: Limits

@@ -95,7 +95,10 @@ async def serve(options: ServeOptions, terminal: Terminal) -> None:
         options.data.mkdir(parents=True, exist_ok=True)
         try:
             opening = open_store(
-                _store_url(options.data), artifacts=_artifacts_url(options.data), box=options.secret_box
+                _store_url(options.data),
+                artifacts=_artifacts_url(options.data),
+                box=options.secret_box,
+                prices=options.model.prices,
             )
             store = await stack.enter_async_context(opening)
         except StoreError as error:

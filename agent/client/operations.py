@@ -529,6 +529,10 @@ class LimitsView(TypedDict):
     max_running_per_user: int | None
     daily_tokens: int | None
     daily_tokens_per_user: int | None
+    daily_cost: float | None
+    daily_cost_per_user: float | None
+    monthly_cost: float | None
+    monthly_cost_per_user: float | None
     weight: float
     retention_days: int | None
     task_defaults: Limits
@@ -666,6 +670,10 @@ class NewProject(TypedDict):
     max_running_per_user: NotRequired[int | None]
     daily_tokens: NotRequired[int | None]
     daily_tokens_per_user: NotRequired[int | None]
+    daily_cost: NotRequired[float | None]
+    daily_cost_per_user: NotRequired[float | None]
+    monthly_cost: NotRequired[float | None]
+    monthly_cost_per_user: NotRequired[float | None]
     retention_days: NotRequired[int | None]
     id: str
 
@@ -750,6 +758,10 @@ class ProjectView(TypedDict):
     max_running_per_user: NotRequired[int | None]
     daily_tokens: NotRequired[int | None]
     daily_tokens_per_user: NotRequired[int | None]
+    daily_cost: NotRequired[float | None]
+    daily_cost_per_user: NotRequired[float | None]
+    monthly_cost: NotRequired[float | None]
+    monthly_cost_per_user: NotRequired[float | None]
     retention_days: NotRequired[int | None]
     id: str
 
@@ -800,6 +812,10 @@ class Quotas(TypedDict):
     max_running_per_user: NotRequired[int | None]
     daily_tokens: NotRequired[int | None]
     daily_tokens_per_user: NotRequired[int | None]
+    daily_cost: NotRequired[float | None]
+    daily_cost_per_user: NotRequired[float | None]
+    monthly_cost: NotRequired[float | None]
+    monthly_cost_per_user: NotRequired[float | None]
     retention_days: NotRequired[int | None]
 
 

@@ -59,7 +59,7 @@ async def open_worker(
     async with AsyncExitStack() as stack:
         if store is None:
             store = await stack.enter_async_context(
-                open_store(settings.store, artifacts=settings.artifacts, box=secret_box)
+                open_store(settings.store, artifacts=settings.artifacts, box=secret_box, prices=settings.model.prices)
             )
         model = await stack.enter_async_context(open_model(settings.model))
         toolbox = await stack.enter_async_context(_toolbox(settings, backend, metrics.traced))

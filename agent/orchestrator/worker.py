@@ -175,7 +175,7 @@ class Worker:
         await asyncio.gather(*(self._renew_one(kept) for kept in tuple(self._kept.values())))
 
     async def _hold(self) -> None:
-        """Tell runs whose user has used up the tokens of today, so that they wait after the step they are at."""
+        """Tell runs whose user has used up what there is for now, so that they wait after the step they are at."""
         kept = tuple(self._kept.values())
         overspent = await self._store.overspent(
             {(run.claim.task.project_id, run.claim.task.created_by) for run in kept}

@@ -256,6 +256,12 @@ class Project(_Record):
     """
     daily_tokens_per_user: int | None = Field(None, ge=1)
     """As before, of the runs of one user."""
+    daily_cost: float | None = Field(None, gt=0)
+    """The same in money, by the service's prices."""
+    daily_cost_per_user: float | None = Field(None, gt=0)
+    monthly_cost: float | None = Field(None, gt=0)
+    """As before, of the runs that worked this month (UTC)."""
+    monthly_cost_per_user: float | None = Field(None, gt=0)
     retention_days: int | None = Field(None, ge=1)
     """Tasks are deleted so long after their end; None keeps them."""
 
@@ -474,7 +480,7 @@ class Store(Protocol):
         """
 
     async def overspent(self, owners: Collection[tuple[str, str]]) -> dict[tuple[str, str], str]:
-        """Which of these users, each with the project before it, may use no more tokens today, and why."""
+        """Which of these users, each with the project before it, may use no more for now, and why."""
 
     async def user_events(self, task_id: str, *, after: int = 0) -> tuple[Event, ...]:
         """What the user said above ``after``, ``task.cancel_requested`` included; cheap where there is nothing new."""

@@ -1,21 +1,25 @@
 """What waits and what runs, read for the queue."""
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 
 from sqlalchemy import ColumnElement, RowMapping, and_, func, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from agent.config import Prices
 from agent.store.base import QueuePosition
 from agent.store.database import Transaction
-from agent.store.queue import Account, Head, Turn, charge, next_turn, overspent, standing
+from agent.store.queue import Account, Allowance, Head, Turn, charge, next_turn, overspent, standing
 from agent.store.rows import LIVING
 from agent.store.tables import projects, runs, tasks
-from agent.types import Status
+from agent.types import Status, Usage
 
 _CLAIM_LOCK = 6_459_002
 """Number of the advisory lock of Postgres under which turns are taken: caps hold only if one takes them at a time."""
+
+_DAILY = ("daily_tokens", "daily_tokens_per_user", "daily_cost", "daily_cost_per_user")
+_MONTHLY = ("monthly_cost", "monthly_cost_per_user")
 
 
 def claimable(now: datetime) -> ColumnElement[bool]:
@@ -25,12 +29,12 @@ def claimable(now: datetime) -> ColumnElement[bool]:
     return and_(runs.c.status.in_(LIVING), unowned, ~parked)
 
 
-async def take_turn(transaction: Transaction) -> RowMapping | None:
+async def take_turn(transaction: Transaction, prices: Prices | None) -> RowMapping | None:
     """The run whose turn it is, its task's row locked; its project's account begins where the turn found it."""
     db, now = transaction.db, transaction.now
     if db.dialect.name == "postgresql":
         await db.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _CLAIM_LOCK})
-    turn = next_turn(await _accounts(db, now), await _heads(db, now))
+    turn = next_turn(await _accounts(db, now, prices), await _heads(db, now))
     if turn is None:
         return None
     row = await _first(db, turn.head, now)
@@ -43,7 +47,9 @@ async def take_turn(transaction: Transaction) -> RowMapping | None:
     return found
 
 
-async def position_of(db: AsyncConnection, now: datetime, project_id: str, task_id: str) -> QueuePosition | None:
+async def position_of(
+    db: AsyncConnection, now: datetime, prices: Prices | None, project_id: str, task_id: str
+) -> QueuePosition | None:
     """Where the task's next run stands; None where none waits."""
     waiting = claimable(now)
     mine = (runs.c.project_id == project_id, runs.c.task_id == task_id)
@@ -54,19 +60,19 @@ async def position_of(db: AsyncConnection, now: datetime, project_id: str, task_
     earlier = or_(runs.c.due < row["due"], and_(runs.c.due == row["due"], runs.c.position < row["position"]))
     before = select(func.count()).where(runs.c.project_id == project_id, waiting, earlier)
     num_before = (await db.execute(before)).scalar_one()
-    accounts, heads = await _accounts(db, now), await _heads(db, now)
+    accounts, heads = await _accounts(db, now, prices), await _heads(db, now)
     stands = standing(accounts, heads, project_id, row["created_by"], num_before)
     return QueuePosition(position=stands.position, reason=stands.reason)
 
 
 async def overspent_in(
-    db: AsyncConnection, now: datetime, owners: Collection[tuple[str, str]]
+    db: AsyncConnection, now: datetime, prices: Prices | None, owners: Collection[tuple[str, str]]
 ) -> dict[tuple[str, str], str]:
-    """Which of these users, each in a project, may use no more tokens today, and why."""
-    limited = or_(projects.c.daily_tokens.is_not(None), projects.c.daily_tokens_per_user.is_not(None))
+    """Which of these users, each in a project, may use no more for now, and why."""
+    limited = or_(*(projects.c[name].is_not(None) for name in (*_DAILY, *_MONTHLY)))
     if not owners or (await db.execute(select(projects.c.project_id).where(limited).limit(1))).first() is None:
         return {}
-    accounts = {account.project_id: account for account in await _accounts(db, now)}
+    accounts = {account.project_id: account for account in await _accounts(db, now, prices)}
     found = {(project, user): overspent(accounts[project], user) for project, user in owners}
     return {owner: reason for owner, reason in found.items() if reason is not None}
 
@@ -80,7 +86,7 @@ async def _heads(db: AsyncConnection, now: datetime) -> list[Head]:
     return [Head(row.project_id, row.created_by, row.due, row.num) for row in found]
 
 
-async def _accounts(db: AsyncConnection, now: datetime) -> list[Account]:
+async def _accounts(db: AsyncConnection, now: datetime, prices: Prices | None) -> list[Account]:
     columns = (runs.c.project_id, runs.c.created_by, runs.c.claimed_at)
     at_work = and_(runs.c.status.in_(LIVING), runs.c.claimed_at.is_not(None), runs.c.lease_until >= now)
     running: dict[str, Counter[str]] = defaultdict(Counter)
@@ -89,8 +95,9 @@ async def _accounts(db: AsyncConnection, now: datetime) -> list[Account]:
         running[row.project_id][row.created_by] += 1
         held_s[row.project_id] += charge(row.claimed_at, now)
     found = (await db.execute(select(projects))).mappings().all()
-    limited = [row["project_id"] for row in found if row["daily_tokens"] or row["daily_tokens_per_user"]]
-    today = await _tokens_today(db, now, limited) if limited else {}
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    today = await _used_since(db, midnight, _limited(found, _DAILY))
+    month = await _used_since(db, midnight.replace(day=1), _limited(found, _MONTHLY))
     return [
         Account(
             project_id=row["project_id"],
@@ -98,9 +105,7 @@ async def _accounts(db: AsyncConnection, now: datetime) -> list[Account]:
             max_running=row["max_running"],
             max_running_per_user=row["max_running_per_user"],
             running=running[row["project_id"]],
-            daily_tokens=row["daily_tokens"],
-            daily_tokens_per_user=row["daily_tokens_per_user"],
-            tokens_today=today.get(row["project_id"]),
+            allowances=_allowances(row, today[row["project_id"]], month[row["project_id"]], prices),
             charged_s=row["used_s"] + held_s[row["project_id"]],
             served_at=row["served_at"],
         )
@@ -108,20 +113,43 @@ async def _accounts(db: AsyncConnection, now: datetime) -> list[Account]:
     ]
 
 
-async def _tokens_today(db: AsyncConnection, now: datetime, project_ids: Sequence[str]) -> dict[str, Counter[str]]:
-    """By project and user. A run that worked today counts with all it used: whoever began it yesterday began early."""
-    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
-    today = or_(runs.c.started_at >= midnight, runs.c.finished_at >= midnight, runs.c.claimed_at.is_not(None))
-    prompt, cached, completion = (
-        func.sum(runs.c.usage[name].as_integer()) for name in ("prompt_tokens", "cached_tokens", "completion_tokens")
+def _limited(found: Sequence[RowMapping], names: Sequence[str]) -> list[str]:
+    """Ids of the projects that have one of these limits."""
+    return [row["project_id"] for row in found if any(row[name] is not None for name in names)]
+
+
+_ByUser = Mapping[str, Usage]
+
+
+def _allowances(
+    row: RowMapping, today: _ByUser, month: _ByUser, prices: Prices | None
+) -> tuple[Allowance, Allowance, Allowance]:
+    tokens = {user: used.prompt_tokens - used.cached_tokens + used.completion_tokens for user, used in today.items()}
+    of_today, of_month = "units of money of today (UTC)", "units of money of this month (UTC)"
+    return (
+        Allowance("tokens of today (UTC)", row["daily_tokens"], row["daily_tokens_per_user"], tokens),
+        Allowance(of_today, row["daily_cost"], row["daily_cost_per_user"], _costs(today, prices)),
+        Allowance(of_month, row["monthly_cost"], row["monthly_cost_per_user"], _costs(month, prices)),
     )
+
+
+def _costs(used: _ByUser, prices: Prices | None) -> dict[str, float] | None:
+    return None if prices is None else {user: prices.cost(usage) for user, usage in used.items()}
+
+
+async def _used_since(db: AsyncConnection, since: datetime, project_ids: Sequence[str]) -> Mapping[str, _ByUser]:
+    """By project and user. A run that worked since then counts with all it used: whoever began it yesterday began
+    early."""
+    used: defaultdict[str, dict[str, Usage]] = defaultdict(dict)
+    if not project_ids:
+        return used
+    worked = or_(runs.c.started_at >= since, runs.c.finished_at >= since, runs.c.claimed_at.is_not(None))
     owner = (runs.c.project_id, runs.c.created_by)
-    query = select(*owner, (prompt - cached + completion).label("tokens")).where(
-        runs.c.project_id.in_(project_ids), today
-    )
-    used: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for row in await db.execute(query.group_by(*owner)):
-        used[row.project_id][row.created_by] = int(row.tokens)
+    sums = [func.coalesce(func.sum(runs.c.usage[name].as_integer()), 0).label(name) for name in Usage.model_fields]
+    query = select(*owner, *sums).where(runs.c.project_id.in_(project_ids), worked).group_by(*owner)
+    for row in (await db.execute(query)).mappings():
+        usage = Usage(**{name: int(row[name]) for name in Usage.model_fields})
+        used[row["project_id"]][row["created_by"]] = usage
     return used
 
 

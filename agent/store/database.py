@@ -20,6 +20,7 @@ import sqlalchemy.exc
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from agent.config import Prices
 from agent.errors import LeaseLost, StoreUnavailable
 from agent.store.reasoning import BOX
 
@@ -99,15 +100,18 @@ class Database:
         *,
         one_writer: bool = False,
         box: "SecretBox | None" = None,
+        prices: Prices | None = None,
     ) -> None:
         """
         Args:
             one_writer: the database lets one transaction write at a time; its own queue for them is none, they poll.
             box: seals the model's reasoning; None stores it as it is.
+            prices: of a million tokens; None: limits of money hold everybody back.
         """
         self.engine = engine.execution_options(**{BOX: box})
         self.changes = changes
         self.clock = clock
+        self.prices = prices
         self.unfinished: set[asyncio.Future[Any]] = set()
         """Transactions under way, also those whose caller is gone."""
         self._reader = self.engine.execution_options(**{READ_ONLY: True})

@@ -12,6 +12,7 @@ import anyio
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from agent.config import Prices
 from agent.errors import StoreError
 from agent.store.blobs import open_blobs
 from agent.store.database import Changes, Database, utc_now
@@ -28,7 +29,12 @@ _USE = "use sqlite:///PATH or postgresql://USER:PASSWORD@HOST/DATABASE"
 
 @asynccontextmanager
 async def open_store(
-    url: str, *, clock: Callable[[], datetime] = utc_now, artifacts: str | None = None, box: "SecretBox | None" = None
+    url: str,
+    *,
+    clock: Callable[[], datetime] = utc_now,
+    artifacts: str | None = None,
+    box: "SecretBox | None" = None,
+    prices: Prices | None = None,
 ) -> AsyncIterator[SqlStore]:
     """The store at ``url``, and what runs leave beside it at ``artifacts`` (see ``open_blobs``; None keeps nothing).
 
@@ -38,13 +44,14 @@ async def open_store(
 
     Args:
         box: seals the model's reasoning, and opens it; None stores it as it is.
+        prices: what the limits of money of projects are counted by.
 
     Raises:
         StoreError: the address is of another kind, or the database cannot be used.
     """
     blobs = open_blobs(artifacts) if artifacts else None
     async with AsyncExitStack() as stack:
-        store = SqlStore(*await _open(_parsed(url), clock, stack, box), blobs)
+        store = SqlStore(*await _open(_parsed(url), clock, stack, box, prices), blobs)
         try:
             yield store
         finally:
@@ -80,13 +87,14 @@ def _parsed(url: str) -> URL:
 
 
 async def _open(
-    url: URL, clock: Callable[[], datetime], stack: AsyncExitStack, box: "SecretBox | None"
+    url: URL, clock: Callable[[], datetime], stack: AsyncExitStack, box: "SecretBox | None", prices: Prices | None
 ) -> tuple[Database, Drafts]:
     if url.get_backend_name() == "sqlite":
         drafts = PipedDrafts(Path(f"{url.database}-drafts")) if is_file(url) else Drafts()
-        return Database(await open_sqlite(url), Changes(POLL_S), clock, one_writer=True, box=box), drafts
+        engine = await open_sqlite(url)
+        return Database(engine, Changes(POLL_S), clock, one_writer=True, box=box, prices=prices), drafts
     engine, changes, drafts = await stack.enter_async_context(_postgres().connected(url, box))
-    return Database(engine, changes, clock, box=box), drafts
+    return Database(engine, changes, clock, box=box, prices=prices), drafts
 
 
 def _postgres() -> ModuleType:

@@ -9,7 +9,7 @@ Within a project the run with the earliest ``due`` is next. That is when its tas
 its priority. As all wait at the same pace, this is priority with ageing: nothing that comes later than a head start
 can overtake, so nothing waits for ever.
 
-Caps of projects and users come before both: how many runs at once, and how many tokens a day.
+Caps of projects and users come before both: how many runs at once, and how much of tokens and money in a time.
 """
 
 import math
@@ -34,6 +34,18 @@ AT_ONCE = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
+class Allowance:
+    """How much of something a project, and each of its users, may use in a time."""
+
+    what: str
+    """Such as ``tokens of today (UTC)``."""
+    most: float | None
+    most_per_user: float | None
+    used: Mapping[str, float] | None
+    """By user, of the runs that worked in that time; None where nobody can say."""
+
+
+@dataclass(frozen=True, slots=True)
 class Account:
     """A project as the queue sees it."""
 
@@ -43,10 +55,7 @@ class Account:
     max_running_per_user: int | None = None
     running: Mapping[str, int] | None = None
     """Runs that have a worker now, by user."""
-    daily_tokens: int | None = None
-    daily_tokens_per_user: int | None = None
-    tokens_today: Mapping[str, int] | None = None
-    """What the runs that worked today have used, by user."""
+    allowances: tuple[Allowance, ...] = ()
     charged_s: float = 0.0
     """Worker time, of claims that ended and of those that go on."""
     served_at: float = 0.0
@@ -60,15 +69,8 @@ class Account:
     def num_running(self) -> int:
         return sum((self.running or {}).values())
 
-    @property
-    def num_tokens_today(self) -> int:
-        return sum((self.tokens_today or {}).values())
-
     def running_of(self, user: str) -> int:
         return (self.running or {}).get(user, 0)
-
-    def tokens_today_of(self, user: str) -> int:
-        return (self.tokens_today or {}).get(user, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,14 +142,8 @@ def held_back(account: Account, user: str) -> str | None:
 
 
 def overspent(account: Account, user: str) -> str | None:
-    """Why a user's runs may use no more tokens today; None where they may."""
-    most = account.daily_tokens
-    if most is not None and account.num_tokens_today >= most:
-        return f"the project has used {account.num_tokens_today} of its {most} tokens of today (UTC)"
-    most = account.daily_tokens_per_user
-    if most is not None and account.tokens_today_of(user) >= most:
-        return f"{user} has used {account.tokens_today_of(user)} of {most} tokens of today (UTC) in the project"
-    return None
+    """Why a user's runs may use no more for now; None where they may."""
+    return next(filter(None, (_used_up(allowance, user) for allowance in account.allowances)), None)
 
 
 def standing(
@@ -175,6 +171,29 @@ def standing(
     if position == 1:
         return Standing(position, "it is next, and waits for a worker")
     return Standing(position, f"{num_before} runs of the project and {num_others} of others come first")
+
+
+def _used_up(allowance: Allowance, user: str) -> str | None:
+    what, most, most_per_user = allowance.what, allowance.most, allowance.most_per_user
+    if most is None and most_per_user is None:
+        return None
+    if allowance.used is None:
+        return f"the project has a limit of {what}, and the service knows no prices"
+    used = sum(allowance.used.values())
+    if most is not None and used >= most:
+        return f"the project has used {_number(used)} of its {_number(most)} {what}"
+    used = allowance.used.get(user, 0)
+    if most_per_user is not None and used >= most_per_user:
+        return f"{user} has used {_number(used)} of {_number(most_per_user)} {what} in the project"
+    return None
+
+
+def _number(amount: float) -> str:
+    """
+    >>> _number(104), _number(0.25), _number(5.0), _number(0.00001234)
+    ('104', '0.25', '5', '1.234e-05')
+    """
+    return str(amount) if isinstance(amount, int) else f"{amount:.6g}"
 
 
 def _settled(accounts: Iterable[Account]) -> dict[str, Account]:

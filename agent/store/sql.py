@@ -93,7 +93,7 @@ class SqlStore:
                 return None
         async with self.database.writing() as transaction:
             now = transaction.now
-            row = await take_turn(transaction)
+            row = await take_turn(transaction, self.database.prices)
             if row is None:
                 return None
             task_id, run = row["task_id"], run_record(row)
@@ -140,7 +140,7 @@ class SqlStore:
     @whole
     async def overspent(self, owners: Collection[tuple[str, str]]) -> dict[tuple[str, str], str]:
         async with self.database.reading() as db:
-            return await overspent_in(db, self.database.clock(), owners)
+            return await overspent_in(db, self.database.clock(), self.database.prices, owners)
 
     @whole
     async def user_events(self, task_id: str, *, after: int = 0) -> tuple[Event, ...]:

@@ -58,6 +58,10 @@ projects = Table(
     Column("max_running_per_user", Integer),
     Column("daily_tokens", BigInteger),
     Column("daily_tokens_per_user", BigInteger),
+    Column("daily_cost", Float),
+    Column("daily_cost_per_user", Float),
+    Column("monthly_cost", Float),
+    Column("monthly_cost_per_user", Float),
     Column("retention_days", Integer),
     Column("created_at", UtcDateTime, nullable=False),
     # Since when nobody may act in it; null while it is open.

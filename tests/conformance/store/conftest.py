@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from agent.config import Prices
 from agent.store.open import open_store
 from agent.store.sql import SqlStore
 from tests.postgres import PostgresServer, postgres_server
+
+PRICES = Prices(prompt=1, cached=0.1, completion=10)
 
 
 class Clock:
@@ -49,5 +52,5 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 async def store(url: str, clock: Clock) -> AsyncIterator[SqlStore]:
-    async with open_store(url, clock=clock) as opened:
+    async with open_store(url, clock=clock, prices=PRICES) as opened:
         yield opened

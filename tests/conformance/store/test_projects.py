@@ -10,6 +10,7 @@ from agent.errors import IdempotencyConflict, UnknownProject, UnknownTask
 from agent.events import StepMessage
 from agent.identity import DEFAULT_PROJECT
 from agent.store.base import Claim, Project, RunResult, Store
+from agent.store.open import open_store
 from agent.types import AssistantMessage, Priority, Status, TaskRequest, Usage
 from tests.conformance.store.conftest import Clock
 
@@ -215,6 +216,45 @@ async def test_run_that_goes_on_over_midnight_counts_on_both_days(store: Store, 
     assert await store.claim("worker", 15) is None
     clock.advance(86_400)
     assert await store.claim("worker", 15) is not None
+
+
+async def test_project_that_spent_its_money_of_today_begins_no_run_before_midnight(store: Store, clock: Clock) -> None:
+    await store.put_project(Project(project_id="team", daily_cost=0.5))
+    tasks = [await store.of("team").submit(request()) for _ in range(3)]
+    clock.advance(3600)
+
+    await use(store, await claimed(store), prompt_tokens=1_000_000, cached_tokens=1_000_000)
+    await use(store, await claimed(store), completion_tokens=40_000)
+
+    assert await store.claim("worker", 15) is None
+    said = "the project has used 0.5 of its 0.5 units of money of today (UTC)"
+    assert (await store.of("team").queue_position(tasks[2].id)).reason == said
+    assert await store.overspent({("team", "local")}) == {("team", "local"): said}
+    clock.advance(86_400)
+    assert (await claimed(store)).task.id == tasks[2].id
+
+
+async def test_user_who_spent_the_money_of_a_month_waits_for_the_next_one(store: Store, clock: Clock) -> None:
+    await store.put_project(Project(project_id="team", monthly_cost_per_user=1, daily_cost_per_user=5))
+    tasks = [await store.of("team").submit(request(), created_by=user) for user in ("ada", "ada", "bob")]
+    await use(store, await claimed(store), completion_tokens=123_456)
+
+    assert (await claimed(store)).task.id == tasks[2].id
+    clock.advance(86_400)
+    said = "ada has used 1.23456 of 1 units of money of this month (UTC) in the project"
+    assert (await store.of("team").queue_position(tasks[1].id)).reason == said
+    clock.advance(30 * 86_400)
+    assert tasks[1].id in {(await claimed(store)).task.id for _ in range(2)}
+
+
+async def test_where_nothing_has_a_price_a_limit_of_money_holds_everybody_back(url: str, clock: Clock) -> None:
+    async with open_store(url, clock=clock) as store:
+        await store.put_project(Project(project_id="team", daily_cost=1))
+        task = await store.of("team").submit(request())
+
+        assert await store.claim("worker", 15) is None
+        said = "the project has a limit of units of money of today (UTC), and the service knows no prices"
+        assert (await store.of("team").queue_position(task.id)).reason == said
 
 
 async def use(store: Store, claim: Claim, **tokens: int) -> None:

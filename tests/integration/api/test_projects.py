@@ -11,6 +11,7 @@ from cryptography.fernet import Fernet
 
 from agent.api.app import create_app
 from agent.api.issuers import identity_settings
+from agent.config import ModelSettings, Prices
 from agent.errors import SettingsError
 from agent.integrations.remote import Reach
 from agent.store.base import Store
@@ -56,10 +57,35 @@ async def test_project_is_made_changed_and_listed(http: httpx.AsyncClient) -> No
     listed = (await http.get("/v1/projects")).json()["projects"]
 
     assert (made.status_code, made.headers["location"]) == (201, "/v1/projects/data")
-    wanted = change | {"id": "data", "weight": 2.0, "max_running_per_user": None, "daily_tokens_per_user": None}
+    money = dict.fromkeys(("daily_cost", "daily_cost_per_user", "monthly_cost", "monthly_cost_per_user"))
+    wanted = change | {"id": "data", "weight": 2.0, "max_running_per_user": None, "daily_tokens_per_user": None} | money
     assert changed.json() == wanted
     assert [project["id"] for project in listed] == ["data", "default", "web"]
     assert listed[0] == wanted
+
+
+async def test_limits_of_money_are_set_and_told_where_there_are_prices(store: Store) -> None:
+    prices = Prices(prompt=1, cached=0.1, completion=2)
+    money = {"daily_cost": 2.5, "daily_cost_per_user": 1.0, "monthly_cost": 40.0, "monthly_cost_per_user": None}
+    async with client(create_app(store, _resolve, api_key=OPERATOR, model=ModelSettings(prices=prices))) as http:
+        changed = (await http.patch("/v1/projects/default", json=money)).json()
+        told = (await http.get("/v1/limits")).json()
+        kept = (await http.patch("/v1/projects/default", json={"weight": 2.0})).json()
+
+    assert {name: changed[name] for name in money} == money
+    assert {name: told[name] for name in money} == money
+    assert {name: kept[name] for name in money} == money
+
+
+@pytest.mark.parametrize("name", ["daily_cost", "daily_cost_per_user", "monthly_cost", "monthly_cost_per_user"])
+async def test_a_limit_of_money_is_refused_where_nothing_has_a_price(http: httpx.AsyncClient, name: str) -> None:
+    for answer in (
+        await http.patch("/v1/projects/web", json={name: 1.0}),
+        await http.post("/v1/projects", json={"id": "data", name: 1.0}),
+    ):
+        assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, f"#/{name}")
+        assert "MIMO_MODEL_PRICES" in answer.json()["remedy"]
+    assert (await http.patch("/v1/projects/web", json={name: None})).status_code == 200
 
 
 @pytest.mark.parametrize("project", ["Web", "-web", "web-", "we_b", "we.b", "w" * 64, "", "wéb", "web\n"])

@@ -8,7 +8,18 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from agent.store.queue import AT_ONCE, QUANTUM_S, Account, Head, due, held_back, next_turn, overspent, standing
+from agent.store.queue import (
+    AT_ONCE,
+    QUANTUM_S,
+    Account,
+    Allowance,
+    Head,
+    due,
+    held_back,
+    next_turn,
+    overspent,
+    standing,
+)
 from agent.types import Priority
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -65,9 +76,10 @@ def services(draw: st.DrawFn, *, caps: bool) -> Service:
             draw(WEIGHTS),
             max_running=draw(cap),
             max_running_per_user=draw(cap),
-            daily_tokens=draw(cap),
-            daily_tokens_per_user=draw(cap),
-            tokens_today={user: draw(st.integers(0, 2)) for user in ("ada", "bob")},
+            allowances=tuple(
+                Allowance(what, draw(cap), draw(cap), {user: draw(st.integers(0, 2)) for user in ("ada", "bob")})
+                for what in ("tokens", "money")
+            ),
             charged_s=draw(st.integers(0, 200)) * 1.0,
         )
         for name in names
@@ -155,11 +167,14 @@ def test_cap_is_the_reason_exactly_where_a_cap_holds_the_run(service: Service, n
         held = account.num_running == account.max_running or (
             account.running_of(head.user) == account.max_running_per_user
         )
-        spent = account.num_tokens_today >= (account.daily_tokens or math.inf) or (
-            account.tokens_today_of(head.user) >= (account.daily_tokens_per_user or math.inf)
+        spent = any(
+            sum(used.values()) >= (allowance.most or math.inf)
+            or used[head.user] >= (allowance.most_per_user or math.inf)
+            for allowance in account.allowances
+            if (used := allowance.used) is not None
         )
         assert ("at most" in told.reason) == held
-        assert ("tokens of today" in told.reason) == (spent and not held)
+        assert ("has used" in told.reason) == (spent and not held)
 
 
 def test_project_that_was_idle_does_not_save_up() -> None:
