@@ -14,6 +14,7 @@
 | note.written       | NoteWritten       |
 | view.compacted     | ViewCompacted     |
 | cache.fell         | CacheFell         |
+| run.equipped       | RunEquipped       |
 | run.resumed        | RunResumed        |
 | run.rewound        | RunRewound        |
 | run.stopped        | RunStopped        |
@@ -140,6 +141,20 @@ class RunRewound(_Body):
     """The newest step there ever was: numbers are not used again."""
     usage: Usage
     """Of the steps that were taken back: it was used all the same."""
+
+
+class OfferedSkill(_Body):
+    name: str
+    description: str
+
+
+class RunEquipped(_Body):
+    """What the project adds to the agent's tools. Said once, before the first step: the prompt stays as it is while the
+    run goes on, whatever becomes of the project's skills and servers."""
+
+    skills: tuple[OfferedSkill, ...] = ()
+    servers: tuple[str, ...] = ()
+    """Names of servers whose tools can be called."""
 
 
 class RunStopped(_Body):

@@ -20,6 +20,7 @@ from agent.api import (
     runs,
     schedules,
     service,
+    skills,
     tasks,
     trajectories,
     webhooks,
@@ -50,6 +51,7 @@ from agent.store.idempotency import Idempotency
 from agent.store.repos import Repos
 from agent.store.schedules import Schedules
 from agent.store.secrets import SecretBox
+from agent.store.skills import ProjectSkills
 from agent.store.webhooks import Webhooks
 from agent.telemetry import Telemetry
 from agent.types import TaskRequest
@@ -71,6 +73,7 @@ _ROUTERS = tuple(
         schedules,
         webhooks,
         repos,
+        skills,
         pull_requests,
         hooks,
         projects,
@@ -86,6 +89,7 @@ _BODIES = (
         *projects.BODIES,
         *webhooks.BODIES,
         *repos.BODIES,
+        *skills.BODIES,
         *schedules.BODIES,
         *evals.BODIES,
         *pull_requests.BODIES,
@@ -155,6 +159,7 @@ def create_app(
         Schedules(store.database),
         Evals(store.database),
         Suites(suites),
+        ProjectSkills(store.database),
         Remotes(Repos(store.database), store.identities, secret_box, reach),
         Rates(requests_per_minute) if requests_per_minute else None,
         model.name,

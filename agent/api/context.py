@@ -22,6 +22,7 @@ from agent.store.evals import Evals
 from agent.store.idempotency import Idempotency
 from agent.store.schedules import Schedules
 from agent.store.secrets import SecretBox
+from agent.store.skills import ProjectSkills
 from agent.store.webhooks import Webhooks
 from agent.telemetry import Telemetry
 
@@ -52,6 +53,7 @@ class Services:
     schedules: Schedules
     evals: Evals
     suites: Suites
+    skills: ProjectSkills
     remotes: Remotes
     rates: Rates | None
     """How many requests a caller may make; None: any number."""

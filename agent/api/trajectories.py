@@ -18,6 +18,7 @@ from agent.history import view
 from agent.mining import Mining, mining
 from agent.profiles.base import Profile
 from agent.profiles.by_name import profile
+from agent.profiles.equipped import as_logged
 from agent.store.artifacts import holds_tokens
 from agent.store.base import RunRecord, TaskRecord
 from agent.tools.base import function_schema
@@ -187,6 +188,7 @@ def _tools(agent: Profile) -> tuple[dict[str, Any], ...]:
 
 
 def _conversation(task: TaskRecord, run: RunRecord, events: Sequence[Event], agent: Profile) -> Conversation:
+    agent = as_logged(agent, events)
     return Conversation(
         run_id=run.run_id,
         attempt=run.attempt,
@@ -204,7 +206,7 @@ def _mining(task: TaskRecord, events: Sequence[Event]) -> Mining | None:
 
 
 def _mini(task: TaskRecord, events: Sequence[Event], agent: Profile, prices: Prices | None) -> MiniTrajectory:
-    run = task.shown
+    run, agent = task.shown, as_logged(agent, events)
     num_calls = sum(event.type == "step.message" for event in events)
     exit_status = "Submitted" if run.stop_reason is StopReason.FINISHED else str(run.stop_reason or run.status)
     stats = MiniStats(instance_cost=prices.cost(run.usage) if prices else 0.0, api_calls=num_calls)
@@ -215,6 +217,7 @@ def _mini(task: TaskRecord, events: Sequence[Event], agent: Profile, prices: Pri
 def _training(
     task: TaskRecord, run: RunRecord, events: Sequence[Event], agent: Profile, tokens: Mapping[str, TokenRecord]
 ) -> TrainingRun:
+    agent = as_logged(agent, events)
     return TrainingRun(
         run_id=run.run_id,
         attempt=run.attempt,

@@ -707,6 +707,12 @@ class NewSecret(TypedDict):
     value: str
 
 
+class NewSkill(TypedDict):
+    description: str
+    text: str
+    name: str
+
+
 class NewWebhook(TypedDict):
     url: str
     events: NotRequired[
@@ -750,6 +756,16 @@ class ProblemDocument(TypedDict):
 
 class ProjectList(TypedDict):
     projects: list[ProjectView]
+
+
+class ProjectSkill(TypedDict):
+    """A skill of a project."""
+
+    description: str
+    text: str
+    name: str
+    updated_by: str
+    updated_at: str
 
 
 class ProjectView(TypedDict):
@@ -1010,6 +1026,15 @@ class SetUp(TypedDict):
 
     script: str
     timeout_s: NotRequired[float]
+
+
+class SkillList(TypedDict):
+    skills: list[ProjectSkill]
+
+
+class SkillSettings(TypedDict):
+    description: str
+    text: str
 
 
 Status = Literal[
@@ -1702,6 +1727,29 @@ class Operations:
     async def delete_repo(self, name: str) -> None:
         """Forget a repository. Tasks of it that wait cannot begin any more."""
         await self._send("DELETE", f"/v1/repos/{_in(name)}", {}, {}, None)
+
+    async def list_skills(self) -> SkillList:
+        """Those of the project, by name."""
+        answer: SkillList = json.loads(await self._send("GET", "/v1/skills", {}, {}, None))
+        return answer
+
+    async def create_skill(self, body: NewSkill) -> ProjectSkill:
+        """Teach the agents of the profile `assistant` something. Runs that begin from now on are offered it."""
+        answer: ProjectSkill = json.loads(await self._send("POST", "/v1/skills", {}, {}, body))
+        return answer
+
+    async def show_skill(self, name: str) -> ProjectSkill:
+        answer: ProjectSkill = json.loads(await self._send("GET", f"/v1/skills/{_in(name)}", {}, {}, None))
+        return answer
+
+    async def replace_skill(self, name: str, body: SkillSettings) -> ProjectSkill:
+        """Say all of a skill anew. Runs that were offered it before read the new text."""
+        answer: ProjectSkill = json.loads(await self._send("PUT", f"/v1/skills/{_in(name)}", {}, {}, body))
+        return answer
+
+    async def delete_skill(self, name: str) -> None:
+        """Forget a skill."""
+        await self._send("DELETE", f"/v1/skills/{_in(name)}", {}, {}, None)
 
     async def open_pull_request(self, task_id: str, body: PullRequestWanted) -> PullRequestView:
         """Push the patch of an ended task as a branch, and open a pull request for it; or add it to another task's.

@@ -9,6 +9,7 @@ from agent.integrations.remote import Reach
 from agent.integrations.remotes import RemoteCache, Remotes
 from agent.model import open_model
 from agent.orchestrator.contract import ContractWatch
+from agent.orchestrator.equipment import Equipment
 from agent.orchestrator.metrics import WorkerMetrics
 from agent.orchestrator.monitor import Fitness, monitored
 from agent.orchestrator.runner import OnDelta, Runner
@@ -19,6 +20,7 @@ from agent.store.base import Store
 from agent.store.open import open_store
 from agent.store.repos import Repos
 from agent.store.secrets import SecretBox
+from agent.store.skills import ProjectSkills
 from agent.telemetry import Telemetry
 from sandbox.backends import open_backend
 from sandbox.registry import open_registry
@@ -81,6 +83,7 @@ async def open_worker(
             waits_for_model=settings.waits_for_model,
             model_of=model.of_run,
             telemetry=telemetry,
+            equipment=Equipment(ProjectSkills(store.database)),
         )
         contract = ContractWatch(model, settings.probe_every_s) if settings.probe_every_s is not None else None
         trial = TrialWatch(toolbox) if settings.tries_sandboxes else None

@@ -5,8 +5,8 @@ an agent that stopped is not asked again, a verdict that was reached is not reac
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -22,6 +22,7 @@ from agent.loop import run_loop
 from agent.model import Delta, Model
 from agent.orchestrator.comparison import Comparison
 from agent.orchestrator.draft import Draft
+from agent.orchestrator.equipment import Equipment
 from agent.orchestrator.forecast import Forecast
 from agent.orchestrator.log import StoreLog
 from agent.orchestrator.machines import Machines
@@ -29,6 +30,7 @@ from agent.orchestrator.provisioning import Provisioned, Provisioning
 from agent.orchestrator.set_up import Place, SetUps
 from agent.orchestrator.sources import Sources
 from agent.orchestrator.workspace import Workspace
+from agent.profiles.base import Profile
 from agent.profiles.by_name import profile
 from agent.remembering import Remembering
 from agent.steps.ends import Wait
@@ -121,6 +123,7 @@ class Runner:
         waits_for_model: bool = False,
         model_of: Callable[[str], Model] | None = None,
         telemetry: Telemetry | None = None,
+        equipment: Equipment | None = None,
     ) -> None:
         """
         Args:
@@ -137,6 +140,7 @@ class Runner:
             waits_for_model: runs whose model is away are parked until it is there again.
             model_of: the model as a run of this id asks it; None where all ask it in one way.
             telemetry: makes spans of what runs do; None makes none.
+            equipment: what projects give their agents; None gives nothing.
         """
         self._store = store
         self._toolbox = toolbox
@@ -155,6 +159,7 @@ class Runner:
         self._waits_for_model = waits_for_model
         self._model_of = model_of or (lambda run_id: model)
         self._telemetry = telemetry
+        self._equipment = equipment
 
     async def run(self, claim: Claim, inbox: Inbox) -> TaskRecord:
         """Go on with a run until it has ended, or is parked until the user says something; the task as it is then.
@@ -274,27 +279,28 @@ class Runner:
         draft = Draft(self._store.drafts, work.claim.task.id, work.run_id)
         try:
             context_tokens = await self._context_tokens() if self._context_tokens else None
-            ended = await run_loop(
-                work.request,
-                profile(work.request.profile, checks_syntax=self._endpoint.checks_syntax(work.request.model.name)),
-                self._shown(work),
-                sandbox,
-                work.log,
-                base_tree=work.workspace.base.tree,
-                snapshot=lambda: work.workspace.snapshot(sandbox),
-                patch=work.workspace.patch,
-                begun=provisioned.begun,
-                before=lambda path: work.workspace.text(work.tree, path),
-                inbox=work.inbox,
-                approve=approver(work.request, work.inbox, work.log),
-                on_delta=self._listener(draft, work.run_id),
-                settings=LoopSettings(
-                    prices=self._endpoint.prices,
-                    context_tokens=context_tokens,
-                    waits_for_model=self._waits_for_model,
-                ),
-                keep=work.keep,
-            )
+            async with self._agent(work) as agent:
+                ended = await run_loop(
+                    work.request,
+                    agent,
+                    self._shown(work),
+                    sandbox,
+                    work.log,
+                    base_tree=work.workspace.base.tree,
+                    snapshot=lambda: work.workspace.snapshot(sandbox),
+                    patch=work.workspace.patch,
+                    begun=provisioned.begun,
+                    before=lambda path: work.workspace.text(work.tree, path),
+                    inbox=work.inbox,
+                    approve=approver(work.request, work.inbox, work.log),
+                    on_delta=self._listener(draft, work.run_id),
+                    settings=LoopSettings(
+                        prices=self._endpoint.prices,
+                        context_tokens=context_tokens,
+                        waits_for_model=self._waits_for_model,
+                    ),
+                    keep=work.keep,
+                )
         finally:
             draft.close()
         if not isinstance(ended, Wait):
@@ -309,6 +315,17 @@ class Runner:
             return model
         named = options.model_copy(update={"name": options.name or self._endpoint.name})
         return Remembering(model, earlier(work.request.conversation, named))
+
+    @asynccontextmanager
+    async def _agent(self, work: _Work) -> AsyncIterator[Profile]:
+        """The task's profile, with what its project adds."""
+        checks_syntax = self._endpoint.checks_syntax(work.request.model.name)
+        agent = profile(work.request.profile, checks_syntax=checks_syntax)
+        if self._equipment is None:
+            yield agent
+            return
+        async with self._equipment.given(work.claim.task.project_id, agent, work.log) as given:
+            yield given
 
     async def _provision(self, work: _Work) -> Provisioned:
         spec, next_ones = self._machines.of_agent(work.run_id, work.request), self._machines.forecast(work.request)

@@ -1,6 +1,6 @@
 """What makes an agent: its system prompt and its tools."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from importlib.resources import files
 
@@ -22,6 +22,11 @@ class Profile:
 
     def system_prompt(self, today: date) -> str:
         return self.prompt.format(date=today.isoformat(), weekday=today.strftime("%A"))
+
+    def told(self, *parts: str) -> "Profile":
+        """With more in its prompt."""
+        added = "".join(f"\n\n{part}" for part in parts).replace("{", "{{").replace("}", "}}")
+        return replace(self, prompt=self.prompt + added)
 
 
 def load_prompt(name: str) -> str:

@@ -17,6 +17,7 @@ Beside the loop's events (``agent.events``) and the words of the user (:data:`US
 | run.provisioned       | sandbox, its boot_id, base (commit, tree, dirty), tree it was filled with;  |
 |                       | taken_over: the run had it already                                          |
 | setup.completed       | duration_s, output (its end); nothing where its work was kept before        |
+| run.equipped          | skills and servers of its project, see RunEquipped of ``agent.events``      |
 | sandbox.lost          | detail                                                                      |
 | reproduction.written  | check that fails without a patch, or None; detail: why there is none        |
 | verdict.reached       | verdict                                                                     |

@@ -5,10 +5,9 @@ from datetime import datetime
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
-from sqlalchemy import RowMapping, delete, insert, select, update
-from sqlalchemy.exc import IntegrityError
 
-from agent.store.database import Database, whole
+from agent.store.database import Database
+from agent.store.named import Named
 from agent.store.tables import repos
 from agent.types import Check, SetUp
 from sandbox.hosts import AllowedHost
@@ -71,63 +70,6 @@ class Repo(RepoSettings):
     updated_at: datetime
 
 
-class Repos:
-    """Of all projects; every call names one."""
-
+class Repos(Named[RepoSettings, Repo]):
     def __init__(self, database: Database) -> None:
-        self.database = database
-
-    @whole
-    async def create(self, project_id: str, name: str, settings: RepoSettings, *, updated_by: str) -> Repo | None:
-        """None where the project has one of this name already."""
-        repo = Repo(**settings.model_dump(), name=name, updated_by=updated_by, updated_at=self.database.clock())
-        values = {"project_id": project_id, "name": name, **_changed(repo)}
-        try:
-            async with self.database.writing() as transaction:
-                await transaction.db.execute(insert(repos).values(values))
-        except IntegrityError:
-            return None
-        return repo
-
-    @whole
-    async def replace(self, project_id: str, name: str, settings: RepoSettings, *, updated_by: str) -> Repo | None:
-        """None where the project has none of this name."""
-        repo = Repo(**settings.model_dump(), name=name, updated_by=updated_by, updated_at=self.database.clock())
-        its = (repos.c.project_id == project_id, repos.c.name == name)
-        async with self.database.writing() as transaction:
-            done = await transaction.db.execute(update(repos).where(*its).values(_changed(repo)))
-        return repo if done.rowcount else None
-
-    @whole
-    async def get(self, project_id: str, name: str) -> Repo | None:
-        query = select(repos).where(repos.c.project_id == project_id, repos.c.name == name)
-        async with self.database.reading() as db:
-            row = (await db.execute(query)).mappings().first()
-        return None if row is None else _repo(row)
-
-    @whole
-    async def all(self, project_id: str) -> tuple[Repo, ...]:
-        """Those of a project, by name."""
-        query = select(repos).where(repos.c.project_id == project_id).order_by(repos.c.name)
-        async with self.database.reading() as db:
-            return tuple(map(_repo, (await db.execute(query)).mappings()))
-
-    @whole
-    async def delete(self, project_id: str, name: str) -> bool:
-        """Whether there was one."""
-        async with self.database.writing() as transaction:
-            gone = await transaction.db.execute(
-                delete(repos).where(repos.c.project_id == project_id, repos.c.name == name)
-            )
-        return gone.rowcount > 0
-
-
-def _changed(repo: Repo) -> dict[str, object]:
-    settings = repo.model_dump(mode="json", include=set(RepoSettings.model_fields))
-    return {"settings": settings, "updated_by": repo.updated_by, "updated_at": repo.updated_at}
-
-
-def _repo(row: RowMapping) -> Repo:
-    return Repo.model_validate(
-        row["settings"] | {"name": row["name"], "updated_by": row["updated_by"], "updated_at": row["updated_at"]}
-    )
+        super().__init__(database, repos, RepoSettings, Repo)

@@ -205,6 +205,28 @@ repos = Table(
     Column("updated_at", UtcDateTime, nullable=False),
 )
 
+# What its agents learn when they need it, and whose tools they may call, see skills.py and tool_servers.py.
+
+skills = Table(
+    "skills",
+    metadata,
+    Column("project_id", String(64), ForeignKey("projects.project_id"), primary_key=True),
+    Column("name", String(64), primary_key=True),
+    Column("settings", JSON, nullable=False),
+    Column("updated_by", String(256), nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+)
+
+tool_servers = Table(
+    "tool_servers",
+    metadata,
+    Column("project_id", String(64), ForeignKey("projects.project_id"), primary_key=True),
+    Column("name", String(64), primary_key=True),
+    Column("settings", JSON, nullable=False),
+    Column("updated_by", String(256), nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+)
+
 audit_log = Table(
     "audit_log",
     metadata,

@@ -31,6 +31,32 @@ class ToolServers(Protocol):
     async def call(self, server: str, tool: str, arguments: dict[str, Any]) -> ToolResult: ...
 
 
+class Remembered:
+    """Servers under the names that a run began with, whatever became of them since."""
+
+    def __init__(self, names: Sequence[str], present: ToolServers | str) -> None:
+        """
+        Args:
+            present: those that can be called; or why none of them can.
+        """
+        self.names = names
+        self._present = present
+
+    @property
+    def states(self) -> Mapping[str, str]:
+        return {} if isinstance(self._present, str) else self._present.states
+
+    async def describe(self, server: str, tool: str) -> ToolResult:
+        if isinstance(self._present, str):
+            return ToolResult(f"[error] {self._present}", error=True)
+        return await self._present.describe(server, tool)
+
+    async def call(self, server: str, tool: str, arguments: dict[str, Any]) -> ToolResult:
+        if isinstance(self._present, str):
+            return ToolResult(f"[error] {self._present}", error=True)
+        return await self._present.call(server, tool, arguments)
+
+
 class McpListArguments(BaseModel):
     model_config = ConfigDict(extra="forbid")
 

@@ -8,6 +8,12 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from agent.tools.base import ToolContext, ToolResult, fit
 
+SkillName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
+SkillDescription = Annotated[str, StringConstraints(min_length=1, max_length=1024, strip_whitespace=True)]
+
+OUTSIDE = "/tmp/skills"  # noqa: S108 - in the sandbox
+"""Folder of those that are not part of the work tree."""
+
 
 @dataclass(frozen=True, slots=True)
 class Skill:

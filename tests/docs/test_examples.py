@@ -28,6 +28,7 @@ from agent.api.completions.shapes import ChatRequest
 from agent.api.evals import NewEval
 from agent.api.schedules import NewSchedule
 from agent.api.schemas import MessageText
+from agent.api.skills import NewSkill
 from agent.api.webhooks import NewWebhook
 from agent.cli.app import app
 from agent.types import TaskRequest
@@ -192,6 +193,7 @@ def body_of(path: str) -> type[BaseModel]:
         "schedules": NewSchedule,
         "evals": NewEval,
         "completions": ChatRequest,
+        "skills": NewSkill,
     }
     return bodies[path.rpartition("/")[2]]
 

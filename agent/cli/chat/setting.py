@@ -23,11 +23,11 @@ from agent.model import open_model
 from agent.permissions.policy import other_tool
 from agent.profiles.base import Profile
 from agent.profiles.by_name import profile
+from agent.profiles.equipped import equipped
 from agent.steps.settings import LoopSettings
-from agent.tools.base import Tool
 from agent.tools.hook import Hooked, Hooks
-from agent.tools.mcp import McpCall, McpList, ToolServers
-from agent.tools.skill import Skill, UseSkill, offer
+from agent.tools.mcp import ToolServers
+from agent.tools.skill import Skill, offer
 from agent.types import Limits, ModelOptions
 from sandbox.backends import open_backend
 
@@ -102,7 +102,7 @@ async def open_setting(
     if chosen.name == "assistant":  # The tools of the others are fixed.
         servers = await _servers(settings, environment, stack)
         skills = find_skills(own / "skills", folder.speaking, sandboxed=asked.sandboxed)
-        chosen = _with(chosen, servers, skills)
+        chosen = equipped(chosen, skills, servers)
     hooks = Hooks(settings.hooks, HostSandbox(folder.root)) if settings.hooks else None
     if hooks is not None:
         chosen = replace(chosen, tools=tuple(Hooked(tool, hooks) for tool in chosen.tools))
@@ -119,13 +119,6 @@ async def open_setting(
         skills,
         find_commands(own / "commands", folder.speaking),
     )
-
-
-def _with(chosen: Profile, servers: ToolServers | None, skills: Sequence[Skill]) -> Profile:
-    added: list[Tool] = [UseSkill(skills)] if skills else []
-    if servers is not None:
-        added += [McpList(servers), McpCall(servers)]
-    return replace(chosen, tools=(*chosen.tools, *added))
 
 
 async def _servers(settings: Settings, environment: Mapping[str, str], stack: AsyncExitStack) -> "McpServers | None":
@@ -158,8 +151,7 @@ def _told(chosen: Profile, folder: Folder, skills: Sequence[Skill], *, sandboxed
         parts.append(offer(skills))
     if folder.trusted and (text := instructions(folder.root)):
         parts.append(f"The user's instructions for this project:\n\n{text}")
-    added = "".join(f"\n\n{part}" for part in parts).replace("{", "{{").replace("}", "}}")
-    return replace(chosen, prompt=chosen.prompt + added)
+    return chosen.told(*parts)
 
 
 _AT_A_TERMINAL = (

@@ -3,17 +3,15 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from agent.cli.chat.host import WORKSPACE
 from agent.cli.failure import ExitCode, Failure
-from agent.tools.skill import Skill
+from agent.tools.skill import OUTSIDE, Skill, SkillDescription, SkillName
 
 PROJECT_SKILLS = Path(".agents", "skills")
 
-_OUTSIDE = "/tmp/skills"  # noqa: S108 - in the sandbox
 _MAX_FILES = 100
 _MAX_FILE_BYTES = 1024 * 1024
 
@@ -22,8 +20,8 @@ class _Head(BaseModel):
     # Other programs add keys of their own.
     model_config = ConfigDict(extra="ignore")
 
-    name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
-    description: Annotated[str, StringConstraints(min_length=1, max_length=1024, strip_whitespace=True)]
+    name: SkillName
+    description: SkillDescription
 
 
 def find_skills(user: Path, root: Path | None, *, sandboxed: bool) -> tuple[Skill, ...]:
@@ -49,7 +47,7 @@ def _users(folder: Path, *, sandboxed: bool) -> Iterator[Skill]:
     """They are outside the project, so that a sandbox has to be given their files."""
     for path in _paths(folder):
         if sandboxed:
-            yield _skill(path, f"{_OUTSIDE}/{path.parent.name}", dict(_files(path.parent)))
+            yield _skill(path, f"{OUTSIDE}/{path.parent.name}", dict(_files(path.parent)))
         else:
             yield _skill(path, str(path.parent))
 

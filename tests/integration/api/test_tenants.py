@@ -26,6 +26,7 @@ from agent.store.base import RunResult, Store
 from agent.store.open import open_store
 from agent.store.repos import Repos, RepoSettings
 from agent.store.secrets import SecretBox
+from agent.store.skills import ProjectSkills, SkillSettings
 from agent.types import Status
 
 pytestmark = pytest.mark.anyio
@@ -77,6 +78,8 @@ BODIES: dict[str, dict[str, Any]] = {
     "POST /v1/schedules": {"name": "mine", "cron": "0 0 * * *", "task": NEW_TASK},
     "PATCH /v1/schedules/{schedule_id}": {"enabled": False},
     "POST /v1/repos": {"name": "mine", "url": "https://git.example/beta.git"},
+    "POST /v1/skills": {"name": "mine", "description": "mine", "text": "mine"},
+    "PUT /v1/skills/{name}": {"description": "mine", "text": "mine"},
     "PUT /v1/repos/{name}": {"url": "https://git.example/beta.git"},
 }
 FORMS: dict[str, dict[str, str]] = {
@@ -166,6 +169,7 @@ class Tenants:
             (await self.http.get("/v1/webhooks", headers=headers)).json(),
             (await self.http.get("/v1/schedules", headers=headers)).json(),
             (await self.http.get("/v1/evals", headers=headers)).json(),
+            (await self.http.get("/v1/skills", headers=headers)).json(),
             len((await mine.list_tasks()).tasks),
         )
 
@@ -206,6 +210,8 @@ async def _belongings(http: httpx.AsyncClient, store: Store, key: str) -> dict[s
     hook = await post("/v1/webhooks", url=f"https://hooks.example/{CANARY}")
     repo = RepoSettings(url=f"https://git.example/{CANARY}.git")
     await Repos(store.database).create("alpha", "TOKEN", repo, updated_by=CANARY)
+    skill = SkillSettings(description=CANARY, text=CANARY)
+    await ProjectSkills(store.database).create("alpha", "TOKEN", skill, updated_by=CANARY)
     wanted = {"repository": "/repo", "problem_statement": CANARY, "labels": {CANARY: CANARY}}
     task_id = (await post("/v1/tasks", **wanted))["id"]
     claim = await store.claim(CANARY, 60.0)
