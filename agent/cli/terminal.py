@@ -7,6 +7,7 @@ goes to a terminal except through :func:`printable`.
 import sys
 from dataclasses import dataclass
 
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
@@ -56,12 +57,23 @@ def printable(text: str) -> str:
 
 
 def one_line(text: str, width: int) -> str:
-    """The first line, printable, at most ``width`` characters."""
+    """The first line, printable, in at most ``width`` columns: of these a letter of Chinese takes two."""
     lines = text.strip().splitlines() or [""]
     line = printable(lines[0].replace("\t", " "))
-    if len(line) > width or len(lines) > 1:
-        return f"{line[: width - 1]}…"
+    if cell_len(line) > width or len(lines) > 1:
+        return f"{set_cell_size(line, min(cell_len(line), width - 1)).rstrip()}…"
     return line
+
+
+def last_words(text: str, width: int) -> str:
+    """The end of a text as one line, printable, in at most ``width`` columns."""
+    line = printable(" ".join(text.split()))
+    if cell_len(line) <= width:
+        return line
+    room, at = width - 1, len(line)
+    while at and (room := room - cell_len(line[at - 1])) >= 0:
+        at -= 1
+    return f"…{line[at:]}"
 
 
 def _style(line: str) -> str:

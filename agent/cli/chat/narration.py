@@ -84,7 +84,8 @@ class Narration:
                     self._scrollback.print(answer(done))
                 self._count("writing")
             case "reasoning":
-                self._count("thinking")
+                self._live.think(delta.text)
+                self._redraw_now_and_then()
             case "tool_call":
                 self._say_thought()
                 self._count("writing a call")
@@ -122,5 +123,8 @@ class Narration:
 
     def _count(self, what: str) -> None:
         self._live.count(what)
+        self._redraw_now_and_then()
+
+    def _redraw_now_and_then(self) -> None:
         if self._live.num_pieces % 8 == 1:
             self._app.invalidate()
