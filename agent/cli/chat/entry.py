@@ -17,6 +17,9 @@ _FOLD_CHARS = 600
 _MOST_FILES = 500_000
 _MOST_SHOWN = 12
 
+_CURSOR = re.compile(r"\x1b\[\d+;\d+R")
+"""Where the cursor is: a terminal that was asked says so in the middle of what is pasted."""
+
 
 class Pastes:
     """Long pastes stand in the input as a few words, and are put back when it is sent."""
@@ -26,7 +29,7 @@ class Pastes:
 
     def fold(self, text: str) -> str:
         """What to show for a pasted text: itself, where it is short."""
-        text = text.replace("\r\n", "\n").replace("\r", "\n")
+        text = _CURSOR.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
         lines = text.count("\n") + 1
         if lines < _FOLD_LINES and len(text) < _FOLD_CHARS:
             return text

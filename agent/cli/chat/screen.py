@@ -148,6 +148,10 @@ class Screen(Audience):
         if serving is not None and not serving.cancelled() and (error := serving.exception()):
             raise error
 
+    def put(self, text: str) -> None:
+        """Into the line, as if the user had typed it."""
+        self._prompt.put(text)
+
     def leave(self) -> None:
         if self._app.is_running and not self._app.is_done:
             self._app.exit()

@@ -24,6 +24,7 @@ from agent.cli.chat.conversation import (
 from agent.cli.chat.journal import Journal, JournalDamaged
 from agent.cli.chat.screen import Screen
 from agent.cli.chat.setting import Asked, Folder, open_endpoint, open_setting
+from agent.cli.chat.typed_ahead import TypedAhead
 from agent.cli.failure import ExitCode, Failure
 from agent.cli.home import home
 from agent.cli.report import age
@@ -60,11 +61,12 @@ async def chat(options: ChatOptions, environment: Mapping[str, str]) -> None:
     """
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise Failure(ExitCode.USAGE, "mimo without a command needs a terminal", 'without one: mimo run "..."')
+    typed = TypedAhead()
     place = home(environment)
     conversations = place / "conversations"
-    folder = _folder(options, conversations)
+    folder = _folder(options, conversations, typed)
     root = _root_of(folder, options)
-    trusted = _trusted(root, Trust(place))
+    trusted = _trusted(root, Trust(place), typed)
     settings = load(environment, root if trusted else None).settings
     async with AsyncExitStack() as stack:
         asked = Asked(options.model_url, options.model, sandboxed=not options.no_sandbox)
@@ -80,11 +82,18 @@ async def chat(options: ChatOptions, environment: Mapping[str, str]) -> None:
                 history=place / "typed",
                 no_color=options.no_color or bool(environment.get("NO_COLOR")),
             )
-            going = await _converse(going, root, setting, screen, options, settings)
+            going = await _converse(going, root, setting, screen, options, settings, typed)
+            typed = TypedAhead()
 
 
 async def _converse(
-    folder: Path, root: Path, setting: Setting, screen: Screen, options: ChatOptions, settings: Settings
+    folder: Path,
+    root: Path,
+    setting: Setting,
+    screen: Screen,
+    options: ChatOptions,
+    settings: Settings,
+    typed: TypedAhead,
 ) -> Path | None:
     """Show one conversation; the next one, or None where the user leaves."""
     try:
@@ -92,6 +101,8 @@ async def _converse(
             commands = Commands(screen, conversation, prices=setting.loop.prices)
             begin = _Beginning(screen, conversation, options, settings)
             begin.greet()
+            typed.take()
+            screen.put(typed.text)
             await screen.run(conversation, commands.names, commands, begin)
             _say_goodbye(conversation, commands.next_folder)
     except (ConversationBusy, JournalDamaged, GitError, StoreError) as error:
@@ -143,9 +154,9 @@ def _say_goodbye(conversation: Conversation, next_folder: Path | None) -> None:
         print(f"To go on: mimo --resume {conversation.id}")  # noqa: T201
 
 
-def _folder(options: ChatOptions, conversations: Path) -> Path:
+def _folder(options: ChatOptions, conversations: Path, typed: TypedAhead) -> Path:
     if options.resume == "list":
-        return _pick(list_conversations(conversations))
+        return _pick(list_conversations(conversations), typed)
     if options.resume is not None:
         if "/" in options.resume or not (conversations / options.resume / "journal.jsonl").is_file():
             raise Failure(ExitCode.USAGE, f"there is no conversation {options.resume}", "mimo --resume list shows them")
@@ -158,7 +169,7 @@ def _folder(options: ChatOptions, conversations: Path) -> Path:
     return new_folder(conversations)
 
 
-def _pick(known: list[Listed]) -> Path:
+def _pick(known: list[Listed], typed: TypedAhead) -> Path:
     if not known:
         raise Failure(ExitCode.USAGE, "there is no conversation to resume", "begin one: mimo")
     terminal = open_terminal()
@@ -167,7 +178,7 @@ def _pick(known: list[Listed]) -> Path:
         terminal.note(
             f"{number}. {title}  ({age(time.time() - listed.changed_at)}, {listed.turns} turns, {listed.root})"
         )
-    answer = input("Which? ").strip()
+    answer = _ask("Which? ", typed)
     if not answer.isdecimal() or not 1 <= int(answer) <= min(len(known), 9):
         raise Failure(ExitCode.USAGE, "no conversation was chosen")
     return known[int(answer) - 1].folder
@@ -187,7 +198,7 @@ def _root_of(folder: Path, options: ChatOptions) -> Path:
     return root
 
 
-def _trusted(root: Path, trust: Trust) -> bool:
+def _trusted(root: Path, trust: Trust, typed: TypedAhead) -> bool:
     """Whether the folder's own files may speak; asked once."""
     if not speaks(root):
         return False
@@ -198,6 +209,15 @@ def _trusted(root: Path, trust: Trust) -> bool:
             f"{root} has instructions for agents (AGENTS.md, .mimo or .agents). They can make the agent do "
             "things, and name programs that it starts."
         )
-        known = input("Do you trust this folder? [y/N] ").strip().lower() in ("y", "yes")
+        known = _ask("Do you trust this folder? [y/N] ", typed).lower() in ("y", "yes")
         trust.decide(root, known)
     return known
+
+
+def _ask(question: str, typed: TypedAhead) -> str:
+    """What was typed before the question is no answer to it."""
+    typed.take()
+    try:
+        return input(question).strip()
+    except EOFError as error:
+        raise Failure(ExitCode.INTERRUPTED, "no answer was given") from error

@@ -34,9 +34,9 @@ class Status:
         parts: StyleAndTextTuples = [(f"class:{mode.split()[-1]}", f" {mode} ")]
         if not conversation.sandboxed:
             parts += [("", " "), ("class:open", " NO SANDBOX ")]
-        if self.notice:
-            return [*parts, ("class:title", f" {self.notice}")]
         room = width - sum(len(text) for _, text, *_ in parts)
+        if self.notice:
+            return [*(parts if len(self.notice) < room else ()), ("class:title", f" {self.notice}")]
         for fact in self._facts(conversation):
             if len(fact) + 3 > room:
                 break

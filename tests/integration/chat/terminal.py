@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import termios
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,6 +89,17 @@ class Terminal:
     def type(self, *keys: str) -> None:
         for key in keys:
             os.write(self._control, key.encode())
+
+    def paste(self, text: str) -> None:
+        """Any amount of it: it goes in while what comes out is read."""
+        data = memoryview(f"\x1b[200~{text}\x1b[201~".encode())
+
+        def write() -> None:
+            at = 0
+            while at < len(data):
+                at += os.write(self._control, data[at : at + 4096])
+
+        threading.Thread(target=write, daemon=True).start()
 
     def see(self, text: str, *, times: int = 1) -> None:
         """Wait until it can be read."""

@@ -18,6 +18,7 @@ from tests.integration.chat.terminal import (
     CTRL_O,
     CTRL_S,
     ENTER,
+    ESCAPE,
     SHIFT_TAB,
     UP,
     Terminal,
@@ -285,14 +286,109 @@ def test_a_long_paste_is_folded_and_sent_whole(start: Start) -> None:
     assert heard == [f"look: {text}"]
 
 
-def test_a_megabyte_is_refused_in_words(start: Start) -> None:
-    terminal = ready(start(in_order()))
-    terminal.type("\x1b[200~" + "x" * 3000 + "\x1b[201~")
-    terminal.see("[paste 1: 3,000 characters]")
-    for _ in range(40):
-        terminal.type("\x1b[200~" + "y" * 3000 + "\x1b[201~")
+@pytest.mark.parametrize(
+    ("text", "size"), [("x" * 1_000_000, "1,000,000 characters"), ("word\n" * 200_000, "200001 lines")]
+)
+def test_a_megabyte_is_folded_and_refused_in_words(start: Start, text: str, size: str) -> None:
+    terminal = ready(start(in_order(say("after all"))))
+    terminal.paste(text)
+    terminal.see(f"> [paste 1: {size}]")
+    terminal.type(" and more")
+    terminal.see(f"> [paste 1: {size}] and more")
     terminal.type(ENTER)
     terminal.see("are too many")
+    terminal.type(CTRL_C, "hello", ENTER)
+    terminal.see("after all")
+
+
+def test_what_the_terminal_says_of_its_cursor_is_no_part_of_a_paste(start: Start) -> None:
+    terminal = ready(start(in_order()))
+    terminal.paste("one\x1b[6;1R two")
+    terminal.see("> one two")
+
+
+def test_what_was_typed_before_the_screen_stood_is_in_the_line_and_was_not_sent(start: Start) -> None:
+    heard: list[str] = []
+
+    def script(messages: Sequence[Message]) -> AssistantMessage:
+        heard.append(messages[-1]["content"])
+        return say("as you say")
+
+    terminal = start(script)
+    terminal.type("repair it", ENTER, "and test it", ENTER)
+    ready(terminal)
+    terminal.see("> repair it")
+    assert heard == []
+    terminal.type(ENTER)
+    terminal.see("as you say")
+    assert heard == ["repair it\nand test it"]
+
+
+def test_what_was_typed_before_a_question_is_no_answer_to_it(start: Start, root: Path) -> None:
+    (root / "AGENTS.md").write_text("Be kind.")
+    terminal = start(in_order(say("as you say")))
+    terminal.type("y", ENTER)
+    terminal.see("Do you trust this folder?")
+    terminal.type("n", ENTER)
+    ready(terminal).see("> y")
+    assert not next(iter(json.loads((root.parent / "home" / "trusted.json").read_text()).values()))
+
+
+def test_a_question_without_an_answer_ends_it_in_words(start: Start, root: Path) -> None:
+    (root / "AGENTS.md").write_text("Be kind.")
+    terminal = start(in_order())
+    terminal.see("Do you trust this folder?")
+    terminal.type(CTRL_D)
+    assert terminal.ended() == 130
+    assert "no answer was given" in terminal.text
+
+
+def test_escape_twice_asks_where_to_go_back_to(start: Start) -> None:
+    terminal = ready(start(in_order(say("done"))))
+    terminal.type("repair it", ENTER)
+    terminal.see("tokens · /help")
+    terminal.type(ESCAPE, ESCAPE)
+    terminal.see("Back to before which turn?")
+    terminal.type(ESCAPE)
+    terminal.see_no_more("Back to before which turn?")
+
+
+def test_leaving_while_a_command_runs_ends_both(start: Start, root: Path) -> None:
+    terminal = ready(start(in_order(call("bash", command="touch begun; sleep 600")), "--mode", "auto", "--no-sandbox"))
+    terminal.type("wait", ENTER)
+    terminal.see("$ touch begun")
+    terminal.type(CTRL_D)
+    assert terminal.ended() == 0
+    assert "To go on: mimo --resume " in terminal.text
+
+
+@pytest.mark.parametrize("columns", [40, 100])
+def test_the_newest_words_of_a_thought_are_seen_in_one_line_and_folded_after(start: Start, columns: int) -> None:
+    thought = "The sign is wrong. 这个符号是错的，应该改成加号，然后再运行一次测试。 " * 8 + "So I turn it around"
+    thinking = Stalled(AssistantMessage(content="", reasoning_content=thought))
+    terminal = ready(start(in_order(say("done", reasoning="Short.")), faults=[thinking], columns=columns))
+    terminal.type("repair it", ENTER)
+    terminal.see("I turn it around")
+    rows = [line for line in terminal.screen.splitlines() if "thinking" in line or "turn it around" in line]
+    assert len(rows) == 1
+    assert rows[0].startswith("  ")
+    assert rows[0].endswith("I turn it around")
+    terminal.type(ESCAPE)
+    terminal.see("interrupted")
+    assert "turn it around" not in terminal.screen
+    terminal.type("again", ENTER)
+    terminal.see("✻ thought")
+    terminal.see("done")
+
+
+def test_the_last_line_says_the_mode_and_the_sandbox_in_a_narrow_window(start: Start) -> None:
+    terminal = start(in_order(), "--no-sandbox", "--mode", "edits", columns=40)
+    terminal.see(" accept edits ")
+    terminal.see("NO SANDBOX")
+    terminal.type(CTRL_C)
+    terminal.see("Ctrl-C again to leave")
+    terminal.type(CTRL_C)
+    assert terminal.ended() == 0
 
 
 def test_without_colour_nothing_is_coloured(start: Start) -> None:
