@@ -49,6 +49,8 @@ class ModelSettings(BaseModel):
     of its last answer. Endpoints that do not know this may refuse it."""
     record_tokens: bool = False
     """Ask for the tokens of every answer, to be kept for training. Endpoints that do not know this may refuse it."""
+    images: bool = False
+    """Whether the model takes images. MiMo-V2-Flash takes text alone: messages with images are refused then."""
     check_syntax: bool | None = None
     """Whether ``str_replace`` of the profile ``native`` refuses an edit that breaks a file's syntax; None: with any
     model but ``mimo-v2-nano``, which was trained without."""
@@ -85,6 +87,7 @@ _ENVIRONMENT = {
     "reasoning_field": "MIMO_MODEL_REASONING_FIELD",
     "sessions": "MIMO_MODEL_SESSIONS",
     "record_tokens": "MIMO_MODEL_RECORD_TOKENS",
+    "images": "MIMO_MODEL_IMAGES",
     "check_syntax": "MIMO_MODEL_CHECK_SYNTAX",
     "prices": "MIMO_MODEL_PRICES",
 }

@@ -33,6 +33,15 @@ class _Body(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class KeptImage(_Body):
+    """An image that a user said, kept as an artifact."""
+
+    task_id: str
+    """To which task it was said: its runs keep it, forks of it only name it."""
+    name: str
+    media_type: Literal["image/png", "image/jpeg", "image/webp"]
+
+
 class StepStarted(_Body):
     step: int
     """Steps count from 1."""
@@ -86,6 +95,8 @@ class ToolCompleted(_Body):
     """Who did not allow the call; None where it was not refused."""
     message_id: str | None = None
     """The user's message that answered the call."""
+    images: tuple[KeptImage, ...] = ()
+    """Of that message."""
     usage: Usage | None = None
     """What a sub-agent cost."""
 
@@ -169,6 +180,7 @@ class MessageTaken(_Body):
     step: int
     message_id: str
     text: str
+    images: tuple[KeptImage, ...] = ()
 
 
 class ApprovalRequested(_Body):
@@ -213,6 +225,7 @@ class MessageAdded(_Body):
     delivery: Literal["steer", "queue", "interrupt"] = "steer"
     """Before the next model call; after the agent called ``finish``; or at once, for which a model call under way is
     given up."""
+    images: tuple[KeptImage, ...] = ()
 
 
 class MessageRemoved(_Body):

@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Sequence
 
-from agent.events import ViewCompacted
+from agent.events import KeptImage, ViewCompacted
 from agent.trajectory import Step, steps
 from agent.types import AssistantMessage, Event, Message, ModelOptions, Observation, Said, ToolCall
 
@@ -24,11 +24,13 @@ def view(
     done = steps(events) if done is None else done
     compacted = last_compaction(events)
     first = compacted.from_step if compacted else 0
+    images: Sequence[KeptImage] = ()
     if compacted:
-        problem = _retold(problem, [step for step in done if step.number < first], compacted.note)
+        gone = [step for step in done if step.number < first]
+        problem, images = _retold(problem, gone, compacted.note), [image for step in gone for image in _images(step)]
     messages: list[Message] = [
         {"role": "system", "content": system_prompt},
-        {"role": "user", "content": problem},
+        _said(problem, images),
     ]
     for step in done:
         if step.number >= first:
@@ -84,14 +86,47 @@ _NOTE = "You have worked on this for a while. The steps so far are not shown; th
 
 
 def _step(step: Step) -> list[Message]:
-    heard: list[Message] = [{"role": "user", "content": message.text} for message in step.heard]
+    heard = [_said(message.text, message.images) for message in step.heard]
     if step.message is None or step.dropped:
         return heard
+    # Results of calls are text alone, so the images of an answer to a question follow them.
+    shown = [image for result in step.results for image in result.images]
     return [
         *heard,
         assistant_message(step.message),
         *(observation_message(result.observation) for result in step.results),
+        *([_said(_WITH_ANSWER, shown)] if shown else []),
     ]
+
+
+_WITH_ANSWER = "The images that come with the answer:"
+
+
+def _said(text: str, images: Sequence[KeptImage] = ()) -> Message:
+    if not images:
+        return {"role": "user", "content": text}
+    return {"role": "user", "content": [{"type": "text", "text": text}, *map(image_part, images)]}
+
+
+def _images(step: Step) -> list[KeptImage]:
+    """All that the user showed in a step."""
+    said = [image for heard in step.heard for image in heard.images]
+    return said + [image for result in step.results for image in result.images]
+
+
+def image_part(image: KeptImage) -> Message:
+    """In the form of a content part; the bytes are put in the place of the reference on the way to the model."""
+    return {
+        "type": "image_url",
+        "image_url": {"url": f"artifact:{image.media_type};{image.task_id}/{image.name}"},
+    }
+
+
+def as_text(content: str | list[Message]) -> str:
+    """What a message says to who is shown no images."""
+    if isinstance(content, str):
+        return content
+    return "\n".join(part["text"] if part["type"] == "text" else "[an image]" for part in content)
 
 
 def assistant_message(message: AssistantMessage) -> Message:

@@ -163,6 +163,7 @@ def create_app(
         Remotes(Repos(store.database), store.identities, secret_box, reach),
         Rates(requests_per_minute) if requests_per_minute else None,
         model.name,
+        model.images,
         model.prices,
         metrics,
         telemetry,

@@ -59,6 +59,8 @@ class Services:
     """How many requests a caller may make; None: any number."""
     model_name: str
     """What tasks get that name no model."""
+    takes_images: bool
+    """The model takes images."""
     prices: Prices | None
     metrics: ApiMetrics
     telemetry: Telemetry | None

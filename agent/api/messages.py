@@ -5,8 +5,9 @@ from http import HTTPStatus
 from fastapi import APIRouter, Request, Response
 
 from agent.api.auth import needs
-from agent.api.body import described, read_body, rejected
+from agent.api.body import described, read_body
 from agent.api.context import Context, Shared
+from agent.api.images import keep_images, read_images
 from agent.api.log import whole_log
 from agent.api.once import IdempotencyKey, once
 from agent.api.problems import Problem
@@ -36,13 +37,15 @@ async def say(task_id: str, request: Request, shared: Shared, idempotency_key: I
     """Say something to the agent: before its next model call (steer), once it has finished (queue), or at once, for
     which a model call under way is given up (interrupt). A task that waits for an answer takes it as that."""
     said = await read_body(request, MessageText)
-    if said.images:
-        raise await _images_not_taken(shared, task_id)
+    task = await shared.tasks.get(task_id)
+    images = read_images(shared, task.request.model.name or shared.model_name, said.images)
     message = new_message(said.text, "/text", said.delivery)
 
     async def do() -> tuple[str, MessageView]:
         await _expect_run(shared, task_id, said.expected_run_id)
-        event = await shared.tasks.tell(task_id, "message.added", message.model_dump(mode="json"))
+        kept = await keep_images(shared, task_id, message.message_id, said.images, images)
+        body = message.model_copy(update={"images": kept}).model_dump(mode="json")
+        event = await shared.tasks.tell(task_id, "message.added", body)
         return task_id, _view(event)
 
     return await once(shared, request, idempotency_key, do)
@@ -71,18 +74,6 @@ async def take_back(task_id: str, message_id: str, shared: Shared) -> None:
         )
     if message.state == "queued":
         await shared.tasks.tell(task_id, "message.removed", {"message_id": message_id})
-
-
-async def _images_not_taken(shared: Context, task_id: str) -> Problem:
-    """So that no picture is lost without a word on its way to a model that could not see it."""
-    task = await shared.tasks.get(task_id)
-    model = task.request.model.name or shared.model_name
-    return rejected(
-        "/images",
-        f"The model {model} takes text alone",
-        "Say in words what the images show, or put what matters of them into files of the repository.",
-        code="images_not_taken",
-    )
 
 
 async def _expect_run(shared: Context, task_id: str, run_id: str | None) -> None:
@@ -125,6 +116,7 @@ def _view(event: Event) -> MessageView:
     return MessageView(
         id=message.message_id,
         text=message.text,
+        images=tuple(image.name for image in message.images),
         delivery=message.delivery,
         state="queued",
         seq=event.seq,

@@ -268,7 +268,7 @@ class MessageText(_Told):
 
     text: Annotated[str, StringConstraints(min_length=1, max_length=100_000)]
     images: tuple[Image, ...] = Field(
-        (), max_length=4, description="Refused (`images_not_taken`): the models of this service take text alone."
+        (), max_length=4, description="Refused (`images_not_taken`) where the service's model takes text alone."
     )
     delivery: Delivery = "steer"
     expected_run_id: Annotated[str, StringConstraints(max_length=64)] | None = Field(
@@ -317,6 +317,7 @@ class MessageView(_View):
 
     id: str
     text: str
+    images: tuple[str, ...] = Field((), description="Names of the artifacts that keep them.")
     delivery: Delivery
     state: MessageState
     seq: int = Field(description="Of its event message.added.")

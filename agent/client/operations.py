@@ -582,6 +582,7 @@ class MessageView(TypedDict):
 
     id: str
     text: str
+    images: NotRequired[list[str]]
     delivery: Literal["steer", "queue", "interrupt"]
     state: Literal["queued", "taken", "removed"]
     seq: int

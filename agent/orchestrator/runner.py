@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from agent.approvals import approver
 from agent.config import ModelSettings
-from agent.errors import GitError, RepositoryError
+from agent.errors import GitError, RepositoryError, UnknownArtifact
 from agent.events import RunStopped
 from agent.history import earlier
 from agent.inbox import Inbox
@@ -33,6 +33,7 @@ from agent.orchestrator.workspace import Workspace
 from agent.profiles.base import Profile
 from agent.profiles.by_name import profile
 from agent.remembering import Remembering
+from agent.seeing import Seeing
 from agent.steps.ends import Wait
 from agent.steps.settings import LoopSettings
 from agent.store.artifacts import MAX_BYTES as MAX_ARTIFACT_BYTES
@@ -310,11 +311,26 @@ class Runner:
 
     def _shown(self, work: _Work) -> Model:
         """The model, as the task asks it: with what was said before."""
-        model, options = self._model_of(work.run_id), work.request.model
+        model, options = self._seeing(self._model_of(work.run_id), work.claim.task.project_id), work.request.model
         if not work.request.conversation:
             return model
         named = options.model_copy(update={"name": options.name or self._endpoint.name})
         return Remembering(model, earlier(work.request.conversation, named))
+
+    def _seeing(self, model: Model, project_id: str) -> Model:
+        """The model with the images that the project's tasks were shown."""
+        kept = self._store.artifacts
+        if kept is None:
+            return model
+
+        async def load(task_id: str, name: str) -> bytes | None:
+            try:
+                artifact = await kept.get(project_id, task_id, name)
+            except UnknownArtifact:
+                return None
+            return b"".join([piece async for piece in kept.read(project_id, task_id, artifact)])
+
+        return Seeing(model, load)
 
     @asynccontextmanager
     async def _agent(self, work: _Work) -> AsyncIterator[Profile]:

@@ -170,6 +170,7 @@ class Calls:
             reviewed=result.reviewed,
             denied=result.denied,
             message_id=result.message_id,
+            images=result.images,
             usage=result.usage,
         )
         self._record.add("tool.completed", completed)

@@ -38,7 +38,7 @@ class User:
         taken |= {result.message_id for step in done for result in step.results if result.message_id}
         messages = self._inbox.messages(taken, after=after)
         return [
-            MessageTaken(step=done[-1].number, message_id=message.message_id, text=message.text)
+            MessageTaken(step=done[-1].number, message_id=message.message_id, text=message.text, images=message.images)
             for message in messages
             if finished or message.delivery != "queue"
         ]
@@ -81,7 +81,8 @@ class User:
         answers = self.pending(done, finished=True, after=self._asked_at(intent_id))
         if not answers:
             raise Parked(WaitingOn.QUESTION, question_id=intent_id, text=question.question)
-        return ToolResult(answers[0].text, message_id=answers[0].message_id)
+        answer = answers[0]
+        return ToolResult(answer.text, message_id=answer.message_id, images=answer.images)
 
     def _decision(self, step: Step, call: ToolCall, intent_id: str, parts: tuple[str, ...]) -> ApprovalDecided:
         """What they decided about a call; asks and waits where that is not known."""

@@ -10,8 +10,9 @@ from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy import and_, delete, insert, select
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from agent.errors import LeaseLost, UnknownArtifact
+from agent.errors import LeaseLost, UnknownArtifact, UnknownTask
 from agent.store.base import Claim
 from agent.store.blobs import Blobs
 from agent.store.database import Database, whole
@@ -72,19 +73,42 @@ class Artifacts:
         await self._blobs.put(_path(claim.task.project_id, claim.task.id, digest), data)
         async with self.database.writing() as transaction:
             await owned_run(transaction.db, claim.run_id, claim.generation)
-            earlier = delete(artifacts).where(artifacts.c.task_id == claim.task.id, artifacts.c.name == name)
-            await transaction.db.execute(earlier)
-            values = {
-                "project_id": claim.task.project_id,
-                "task_id": claim.task.id,
-                "name": name,
-                "run_id": claim.run_id,
-                "media_type": media_type,
-                "size": len(data),
-                "sha256": digest,
-                "created_at": transaction.now,
-            }
-            await transaction.db.execute(insert(artifacts).values(values))
+            artifact = Artifact(
+                name=name,
+                run_id=claim.run_id,
+                media_type=media_type,
+                size=len(data),
+                sha256=digest,
+                created_at=transaction.now,
+            )
+            await _write(transaction.db, claim.task.project_id, claim.task.id, artifact)
+
+    @whole
+    async def attach(self, project_id: str, task_id: str, name: str, data: bytes, media_type: str) -> None:
+        """Keep what a user said to a task; the row names the newest attempt's run.
+
+        Raises:
+            UnknownTask: there is no such task.
+            StoreUnavailable: the database or the storage went away.
+        """
+        digest = hashlib.sha256(data).hexdigest()
+        await self._blobs.put(_path(project_id, task_id, digest), data)
+        async with self.database.writing() as transaction:
+            newest = select(runs.c.run_id).where(runs.c.task_id == task_id).order_by(runs.c.attempt.desc()).limit(1)
+            run_id = (await transaction.db.execute(newest)).scalar()
+            if run_id is not None:
+                artifact = Artifact(
+                    name=name,
+                    run_id=run_id,
+                    media_type=media_type,
+                    size=len(data),
+                    sha256=digest,
+                    created_at=transaction.now,
+                )
+                await _write(transaction.db, project_id, task_id, artifact)
+        if run_id is None:
+            await self.forget(project_id, task_id)
+            raise UnknownTask(f"no task {task_id}")
 
     @whole
     async def of_task(self, project_id: str, task_id: str) -> tuple[Artifact, ...]:
@@ -125,6 +149,13 @@ class Artifacts:
         if row is None:
             raise LeaseLost(f"no run {claim.run_id}")
         verify_owner(row, claim.generation)
+
+
+async def _write(db: AsyncConnection, project_id: str, task_id: str, artifact: Artifact) -> None:
+    """In the place of one of the same name."""
+    earlier = delete(artifacts).where(artifacts.c.task_id == task_id, artifacts.c.name == artifact.name)
+    await db.execute(earlier)
+    await db.execute(insert(artifacts).values(project_id=project_id, task_id=task_id, **artifact.model_dump()))
 
 
 def _path(project_id: str, task_id: str, digest: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ValidationError
 
+from agent.events import KeptImage
 from agent.types import Usage
 from sandbox.types import Sandbox
 
@@ -27,6 +28,8 @@ class ToolResult:
     denied: Literal["policy", "user"] | None = None
     message_id: str | None = None
     """The user's message that this is."""
+    images: tuple[KeptImage, ...] = ()
+    """Of that message."""
     usage: Usage | None = None
     """What a sub-agent cost."""
     whole: bytes | None = None

@@ -161,7 +161,8 @@ def _content(event: Event) -> Content | None:
             return Asked(body["request"]["problem_statement"], "Task")
         case "message.added":
             message = MessageAdded.model_validate(body)
-            return Asked(message.text, _DELIVERIES[message.delivery])
+            shown = "".join(f"\n[image {image.name}]" for image in message.images)
+            return Asked(message.text + shown, _DELIVERIES[message.delivery])
         case "question.asked":
             return Asked(QuestionAsked.model_validate(body).text, "The agent asks")
         case "note.written":

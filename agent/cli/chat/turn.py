@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from agent.cli.chat.workplace import Workplace
 from agent.events import ApprovalDecided, ApprovalRequested, MessageAdded, RunStopped, StepMessage
-from agent.history import view
+from agent.history import as_text, view
 from agent.inbox import Inbox
 from agent.log import Entry
 from agent.loop import run_loop
@@ -227,7 +227,9 @@ def said_about(request: TaskRequest, events: Sequence[Event]) -> list[Said]:
                 messages.append({"role": "tool", "tool_call_id": call.id, "content": _INTERRUPTED})
     answered_by = {"model": request.model.name, "thinking": request.model.thinking}
     return [
-        Said.model_validate(message | answered_by if message["role"] == "assistant" else message)
+        Said.model_validate(
+            message | {"content": as_text(message["content"])} | (answered_by if message["role"] == "assistant" else {})
+        )
         for message in messages
     ]
 

@@ -94,6 +94,24 @@ async def test_artifact_is_read_whole_and_in_part(store: SqlStore) -> None:
         await kept(store).get("another", claim.task.id, artifact.name)
 
 
+async def test_what_a_user_attaches_stands_beside_what_runs_leave_and_goes_with_the_task(
+    url: str, clock: Clock, tmp_path: Path
+) -> None:
+    async with open_store(url, clock=clock, artifacts=f"file://{tmp_path}/kept") as store:
+        claim = await claimed(store)
+        for data in (b"first", BYTES):
+            await kept(store).attach("default", claim.task.id, "messages/m/0.png", data, "image/png")
+        (artifact,) = await kept(store).of_task("default", claim.task.id)
+        assert (artifact.media_type, artifact.run_id, artifact.size) == ("image/png", claim.run_id, len(BYTES))
+        assert await read(store, claim, artifact) == BYTES
+
+        await finish(store, claim)
+        await Retention(store.database, kept(store)).delete("default", claim.task.id)
+        with pytest.raises(UnknownTask):
+            await kept(store).attach("default", claim.task.id, "messages/m/1.png", BYTES, "image/png")
+    assert [path for path in (tmp_path / "kept").rglob("*") if path.is_file()] == []
+
+
 async def test_name_that_comes_again_holds_what_came_last(store: SqlStore) -> None:
     claim = await claimed(store)
     await kept(store).put(claim, "1/patch.diff", b"first")

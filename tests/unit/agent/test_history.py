@@ -4,7 +4,16 @@ import json
 
 import pytest
 
-from agent.events import GuardTripped, StepCompleted, StepMessage, StepStarted, ToolCompleted
+from agent.events import (
+    GuardTripped,
+    KeptImage,
+    MessageTaken,
+    StepCompleted,
+    StepMessage,
+    StepStarted,
+    ToolCompleted,
+    ViewCompacted,
+)
 from agent.history import earlier, view
 from agent.log import MemoryLog
 from agent.trajectory import last_tree
@@ -178,3 +187,19 @@ async def test_the_newest_snapshot_is_that_of_the_last_call() -> None:
     await log.append("step.completed", completed.model_dump(mode="json"))
     await step(log, 2, AssistantMessage(tool_calls=(CALL,)), Observation(call_id="call_0", text=""))
     assert last_tree(log.events) == "tree-2"
+
+
+async def test_images_stay_with_the_users_words_also_where_the_view_was_compacted() -> None:
+    log = MemoryLog()
+    image = KeptImage(task_id="t", name="messages/m/0.png", media_type="image/png")
+    heard = MessageTaken(step=1, message_id="m", text="like this", images=(image,))
+    await log.append("message.taken", heard.model_dump(mode="json"))
+    await step(log, 1, AssistantMessage(tool_calls=(CALL,)), Observation(call_id="call_0", text="1"))
+    part = {"type": "image_url", "image_url": {"url": "artifact:image/png;t/messages/m/0.png"}}
+    assert view("S", "P", log.events)[2]["content"] == [{"type": "text", "text": "like this"}, part]
+
+    compacted = ViewCompacted(step=2, from_step=2, note="N")
+    await log.append("view.compacted", compacted.model_dump(mode="json"))
+    text, *parts = view("S", "P", log.events)[1]["content"]
+    assert text["text"].startswith("P\n\nlike this\n\n")
+    assert parts == [part]
