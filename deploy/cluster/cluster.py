@@ -159,6 +159,10 @@ class Cluster:
         _, line = self._runtime("images", "list", f"name=={image}").splitlines()
         return line.split()[2]
 
+    def tag(self, image: str, name: str) -> None:
+        """Give an image that the node has another name too."""
+        self._runtime("images", "tag", image, name)
+
     def add_fake_nodes(self, count: int) -> None:
         """Nodes on which pods that tolerate the taint ``kwok.x-k8s.io/node`` are said to run; nothing runs there."""
         nodes = [_fake_node(number) for number in range(count)]
