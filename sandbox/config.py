@@ -17,6 +17,8 @@ from sandbox.toolbox.config import RaySettings, ToolboxSettings
 
 FILE_VARIABLE = "MIMO_SANDBOX_SETTINGS"
 """Names a TOML file with the settings of sandboxes."""
+_OBJECT_NAME = r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"
+"""Of an object of a cluster."""
 
 
 class LocalSettings(BaseModel):
@@ -138,7 +140,14 @@ class KubernetesSettings(BaseModel):
         description="Addresses outside the cluster that the trial must not reach, as network:host:port.",
     )
     service_account: str = Field("mimo-sandbox", description="Account of the pods; it has no right and no token.")
-    runtime_class: str | None = Field(None, description="Runtime class, such as gvisor. Empty: the cluster's default.")
+    runtime_class: str | None = Field(
+        None, pattern=_OBJECT_NAME, description="Runtime class, such as gvisor. Empty: the cluster's default."
+    )
+    priority_class: str | None = Field(
+        None,
+        pattern=_OBJECT_NAME,
+        description="Priority class of the pods, such as a low one. Empty: as the cluster has it.",
+    )
     node_selector: dict[str, str] = Field({}, description="Labels of the nodes that pods may run on.")
     tolerations: tuple[str, ...] = Field(
         (), description="Keys of the taints that pods do not mind, such as that of nodes kept for sandboxes alone."

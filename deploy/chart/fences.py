@@ -22,6 +22,7 @@ _NUMBERS = {
 """Numbers that nothing else in the objects is -> what is written for them; fields of numbers take no text."""
 _PODS, _MEMORY_MIB, _CPUS, _POD_MEMORY_MIB, _PORT = _NUMBERS
 _REGISTRY = "{{ .Values.sandbox.bounds.registry }}"
+_RUNTIME_CLASS = "{{ .Values.sandbox.settings.runtime_class }}"
 
 
 def fence_files() -> dict[str, str]:
@@ -44,24 +45,26 @@ def _file(profile: str, network: str) -> str:
             "profile": profile,
             "network": network,
         }
-    )
+    ).model_copy(update={"runtime_class": _RUNTIME_CLASS})
     executors = Executors(
         namespace="{{ .Release.Namespace }}",
         account='{{ include "mimo.orchestratorAccount" . }}',
         labels={"app.kubernetes.io/instance": "{{ .Release.Name }}", "mimo-coder/executor": "true"},
     )
     bounds = Bounds(pods=_PODS, memory_mib=_MEMORY_MIB, cpus=_CPUS, pod_memory_mib=_POD_MEMORY_MIB, registry=_REGISTRY)
-    text = yaml.safe_dump_all(fences(settings, executors, bounds), sort_keys=False, width=10_000)
+    text: str = yaml.safe_dump_all(fences(settings, executors, bounds), sort_keys=False, width=10_000)
     for number, action in _NUMBERS.items():
         text = text.replace(str(number), action)
-    return "{{- /* Written by python -m deploy.chart */ -}}\n" + _only_with_registry(text)
+    for optional in (_REGISTRY, _RUNTIME_CLASS):
+        text = _only_with(optional, text)
+    return "{{- /* Written by python -m deploy.chart */ -}}\n" + text
 
 
-def _only_with_registry(text: str) -> str:
-    """The demand on images' names is left out where no registry is named; it is two lines, which both name it."""
+def _only_with(action: str, text: str) -> str:
+    """The demand that names this value is left out where there is none; it is two lines, which both name it."""
     lines = text.splitlines(keepends=True)
-    first, second = (number for number, line in enumerate(lines) if _REGISTRY in line)
+    first, second = (number for number, line in enumerate(lines) if action in line)
     assert second == first + 1, (first, second)
     lines.insert(second + 1, "{{- end }}\n")
-    lines.insert(first, "{{- if .Values.sandbox.bounds.registry }}\n")
+    lines.insert(first, action.replace("{{ ", "{{- if ") + "\n")
     return "".join(lines)

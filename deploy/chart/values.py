@@ -373,6 +373,15 @@ class Prepull(Values):
     images: list[Reference] = Field([], description="Those of your tasks, beside sandboxd and the default one.")
 
 
+class PriorityClass(Values):
+    enabled: bool = Field(
+        False,
+        description="Give sandboxes a priority of their own, by which they preempt nothing: an object of the whole "
+        "cluster. One of yours: `settings.priority_class`.",
+    )
+    value: int = Field(-100, ge=-1_000_000_000, le=1_000_000_000, description="Below 0: others come first.")
+
+
 class FlowSchema(Values):
     enabled: bool = Field(
         False,
@@ -415,6 +424,7 @@ class Sandbox(Values):
     ray: Ray = Ray()
     bounds: Bounds = Bounds()
     prepull: Prepull = Prepull()
+    priority_class: PriorityClass = PriorityClass()
     flow_schema: FlowSchema = FlowSchema()
     admission_policy: bool = Field(
         True, description="An object of the whole cluster; off where you may not make those."

@@ -57,6 +57,10 @@ labels:
 mimo-sandbox
 {{- end }}
 
+{{- define "mimo.sandboxPriority" -}}
+mimo-sandbox-{{ include "mimo.sandboxNamespace" . }}
+{{- end }}
+
 {{- define "mimo.sandboxPort" -}}
 {{ int (.Values.sandbox.settings.port | default 7070) }}
 {{- end }}

@@ -289,6 +289,9 @@ mimo-coder/executor: "true"
     "agent_image" (include "mimo.image" (list . .Values.sandbox.image))
     "host_image" (include "mimo.image" (list . .Values.sandbox.taskImage))
     "pull_policy" .Values.global.pullPolicy }}
+{{- if .Values.sandbox.priorityClass.enabled }}
+{{- $_ := set $given "priority_class" (include "mimo.sandboxPriority" .) }}
+{{- end }}
 {{- $settings := dict "kubernetes" (merge $given .Values.sandbox.settings) }}
 {{- range $part := list "egress" "toolbox" "pool" }}
 {{- with get $.Values.sandbox $part }}

@@ -206,6 +206,13 @@ def _demands(settings: KubernetesSettings, bounds: Bounds) -> Iterator[tuple[str
         "empty volumes of bounded size",
         (f"has({spec}.volumes) && {spec}.volumes.all(v, has(v.emptyDir) && has(v.emptyDir.sizeLimit))"),
     )
+    yield (
+        "no priority of the cluster's own",
+        f"!has({spec}.priorityClassName) || !{spec}.priorityClassName.startsWith('system-')",
+    )
+    if settings.runtime_class is not None:
+        name = settings.runtime_class
+        yield f"the runtime class {name}", f"has({spec}.runtimeClassName) && {spec}.runtimeClassName == '{name}'"
     yield from _user_demands(settings)
     yield from _container_demands(settings, bounds)
     yield from _first_container_demands(settings)

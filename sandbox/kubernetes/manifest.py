@@ -131,6 +131,8 @@ def _content(spec: SandboxSpec, settings: KubernetesSettings, uid: int, unclaime
         content["hostUsers"] = False
     if settings.runtime_class is not None:
         content["runtimeClassName"] = settings.runtime_class
+    if settings.priority_class is not None:
+        content["priorityClassName"] = settings.priority_class
     return content
 
 

@@ -198,11 +198,12 @@ def test_over_two_nodes_each_is_told_its_place() -> None:
 
 @pytest.mark.parametrize("profile_of_pods", ["restricted", "root"])
 @pytest.mark.parametrize(("network", "provider"), [("sealed", "pods"), ("fence", "claims"), ("policy", "pods")])
-@pytest.mark.parametrize("registry", ["", OURS])
+@pytest.mark.parametrize(("registry", "runtime_class"), [("", None), (OURS, "gvisor")])
 def test_the_namespace_of_sandboxes_is_kept_as_the_code_keeps_it(
-    profile_of_pods: str, network: str, provider: str, registry: str
+    profile_of_pods: str, network: str, provider: str, registry: str, runtime_class: str | None
 ) -> None:
-    settings = {"profile": profile_of_pods, "network": network, "port": 7171, "provider": provider}
+    settings: Object = {"profile": profile_of_pods, "network": network, "port": 7171, "provider": provider}
+    settings |= {"runtime_class": runtime_class} if runtime_class else {}
     bounds = {"pods": 7, "memoryMib": 8000, "cpus": 3, "podMemoryMib": 900, "registry": registry}
     task = {"registry": registry.rstrip("/"), "digest": f"sha256:{'0' * 64}"}
     made = render({"sandbox": {"settings": settings, "bounds": bounds, "taskImage": task}}, "dev")
@@ -286,6 +287,15 @@ def test_migrations_as_a_hook_are_a_job_of_their_own_that_reaches_the_database()
     assert pod["metadata"]["labels"]["app.kubernetes.io/component"] in reaching["values"]
     others = [each["metadata"]["name"] for each, template in made.pods() if "migrate" in str(template)]
     assert others == ["mimo-migrations"]
+
+
+def test_sandboxes_have_a_priority_of_their_own_where_that_is_wanted() -> None:
+    made = render({"sandbox": {"priorityClass": {"enabled": True, "value": -7}}}, "dev")
+    [own] = made.of("PriorityClass")
+    assert (own["value"], own["preemptionPolicy"]) == (-7, "Never")
+    text = made.one("ConfigMap", "mimo-orchestrator")["data"]["sandbox.toml"]
+    assert SandboxSettings.model_validate(tomllib.loads(text)).kubernetes.priority_class == own["metadata"]["name"]
+    assert not profile("dev").of("PriorityClass")
 
 
 def test_what_workers_ask_of_the_api_server_has_a_share_of_its_own_where_that_is_wanted() -> None:

@@ -11,7 +11,7 @@ from tests.helm.rendered import PROFILES, Object, Rendered, profile, render, tem
 
 BESIDE: Mapping[str, Any] = {
     "database": {"mode": "external", "urlSecret": "store", "migrations": "hook", "cidrs": ["10.0.0.9/32"]},
-    "sandbox": {"flowSchema": {"enabled": True}, "prepull": {"enabled": True}},
+    "sandbox": {"flowSchema": {"enabled": True}, "priorityClass": {"enabled": True}, "prepull": {"enabled": True}},
 }
 """What no profile has."""
 

@@ -92,6 +92,7 @@ WIDER = {
     "a second life": _set("spec.restartPolicy", "Always"),
     "no deadline": _set("spec.activeDeadlineSeconds", None),
     "a long grace": _set("spec.terminationGracePeriodSeconds", 600),
+    "a priority of the cluster's own": _set("spec.priorityClassName", "system-node-critical"),
     "the cluster's names": _set("spec.dnsPolicy", "ClusterFirst"),
     "a folder of the node": _set("spec.volumes.+", HOST_PATH),
     "a volume without bound": _set("spec.volumes.+", {"name": "endless", "emptyDir": {}}),
@@ -130,6 +131,20 @@ def test_a_pod_with_more_than_the_profile_gives_is_refused(
     pod = _pod(fenced)
     WIDER[wider](pod)
     assert "a sandbox's pod must have" in refusal(fenced, pod)
+
+
+def test_only_pods_of_the_runtime_class_are_let_in_where_one_is_set(
+    cluster: Cluster, make_namespace: MakeNamespace, refusal: Refusal
+) -> None:
+    for name in ("apart", "other"):
+        cluster.apply(
+            {"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": name}, "handler": "runc"}
+        )
+    settings = make_namespace(runtime_class="apart")
+    assert refusal(settings, _pod(settings)) == ""
+    for other in (None, "other"):
+        said = refusal(settings, _pod(settings.model_copy(update={"runtime_class": other})))
+        assert "a sandbox's pod must have the runtime class apart" in said
 
 
 def test_no_fence_is_let_in_where_the_settings_ask_for_none(sealed: KubernetesSettings, refusal: Refusal) -> None:
