@@ -161,7 +161,8 @@ def _of_git(arguments: _Words, text: str) -> Place | None:
     command, given = words[0], [word for word in words[1:] if word is not None]
     revisions = given[: given.index("--")] if "--" in given else given
     options = {word.partition("=")[0] for word in revisions if word.startswith("-")}
-    revisions += text.split() if None in words else []  # Unquoted, ``@{1}`` is the shell's to fill in.
+    named = [word for word in revisions if not word.startswith("-")][command == "grep" :]  # Its first is a pattern.
+    named += text.split() if None in words else []  # Unquoted, ``@{1}`` is the shell's to fill in.
     if command == "reflog" or (command in _GIT_LOGS and options & {"-g", "--walk-reflogs", "--reflog"}):
         return "reflog"
     if command in _GIT_REMOTE or _names_remote(command, given) or "--remote" in options:
@@ -170,9 +171,9 @@ def _of_git(arguments: _Words, text: str) -> Place | None:
         return "objects"
     if command in _GIT_LOGS and options & {"--all", "--branches", "--remotes", "--tags", "--glob"}:
         return "history"
-    if any(_REFLOG.search(word) for word in revisions):
+    if command in _GIT_READING and any(_REFLOG.search(word) for word in named):
         return "reflog"
-    later = command in _GIT_READING and any(_LATER.search(word) for word in revisions)
+    later = command in _GIT_READING and any(_LATER.search(word) for word in named)
     return "history" if later or command in ("cherry-pick", "cherry") or "--contains" in options else None
 
 
@@ -194,6 +195,8 @@ _GIT_READING = _GIT_LOGS | {
     "archive",
     "worktree",
     "merge",
+    "reset",
+    "rev-parse",
 }
 _GIT_REMOTE = frozenset({"fetch", "pull", "ls-remote", "fetch-pack", "http-fetch"})
 _GIT_OBJECTS = frozenset({"fsck", "lost-found", "verify-pack", "unpack-objects", "show-index", "index-pack"})
