@@ -188,7 +188,7 @@ class ChatError(TypedDict):
 
 class ChatMessage(TypedDict):
     role: str
-    content: NotRequired[str | list[TextPart] | None]
+    content: NotRequired[str | list[ContentPart] | None]
 
 
 class ChatMetadata(TypedDict):
@@ -265,6 +265,11 @@ class ChunkChoice(TypedDict):
     index: NotRequired[Literal[0]]
     delta: ChatDelta
     finish_reason: NotRequired[Literal["stop", "length"] | None]
+
+
+class ContentPart(TypedDict):
+    type: str
+    text: NotRequired[str]
 
 
 class Conversation(TypedDict):
@@ -1206,11 +1211,6 @@ class TaskView(TypedDict):
     runs: NotRequired[list[RunView] | None]
     total: NotRequired[UsageView | None]
     mining: NotRequired[Mining | None]
-
-
-class TextPart(TypedDict):
-    type: Literal["text"]
-    text: str
 
 
 class ToolCall(TypedDict):

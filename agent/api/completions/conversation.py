@@ -110,6 +110,12 @@ def _last_words(asked: ChatRequest) -> str:
     said, pointer = asked.messages[-1], _last(asked)
     if said.role != "user":
         raise rejected(f"{pointer}/role", "The last message is not the user's", "End with what the agent should do.")
+    if said.others:
+        raise rejected(
+            f"{pointer}/content",
+            f"Only text is taken here, and the message has {said.others[0]!r}",
+            "Say it in words; POST /v1/tasks/{id}/messages takes images where the model does.",
+        )
     if not said.text.strip():
         raise rejected(f"{pointer}/content", "The message is blank", "Say what is wrong or wanted.")
     if len(said.text) > _MOST_CHARS:

@@ -26,20 +26,25 @@ class _Said(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class TextPart(_Heard):
-    type: Literal["text"]
-    text: str
+class ContentPart(_Heard):
+    type: Annotated[str, StringConstraints(max_length=32)]
+    text: str = Field("", description="Of a part whose type is text; no other is taken of the last message.")
 
 
 class ChatMessage(_Heard):
     role: Annotated[str, StringConstraints(max_length=32)]
-    content: str | tuple[TextPart, ...] | None = None
+    content: str | tuple[ContentPart, ...] | None = None
 
     @property
     def text(self) -> str:
         if isinstance(self.content, tuple):
-            return "\n".join(part.text for part in self.content)
+            return "\n".join(part.text for part in self.content if part.type == "text")
         return self.content or ""
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """What is in it beside text, such as ``image_url``."""
+        return tuple(part.type for part in self.content or () if isinstance(part, ContentPart) and part.type != "text")
 
 
 class StreamOptions(_Heard):

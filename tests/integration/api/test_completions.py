@@ -29,6 +29,7 @@ pytestmark = pytest.mark.anyio
 OPERATOR = "the operator's own"
 GREETING: list[Any] = [{"role": "user", "content": "add() subtracts"}]
 NOTE = call("bash", command="echo hello > notes.txt")
+IMAGE = [{"type": "text", "text": "look"}, {"type": "image_url", "image_url": {"url": "data:image/png;base64,"}}]
 
 
 def _app(store: Store, **fields: Any) -> FastAPI:
@@ -374,6 +375,7 @@ async def test_tasks_of_other_projects_are_not_there_and_scopes_hold(store: Stor
         ({"messages": [{"role": "assistant", "content": "hi"}]}, "#/messages/0/role", "not the user's"),
         ({"messages": [{"role": "user", "content": " "}]}, "#/messages/0/content", "blank"),
         ({"messages": [{"role": "user", "content": "a" * 100_001}]}, "#/messages/0/content", "100,000 characters"),
+        ({"messages": [{"role": "user", "content": IMAGE}]}, "#/messages/0/content", "the message has 'image_url'"),
         ({"n": 2}, "#/n", "should be 1"),
     ],
 )
