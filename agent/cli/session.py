@@ -2,8 +2,11 @@
 
 import gc
 import os
+import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from agent.cli.failure import ExitCode, Failure
 
 if TYPE_CHECKING:
     from agent.cli.client import Client
@@ -34,4 +37,12 @@ def complete(work: "Coroutine[Any, Any, _T]") -> _T:
     import asyncio
 
     gc.enable()  # The start is over; see ``app.main``.
-    return asyncio.run(work)
+    try:
+        return asyncio.run(work)
+    except KeyboardInterrupt as error:
+        raise Failure(ExitCode.INTERRUPTED, "interrupted") from error
+    except BrokenPipeError as error:
+        # Typer ends without a word, as is right where nobody reads standard output any more.
+        if sys.stdout.isatty():
+            raise Failure(ExitCode.FAILED, f"a program or a connection ended too early: {error}") from error
+        raise

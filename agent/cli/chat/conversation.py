@@ -135,6 +135,8 @@ class Conversation:
         self._setting = setting
         self._audience = audience
         self._turn: Turn | None = None
+        self._reading: asyncio.Future[str] | None = None
+        """The files, before a turn."""
         self._left = left
         self._project = store.of(DEFAULT_PROJECT)
 
@@ -166,7 +168,7 @@ class Conversation:
     @property
     def busy(self) -> bool:
         """A turn is under way, or waits to be taken up."""
-        return self._turn is not None or self._left is not None
+        return self._turn is not None or self._reading is not None or self._left is not None
 
     @property
     def unfinished(self) -> bool:
@@ -176,7 +178,9 @@ class Conversation:
     async def say(self, text: str) -> Ended:
         """One turn: the agent works until it answers, finishes, reaches a limit or is interrupted."""
         assert not self.busy, "one turn at a time"
-        before = await self.history.keep()
+        before = await self._read_files()
+        if before is None:
+            return Ended(StopReason.CANCELLED, "interrupted before it began")
         request = TaskRequest(
             repository=str(self.history.root),
             problem_statement=text,
@@ -189,6 +193,17 @@ class Conversation:
         claim = await self._store.claim(_worker_id(), LEASE_TTL_S)
         assert claim is not None, task
         return await self._work(claim)
+
+    async def _read_files(self) -> str | None:
+        """The tree of the folder as it is; None where the user interrupts that."""
+        self._reading = asyncio.ensure_future(self.history.keep())
+        try:
+            await asyncio.wait({self._reading})
+            return None if self._reading.cancelled() else self._reading.result()
+        finally:
+            self._reading.cancel()
+            await asyncio.wait({self._reading})
+            self._reading = None
 
     async def go_on(self) -> Ended:
         """Take up the turn that was left unfinished, where its log ends."""
@@ -239,10 +254,14 @@ class Conversation:
         """End the turn now."""
         if self._turn:
             self._turn.interrupt()
+        elif self._reading:
+            self._reading.cancel()
 
     async def steer(self, text: str) -> None:
         """Say something into the turn; the agent reads it before its next answer, or as its next turn."""
-        assert self._turn is not None
+        if self._turn is None:
+            self.queue(text)
+            return
         try:
             await self._turn.tell(text)
         except TaskOver:

@@ -105,6 +105,7 @@ class FileHistory:
         return await self.trees.patch(old, new)
 
     async def _keep(self) -> str:
+        self._unlock()
         if not await anyio.Path(self.git_dir, "index").exists():
             await self._take_over()
             await self._add_what_is_tracked()

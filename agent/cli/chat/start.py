@@ -105,7 +105,7 @@ async def _converse(
             screen.put(typed.text)
             await screen.run(conversation, commands.names, commands, begin)
             _say_goodbye(conversation, commands.next_folder)
-    except (ConversationBusy, JournalDamaged, GitError, StoreError) as error:
+    except (ConversationBusy, JournalDamaged, GitError, StoreError, OSError) as error:
         raise Failure(ExitCode.FAILED, str(error)) from error
     if commands.between:
         # What went wrong it says itself; the conversation goes on in any case.

@@ -308,3 +308,22 @@ async def test_a_conversation_that_was_ended_while_it_read_the_folder_goes_on(
         await asyncio.sleep(0)
         reading.cancel()
         assert (await chat.say("b")).stop_reason is StopReason.FINISHED
+
+
+async def test_a_turn_is_interrupted_while_the_files_are_read(open_chat: Open) -> None:
+    async with open_chat(in_order(say("all is well"))) as conversation:
+        saying = asyncio.ensure_future(conversation.say("one"))
+        await asyncio.sleep(0)
+        assert conversation.busy
+        conversation.interrupt()
+        assert (await saying).stop_reason is StopReason.CANCELLED
+        assert not conversation.busy
+        assert conversation.state.turns == ()
+        assert (await conversation.say("two")).stop_reason is StopReason.FINISHED
+
+
+async def test_a_git_that_was_killed_in_the_middle_does_not_stop_the_next_turn(open_chat: Open) -> None:
+    async with open_chat(in_order(say("one"), say("two"))) as conversation:
+        await conversation.say("first")
+        (conversation.folder / "files.git" / "index.lock").touch()
+        assert (await conversation.say("second")).stop_reason is StopReason.FINISHED
