@@ -6,7 +6,7 @@ own. https://modelcontextprotocol.io/specification
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
@@ -25,16 +25,17 @@ from mcp.shared.auth import (
     ProtectedResourceMetadata,
 )
 from mcp.shared.exceptions import MCPError
-from mcp_types import CONNECTION_CLOSED, CallToolResult, Tool
+from mcp_types import CONNECTION_CLOSED, CallToolResult, PaginatedResult, TextResourceContents, Tool
 from pydantic import AnyUrl, BaseModel
 
 from agent.integrations.mcp_server import McpServer
 from agent.tools.base import ToolResult, fit
 
 _MAX_PAGES = 100
-"""Of one server's list of tools: a list that never ends must not keep us."""
+"""Of one server's list: a list that never ends must not keep us."""
 
 _T = TypeVar("_T")
+_P = TypeVar("_P", bound=PaginatedResult)
 
 
 class Vault(Protocol):
@@ -112,13 +113,29 @@ class McpServers:
         text, dropped = fit(_text(answer))
         return ToolResult(text, error=bool(answer.is_error), truncated_bytes=dropped)
 
+    async def read(self, server: str, uri: str) -> ToolResult:
+        try:
+            answer = await self._connection(server).ask(lambda client: client.read_resource(uri))
+        except ServerFailed as error:
+            return ToolResult(f"[error] {error}", error=True)
+        parts = [
+            part.text if isinstance(part, TextResourceContents) else f"[{part.mime_type or 'binary'}: not shown]"
+            for part in answer.contents
+        ]
+        text, dropped = fit("\n".join(parts) or "[nothing]")
+        return ToolResult(text, error=False, truncated_bytes=dropped)
+
     async def _listed(self, server: str, tool: str) -> str:
         try:
             tools = await self._connection(server).tools()
+            resources = [] if tool else await self._connection(server).resources()
         except ServerFailed as error:
             return f"[error] {error}"
         if not tool:
-            return "\n".join([f"{server}:", *(f"  {found.name}: {_first_line(found)}" for found in tools)])
+            lines = [f"{server}:", *(f"  {found.name}: {_first_line(found.description)}" for found in tools)]
+            if resources:
+                lines += ["  to read:", *(f"    {uri}: {_first_line(about)}" for uri, about in resources)]
+            return "\n".join(lines)
         wanted = next((found for found in tools if found.name == tool), None)
         if wanted is None:
             return f"[error] {server} has no tool {tool!r}"
@@ -171,16 +188,34 @@ class _Connection:
 
     async def tools(self) -> list[Tool]:
         """By name, whatever the order in which the server tells them."""
-        found: list[Tool] = []
-        cursor: str | None = None
-        for _ in range(_MAX_PAGES):
-            page = await self.ask(lambda client, at=cursor: client.list_tools(cursor=at))  # type: ignore[misc]
-            found.extend(page.tools)
-            cursor = page.next_cursor
-            if cursor is None:
-                break
+        found = [tool async for page in self._pages(Client.list_tools) for tool in page.tools]
         self.state = f"running, {len(found)} tools"
         return sorted(found, key=lambda tool: tool.name)
+
+    async def resources(self) -> list[tuple[str, str | None]]:
+        """What can be read: address, or template of addresses, and what it is. None where the server has no such."""
+        if not await self.ask(_has_resources):
+            return []
+        found = [
+            (resource.uri, resource.description or resource.name)
+            async for page in self._pages(Client.list_resources)
+            for resource in page.resources
+        ]
+        found += [
+            (template.uri_template, template.description or template.name)
+            async for page in self._pages(Client.list_resource_templates)
+            for template in page.resource_templates
+        ]
+        return sorted(found)
+
+    async def _pages(self, ask: "Callable[..., Awaitable[_P]]") -> AsyncIterator[_P]:
+        cursor: str | None = None
+        for _ in range(_MAX_PAGES):
+            page = await self.ask(lambda client, at=cursor: ask(client, cursor=at))  # type: ignore[misc]
+            yield page
+            cursor = page.next_cursor
+            if cursor is None:
+                return
 
     async def ask(self, work: Callable[[Client], Awaitable[_T]]) -> _T:
         """
@@ -346,6 +381,10 @@ def _oauth(url: str, kept: _Kept, person: SignIn) -> OAuthClientProvider:
     return provider
 
 
+async def _has_resources(client: Client) -> bool:
+    return client.server_capabilities.resources is not None
+
+
 def _text(answer: CallToolResult) -> str:
     parts = [part.text if part.type == "text" else f"[{part.type}: not shown]" for part in answer.content]
     if not parts and answer.structured_content is not None:
@@ -353,8 +392,8 @@ def _text(answer: CallToolResult) -> str:
     return "\n".join(parts) or "[nothing]"
 
 
-def _first_line(tool: Tool) -> str:
-    return next(iter((tool.description or "").strip().splitlines()), "")
+def _first_line(description: str | None) -> str:
+    return next(iter((description or "").strip().splitlines()), "")
 
 
 def _reason(task: "asyncio.Task[None]") -> str:

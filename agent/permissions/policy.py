@@ -127,6 +127,8 @@ def parts_of(call: ToolCall) -> tuple[Part, ...]:
     """What a call does. A line that is not understood is one part that anything can happen in."""
     if call.name == _OTHER_TOOL:
         return _other_tool(call)
+    if call.name == _OTHER_RESOURCE:
+        return _other_resource(call)
     if call.name != "bash":
         return (Part(call.name, _TOOLS.get(call.name, Kind.OTHER)),)
     line = _arguments(call).get("command")
@@ -154,6 +156,17 @@ def _other_tool(call: ToolCall) -> tuple[Part, ...]:
     server, tool = str(given.get("server", "")), str(given.get("tool", ""))
     text = f"{server} {tool} {json.dumps(given.get('arguments', {}), ensure_ascii=False)}"
     return (Part(text, Kind.OUTSIDE, SimpleCommand(text, (server, tool)), _OTHER_TOOL),)
+
+
+_OTHER_RESOURCE = "mcp_read"
+
+
+def _other_resource(call: ToolCall) -> tuple[Part, ...]:
+    """It is granted for a server as a whole."""
+    given = _arguments(call)
+    server = str(given.get("server", ""))
+    text = f"read {server} {given.get('uri', '')}"
+    return (Part(text, Kind.OUTSIDE, SimpleCommand(text, (server, _OTHER_RESOURCE)), _OTHER_TOOL),)
 
 
 def _arguments(call: ToolCall) -> dict[str, Any]:

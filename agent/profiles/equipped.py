@@ -6,7 +6,7 @@ from dataclasses import replace
 from agent.events import RunEquipped
 from agent.profiles.base import Profile
 from agent.tools.base import Tool
-from agent.tools.mcp import McpCall, McpList, Remembered, ToolServers
+from agent.tools.mcp import McpCall, McpList, McpRead, Remembered, ToolServers
 from agent.tools.skill import Skill, UseSkill, offer
 from agent.types import Event
 
@@ -15,7 +15,7 @@ def equipped(agent: Profile, skills: Sequence[Skill], servers: ToolServers | Non
     """With the tools for them, where there are any; the prompt says nothing of them yet."""
     added: list[Tool] = [UseSkill(skills)] if skills else []
     if servers is not None:
-        added += [McpList(servers), McpCall(servers)]
+        added += [McpList(servers), McpCall(servers), McpRead(servers)]
     return replace(agent, tools=(*agent.tools, *added))
 
 

@@ -1,6 +1,6 @@
-"""``mcp_list`` and ``mcp_call``: the tools of other programs.
+"""``mcp_list``, ``mcp_call`` and ``mcp_read``: the tools of other programs, and what these have to read.
 
-The model reads of a tool when it looks for one, so that many servers take no more of the context than one. Both schemas
+The model reads of a tool when it looks for one, so that many servers take no more of the context than one. The schemas
 stay the same while a conversation lasts, and with them the beginning of every prompt.
 """
 
@@ -30,6 +30,9 @@ class ToolServers(Protocol):
 
     async def call(self, server: str, tool: str, arguments: dict[str, Any]) -> ToolResult: ...
 
+    async def read(self, server: str, uri: str) -> ToolResult:
+        """A resource."""
+
 
 class Remembered:
     """Servers under the names that a run began with, whatever became of them since."""
@@ -56,6 +59,11 @@ class Remembered:
             return ToolResult(f"[error] {self._present}", error=True)
         return await self._present.call(server, tool, arguments)
 
+    async def read(self, server: str, uri: str) -> ToolResult:
+        if isinstance(self._present, str):
+            return ToolResult(f"[error] {self._present}", error=True)
+        return await self._present.read(server, uri)
+
 
 class McpListArguments(BaseModel):
     model_config = ConfigDict(extra="forbid")
@@ -72,6 +80,15 @@ class McpCallArguments(BaseModel):
     arguments: dict[str, Any] = Field(default_factory=dict, description="As the tool's schema says.")
 
 
+class McpReadArguments(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    server: _Name = Field(description="One of the servers.")
+    uri: Annotated[str, StringConstraints(min_length=1, max_length=2048)] = Field(
+        description="Address of the resource, as mcp_list shows it."
+    )
+
+
 class McpList:
     """Looks for tools."""
 
@@ -80,7 +97,9 @@ class McpList:
 
     def __init__(self, servers: ToolServers) -> None:
         self._servers = servers
-        self.description = f"List the tools of other programs. Servers: {', '.join(servers.names)}."
+        self.description = (
+            f"List the tools of other programs, and their resources. Servers: {', '.join(servers.names)}."
+        )
 
     async def run(self, arguments: McpListArguments, context: ToolContext) -> ToolResult:
         return await self._servers.describe(arguments.server, arguments.tool)
@@ -100,3 +119,17 @@ class McpCall:
         if context.again:
             return unknown(self.name)
         return await self._servers.call(arguments.server, arguments.tool, arguments.arguments)
+
+
+class McpRead:
+    """Reads a resource. It happens outside the sandbox, and changes nothing."""
+
+    name = "mcp_read"
+    description = "Read a resource of another program, such as @server:uri in the user's words; mcp_list shows them."
+    arguments = McpReadArguments
+
+    def __init__(self, servers: ToolServers) -> None:
+        self._servers = servers
+
+    async def run(self, arguments: McpReadArguments, context: ToolContext) -> ToolResult:
+        return await self._servers.read(arguments.server, arguments.uri)

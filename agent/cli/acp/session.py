@@ -195,7 +195,7 @@ _TOOL_KINDS: dict[str, ToolKind] = {
     **dict.fromkeys(("bash", "job"), "execute"),
     **dict.fromkeys(("str_replace", "write"), "edit"),
     **dict.fromkeys(("grep", "glob"), "search"),
-    **dict.fromkeys(("read", "skill", "mcp_list"), "read"),
+    **dict.fromkeys(("read", "skill", "mcp_list", "mcp_read"), "read"),
     "todo": "think",
 }
 

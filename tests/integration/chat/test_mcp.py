@@ -52,12 +52,26 @@ async def test_a_server_is_started_by_the_first_look_and_tells_its_tools_in_orde
         assert [line.split(":")[0].strip() for line in listed.text.splitlines()] == [
             "local",
             *("die", "environment", "refuse", "repeat"),
+            *("to read", "notes", "notes"),
         ]
         assert "And again" not in listed.text
         whole = await running.describe("local", "repeat")
         assert "And again" in whole.text
         assert '"times"' in whole.text
         assert running.states == {"local": "running, 4 tools"}
+
+
+async def test_what_a_server_has_to_read_is_listed_and_read(tmp_path: Path) -> None:
+    async with servers(tmp_path, local=LOCAL) as running:
+        listed = (await running.describe("", "")).text
+        assert "    notes://today: What is to be done." in listed.splitlines()
+        assert "    notes://{day}/picture: picture" in listed.splitlines()
+        assert (await running.read("local", "notes://today")).text == "repair the sign"
+        assert (await running.read("local", "notes://monday/picture")).text == "[image/png: not shown]"
+        missing = await running.read("local", "notes://never")
+        assert missing.error
+        assert missing.text.startswith("[error] local:")
+        assert (await running.read("other", "notes://today")).error
 
 
 async def test_a_call_gives_back_what_the_tool_says_and_whether_it_failed(tmp_path: Path) -> None:

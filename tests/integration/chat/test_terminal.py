@@ -460,6 +460,20 @@ def test_another_programs_tool_is_asked_for_even_in_auto_and_granted_by_its_name
     terminal.see("running, 4 tools")
 
 
+def test_a_resource_is_read_once_it_is_allowed_and_then_without_a_question(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    program = json.dumps([sys.executable, tool_server.__file__])
+    (tmp_path / "home" / "config.toml").write_text(f"[mcp_servers.peer]\ncommand = {program}\n")
+    read = call("mcp_read", server="peer", uri="notes://today")
+    terminal = ready(start(in_order(read, read, say("I see")), "--mode", "auto"))
+    terminal.type("what does @peer:notes://today say?", ENTER)
+    terminal.see("read peer notes://today  (outside the sandbox)")
+    terminal.see("yes, and always: peer mcp_read")
+    terminal.type("2")
+    terminal.see("✓ mcp_read peer", times=2)
+    terminal.see("I see")
+
+
 def test_skills_commands_and_hooks_of_a_trusted_folder_are_used(start: Start, root: Path) -> None:
     (root / ".agents" / "skills" / "greet").mkdir(parents=True)
     (root / ".agents" / "skills" / "greet" / "SKILL.md").write_text(

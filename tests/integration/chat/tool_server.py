@@ -45,6 +45,14 @@ def tool_server(**more: object) -> MCPServer[object]:
         """Names of the variables that there are."""
         return " ".join(sorted(os.environ))
 
+    @server.resource("notes://today", description="What is to be done.")
+    def today() -> str:
+        return "repair the sign"
+
+    @server.resource("notes://{day}/picture", mime_type="image/png")
+    def picture(day: str) -> bytes:
+        return b"\x89PNG"
+
     @server.tool()
     def refuse() -> str:
         """Always fails."""

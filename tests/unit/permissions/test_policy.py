@@ -193,5 +193,17 @@ def test_a_call_of_another_program_is_asked_in_every_mode_and_granted_for_one_to
     assert isinstance(decide(other("db", "query"), mode, shell), Asked)
 
 
+def test_reading_from_another_program_is_granted_for_all_that_it_has() -> None:
+    def read(server: str, uri: str) -> ToolCall:
+        return ToolCall(id="1", name="mcp_read", arguments=json.dumps({"server": server, "uri": uri}))
+
+    asked = decide(read("db", "rows://1"), Mode.AUTO)
+    assert isinstance(asked, Asked)
+    assert asked.grants is not None
+    assert decide(read("db", "rows://2"), Mode.AUTO, asked.grants) == Allowed()
+    assert isinstance(decide(read("web", "rows://2"), Mode.AUTO, asked.grants), Asked)
+    assert isinstance(decide(other("db", "query"), Mode.AUTO, asked.grants), Asked)
+
+
 def test_planning_calls_no_other_program() -> None:
     assert isinstance(decide(other("db", "query"), Mode.PLAN), Denied)
