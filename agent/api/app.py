@@ -12,6 +12,7 @@ from agent.api import (
     evals,
     events,
     hooks,
+    mcp_servers,
     messages,
     probes,
     projects,
@@ -48,6 +49,7 @@ from agent.store.accounts import Accounts
 from agent.store.base import Store
 from agent.store.evals import Evals
 from agent.store.idempotency import Idempotency
+from agent.store.mcp_servers import ProjectMcpServers
 from agent.store.repos import Repos
 from agent.store.schedules import Schedules
 from agent.store.secrets import SecretBox
@@ -74,6 +76,7 @@ _ROUTERS = tuple(
         webhooks,
         repos,
         skills,
+        mcp_servers,
         pull_requests,
         hooks,
         projects,
@@ -90,6 +93,7 @@ _BODIES = (
         *webhooks.BODIES,
         *repos.BODIES,
         *skills.BODIES,
+        *mcp_servers.BODIES,
         *schedules.BODIES,
         *evals.BODIES,
         *pull_requests.BODIES,
@@ -160,6 +164,7 @@ def create_app(
         Evals(store.database),
         Suites(suites),
         ProjectSkills(store.database),
+        ProjectMcpServers(store.database),
         Remotes(Repos(store.database), store.identities, secret_box, reach),
         Rates(requests_per_minute) if requests_per_minute else None,
         model.name,

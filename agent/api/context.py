@@ -20,6 +20,7 @@ from agent.store.accounts import Accounts
 from agent.store.base import ProjectStore, Store
 from agent.store.evals import Evals
 from agent.store.idempotency import Idempotency
+from agent.store.mcp_servers import ProjectMcpServers
 from agent.store.schedules import Schedules
 from agent.store.secrets import SecretBox
 from agent.store.skills import ProjectSkills
@@ -54,6 +55,7 @@ class Services:
     evals: Evals
     suites: Suites
     skills: ProjectSkills
+    mcp_servers: ProjectMcpServers
     remotes: Remotes
     rates: Rates | None
     """How many requests a caller may make; None: any number."""

@@ -82,7 +82,7 @@ async def change_webhook(webhook_id: str, request: Request, shared: Shared) -> W
     """Have it told elsewhere, of other events, or not at all."""
     change = await read_body(request, WebhookChange)
     if change.url is not None:
-        _check(change.url)
+        check_url(change.url)
     await find(shared, webhook_id)
     changes = change.model_dump(exclude_none=True)
     if change.events is not None:
@@ -131,7 +131,7 @@ async def create(shared: Context, new: NewWebhook) -> CreatedWebhook:
     Raises:
         Problem: 422, the address is none that messages can be posted to.
     """
-    _check(new.url)
+    check_url(new.url)
     project, subject = shared.principal.project_id, shared.principal.subject
     webhook, secret = await shared.webhooks.create(project, new.url, _once_each(new.events), created_by=subject)
     return CreatedWebhook(webhook=webhook, secret=secret)
@@ -153,15 +153,17 @@ async def find(shared: Context, webhook_id: str) -> Webhook:
     return webhook
 
 
-def _check(url: str) -> None:
+def check_url(url: str) -> None:
+    """
+    Raises:
+        Problem: 422, it names no host, or a password.
+    """
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL as error:
-        raise rejected("/url", f"Not a URL: {error}", "Give the address that messages shall be posted to.") from error
+        raise rejected("/url", f"Not a URL: {error}", "Give an address such as https://HOST/PATH.") from error
     if not parsed.host or parsed.userinfo:
-        raise rejected(
-            "/url", "No host, or a password in it", "Name a host, and check the signature instead of a password."
-        )
+        raise rejected("/url", "No host, or a password in it", "Name a host; a password has no place in an address.")
 
 
 def _once_each(events: tuple[WebhookEvent, ...]) -> tuple[WebhookEvent, ...]:

@@ -558,6 +558,19 @@ class LoginOffer(TypedDict):
     scopes: list[str]
 
 
+class McpServerList(TypedDict):
+    mcp_servers: list[ProjectMcpServer]
+
+
+class McpServerSettings(TypedDict):
+    """Where a server is, and what of it agents may use."""
+
+    url: str
+    headers: NotRequired[dict[str, Any]]
+    tools: NotRequired[list[str] | None]
+    timeout_s: NotRequired[float]
+
+
 class Me(TypedDict):
     """Who the service takes the caller for."""
 
@@ -670,6 +683,14 @@ class NewKey(TypedDict):
     expires_at: NotRequired[str | None]
 
 
+class NewMcpServer(TypedDict):
+    url: str
+    headers: NotRequired[dict[str, Any]]
+    tools: NotRequired[list[str] | None]
+    timeout_s: NotRequired[float]
+    name: str
+
+
 class NewProject(TypedDict):
     weight: NotRequired[float]
     max_running: NotRequired[int | None]
@@ -762,6 +783,18 @@ class ProblemDocument(TypedDict):
 
 class ProjectList(TypedDict):
     projects: list[ProjectView]
+
+
+class ProjectMcpServer(TypedDict):
+    """A server of tools of a project."""
+
+    url: str
+    headers: NotRequired[dict[str, Any]]
+    tools: NotRequired[list[str] | None]
+    timeout_s: NotRequired[float]
+    name: str
+    updated_by: str
+    updated_at: str
 
 
 class ProjectSkill(TypedDict):
@@ -1751,6 +1784,30 @@ class Operations:
     async def delete_skill(self, name: str) -> None:
         """Forget a skill."""
         await self._send("DELETE", f"/v1/skills/{_in(name)}", {}, {}, None)
+
+    async def list_mcp_servers(self) -> McpServerList:
+        """Those of the project, by name."""
+        answer: McpServerList = json.loads(await self._send("GET", "/v1/mcp_servers", {}, {}, None))
+        return answer
+
+    async def create_mcp_server(self, body: NewMcpServer) -> ProjectMcpServer:
+        """Let the agents of the profile `assistant` call the tools of a server. Runs that begin from now on know of
+        it."""
+        answer: ProjectMcpServer = json.loads(await self._send("POST", "/v1/mcp_servers", {}, {}, body))
+        return answer
+
+    async def show_mcp_server(self, name: str) -> ProjectMcpServer:
+        answer: ProjectMcpServer = json.loads(await self._send("GET", f"/v1/mcp_servers/{_in(name)}", {}, {}, None))
+        return answer
+
+    async def replace_mcp_server(self, name: str, body: McpServerSettings) -> ProjectMcpServer:
+        """Say all of a server anew. Runs that know of it go by that once a worker takes them again."""
+        answer: ProjectMcpServer = json.loads(await self._send("PUT", f"/v1/mcp_servers/{_in(name)}", {}, {}, body))
+        return answer
+
+    async def delete_mcp_server(self, name: str) -> None:
+        """Forget a server."""
+        await self._send("DELETE", f"/v1/mcp_servers/{_in(name)}", {}, {}, None)
 
     async def open_pull_request(self, task_id: str, body: PullRequestWanted) -> PullRequestView:
         """Push the patch of an ended task as a branch, and open a pull request for it; or add it to another task's.

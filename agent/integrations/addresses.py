@@ -16,6 +16,7 @@ _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
 NETWORKS_VARIABLE = "MIMO_WEBHOOK_NETWORKS"
+MCP_NETWORKS_VARIABLE = "MIMO_MCP_NETWORKS"
 
 
 def allowed_networks(environment: Mapping[str, str], variable: str = NETWORKS_VARIABLE) -> tuple[Network, ...]:
@@ -35,15 +36,16 @@ class ForbiddenAddress(Exception):
     """A name leads to where no request may go, or nowhere."""
 
 
-async def resolve(host: str, port: int, allowed: tuple[Network, ...] = ()) -> str:
+async def resolve(host: str, port: int, allowed: tuple[Network, ...] = (), *, plain: bool = False) -> str:
     """An address of ``host``, to connect to instead of the name: a second look-up could say another.
 
     Args:
         allowed: networks that requests may go to although they are not public.
+        plain: whoever listens on the way can read and change what is said.
 
     Raises:
-        ForbiddenAddress: one of the name's addresses is not public, or there is none. One is enough: which of them a
-            later look-up would give is up to whoever owns the name.
+        ForbiddenAddress: one of the name's addresses is not public, or there is none; or ``plain`` is said to a public
+            one. One is enough: which of them a later look-up would give is up to whoever owns the name.
     """
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -53,6 +55,8 @@ async def resolve(host: str, port: int, allowed: tuple[Network, ...] = ()) -> st
     for address in addresses:
         if not is_public(address) and not any(address in network for network in allowed):
             raise ForbiddenAddress(f"{host} leads to {address}, which is not on the public internet")
+    if plain and is_public(addresses[0]):
+        raise ForbiddenAddress(f"{host} is public: it is called by https or ssh only")
     return str(addresses[0])
 
 

@@ -63,25 +63,26 @@ class ServerFailed(Exception):
     """A server did not do what was asked; the model reads why."""
 
 
+class Way(Protocol):
+    """How servers are reached."""
+
+    async def open(self, name: str, server: McpServer, stack: AsyncExitStack) -> Any:
+        """What the ``mcp`` package's client takes; closed with the stack.
+
+        Raises:
+            ServerFailed
+        """
+
+    def hide(self, text: str) -> str:
+        """What a server says, without what no model may read."""
+
+
 class McpServers:
     """All servers of one conversation. Use in ``async with``."""
 
-    def __init__(
-        self,
-        servers: Mapping[str, McpServer],
-        *,
-        environment: Mapping[str, str],
-        logs: Path,
-        vault: Callable[[McpServer], Vault],
-    ) -> None:
-        """
-        Args:
-            environment: the user's; servers are given of it what their description names.
-            logs: folder for what the programs write to their standard error.
-        """
-        self._connections = {
-            name: _Connection(name, servers[name], environment, logs, vault(servers[name])) for name in sorted(servers)
-        }
+    def __init__(self, servers: Mapping[str, McpServer], way: Way) -> None:
+        self._way = way
+        self._connections = {name: _Connection(name, servers[name], way) for name in sorted(servers)}
 
     async def __aenter__(self) -> Self:
         return self
@@ -102,27 +103,29 @@ class McpServers:
     async def describe(self, server: str, tool: str) -> ToolResult:
         asked = [server] if server else list(self._connections)
         parts = await asyncio.gather(*(self._listed(name, tool) for name in asked))
-        text, dropped = fit("\n".join(parts))
+        text, dropped = fit(self._way.hide("\n".join(parts)) or "[error] there is no server")
         return ToolResult(text, error=all(part.startswith("[error]") for part in parts), truncated_bytes=dropped)
 
     async def call(self, server: str, tool: str, arguments: dict[str, Any]) -> ToolResult:
         try:
-            answer = await self._connection(server).ask(lambda client: client.call_tool(tool, arguments))
+            connection = self._connection(server)
+            connection.check(tool)
+            answer = await connection.ask(lambda client: client.call_tool(tool, arguments))
         except ServerFailed as error:
-            return ToolResult(f"[error] {error}", error=True)
-        text, dropped = fit(_text(answer))
+            return ToolResult(self._way.hide(f"[error] {error}"), error=True)
+        text, dropped = fit(self._way.hide(_text(answer)))
         return ToolResult(text, error=bool(answer.is_error), truncated_bytes=dropped)
 
     async def read(self, server: str, uri: str) -> ToolResult:
         try:
             answer = await self._connection(server).ask(lambda client: client.read_resource(uri))
         except ServerFailed as error:
-            return ToolResult(f"[error] {error}", error=True)
+            return ToolResult(self._way.hide(f"[error] {error}"), error=True)
         parts = [
             part.text if isinstance(part, TextResourceContents) else f"[{part.mime_type or 'binary'}: not shown]"
             for part in answer.contents
         ]
-        text, dropped = fit("\n".join(parts) or "[nothing]")
+        text, dropped = fit(self._way.hide("\n".join(parts)) or "[nothing]")
         return ToolResult(text, error=False, truncated_bytes=dropped)
 
     async def _listed(self, server: str, tool: str) -> str:
@@ -155,7 +158,7 @@ async def sign_in(server: McpServer, vault: Vault, person: SignIn) -> None:
     """
     assert server.url is not None
     sign = _oauth(server.url, _Kept(vault, fresh=True), person)
-    connection = _Connection(server.url, server, {}, Path(), vault, sign)
+    connection = _Connection(server.url, server, OnThisMachine({}, Path(), lambda server: vault, sign))
     try:
         await connection.tools()
     finally:
@@ -165,21 +168,10 @@ async def sign_in(server: McpServer, vault: Vault, person: SignIn) -> None:
 class _Connection:
     """One server: started when it is needed, and again after it died."""
 
-    def __init__(
-        self,
-        name: str,
-        server: McpServer,
-        environment: Mapping[str, str],
-        logs: Path,
-        vault: Vault,
-        sign: OAuthClientProvider | None = None,
-    ) -> None:
+    def __init__(self, name: str, server: McpServer, way: Way) -> None:
         self._name = name
         self._server = server
-        self._environment = environment
-        self._logs = logs
-        self._vault = vault
-        self._sign = sign
+        self._way = way
         self._opening = asyncio.Lock()
         self._keeping: asyncio.Task[None] | None = None
         self._client: Client | None = None
@@ -189,8 +181,20 @@ class _Connection:
     async def tools(self) -> list[Tool]:
         """By name, whatever the order in which the server tells them."""
         found = [tool async for page in self._pages(Client.list_tools) for tool in page.tools]
-        self.state = f"running, {len(found)} tools"
-        return sorted(found, key=lambda tool: tool.name)
+        shown = [tool for tool in found if self._shows(tool.name)]
+        self.state = f"running, {len(shown)} tools"
+        return sorted(shown, key=lambda tool: tool.name)
+
+    def check(self, tool: str) -> None:
+        """
+        Raises:
+            ServerFailed: the description of the server leaves the tool out.
+        """
+        if not self._shows(tool):
+            raise ServerFailed(f"{self._name} has no tool {tool!r}")
+
+    def _shows(self, tool: str) -> bool:
+        return self._server.tools is None or tool in self._server.tools
 
     async def resources(self) -> list[tuple[str, str | None]]:
         """What can be read: address, or template of addresses, and what it is. None where the server has no such."""
@@ -268,16 +272,42 @@ class _Connection:
     async def _keep(self, ready: "asyncio.Future[Client]") -> None:
         """A client has to be left in the task that entered it, so that this one does both."""
         async with AsyncExitStack() as stack:
-            transport = await self._transport(stack)
+            transport = await self._way.open(self._name, self._server, stack)
             client = Client(transport, read_timeout_seconds=self._server.timeout_s)
             ready.set_result(await stack.enter_async_context(client))
             await self._over.wait()
 
-    async def _transport(self, stack: AsyncExitStack) -> Any:
-        server = self._server
+    async def _fail(self, reason: str) -> ServerFailed:
+        await self.close()
+        self.state = f"failed: {reason}"
+        return ServerFailed(f"{self._name}: {reason}")
+
+
+class OnThisMachine:
+    """Programs run beside us, as the user, and addresses are whatever the user names."""
+
+    def __init__(
+        self,
+        environment: Mapping[str, str],
+        logs: Path,
+        vault: Callable[[McpServer], Vault],
+        sign: OAuthClientProvider | None = None,
+    ) -> None:
+        """
+        Args:
+            environment: the user's; servers are given of it what their description names.
+            logs: folder for what the programs write to their standard error.
+            sign: signs in while it asks, instead of what a vault has.
+        """
+        self._environment = environment
+        self._logs = logs
+        self._vault = vault
+        self._sign = sign
+
+    async def open(self, name: str, server: McpServer, stack: AsyncExitStack) -> Any:
         if server.command:
             self._logs.mkdir(parents=True, exist_ok=True)
-            log = stack.enter_context((self._logs / f"mcp-{self._name}.log").open("a", encoding="utf-8"))
+            log = stack.enter_context((self._logs / f"mcp-{name}.log").open("a", encoding="utf-8"))
             given = {name: self._environment[name] for name in server.pass_env if name in self._environment}
             program = StdioServerParameters(
                 command=server.command[0], args=list(server.command[1:]), env={**given, **server.env}
@@ -291,16 +321,15 @@ class _Connection:
             headers["Authorization"] = f"Bearer {self._environment[server.token_env]}"
         sign = self._sign
         if server.oauth and sign is None:
-            if self._vault.get() is None:
-                raise ServerFailed(f"sign in first: mimo mcp login {self._name}")
-            sign = _oauth(server.url, _Kept(self._vault), _Nobody(self._name))
+            vault = self._vault(server)
+            if vault.get() is None:
+                raise ServerFailed(f"sign in first: mimo mcp login {name}")
+            sign = _oauth(server.url, _Kept(vault), _Nobody(name))
         http = await stack.enter_async_context(create_mcp_http_client(headers=headers, auth=sign))
         return streamable_http_client(server.url, http_client=http)
 
-    async def _fail(self, reason: str) -> ServerFailed:
-        await self.close()
-        self.state = f"failed: {reason}"
-        return ServerFailed(f"{self._name}: {reason}")
+    def hide(self, text: str) -> str:
+        return text
 
 
 class _SignedIn(BaseModel):

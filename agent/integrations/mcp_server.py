@@ -20,6 +20,7 @@ class McpServer(BaseModel):
     token_env: str | None = Field(None, description="Name of the variable with the token to show at the address.")
     oauth: bool = Field(False, description="Sign in at the address with `mimo mcp login`.")
     allow: tuple[str, ...] = Field((), description="Tools that are called without a question.")
+    tools: tuple[str, ...] | None = Field(None, description="Those of its tools that there are; null: all.")
     timeout_s: float = Field(60.0, gt=0, le=3600, description="Longest wait for one answer, s.")
 
     @model_validator(mode="after")

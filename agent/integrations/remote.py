@@ -7,7 +7,6 @@ alternates of another server.
 
 import asyncio
 import base64
-import ipaddress
 import re
 import shlex
 import tempfile
@@ -20,7 +19,7 @@ from urllib.parse import urlsplit
 
 from agent.errors import GitError, RepositoryError
 from agent.git import git
-from agent.integrations.addresses import ForbiddenAddress, Network, allowed_networks, is_public, resolve
+from agent.integrations.addresses import ForbiddenAddress, Network, allowed_networks, resolve
 
 HOSTS_VARIABLE = "MIMO_REPOSITORY_HOSTS"
 PATHS_VARIABLE = "MIMO_REPOSITORY_PATHS"
@@ -71,10 +70,7 @@ class Reach:
         """
         if self.hosts and not any(fnmatchcase(host, pattern) for pattern in self.hosts):
             raise ForbiddenAddress(f"{host} is not among the hosts that {HOSTS_VARIABLE} lists")
-        address = await resolve(host, port, self.networks)
-        if plain and is_public(ipaddress.ip_address(address)):
-            raise ForbiddenAddress(f"{host} is public: it is called by https or ssh only")
-        return address
+        return await resolve(host, port, self.networks, plain=plain)
 
 
 def reach_of(environment: Mapping[str, str]) -> Reach:

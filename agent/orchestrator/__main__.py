@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from agent.config import ModelSettings, model_settings
 from agent.errors import SettingsError, StoreError
+from agent.integrations.addresses import MCP_NETWORKS_VARIABLE, allowed_networks
 from agent.integrations.remote import reach_of
 from agent.orchestrator.app import open_worker
 from agent.orchestrator.settings import WorkerSettings
@@ -41,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"unusable settings: {error}", file=sys.stderr)  # noqa: T201
         return 2
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for client in ("httpx", "httpx2"):
+        logging.getLogger(client).setLevel(logging.WARNING)
     parent = os.getppid() if arguments.exit_with_parent else None
     try:
         asyncio.run(_work(settings, parent))
@@ -112,8 +114,13 @@ async def _work(settings: WorkerSettings, parent: int | None) -> None:
     try:
         async with AsyncExitStack() as stack:
             telemetry = await stack.enter_async_context(open_telemetry(os.environ, settings.model.name))
-            box, reach = secret_box_of(os.environ), reach_of(os.environ)
-            opening = open_worker(settings, secret_box=box, reach=reach, telemetry=telemetry)
+            opening = open_worker(
+                settings,
+                secret_box=secret_box_of(os.environ),
+                reach=reach_of(os.environ),
+                mcp_networks=allowed_networks(os.environ, MCP_NETWORKS_VARIABLE),
+                telemetry=telemetry,
+            )
             worker = await stack.enter_async_context(opening)
             logging.getLogger(__name__).info("action=start worker=%s", settings.worker_id)
             await worker.run(stopping)

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+from agent.integrations.addresses import Network
 from agent.integrations.remote import Reach
 from agent.integrations.remotes import RemoteCache, Remotes
 from agent.model import open_model
@@ -17,6 +18,7 @@ from agent.orchestrator.settings import WorkerSettings
 from agent.orchestrator.trial import TrialWatch
 from agent.orchestrator.worker import Worker
 from agent.store.base import Store
+from agent.store.mcp_servers import ProjectMcpServers
 from agent.store.open import open_store
 from agent.store.repos import Repos
 from agent.store.secrets import SecretBox
@@ -41,6 +43,7 @@ async def open_worker(
     telemetry: Telemetry | None = None,
     secret_box: SecretBox | None = None,
     reach: Reach = Reach(),  # noqa: B008 - frozen
+    mcp_networks: tuple[Network, ...] = (),
 ) -> AsyncIterator[Worker]:
     """A worker with a model, a toolbox over a sandbox backend and a store of its own, all closed at the end.
 
@@ -50,8 +53,9 @@ async def open_worker(
         uncommitted: tasks start from their checkout as it is, not from the commit alone.
         on_delta: hears the model while it writes.
         telemetry: makes spans of what runs do.
-        secret_box: opens the credentials of repositories, and seals reasoning.
+        secret_box: opens the secrets of projects, and seals reasoning.
         reach: the git hosts that may be called.
+        mcp_networks: projects' servers of tools may be there, although they are not public.
 
     Raises:
         StoreError: the store cannot be opened.
@@ -83,7 +87,9 @@ async def open_worker(
             waits_for_model=settings.waits_for_model,
             model_of=model.of_run,
             telemetry=telemetry,
-            equipment=Equipment(ProjectSkills(store.database)),
+            equipment=Equipment(
+                ProjectSkills(store.database), ProjectMcpServers(store.database), remotes.secret, mcp_networks
+            ),
         )
         contract = ContractWatch(model, settings.probe_every_s) if settings.probe_every_s is not None else None
         trial = TrialWatch(toolbox) if settings.tries_sandboxes else None

@@ -205,7 +205,7 @@ repos = Table(
     Column("updated_at", UtcDateTime, nullable=False),
 )
 
-# What its agents learn when they need it, and whose tools they may call, see skills.py and tool_servers.py.
+# What its agents learn when they need it, and whose tools they may call, see skills.py and mcp_servers.py.
 
 skills = Table(
     "skills",
@@ -217,8 +217,8 @@ skills = Table(
     Column("updated_at", UtcDateTime, nullable=False),
 )
 
-tool_servers = Table(
-    "tool_servers",
+mcp_servers = Table(
+    "mcp_servers",
     metadata,
     Column("project_id", String(64), ForeignKey("projects.project_id"), primary_key=True),
     Column("name", String(64), primary_key=True),

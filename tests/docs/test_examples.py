@@ -26,6 +26,7 @@ from pydantic import BaseModel
 
 from agent.api.completions.shapes import ChatRequest
 from agent.api.evals import NewEval
+from agent.api.mcp_servers import NewMcpServer
 from agent.api.schedules import NewSchedule
 from agent.api.schemas import MessageText
 from agent.api.skills import NewSkill
@@ -194,6 +195,7 @@ def body_of(path: str) -> type[BaseModel]:
         "evals": NewEval,
         "completions": ChatRequest,
         "skills": NewSkill,
+        "mcp_servers": NewMcpServer,
     }
     return bodies[path.rpartition("/")[2]]
 

@@ -126,18 +126,14 @@ async def _servers(settings: Settings, environment: Mapping[str, str], stack: As
     if not settings.mcp_servers:
         return None
     try:
-        from agent.integrations.mcp import McpServers
+        from agent.integrations.mcp import McpServers, OnThisMachine
     except ImportError as error:
         remedy = "install mimo-coder[mcp], or take mcp_servers out of config.toml"
         raise Failure(ExitCode.USAGE, f"there are MCP servers, and no MCP here: {error}", remedy) from error
     place = home(environment)
     credentials = Credentials(place)
-    servers = McpServers(
-        settings.mcp_servers,
-        environment=environment,
-        logs=place / "logs",
-        vault=lambda server: KeptSignIn(credentials, server),
-    )
+    way = OnThisMachine(environment, place / "logs", lambda server: KeptSignIn(credentials, server))
+    servers = McpServers(settings.mcp_servers, way)
     return await stack.enter_async_context(servers)
 
 

@@ -23,6 +23,7 @@ from agent.api.gate import OPEN_FOLDERS, OPEN_PATHS
 from agent.identity import SCOPES, Scope
 from agent.integrations.remote import Reach
 from agent.store.base import RunResult, Store
+from agent.store.mcp_servers import McpServerSettings, ProjectMcpServers
 from agent.store.open import open_store
 from agent.store.repos import Repos, RepoSettings
 from agent.store.secrets import SecretBox
@@ -79,6 +80,8 @@ BODIES: dict[str, dict[str, Any]] = {
     "PATCH /v1/schedules/{schedule_id}": {"enabled": False},
     "POST /v1/repos": {"name": "mine", "url": "https://git.example/beta.git"},
     "POST /v1/skills": {"name": "mine", "description": "mine", "text": "mine"},
+    "POST /v1/mcp_servers": {"name": "mine", "url": "https://tools.example/beta"},
+    "PUT /v1/mcp_servers/{name}": {"url": "https://tools.example/beta"},
     "PUT /v1/skills/{name}": {"description": "mine", "text": "mine"},
     "PUT /v1/repos/{name}": {"url": "https://git.example/beta.git"},
 }
@@ -170,6 +173,7 @@ class Tenants:
             (await self.http.get("/v1/schedules", headers=headers)).json(),
             (await self.http.get("/v1/evals", headers=headers)).json(),
             (await self.http.get("/v1/skills", headers=headers)).json(),
+            (await self.http.get("/v1/mcp_servers", headers=headers)).json(),
             len((await mine.list_tasks()).tasks),
         )
 
@@ -210,6 +214,8 @@ async def _belongings(http: httpx.AsyncClient, store: Store, key: str) -> dict[s
     hook = await post("/v1/webhooks", url=f"https://hooks.example/{CANARY}")
     repo = RepoSettings(url=f"https://git.example/{CANARY}.git")
     await Repos(store.database).create("alpha", "TOKEN", repo, updated_by=CANARY)
+    server = McpServerSettings(url=f"https://tools.example/{CANARY}")
+    await ProjectMcpServers(store.database).create("alpha", "TOKEN", server, updated_by=CANARY)
     skill = SkillSettings(description=CANARY, text=CANARY)
     await ProjectSkills(store.database).create("alpha", "TOKEN", skill, updated_by=CANARY)
     wanted = {"repository": "/repo", "problem_statement": CANARY, "labels": {CANARY: CANARY}}

@@ -13,7 +13,7 @@ from agent.cli.credentials import Credentials
 from agent.cli.mcp import KeptSignIn, login
 from agent.cli.settings import Settings
 from agent.cli.terminal import open_terminal
-from agent.integrations.mcp import McpServers
+from agent.integrations.mcp import McpServers, OnThisMachine
 from agent.integrations.mcp_server import McpServer
 from tests.integration.chat import tool_server
 
@@ -30,12 +30,10 @@ def anyio_backend() -> str:
 @asynccontextmanager
 async def servers(tmp_path: Path, **described: McpServer) -> AsyncIterator[McpServers]:
     credentials = Credentials(tmp_path)
-    async with McpServers(
-        described,
-        environment={"PASSED": "2", "SECRET": "3"},
-        logs=tmp_path / "logs",
-        vault=lambda server: KeptSignIn(credentials, server),
-    ) as running:
+    way = OnThisMachine(
+        {"PASSED": "2", "SECRET": "3"}, tmp_path / "logs", lambda server: KeptSignIn(credentials, server)
+    )
+    async with McpServers(described, way) as running:
         yield running
 
 
@@ -118,6 +116,17 @@ async def test_a_program_or_an_address_that_is_not_there_is_an_observation_too(t
 async def test_the_same_tools_are_there_over_http(tmp_path: Path, address: str) -> None:
     async with servers(tmp_path, remote=McpServer(url=address)) as running:
         assert (await running.call("remote", "repeat", {"text": "tick", "times": 3})).text == "tick tick tick"
+
+
+async def test_tools_that_the_description_leaves_out_are_not_there(tmp_path: Path) -> None:
+    described = LOCAL.model_copy(update={"tools": ("repeat", "refuse")})
+    async with servers(tmp_path, local=described) as running:
+        listed = await running.describe("", "")
+        assert [line.split(":")[0].strip() for line in listed.text.splitlines()][:3] == ["local", "refuse", "repeat"]
+        assert "environment" not in listed.text
+        left_out = await running.call("local", "environment", {})
+        assert (left_out.text, left_out.error) == ("[error] local has no tool 'environment'", True)
+        assert (await running.call("local", "repeat", {"text": "tick"})).text == "tick tick"
 
 
 def browse(url: str) -> bool:

@@ -11,7 +11,7 @@ down_revision = "0007"
 def upgrade() -> None:
     for name in ("daily_cost", "daily_cost_per_user", "monthly_cost", "monthly_cost_per_user"):
         op.add_column("projects", sa.Column(name, sa.Float))
-    for table in ("skills", "tool_servers"):
+    for table in ("skills", "mcp_servers"):
         op.create_table(
             table,
             sa.Column("project_id", sa.String(64), sa.ForeignKey("projects.project_id"), primary_key=True),
