@@ -354,7 +354,8 @@ class Runner:
         while work.log.verdict is None:
             try:
                 verdict = await _unless(work.cancelled, self._check(work))
-            except SandboxLost as error:
+            except (SandboxLost, SandboxUnavailable) as error:
+                # One that is killed while it starts looks like a machine that can start none.
                 num_lost += 1
                 if num_lost > MAX_RESTORES:
                     return None, f"the checks could not be run: {error}"

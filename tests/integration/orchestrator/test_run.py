@@ -185,10 +185,11 @@ async def test_sandboxes_lost_again_and_again_end_the_run_with_what_it_had(
     assert task.verdict.kind is VerdictKind.VERIFIED
 
 
+@pytest.mark.parametrize("end", [SandboxLost("evicted"), SandboxUnavailable("it was deleted; before it served")])
 async def test_sandbox_lost_in_the_verdict_is_replaced_too(
-    store: SqlStore, backend: Backend, make_worker: MakeWorker, make_request: MakeRequest
+    store: SqlStore, backend: Backend, make_worker: MakeWorker, make_request: MakeRequest, end: SandboxError
 ) -> None:
-    failing = FailingBackend(backend, None, SandboxLost("evicted"))
+    failing = FailingBackend(backend, None, end)
 
     task = await finished(store, make_worker(*REPAIR, backend=failing), make_request())
 
