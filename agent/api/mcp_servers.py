@@ -67,9 +67,7 @@ async def show_mcp_server(name: str, shared: Shared) -> ProjectMcpServer:
 async def replace_mcp_server(name: str, request: Request, shared: Shared) -> ProjectMcpServer:
     """Say all of a server anew. Runs that know of it go by that once a worker takes them again."""
     await SERVERS.find(shared, name)
-    settings = await _read(request, McpServerSettings)
-    await _check(shared, settings)
-    return await SERVERS.replace(shared, name, settings)
+    return await replace(shared, name, await _read(request, McpServerSettings))
 
 
 @router.delete("/{name}", dependencies=_ADMIN, status_code=HTTPStatus.NO_CONTENT)
@@ -86,6 +84,15 @@ async def create(shared: Context, new: NewMcpServer) -> ProjectMcpServer:
     settings = McpServerSettings.model_validate(new.model_dump(exclude={"name"}))
     await _check(shared, settings)
     return await SERVERS.create(shared, new.name, settings)
+
+
+async def replace(shared: Context, name: str, settings: McpServerSettings) -> ProjectMcpServer:
+    """
+    Raises:
+        Problem: 404; 422, it could not be called.
+    """
+    await _check(shared, settings)
+    return await SERVERS.replace(shared, name, settings)
 
 
 async def _read(request: Request, kind: type[_Shape]) -> _Shape:

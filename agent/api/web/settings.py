@@ -151,6 +151,8 @@ async def _settings(
             "roles": [name for name, scopes in ROLES.items() if scopes <= principal.scopes],
             "secrets": await shared.store.identities.secrets(principal.project_id),
             "keeps_secrets": shared.secret_box is not None,
+            "skills": await shared.skills.all(principal.project_id),
+            "mcp_servers": await shared.mcp_servers.all(principal.project_id),
             "webhooks": await shared.webhooks.all(principal.project_id),
             "webhook_events": WEBHOOK_EVENTS,
         }

@@ -7,7 +7,10 @@ import httpx
 import pytest
 from playwright.async_api import Browser, Page, expect
 
+from agent.identity import DEFAULT_PROJECT
 from agent.store.base import ProjectStore, Store
+from agent.store.mcp_servers import McpServerSettings, ProjectMcpServers
+from agent.store.skills import ProjectSkills, SkillSettings
 from agent.types import VerdictKind
 
 from .conftest import WAIT_MS, Agent, Tab, task
@@ -32,8 +35,13 @@ async def pages(service: str, guarded: str, store: Store, tasks: ProjectStore) -
     waiting = await tasks.submit(task("wants to clean up"))
     await (await Agent.claims(store)).asks("git clean -fdx && make")
     await tasks.submit(task("waits in the queue"))
+    skill = SkillSettings(description="before a release", text="Ask Ada.")
+    await ProjectSkills(store.database).create(DEFAULT_PROJECT, "release", skill, updated_by="test")
+    server = McpServerSettings(url="https://tracker.example/mcp", headers={"X-Team": "web"})
+    await ProjectMcpServers(store.database).create(DEFAULT_PROJECT, "tracker", server, updated_by="test")
     one = [f"/tasks/{ended.id}{part}" for part in ("", "/changes", "/verdict", "/attempts", "/details")]
-    others = ["/tasks", "/tasks?status=failed", "/tasks/new", "/approvals", "/usage", "/settings", "/tasks/x"]
+    others = ["/tasks", "/tasks?status=failed", "/tasks/new", "/approvals", "/usage", "/settings"]
+    others += ["/settings/skills/release", "/settings/mcp_servers/tracker", "/tasks/x"]
     return [
         f"{guarded}/sign-in",
         *(service + path for path in [*one, f"/tasks/{running.id}", f"/tasks/{waiting.id}", *others]),

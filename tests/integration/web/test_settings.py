@@ -66,6 +66,61 @@ async def test_a_webhook_to_nowhere_is_refused_in_words(service: str) -> None:
             assert (answer.status_code, "Give an address and choose events." in answer.text) == (422, True)
 
 
+async def test_a_skill_is_made_changed_and_deleted(service: str, page: Page) -> None:
+    await page.goto(f"{service}/settings")
+    await page.get_by_label("Skill's name").fill("release")
+    await page.get_by_label("When it is of use").fill("before a <release>")
+    await page.get_by_label("Text").fill("Ask Ada.\n\nThen tag.")
+    await page.get_by_role("button", name="Add the skill").click()
+    await expect(page.get_by_role("region", name="Skills")).to_contain_text("before a <release>")
+
+    await page.get_by_role("link", name="release", exact=True).click()
+    await expect(page.get_by_label("Text")).to_have_value("Ask Ada.\n\nThen tag.")
+    await page.get_by_label("When it is of use").fill("when a version is due")
+    await page.get_by_role("button", name="Save").click()
+    await expect(page.get_by_role("region", name="Skills")).to_contain_text("when a version is due")
+
+    await page.get_by_role("link", name="release", exact=True).click()
+    page.once("dialog", lambda dialog: dialog.accept())
+    await page.get_by_role("button", name="Delete").click()
+    await expect(page.get_by_text("read a skill when such work comes up")).to_be_visible()
+
+
+async def test_a_server_of_tools_is_made_changed_and_deleted(store: Store, page: Page) -> None:
+    box = SecretBox(Fernet.generate_key().decode())
+    sealed = box.seal(DEFAULT_PROJECT, "TRACKER_TOKEN", "hush-hush")
+    await store.identities.put_secret(DEFAULT_PROJECT, "TRACKER_TOKEN", sealed, updated_by="test")
+    async with serving(create_app(store, resolve_commit, secret_box=box)) as service:
+        await page.goto(f"{service}/settings")
+        form = page.locator("form", has=page.get_by_role("button", name="Add the server"))
+        await form.get_by_label("Server's name").fill("tracker")
+        await form.get_by_label("URL").fill("https://tracker.example/mcp")
+        await form.get_by_label("Headers").fill("Authorization: Bearer ${TRACKER_TOKEN}\nX-Team: web")
+        await form.get_by_label("Tools").fill("find, open")
+        await form.get_by_role("button").click()
+        await expect(page.get_by_role("region", name="Servers of tools")).to_contain_text("find, open")
+
+        await page.get_by_role("link", name="tracker", exact=True).click()
+        headers = "Authorization: Bearer ${TRACKER_TOKEN}\nX-Team: web\n"
+        await expect(page.get_by_label("Headers")).to_have_value(headers)
+        assert "hush-hush" not in await page.content()
+        await page.get_by_label("Tools").fill("")
+        await page.get_by_role("button", name="Save").click()
+        await expect(page.get_by_role("region", name="Servers of tools")).to_contain_text("all")
+
+        await page.get_by_role("link", name="tracker", exact=True).click()
+        page.once("dialog", lambda dialog: dialog.accept())
+        await page.get_by_role("button", name="Delete").click()
+        await expect(page.get_by_text("call the tools of these servers")).to_be_visible()
+
+
+async def test_a_server_with_a_readable_credential_is_refused_in_words(service: str) -> None:
+    async with httpx.AsyncClient(base_url=service, trust_env=False, timeout=60, headers={"Origin": service}) as http:
+        form = {"name": "tracker", "url": "https://tracker.example", "headers": "Authorization: Bearer abc"}
+        answer = await http.post("/settings/mcp_servers", data=form)
+        assert (answer.status_code, "secret of the project" in answer.text) == (422, True)
+
+
 async def test_the_audit_log_says_who_made_the_key(guarded: str, page: Page) -> None:
     await page.goto(f"{guarded}/settings")
     await page.get_by_label("API key").fill(KEY)
@@ -89,5 +144,13 @@ async def test_members_see_and_change_none_of_it(guarded: str, store: Store) -> 
     ) as http:
         assert "Webhooks" not in (await http.get("/settings")).text
         assert (await http.get("/settings/audit")).status_code == 403
-        for path in ("secrets", "secrets/A/delete", "webhooks", "webhooks/w/delete", "webhooks/w/enabled"):
+        for path in (
+            "skills",
+            "mcp_servers",
+            "secrets",
+            "secrets/A/delete",
+            "webhooks",
+            "webhooks/w/delete",
+            "webhooks/w/enabled",
+        ):
             assert (await http.post(f"/settings/{path}", data={"name": "A"})).status_code == 403, path
