@@ -14,14 +14,20 @@ class _Question:
     title: StyleAndTextTuples
     options: Sequence[str]
     answer: "asyncio.Future[int | None]"
-    chosen: int = 0
+    chosen: int
+    """What Enter means; -1: nothing yet."""
 
 
 class Menu:
     """Shown while something is asked."""
 
-    def __init__(self, redraw: Callable[[], None]) -> None:
+    def __init__(self, redraw: Callable[[], None], typing: Callable[[], bool]) -> None:
+        """
+        Args:
+            typing: whether the user is in the middle of words; then Enter, which was meant for these, means nothing.
+        """
         self._redraw = redraw
+        self._typing = typing
         self._question: _Question | None = None
 
     @property
@@ -32,7 +38,8 @@ class Menu:
         """Ask for one of the options, by number or by the arrow keys; None where the user leaves it."""
         head: StyleAndTextTuples = [("class:title", title)]
         head.extend(("", f"\n  {line}") for line in detail)
-        self._question = _Question(head, options, asyncio.get_running_loop().create_future())
+        first = -1 if self._typing() else 0
+        self._question = _Question(head, options, asyncio.get_running_loop().create_future(), first)
         self._redraw()
         try:
             return await self._question.answer
@@ -69,7 +76,8 @@ class Menu:
         @keys.add("enter", filter=open_)
         def _(event: KeyPressEvent) -> None:
             assert self._question is not None
-            self.answer(self._question.chosen)
+            if self._question.chosen >= 0:
+                self.answer(self._question.chosen)
 
         @keys.add("escape", filter=open_)
         def _(event: KeyPressEvent) -> None:
@@ -87,4 +95,8 @@ class Menu:
 
     def _move(self, step: int) -> None:
         assert self._question is not None
-        self._question.chosen = (self._question.chosen + step) % len(self._question.options)
+        at = self._question.chosen
+        if at < 0 < step:
+            self._question.chosen = 0
+        else:
+            self._question.chosen = (max(at, 0) + step) % len(self._question.options)

@@ -74,7 +74,7 @@ class Screen(Audience):
         def redraw() -> None:
             self._app.invalidate()
 
-        self._menu = Menu(redraw)
+        self._menu = Menu(redraw, lambda: bool(self._prompt.buffer.text))
         self._prompt = Prompt(
             history,
             lambda: self._commands,

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -56,7 +57,8 @@ def start(tmp_path: Path, root: Path) -> Iterator[Start]:
 
 
 def ready(terminal: Terminal) -> Terminal:
-    terminal.see("/help")
+    terminal.see("can be typed")
+    terminal.see_either("· /help")  # Drawn again: while lines are printed, an Enter is a new line.
     return terminal
 
 
@@ -106,6 +108,26 @@ def test_a_refusal_with_its_reason_reaches_the_model(start: Start, root: Path) -
     terminal.see("as you like")
     assert "I need it" in heard[1]
     assert (root / "calc.py").exists()
+
+
+def test_enter_in_the_middle_of_words_allows_nothing(start: Start, root: Path) -> None:
+    typed = threading.Event()
+
+    def script(messages: Sequence[Message]) -> AssistantMessage:
+        typed.wait(240)
+        return EDIT if messages[-1]["role"] == "user" else say("as you like")
+
+    terminal = ready(start(script))
+    terminal.type("repair it", ENTER)
+    terminal.see("asking the model")
+    terminal.type("and then")
+    terminal.see("> and then")
+    typed.set()
+    terminal.see("May it do this?")
+    terminal.type(ENTER, ENTER, "3")
+    terminal.see("as you like")
+    terminal.see("> and then")
+    assert (root / "calc.py").read_text().endswith("a - b\n")
 
 
 def test_the_badge_says_how_far_the_agent_may_go(start: Start) -> None:
