@@ -23,6 +23,7 @@ from rich.text import Text
 from agent.cli.chat.consent import Choice, form
 from agent.cli.chat.conversation import Audience, Consent, Conversation
 from agent.cli.chat.entry import list_files
+from agent.cli.chat.keyboard import Keyboard
 from agent.cli.chat.lines import Lines, said, whole
 from agent.cli.chat.live import Live
 from agent.cli.chat.menu import Menu
@@ -93,6 +94,7 @@ class Screen(Audience):
         typing = Condition(lambda: not self._menu.open)
         self._app: Application[None] = Application(
             Layout(self._container(typing), focused_element=self._prompt.buffer),
+            input=Keyboard(),
             key_bindings=merge_key_bindings([self._prompt.keys(typing), self._menu.keys(), self._keys(typing)]),
             style=_STYLE,
             color_depth=ColorDepth.DEPTH_1_BIT if no_color else None,

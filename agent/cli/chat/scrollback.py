@@ -8,6 +8,7 @@ from rich.console import Console, RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
+from agent.cli.chat.keyboard import keep_keys
 from agent.cli.terminal import printable
 
 
@@ -57,6 +58,7 @@ class Scrollback:
         self._write_waiting()
 
     async def _flush(self) -> None:
+        keep_keys()
         while self._waiting:
             if self._app.is_running and not self._app.is_done:
                 await run_in_terminal(self._write_waiting)

@@ -25,7 +25,7 @@ async def test_processes_left_over_from_a_command_do_not_keep_the_next_from_runn
 
 async def test_more_commands_than_there_may_be_processes_wait_for_each_other(backend):
     sandbox = await backend.acquire(SandboxSpec(resources=Resources(memory_mib=192, processes=16, disk_mib=48)))
-    commands = [Command("exec sleep 2", f"call-{number}", 300) for number in range(80)]
+    commands = [Command("exec sleep 0.5", f"call-{number}", 300) for number in range(80)]
     outcomes = await asyncio.gather(*map(sandbox.exec, commands))
     assert {(type(outcome), getattr(outcome, "code", None)) for outcome in outcomes} == {(Exited, 0)}
     await sandbox.close()

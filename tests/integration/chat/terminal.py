@@ -22,6 +22,9 @@ import pyte
 ENTER, ESCAPE, UP, SHIFT_TAB = "\r", "\x1b", "\x1b[A", "\x1b[Z"
 CTRL_C, CTRL_D, CTRL_G, CTRL_O, CTRL_S = "\x03", "\x04", "\x07", "\x0f", "\x13"
 
+_WRITE = ("1", "64")
+"""Number of the system call, on x86-64 and arm64."""
+
 _PATIENCE_S = 120.0
 """How long something may take to appear; machines are slow and busy."""
 
@@ -100,6 +103,17 @@ class Terminal:
                 at += os.write(self._control, data[at : at + 4096])
 
         threading.Thread(target=write, daemon=True).start()
+
+    def fill(self) -> None:
+        """Read nothing until the program waits for room to write more."""
+        syscall, deadline = Path(f"/proc/{self._process.pid}/syscall"), time.monotonic() + _PATIENCE_S
+        seen = ""
+        while time.monotonic() < deadline:
+            time.sleep(0.2)
+            before, seen = seen, syscall.read_text("ascii")
+            if seen == before and seen.split()[0] in _WRITE:  # the same call, with the same arguments
+                return
+        raise AssertionError(f"the program never waits to write: {seen}")
 
     def see(self, text: str, *, times: int = 1) -> None:
         """Wait until it can be read."""

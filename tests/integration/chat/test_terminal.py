@@ -1,6 +1,7 @@
 """``mimo`` as a person sees it: the real program on a real terminal, a scripted endpoint."""
 
 import json
+import random
 import subprocess
 import sys
 import threading
@@ -58,7 +59,7 @@ def start(tmp_path: Path, root: Path) -> Iterator[Start]:
 
 def ready(terminal: Terminal) -> Terminal:
     terminal.see("can be typed")
-    terminal.see_either("· /help")  # Drawn again: while lines are printed, an Enter is a new line.
+    terminal.see_either("· /help")  # The screen stands: what is typed before that is kept, and not sent.
     return terminal
 
 
@@ -170,6 +171,22 @@ def test_words_are_queued_taken_back_and_steered_while_the_model_is_silent(start
     terminal.see("interrupted")
     terminal.type(ENTER)
     terminal.see("after all")
+
+
+def test_an_enter_sends_while_lines_are_printed_too(start: Start) -> None:
+    heard: list[str] = []
+    long = " ".join(f"{draw(40):x}" for draw in [random.Random(0).getrandbits] * 20_000)
+
+    def script(messages: Sequence[Message]) -> AssistantMessage:
+        heard.append(messages[-1]["content"])
+        return say(long if len(heard) == 1 else "understood")
+
+    terminal = ready(start(script))
+    terminal.type("tell me", ENTER)
+    terminal.fill()
+    terminal.type("and more", ENTER)
+    terminal.see("understood")
+    assert heard == ["tell me", "and more"]
 
 
 def test_words_sent_into_a_turn_are_shown_there(start: Start) -> None:

@@ -109,7 +109,7 @@ async def test_a_key_is_made_shown_once_used_and_revoked(guarded: str, tab: Tab)
     page = tab.page
     await page.goto(f"{guarded}/settings")
     await _sign_in(page, KEY)
-    await page.get_by_label("Name").fill("ci")
+    await page.get_by_label("Name", exact=True).fill("ci")
     await page.get_by_role("button", name="Make a key").click()
     secret = await page.locator(".secret").inner_text()
     await page.goto(f"{guarded}/settings")
