@@ -8,7 +8,7 @@ from model_server.engine.sequence import Sequence, cache_of
 
 _AT_ONCE_S = 0.004
 """What others may have to wait."""
-_MOST = 8
+MOST_AT_ONCE = 8
 _FORGET = 16
 """So many steps later a slow one counts for a third."""
 
@@ -27,7 +27,7 @@ class Ahead:
         if self._step_s is None or is_recomputed or not _is_greedy(sequence):
             return 1
         left = sequence.request.sampling.max_tokens - sequence.num_sampled
-        return max(min(_MOST, int(_AT_ONCE_S / self._step_s), left, cache.room), 1)
+        return max(min(MOST_AT_ONCE, int(_AT_ONCE_S / self._step_s), left, cache.room), 1)
 
     def observe(self, seconds: float) -> None:
         """A step of a lone sequence took so long."""
