@@ -193,39 +193,30 @@ project_secrets = Table(
     Column("updated_at", UtcDateTime, nullable=False),
 )
 
+# What it has by name, see named.py.
+
+
+def _by_name(table: str, name_length: int) -> Table:
+    return Table(
+        table,
+        metadata,
+        Column("project_id", String(64), ForeignKey("projects.project_id"), primary_key=True),
+        Column("name", String(name_length), primary_key=True),
+        Column("settings", JSON, nullable=False),
+        Column("updated_by", String(256), nullable=False),
+        Column("updated_at", UtcDateTime, nullable=False),
+    )
+
+
 # Where its code is, see repos.py.
 
-repos = Table(
-    "repos",
-    metadata,
-    Column("project_id", String(64), ForeignKey("projects.project_id"), primary_key=True),
-    Column("name", String(100), primary_key=True),
-    Column("settings", JSON, nullable=False),
-    Column("updated_by", String(256), nullable=False),
-    Column("updated_at", UtcDateTime, nullable=False),
-)
+repos = _by_name("repos", 100)
 
 # What its agents learn when they need it, and whose tools they may call, see skills.py and mcp_servers.py.
 
-skills = Table(
-    "skills",
-    metadata,
-    Column("project_id", String(64), ForeignKey("projects.project_id"), primary_key=True),
-    Column("name", String(64), primary_key=True),
-    Column("settings", JSON, nullable=False),
-    Column("updated_by", String(256), nullable=False),
-    Column("updated_at", UtcDateTime, nullable=False),
-)
+skills = _by_name("skills", 64)
 
-mcp_servers = Table(
-    "mcp_servers",
-    metadata,
-    Column("project_id", String(64), ForeignKey("projects.project_id"), primary_key=True),
-    Column("name", String(64), primary_key=True),
-    Column("settings", JSON, nullable=False),
-    Column("updated_by", String(256), nullable=False),
-    Column("updated_at", UtcDateTime, nullable=False),
-)
+mcp_servers = _by_name("mcp_servers", 64)
 
 audit_log = Table(
     "audit_log",
