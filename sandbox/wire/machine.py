@@ -20,7 +20,9 @@ from sandbox.wire.file_turns import FileTurns
 _FILE_TIMEOUT_S = 300.0
 _TREE_TIMEOUT_S = 900.0
 _MAX_KEPT = 32 * 1024 * 1024
-"""Bytes of output kept of commands that ended, so that a repeated request gets the same answer."""
+"""Bytes kept of commands that ended, so that a repeated request gets the same answer."""
+_KEPT_EACH = 1024
+"""Bytes that an outcome takes beside its output, roughly."""
 _MAX_TIMEOUT_S = 7 * 24 * 3600.0
 _MAX_OUTPUT = 1024 * 1024 * 1024
 _MAX_TEXT = 500_000
@@ -64,6 +66,9 @@ class Machine(ABC):
         self._wire = wire
         self._closing: asyncio.Task[None] | None = None
         self._commands: dict[str, asyncio.Task[Outcome]] = {}
+        self._kept: dict[str, int] = {}
+        """Commands that ended, the first that did first, and the bytes that each takes."""
+        self._kept_bytes = 0
         self._forgotten: set[str] = set()
         self._file_turns = FileTurns()
         self._file_calls: set[asyncio.Task[bytes]] = set()
@@ -79,7 +84,7 @@ class Machine(ABC):
         if task is None:
             task = asyncio.create_task(self._run(command))
             self._commands[command.request_id] = task
-            task.add_done_callback(self._forget_oldest)
+            task.add_done_callback(partial(self._keep, command.request_id))
         # Shielded: a caller that gives up does not unmake what already ran.
         return await asyncio.shield(task)
 
@@ -179,18 +184,17 @@ class Machine(ABC):
         if self._half_restored:
             raise SandboxError("the work tree was not restored to its end; restore it again, or end the sandbox")
 
-    def _forget_oldest(self, task: "asyncio.Task[Outcome]") -> None:
-        if not task.cancelled():
-            task.exception()  # seen, even where the caller has given up
-        done = [(name, each) for name, each in self._commands.items() if each.done() and not each.cancelled()]
-        kept = sum(len(each.result().output) for _, each in done if each.exception() is None)
-        for name, each in done:
-            if kept <= _MAX_KEPT:
-                break
-            if each.exception() is None:
-                kept -= len(each.result().output)
-            del self._commands[name]
-            self._forgotten.add(name)
+    def _keep(self, name: str, task: "asyncio.Task[Outcome]") -> None:
+        if task.cancelled():
+            return
+        failed = task.exception() is not None  # seen, even where the caller has given up
+        self._kept[name] = _KEPT_EACH + (0 if failed else len(task.result().output))
+        self._kept_bytes += self._kept[name]
+        while self._kept_bytes > _MAX_KEPT:
+            oldest = next(iter(self._kept))
+            self._kept_bytes -= self._kept.pop(oldest)
+            del self._commands[oldest]
+            self._forgotten.add(oldest)
 
     async def _close(self) -> None:
         try:
