@@ -41,9 +41,9 @@ from agent.store.artifacts import media_type_of
 from agent.store.base import Claim, RunResult, Store, TaskRecord
 from agent.telemetry import Telemetry
 from agent.trajectory import last_snapshot
-from agent.types import Event, Keep, SetUp, Snapshot, Status, StopReason, TaskRequest, Verdict, VerdictKind
+from agent.types import Event, Keep, SetUp, Snapshot, Status, StopReason, TaskRequest, Verdict, VerdictKind, WaitingOn
 from agent.verdict import reach_verdict
-from sandbox.errors import SandboxError, SandboxLost, SandboxRejected, SandboxUnavailable
+from sandbox.errors import NoRoom, SandboxError, SandboxLost, SandboxRejected, SandboxUnavailable
 from sandbox.toolbox.calls import Caller
 from sandbox.toolbox.toolbox import RunTools, Toolbox
 from sandbox.types import Backend, Resources, Sandbox
@@ -138,7 +138,7 @@ class Runner:
             on_event: hears of every event of a run, once it is stored.
             endpoint: what ``model`` is called, costs and was trained with.
             context_tokens: says how much the model holds, or that it is not known.
-            waits_for_model: runs whose model is away are parked until it is there again.
+            waits_for_model: runs whose model is away, or for whose sandbox there is no room, are parked until there is.
             model_of: the model as a run of this id asks it; None where all ask it in one way.
             telemetry: makes spans of what runs do; None makes none.
             equipment: what projects give their agents; None gives nothing.
@@ -234,7 +234,11 @@ class Runner:
             if patch:
                 await work.keep("patch.diff", patch.encode())
             verdict, unchecked = await self._judge(work)
+            if isinstance(unchecked, Wait):
+                return unchecked
             await workspace.forget()
+        except NoRoom as error:  # for the set-up
+            return self._wait_for_room(error) or RunResult(status=Status.FAILED, error=str(error))
         except (RepositoryError, GitError) as error:
             return RunResult(status=Status.FAILED, error=str(error))
         return _ended(work, patch, verdict, broken or unchecked)
@@ -262,6 +266,8 @@ class Runner:
                     detail = f"the sandbox was lost {work.log.num_sandboxes_lost} times, at last: {error}"
                     await work.stop(StopReason.SANDBOX_LOST, detail)
             except SandboxUnavailable as error:
+                if wait := self._wait_for_room(error):
+                    return wait
                 # One that is killed while it starts looks like a machine that can start none.
                 if work.log.num_sandboxes_lost >= MAX_RESTORES:
                     return str(error)
@@ -348,13 +354,21 @@ class Runner:
         provisioning = Provisioning(work.log, work.workspace, work.tools, work.backend)
         return await provisioning.provide(spec, work.kept, lambda: self._forecast.say(work.run_id, *next_ones))
 
-    async def _judge(self, work: _Work) -> tuple[Verdict | None, str | None]:
+    def _wait_for_room(self, error: SandboxError) -> Wait | None:
+        """Until there is room for a sandbox; None where that is not what is wrong, or nobody waits."""
+        if not (isinstance(error, NoRoom) and self._waits_for_model):
+            return None
+        return Wait(Status.WAITING, WaitingOn.CAPACITY, {"detail": str(error)})
+
+    async def _judge(self, work: _Work) -> tuple[Verdict | None, str | Wait | None]:
         """The verdict, or why there is none. A cancelled task is not checked: the user wants the end."""
         num_lost = 0
         while work.log.verdict is None:
             try:
                 verdict = await _unless(work.cancelled, self._check(work))
             except (SandboxLost, SandboxUnavailable) as error:
+                if wait := self._wait_for_room(error):
+                    return None, wait
                 # One that is killed while it starts looks like a machine that can start none.
                 num_lost += 1
                 if num_lost > MAX_RESTORES:

@@ -16,7 +16,7 @@ from agent.tools.bash import describe_ending
 from agent.types import Event, SetUp
 from sandbox.checkpoints.rewindable import Rewindable
 from sandbox.checkpoints.store import CheckpointStore
-from sandbox.errors import SandboxError, SandboxRejected
+from sandbox.errors import NoRoom, SandboxError, SandboxRejected
 from sandbox.types import Backend, Command, Exited, Outcome, Sandbox, SandboxSpec
 
 _MAX_BYTES = 4 * 1024**3
@@ -48,6 +48,7 @@ class SetUps:
 
         Raises:
             RepositoryError: the script failed, or could not be run; the message holds the end of what it wrote.
+            NoRoom: for its sandbox, now.
         """
         folder = self._folder / place.project_id / _key(setup, place)
         await asyncio.to_thread(folder.mkdir, mode=0o700, parents=True, exist_ok=True)
@@ -75,6 +76,8 @@ async def _run(tools: Backend, setup: SetUp, place: Place, store: CheckpointStor
             return await sandbox.checkpoint(store, max_bytes=_MAX_BYTES), outcome
         finally:
             await sandbox.close()
+    except NoRoom:
+        raise
     except SandboxRejected as error:
         raise RepositoryError(f"what the set-up left cannot be kept: {error}") from error
     except SandboxError as error:

@@ -27,7 +27,8 @@ class WorkerSettings(BaseModel):
     data: Path = Field(description="Folder for the git directories of tasks; shared by all workers of a store.")
     model: ModelSettings = ModelSettings()
     waits_for_model: bool = Field(
-        False, description="Runs whose model is away wait for it; without, they end with model_error."
+        False,
+        description="Runs whose model is away, or for whose sandbox there is no room, wait; without, they end failed.",
     )
     probe_every_s: float | None = Field(
         None,
