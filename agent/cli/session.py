@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -33,14 +34,27 @@ def with_client(server: str, work: "Callable[[Client], Awaitable[_T]]") -> _T:
         raise failure(error) from error
 
 
+async def _in_order(work: "Coroutine[Any, Any, _T]") -> _T:
+    """Whoever ends the process or closes its terminal has it end as Ctrl-C does."""
+    import asyncio
+
+    task = asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    return await work
+
+
 def complete(work: "Coroutine[Any, Any, _T]") -> _T:
     import asyncio
 
     gc.enable()  # The start is over; see ``app.main``.
     try:
-        return asyncio.run(work)
+        return asyncio.run(_in_order(work))
     except KeyboardInterrupt as error:
         raise Failure(ExitCode.INTERRUPTED, "interrupted") from error
+    except asyncio.CancelledError as error:
+        raise Failure(ExitCode.INTERRUPTED, "ended by a signal") from error
     except BrokenPipeError as error:
         # Typer ends without a word, as is right where nobody reads standard output any more.
         if sys.stdout.isatty():

@@ -103,8 +103,10 @@ async def _converse(
             begin.greet()
             typed.take()
             screen.put(typed.text)
-            await screen.run(conversation, commands.names, commands, begin)
-            _say_goodbye(conversation, commands.next_folder)
+            try:
+                await screen.run(conversation, commands.names, commands, begin)
+            finally:
+                _say_goodbye(conversation, commands.next_folder)
     except (ConversationBusy, JournalDamaged, GitError, StoreError, OSError) as error:
         raise Failure(ExitCode.FAILED, str(error)) from error
     if commands.between:

@@ -19,7 +19,7 @@ from typing import Any, Self
 
 import pyte
 
-ENTER, ESCAPE, UP, SHIFT_TAB = "\r", "\x1b", "\x1b[A", "\x1b[Z"
+ENTER, ESCAPE, TAB, UP, SHIFT_TAB = "\r", "\x1b", "\t", "\x1b[A", "\x1b[Z"
 CTRL_C, CTRL_D, CTRL_G, CTRL_O, CTRL_S = "\x03", "\x04", "\x07", "\x0f", "\x13"
 
 _WRITE = ("1", "64")
@@ -141,6 +141,15 @@ class Terminal:
         for _ in self._reading():
             pass
         return self._process.wait(_PATIENCE_S)
+
+    def terminate(self) -> None:
+        """Ask it to end, as ``kill`` does without an option."""
+        self._process.terminate()
+
+    @property
+    def settings(self) -> list[Any]:
+        """Of the terminal, as termios(3) has them."""
+        return termios.tcgetattr(self._control)
 
     def kill(self) -> None:
         os.killpg(self._process.pid, signal.SIGKILL)

@@ -230,6 +230,22 @@ def test_leaving_in_the_middle_and_resuming_keeps_what_was_said(start: Start, tm
     terminal.see("here again")
 
 
+def test_a_conversation_that_is_told_to_end_ends_in_order_and_goes_on_later(start: Start) -> None:
+    terminal = start(in_order(), faults=[Stalled()])
+    before = terminal.settings
+    ready(terminal).type("think hard", ENTER)
+    terminal.see("asking the model")
+    terminal.terminate()
+    assert terminal.ended() == 130
+    assert terminal.settings == before
+    assert "ended by a signal" in terminal.text
+    name = terminal.text.split("To go on: mimo --resume ")[1].split()[0]
+    terminal = start(in_order(say("here again")), "--resume", name)
+    terminal.see("The last turn was not finished.")
+    terminal.type("1")
+    terminal.see("here again")
+
+
 def test_a_conversation_is_resumed_from_the_list(start: Start) -> None:
     terminal = ready(start(in_order(say("said before"))))
     terminal.type("hello there", ENTER)
