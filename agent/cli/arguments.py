@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
@@ -79,7 +80,8 @@ def limits(
 
 
 def sampling(*, temperature: float | None, seed: int | None, thinking: bool | None, model: str | None) -> ModelOptions:
-    return _built(ModelOptions, {"temperature": temperature, "seed": seed, "thinking": thinking, "name": model})
+    given = {"temperature": temperature, "seed": seed, "thinking": thinking, "name": model}
+    return _built(ModelOptions, given, _MODEL)
 
 
 def said(text: str, delivery: Delivery) -> MessageText:
@@ -92,9 +94,10 @@ def endpoint(environment: Mapping[str, str], *, url: str | None, name: str | Non
     try:
         settings = model_settings(environment)
     except ValidationError as error:
-        raise invalid(error) from error
+        raise invalid(error, _MODEL) from error
     given = {"url": url.rstrip("/") if url else None, "name": name}
-    settings = _built(ModelSettings, {**settings.model_dump(), **{k: v for k, v in given.items() if v is not None}})
+    given = {**settings.model_dump(), **{name: value for name, value in given.items() if value is not None}}
+    settings = _built(ModelSettings, given, _MODEL)
     return settings, None if url else name or EMBEDDED_MODEL
 
 
@@ -139,10 +142,15 @@ def mode(name: str | None) -> str | None:
     return None if name is None else known[name]
 
 
-def invalid(error: ValidationError) -> Failure:
-    """A rejected value of the command line, by the name it has there."""
+def invalid(error: ValidationError, named: Mapping[str, str] = MappingProxyType({})) -> Failure:
+    """A rejected value of the command line, by the name it has there.
+
+    Args:
+        named: what fields are called there, beside those that every command calls the same.
+    """
     parts = [(".".join(map(str, part["loc"])), part["msg"]) for part in error.errors(include_input=False)]
-    found = "; ".join(f"{_OPTIONS.get(name, name)}: {message}" for name, message in parts)
+    names = {**_OPTIONS, **named}
+    found = "; ".join(f"{names.get(name, name)}: {message}" for name, message in parts)
     return Failure(ExitCode.USAGE, found, "see --help for what each option takes")
 
 
@@ -158,9 +166,9 @@ _OPTIONS = {
     "seed": "--seed",
     "attempts": "--attempts",
     "command": "--check",
-    "url": "--model-url",
-    "name": "--model",
 }
+
+_MODEL = {"url": "--model-url", "name": "--model"}
 
 
 def directory(path: Path) -> Path:
@@ -179,9 +187,9 @@ def text_of(path: Path) -> str:
         raise Failure(ExitCode.USAGE, f"{path} cannot be read: {error}", "give a file with text") from error
 
 
-def _built(kind: type[_T], values: Mapping[str, Any]) -> _T:
+def _built(kind: type[_T], values: Mapping[str, Any], named: Mapping[str, str] = MappingProxyType({})) -> _T:
     """A record from the values that were given; the others keep their defaults."""
     try:
         return kind.model_validate({name: value for name, value in values.items() if value is not None})
     except ValidationError as error:
-        raise invalid(error) from error
+        raise invalid(error, named) from error

@@ -17,7 +17,7 @@ async def add(client: Client, terminal: Terminal, given: dict[str, object]) -> N
     try:
         new = NewRepo.model_validate({name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
-        raise invalid(error) from error
+        raise invalid(error, {"default_branch": "--branch"}) from error
     repo = await client.ask(Repo, "POST", "/v1/repos", new)
     terminal.note(f"Added {repo.name}: {repo.url}, branch {repo.default_branch}.")
 

@@ -43,6 +43,15 @@ def find_skills(user: Path, root: Path | None, *, sandboxed: bool) -> tuple[Skil
     return tuple(found[name] for name in sorted(found))
 
 
+def skill_in(file: Path) -> Skill:
+    """What a SKILL.md says, without the files beside it.
+
+    Raises:
+        Failure: it cannot be read.
+    """
+    return _skill(file, str(file.parent))
+
+
 def _users(folder: Path, *, sandboxed: bool) -> Iterator[Skill]:
     """They are outside the project, so that a sandbox has to be given their files."""
     for path in _paths(folder):
@@ -59,7 +68,10 @@ def _paths(folder: Path) -> list[Path]:
 def _skill(path: Path, place: str, files: dict[str, bytes] | None = None) -> Skill:
     import yaml  # Slow to import, and needed only where there are skills.
 
-    text = path.read_text("utf-8", errors="replace")
+    try:
+        text = path.read_text("utf-8", errors="replace")
+    except OSError as error:
+        raise _broken(path, error.strerror or str(error)) from error
     parts = re.fullmatch(r"---\r?\n(.*?)\r?\n---\r?\n?(.*)", text, re.DOTALL)
     if parts is None:
         raise _broken(path, "it does not begin with a head between two lines of ---")
