@@ -3,6 +3,7 @@
 import os
 import shlex
 import sys
+import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -11,9 +12,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from agent.cli.chat.conversation import Conversation, fork
+from agent.cli.chat.conversation import Conversation, Listed, fork, list_conversations, new_folder
 from agent.cli.chat.lines import answer, diff_lines, spent
 from agent.cli.chat.screen import Screen
+from agent.cli.report import age
 from agent.cli.terminal import one_line, printable
 from agent.config import Prices
 from agent.errors import AgentError
@@ -25,6 +27,12 @@ _INIT = (
 )
 
 _MIMO = (sys.executable, "-m", "agent.cli.app")
+
+_SAME = {"/clear": "/new", "/quit": "/exit", "/q": "/exit"}
+"""What some commands are called elsewhere."""
+
+_MOST_LISTED = 9
+"""What a digit chooses."""
 
 _PAGER_LINES = 40
 """A longer diff goes into the pager."""
@@ -46,6 +54,8 @@ class Commands:
             "/help": ("what can be typed", self._help),
             "/rewind": ("back to an earlier turn: files, conversation or both", self._rewind),
             "/fork": ("go on in a copy of this conversation", self._fork),
+            "/new": ("begin another conversation; this one can be resumed", self._new),
+            "/resume": ("go on with an earlier conversation about this folder", self._resume),
             "/compact": ("sum up what was said, with a focus if you name one", self._compact),
             "/btw": ("ask something beside the matter; it is not remembered", self._btw),
             "/tasks": ("tasks of the service", self._tasks),
@@ -74,6 +84,7 @@ class Commands:
             await self._shell(text[1:].strip())
             return
         typed, _, rest = text.partition(" ")
+        typed = _SAME.get(typed, typed)
         names = [name for name, _ in self.names]
         meant = [typed] if typed in names else [name for name in names if name.startswith(typed)]
         if len(meant) != 1:
@@ -129,13 +140,34 @@ class Commands:
         self.next_folder = fork(self._conversation.folder)
         self._screen.leave()
 
+    async def _new(self, rest: str) -> None:
+        if self._busy():
+            return
+        self.next_folder = new_folder(self._conversation.folder.parent)
+        self._screen.leave()
+
+    async def _resume(self, rest: str) -> None:
+        if self._busy():
+            return
+        here = self._conversation
+        known = list_conversations(here.folder.parent, here.history.root)
+        shown = [listed for listed in known if listed.folder != here.folder][:_MOST_LISTED]
+        if not shown:
+            self._screen.note("there is no other conversation about this folder")
+            return
+        titles = [one_line(f"{listed.title}  ({when(listed)})", self._screen.width - 6) for listed in shown]
+        chosen = await self._screen.choose("Which? (Esc stays here)", titles)
+        if chosen is not None:
+            self.next_folder = shown[chosen].folder
+            self._screen.leave()
+
     async def _compact(self, rest: str) -> None:
         if self._busy() or not self._conversation.state.turns:
             return
         self._screen.note("summing up …")
         summary = await self._conversation.compact(rest)
         shown = summary or "the model said nothing; all stays as it was"
-        self._screen.print(Text(printable(shown), "dim"))
+        self._screen.note(shown)
 
     async def _btw(self, rest: str) -> None:
         if rest:
@@ -221,7 +253,7 @@ class Commands:
             self._screen.note("none; a folder of .agents/skills with a SKILL.md is one")
 
     async def _thinking(self, rest: str) -> None:
-        self._screen.print(Text(printable(self._screen.lines.last_thought or "(none)"), "dim"))
+        self._screen.note(self._screen.lines.last_thought or "(none)")
 
     async def _export(self, rest: str) -> None:
         if not self._conversation.state.turns:
@@ -243,6 +275,11 @@ class Commands:
         if self._conversation.busy:
             self._screen.note("not while the agent works; Esc interrupts it", "red")
         return self._conversation.busy
+
+
+def when(listed: Listed) -> str:
+    """How old a conversation is, and how long."""
+    return f"{age(time.time() - listed.changed_at)} ago, {listed.turns} turn{'' if listed.turns == 1 else 's'}"
 
 
 _KEYS = [

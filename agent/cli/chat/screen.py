@@ -350,7 +350,7 @@ class Screen(Audience):
 
         @keys.add("c-o")
         def _(event: KeyPressEvent) -> None:
-            self.print(Text(printable(self.lines.last_output or "(nothing to show)"), "dim"))
+            self.note(self.lines.last_output or "(nothing to show)")
 
         @keys.add("c-l")
         def _(event: KeyPressEvent) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from rich.text import Text
 
-from agent.cli.chat.commands import Commands
+from agent.cli.chat.commands import Commands, when
 from agent.cli.chat.conversation import (
     Conversation,
     ConversationBusy,
@@ -27,7 +26,6 @@ from agent.cli.chat.setting import Asked, Folder, open_endpoint, open_setting
 from agent.cli.chat.typed_ahead import TypedAhead
 from agent.cli.failure import ExitCode, Failure
 from agent.cli.home import home
-from agent.cli.report import age
 from agent.cli.settings import Settings, Trust, load, speaks
 from agent.cli.terminal import one_line, open_terminal, printable
 from agent.errors import GitError, StoreError
@@ -177,9 +175,7 @@ def _pick(known: list[Listed], typed: TypedAhead) -> Path:
     terminal = open_terminal()
     for number, listed in enumerate(known[:9], start=1):
         title = one_line(listed.title, max(terminal.err.width - 40, 20))
-        terminal.note(
-            f"{number}. {title}  ({age(time.time() - listed.changed_at)}, {listed.turns} turns, {listed.root})"
-        )
+        terminal.note(f"{number}. {title}  ({when(listed)}, {listed.root})")
     answer = _ask("Which? ", typed)
     if not answer.isdecimal() or not 1 <= int(answer) <= min(len(known), 9):
         raise Failure(ExitCode.USAGE, "no conversation was chosen")

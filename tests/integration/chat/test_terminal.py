@@ -398,6 +398,34 @@ def test_a_question_without_an_answer_ends_it_in_words(start: Start, root: Path)
     assert "no answer was given" in terminal.text
 
 
+def test_another_conversation_is_begun_and_the_first_gone_back_to(start: Start) -> None:
+    heard: list[int] = []
+
+    def script(messages: Sequence[Message]) -> AssistantMessage:
+        heard.append(sum(message["role"] == "user" for message in messages))
+        return say(f"answer {len(heard)}")
+
+    terminal = ready(start(script))
+    terminal.type("hello there", ENTER)
+    terminal.see("answer 1")
+    terminal.see("tokens · /help")
+    terminal.type("/clear", ENTER)
+    terminal.see("The conversation so far stays: mimo --resume ")
+    terminal.see("can be typed", times=2)
+    terminal.see_no_more("tokens · /help")
+    terminal.type("anew", ENTER)
+    terminal.see("answer 2")
+    terminal.see("tokens · /help")
+    terminal.type("/resume", ENTER)
+    terminal.see("1. hello there  (")
+    terminal.type("1")
+    terminal.see("answer 1", times=2)
+    terminal.see("can be typed", times=3)
+    terminal.type("and again", ENTER)
+    terminal.see("answer 3")
+    assert heard == [1, 1, 2]
+
+
 def test_escape_twice_asks_where_to_go_back_to(start: Start) -> None:
     terminal = ready(start(in_order(say("done"))))
     terminal.type("repair it", ENTER)
