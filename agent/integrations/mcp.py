@@ -128,6 +128,13 @@ class McpServers:
         text, dropped = fit(self._way.hide("\n".join(parts)) or "[nothing]")
         return ToolResult(text, error=False, truncated_bytes=dropped)
 
+    async def resources(self, server: str) -> Sequence[tuple[str, str]]:
+        try:
+            found = await self._connection(server).resources()
+        except ServerFailed:
+            return ()
+        return [(uri, _first_line(self._way.hide(about or ""))) for uri, about in found]
+
     async def _listed(self, server: str, tool: str) -> str:
         try:
             tools = await self._connection(server).tools()

@@ -33,6 +33,10 @@ class ToolServers(Protocol):
     async def read(self, server: str, uri: str) -> ToolResult:
         """A resource."""
 
+    async def resources(self, server: str) -> Sequence[tuple[str, str]]:
+        """What a server has to read, for people: addresses, or templates of them, and what each is. Nothing where it
+        has none, or does not say."""
+
 
 class Remembered:
     """Servers under the names that a run began with, whatever became of them since."""
@@ -63,6 +67,9 @@ class Remembered:
         if isinstance(self._present, str):
             return ToolResult(f"[error] {self._present}", error=True)
         return await self._present.read(server, uri)
+
+    async def resources(self, server: str) -> Sequence[tuple[str, str]]:
+        return () if isinstance(self._present, str) else await self._present.resources(server)
 
 
 class McpListArguments(BaseModel):

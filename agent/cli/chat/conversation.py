@@ -157,6 +157,10 @@ class Conversation:
         """Programs whose tools the agent may call, and how it is with each."""
         return {} if self._setting.servers is None else self._setting.servers.states
 
+    async def resources(self, server: str) -> Sequence[tuple[str, str]]:
+        """What one of them has to read, and what each is; it is started for that where it must be."""
+        return () if self._setting.servers is None else await self._setting.servers.resources(server)
+
     @property
     def skills(self) -> tuple[Skill, ...]:
         return self._setting.skills

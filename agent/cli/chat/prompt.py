@@ -1,12 +1,12 @@
 """The line the user types in: history, completion, folded pastes, the editor; and questions answered in words."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.filters import Filter, has_completions
-from prompt_toolkit.history import FileHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.keys import Keys
 from prompt_toolkit.layout import (
@@ -21,7 +21,11 @@ from prompt_toolkit.layout import (
 from prompt_toolkit.layout.menus import CompletionsMenu
 
 from agent.cli.chat.conversation import MAX_WORDS_CHARS
-from agent.cli.chat.entry import Pastes, Words
+from agent.cli.chat.entry import Pastes, Vocabulary, Words
+from agent.cli.chat.recall import Recall
+
+_PAUSE_S = 1.0
+"""Whoever has typed nothing for so long is not in the middle of a word."""
 
 
 class Prompt:
@@ -30,8 +34,7 @@ class Prompt:
     def __init__(
         self,
         history: Path,
-        commands: Callable[[], Sequence[tuple[str, str]]],
-        files: Callable[[], Iterable[str]],
+        vocabulary: Vocabulary,
         *,
         redraw: Callable[[], None],
         on_send: Callable[[str, bool], None],
@@ -40,21 +43,22 @@ class Prompt:
         """
         Args:
             history: file of what was typed before.
-            commands: names and meanings, for completion.
-            files: paths, for completion.
+            vocabulary: for completion.
             on_send: is given what was sent, and whether it is for the turn that is under way.
             on_refusal: is told why something is not sent.
         """
+        self._pastes = Pastes()
         self.buffer = Buffer(
             multiline=True,
-            history=FileHistory(str(history)),
-            completer=Words(commands, files),
+            history=Recall(history, self._pastes),
+            completer=Words(vocabulary),
             complete_while_typing=True,
+            on_text_changed=self._touch,
         )
+        self._touched_at = 0.0
         self._redraw = redraw
         self._on_send = on_send
         self._on_refusal = on_refusal
-        self._pastes = Pastes()
         self._question = ""
         self._answer: asyncio.Future[str] | None = None
         self._editing: asyncio.Task[None] | None = None
@@ -64,14 +68,29 @@ class Prompt:
         """What the next line answers; empty where nothing is asked."""
         return self._question
 
+    async def pause(self) -> None:
+        """Wait until the user is not in the middle of words: a key that was meant for these answers no question."""
+        # Keys that wait on the terminal are read between one turn of the loop and the next.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        while self.buffer.text:
+            left_s = self._touched_at + _PAUSE_S - time.monotonic()
+            if left_s <= 0:
+                break
+            await asyncio.sleep(left_s)
+
     async def ask(self, what: str) -> str:
-        """Have the next line answer this."""
+        """Have the next line answer this; one that was begun before is there again afterwards."""
+        begun = self.buffer.text
+        self.buffer.reset()
         self._question, self._answer = what, asyncio.get_running_loop().create_future()
         self._redraw()
         try:
             return await self._answer
         finally:
             self._question, self._answer = "", None
+            if begun:
+                self.put(begun)
 
     def put(self, text: str) -> None:
         """Into the line, to be changed and sent."""
@@ -143,6 +162,9 @@ class Prompt:
 
         return keys
 
+    def _touch(self, _: Buffer) -> None:
+        self._touched_at = time.monotonic()
+
     def _send(self, *, steer: bool) -> None:
         text = self._pastes.unfold(self.buffer.text).strip()
         if not text and not self._answer:
@@ -150,8 +172,7 @@ class Prompt:
         if len(text) > MAX_WORDS_CHARS:
             self._on_refusal(f"{len(text):,} characters are too many ({MAX_WORDS_CHARS:,}): use a file and @")
             return
-        if len(self.buffer.text) < MAX_WORDS_CHARS:
-            self.buffer.append_to_history()
+        self.buffer.append_to_history()
         self.buffer.reset()
         if self._answer is not None and not self._answer.done():
             self._answer.set_result(text)

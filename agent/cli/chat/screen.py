@@ -22,7 +22,7 @@ from rich.text import Text
 
 from agent.cli.chat.consent import Choice, form
 from agent.cli.chat.conversation import Audience, Consent, Conversation
-from agent.cli.chat.entry import list_files
+from agent.cli.chat.entry import Vocabulary, list_files
 from agent.cli.chat.keyboard import Keyboard
 from agent.cli.chat.lines import Lines, said, whole
 from agent.cli.chat.live import Live
@@ -75,22 +75,20 @@ class Screen(Audience):
         def redraw() -> None:
             self._app.invalidate()
 
+        self._vocabulary = Vocabulary()
         self._menu = Menu(redraw, lambda: bool(self._prompt.buffer.text))
         self._prompt = Prompt(
             history,
-            lambda: self._commands,
-            lambda: self._files,
+            self._vocabulary,
             redraw=redraw,
             on_send=self._sent,
             on_refusal=self._say_briefly,
         )
         self._wake = asyncio.Event()
         self._left_at = self._escaped_at = 0.0
-        self._files: list[str] = []
         self._later_tasks: set[asyncio.Task[None]] = set()
         self._handle: Callable[[str], Awaitable[None]] | None = None
         self._shown: Conversation | None = None
-        self._commands: Sequence[tuple[str, str]] = ()
         typing = Condition(lambda: not self._menu.open)
         self._app: Application[None] = Application(
             Layout(self._container(typing), focused_element=self._prompt.buffer),
@@ -132,7 +130,8 @@ class Screen(Audience):
             begin: is called once the screen stands.
         """
         self._shown = conversation
-        self._commands = commands
+        self._vocabulary.commands = commands
+        self._vocabulary.servers, self._vocabulary.ask = tuple(conversation.servers), conversation.resources
         self._handle = handle
         serving: asyncio.Task[None] | None = None
 
@@ -167,6 +166,7 @@ class Screen(Audience):
 
     async def choose(self, title: str, options: Sequence[str], *, detail: Sequence[str] = ()) -> int | None:
         """Ask for one of the options; None where the user leaves it."""
+        await self._pause()
         return await self._menu.choose(title, options, detail=detail)
 
     async def outside(self, command: Sequence[str], cwd: Path, text: str = "") -> int:
@@ -248,6 +248,7 @@ class Screen(Audience):
             chosen = await self.choose("Choose", [*options, "something else"])
             if chosen is not None and chosen < len(question.options):
                 return question.options[chosen]
+        await self._pause()
         return await self._prompt.ask("Your answer")
 
     # The work.
@@ -279,7 +280,8 @@ class Screen(Audience):
             await self._conversation.history.keep()
 
     async def _refresh_files(self) -> None:
-        self._files = await list_files(self._conversation.history.root)
+        self._vocabulary.forget()
+        self._vocabulary.files = await list_files(self._conversation.history.root)
 
     def _later(self, work: Coroutine[None, None, None]) -> None:
         """Beside what goes on now; ends with the screen."""
@@ -289,6 +291,17 @@ class Screen(Audience):
 
     def _sent(self, text: str, steer: bool) -> None:
         self._later(self.submit(text, steer=steer))
+
+    async def _pause(self) -> None:
+        """Ask nothing in the middle of what the user types."""
+        await self._scrollback.written()
+        if self._prompt.buffer.text:
+            self._status.notice = "a question waits until you stop typing"
+            self._app.invalidate()
+        try:
+            await self._prompt.pause()
+        finally:
+            self._status.notice = ""
 
     def _bell(self) -> None:
         self._app.output.bell()

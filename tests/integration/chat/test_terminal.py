@@ -22,6 +22,7 @@ from tests.integration.chat.terminal import (
     ENTER,
     ESCAPE,
     SHIFT_TAB,
+    TAB,
     UP,
     Terminal,
 )
@@ -129,6 +130,31 @@ def test_enter_in_the_middle_of_words_allows_nothing(start: Start, root: Path) -
     terminal.see("as you like")
     terminal.see("> and then")
     assert (root / "calc.py").read_text().endswith("a - b\n")
+
+
+def test_what_was_begun_before_a_question_in_words_is_no_part_of_the_answer(start: Start) -> None:
+    typed = threading.Event()
+    heard: list[str] = []
+
+    def script(messages: Sequence[Message]) -> AssistantMessage:
+        typed.wait(240)
+        heard.append(messages[-1]["content"])
+        return call("bash", command="rm calc.py") if len(heard) == 1 else say("as you like")
+
+    terminal = ready(start(script))
+    terminal.type("clean up", ENTER)
+    terminal.see("asking the model")
+    terminal.type("and then")
+    terminal.see("> and then")
+    typed.set()
+    terminal.see("4. no, and tell it why")
+    terminal.type("4")
+    terminal.see("Tell it why:")
+    terminal.type("I need it", ENTER)
+    terminal.see("as you like")
+    terminal.see("> and then")
+    assert "I need it" in heard[1]
+    assert "and then" not in heard[1]
 
 
 def test_the_badge_says_how_far_the_agent_may_go(start: Start) -> None:
@@ -339,6 +365,32 @@ def test_a_long_paste_is_folded_and_sent_whole(start: Start) -> None:
     terminal.type(f"look: \x1b[200~{text}\x1b[201~", ENTER)
     terminal.see("all taken in")
     assert heard == [f"look: {text}"]
+
+
+def test_a_paste_is_sent_whole_again_by_a_later_conversation(start: Start) -> None:
+    heard: list[str] = []
+
+    def script(messages: Sequence[Message]) -> AssistantMessage:
+        heard.append(messages[-1]["content"])
+        return say("all taken in")
+
+    pasted = "\n".join(f"line {number}" for number in range(50))
+    terminal = ready(start(script))
+    terminal.paste(pasted)
+    terminal.see("> [paste 1: 50 lines]")
+    terminal.type(" and sum it up", ENTER)
+    terminal.see("all taken in")
+    terminal.type(CTRL_D)
+    assert terminal.ended() == 0
+
+    terminal = ready(start(script))
+    terminal.paste(pasted.replace("line", "row"))
+    terminal.see("> [paste 1: 50 lines]")
+    terminal.type(UP)
+    terminal.see("> [earlier paste 1: 50 lines] and sum it up")
+    terminal.type(ENTER)
+    terminal.see("all taken in")
+    assert heard == [f"{pasted} and sum it up"] * 2
 
 
 @pytest.mark.parametrize(
@@ -554,6 +606,24 @@ def test_a_resource_is_read_once_it_is_allowed_and_then_without_a_question(start
     terminal.see("yes, and always: peer mcp_read")
     terminal.type("2")
     terminal.see("✓ mcp_read peer", times=2)
+    terminal.see("I see")
+
+
+def test_what_another_program_has_to_read_is_completed(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    program = json.dumps([sys.executable, tool_server.__file__])
+    (tmp_path / "home" / "config.toml").write_text(f"[mcp_servers.peer]\ncommand = {program}\n")
+    terminal = ready(start(in_order(say("I see"))))
+    terminal.type("say what @pe")
+    terminal.see("peer:")
+    terminal.type(TAB)
+    terminal.see("> say what @peer:")
+    terminal.type("tod")
+    terminal.see("notes://today")
+    terminal.type(TAB)
+    terminal.see("> say what @peer:notes://today")
+    terminal.type(" says", ENTER)
+    terminal.see("> say what @peer:notes://today says")
     terminal.see("I see")
 
 

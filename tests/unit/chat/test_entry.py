@@ -5,14 +5,14 @@ from hypothesis import strategies as st
 from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
 
-from agent.cli.chat.entry import Pastes, Words
+from agent.cli.chat.entry import Pastes, Vocabulary, Words
 from agent.cli.chat.lines import Stream
 
 FILES = ["src/parser/lexer.py", "src/parser/tokens.py", "README.md"]
 
 
 def offered(typed: str) -> list[str]:
-    words = Words(lambda: [("/rewind", "back"), ("/diff", "changes")], lambda: FILES)
+    words = Words(Vocabulary([("/rewind", "back"), ("/diff", "changes")], FILES))
     return [completion.text for completion in words.get_completions(Document(typed), CompleteEvent())]
 
 
