@@ -1,5 +1,6 @@
 """What the program offers, and that it offers it quickly."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -81,3 +82,18 @@ def test_command_that_cannot_be_loaded_spoils_no_other(
 def test_version_is_shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert _main(monkeypatch, "--version") == 0
     assert capsys.readouterr().out.startswith("mimo ")
+
+
+def test_interrupted_while_its_modules_are_read_it_says_nothing_of_them() -> None:
+    code = """if True:
+        import os, signal, sys
+        class Interrupting:
+            def find_spec(self, name, path=None, target=None):
+                if name == "typer":
+                    os.kill(os.getpid(), signal.SIGINT)
+        from agent.cli.program import main
+        sys.meta_path.insert(0, Interrupting())
+        main()
+    """
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGINT, "", "")
