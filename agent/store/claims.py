@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, RowMapping, and_, func, or_, select, text, update
+from sqlalchemy import ColumnElement, RowMapping, and_, func, or_, select, text, union_all, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from agent.config import Prices
@@ -143,10 +143,14 @@ async def _used_since(db: AsyncConnection, since: datetime, project_ids: Sequenc
     used: defaultdict[str, dict[str, Usage]] = defaultdict(dict)
     if not project_ids:
         return used
-    worked = or_(runs.c.started_at >= since, runs.c.finished_at >= since, runs.c.claimed_at.is_not(None))
-    owner = (runs.c.project_id, runs.c.created_by)
-    sums = [func.coalesce(func.sum(runs.c.usage[name].as_integer()), 0).label(name) for name in Usage.model_fields]
-    query = select(*owner, *sums).where(runs.c.project_id.in_(project_ids), worked).group_by(*owner)
+    # Two ranges of one index, apart: SQLite would not take it for either behind an OR.
+    ended = runs.c.finished_at >= since
+    living = and_(runs.c.finished_at.is_(None), or_(runs.c.started_at >= since, runs.c.claimed_at.is_not(None)))
+    columns = select(runs.c.project_id, runs.c.created_by, runs.c.usage).where(runs.c.project_id.in_(project_ids))
+    worked = union_all(columns.where(ended), columns.where(living)).subquery().c
+    owner = (worked.project_id, worked.created_by)
+    sums = [func.coalesce(func.sum(worked.usage[name].as_integer()), 0).label(name) for name in Usage.model_fields]
+    query = select(*owner, *sums).group_by(*owner)
     for row in (await db.execute(query)).mappings():
         usage = Usage(**{name: int(row[name]) for name in Usage.model_fields})
         used[row["project_id"]][row["created_by"]] = usage

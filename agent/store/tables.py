@@ -18,6 +18,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    false,
     text,
 )
 from sqlalchemy.types import TypeDecorator
@@ -66,9 +67,11 @@ projects = Table(
     Column("created_at", UtcDateTime, nullable=False),
     # Since when nobody may act in it; null while it is open.
     Column("closed_at", UtcDateTime),
-    # The account of the fair queue, see queue.py: seconds of worker time charged, and the share when last served.
+    # The account of the fair queue, see queue.py: seconds of worker time charged, the share when last served, and the
+    # turns for which background runs waited.
     Column("used_s", Float, nullable=False, server_default=text("0")),
     Column("served_at", Float, nullable=False, server_default=text("0")),
+    Column("passed_over", Integer, nullable=False, server_default=text("0")),
 )
 
 tasks = Table(
@@ -123,6 +126,7 @@ runs = Table(
     Column("claimed_at", UtcDateTime),
     # Its place among the runs of its project: time of submission, less the head start of its priority.
     Column("due", UtcDateTime),
+    Column("background", Boolean, nullable=False, server_default=false()),
     # Since when it is queued or waits.
     Column("idle_since", UtcDateTime),
     Column("stop_reason", String(32)),
@@ -135,6 +139,8 @@ runs = Table(
     Column("finished_at", UtcDateTime),
     Index("runs_by_status", "status", "position"),
     Index("runs_by_project", "project_id", "status", "due"),
+    # What a project used in a time is summed over it, see claims.py.
+    Index("runs_by_end", "project_id", "finished_at"),
     sqlite_autoincrement=True,
 )
 
@@ -291,6 +297,9 @@ schedules = Table(
     Column("last_run_at", UtcDateTime),
     Column("last_task_id", String(64)),
     Column("last_error", Text),
+    # What happens while the last task is not over; rows of before revision 0009 do not wait for it.
+    Column("overlap", String(16), nullable=False, server_default=text("'allow'")),
+    Column("last_skipped_at", UtcDateTime),
     Column("created_by", String(256), nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     Index("schedules_by_next_run", "next_run_at"),

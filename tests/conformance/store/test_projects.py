@@ -1,16 +1,20 @@
 """What keeps projects apart, and how they share the workers."""
 
 from collections import Counter
+from datetime import timedelta
 from typing import Any
 
 import anyio
 import pytest
+from sqlalchemy import event, insert, text
 
 from agent.errors import IdempotencyConflict, UnknownProject, UnknownTask
 from agent.events import StepMessage
 from agent.identity import DEFAULT_PROJECT
 from agent.store.base import Claim, Project, RunResult, Store
 from agent.store.open import open_store
+from agent.store.sql import SqlStore
+from agent.store.tables import runs
 from agent.types import AssistantMessage, Priority, Status, TaskRequest, Usage
 from tests.conformance.store.conftest import Clock
 
@@ -245,6 +249,39 @@ async def test_user_who_spent_the_money_of_a_month_waits_for_the_next_one(store:
     assert (await store.of("team").queue_position(tasks[1].id)).reason == said
     clock.advance(30 * 86_400)
     assert tasks[1].id in {(await claimed(store)).task.id for _ in range(2)}
+
+
+@pytest.mark.parametrize("limit", ["daily_cost", "monthly_cost"])
+async def test_what_was_spent_is_summed_over_an_index_however_many_runs_ended_before(
+    store: SqlStore, clock: Clock, limit: str
+) -> None:
+    await store.put_project(Project(project_id="team", **{limit: 10}))
+    task = await store.of("team").submit(request())
+    engine = store.database.engine
+    ended = {"project_id": "team", "task_id": task.id, "attempt": 1, "status": Status.SUCCEEDED, "patch": ""}
+    ended |= {"steps": 1, "usage": Usage().model_dump(), "generation": 1, "created_by": "ada"}
+    ends = [clock.now - timedelta(days=40, seconds=number) for number in range(5000)]
+    rows = [ended | {"run_id": f"run_{number}", "finished_at": end} for number, end in enumerate(ends)]
+    async with engine.begin() as db:
+        await db.execute(insert(runs), rows)
+        await db.execute(text("ANALYZE"))
+
+    asked: list[tuple[str, Any]] = []
+
+    def hear(_db: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        asked.append((statement, parameters))
+
+    event.listen(engine.sync_engine, "before_cursor_execute", hear)
+    assert (await claimed(store)).task.id == task.id
+    event.remove(engine.sync_engine, "before_cursor_execute", hear)
+
+    [(statement, parameters)] = [each for each in asked if "finished_at >=" in each[0]]
+    explain = "EXPLAIN" if engine.dialect.name == "postgresql" else "EXPLAIN QUERY PLAN"
+    async with engine.begin() as db:
+        plan = "\n".join(map(str, (await db.exec_driver_sql(f"{explain} {statement}", parameters)).all()))
+    assert plan.count("runs_by_end") == 2, plan
+    assert "Seq Scan on runs" not in plan
+    assert "SCAN runs" not in plan
 
 
 async def test_where_nothing_has_a_price_a_limit_of_money_holds_everybody_back(url: str, clock: Clock) -> None:
