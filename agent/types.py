@@ -65,6 +65,8 @@ class WaitingOn(StrEnum):
 class Priority(StrEnum):
     """How urgent a task is among those of its project."""
 
+    BACKGROUND = "background"
+    """Nobody waits for it: it has few turns while others of its project wait, and waits do not change that."""
     LOW = "low"
     NORMAL = "normal"
     HIGH = "high"

@@ -206,7 +206,9 @@ class QueueView(_View):
     num_working: int
     num_waiting: int = Field(description="For a user, a budget or a quota.")
     num_paused: int
-    oldest_queued_s: float = Field(description="How long the oldest queued one has waited, s; 0: none.")
+    oldest_queued_s: float = Field(
+        description="How long the oldest queued one that is not in the background has waited, s; 0: none."
+    )
 
 
 class LimitsView(_View):

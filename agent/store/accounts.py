@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, String, cast, func, select
 
 from agent.store.database import Database, whole
 from agent.store.tables import runs, tasks
-from agent.types import Status, Usage
+from agent.types import Priority, Status, Usage
 
 Group = Literal["project", "user", "model", "day"]
 """``user``: the subject that submitted; ``model``: as the task names it; ``day``: of the submission, in UTC."""
@@ -92,8 +92,10 @@ class Accounts:
 
     @whole
     async def oldest_queued(self, project_id: str | None = None) -> datetime | None:
-        """When the task was submitted that has waited longest for a worker; None where none waits."""
-        query = select(func.min(tasks.c.created_at)).where(tasks.c.status == Status.QUEUED)
+        """When the task was submitted that has waited longest for a worker, of those that are not in the background;
+        None where none waits."""
+        waits = (tasks.c.status == Status.QUEUED, tasks.c.priority != Priority.BACKGROUND)
+        query = select(func.min(tasks.c.created_at)).where(*waits)
         if project_id is not None:
             query = query.where(tasks.c.project_id == project_id)
         async with self.database.reading() as db:

@@ -58,10 +58,11 @@ async def position_of(
     if row is None:
         return None
     earlier = or_(runs.c.due < row["due"], and_(runs.c.due == row["due"], runs.c.position < row["position"]))
-    before = select(func.count()).where(runs.c.project_id == project_id, waiting, earlier)
+    same = (runs.c.project_id == project_id, runs.c.background == row["background"])
+    before = select(func.count()).where(*same, waiting, earlier)
     num_before = (await db.execute(before)).scalar_one()
     accounts, heads = await _accounts(db, now, prices), await _heads(db, now)
-    stands = standing(accounts, heads, project_id, row["created_by"], num_before)
+    stands = standing(accounts, heads, project_id, row["created_by"], num_before, background=row["background"])
     return QueuePosition(position=stands.position, reason=stands.reason)
 
 
@@ -78,12 +79,12 @@ async def overspent_in(
 
 
 async def _heads(db: AsyncConnection, now: datetime) -> list[Head]:
-    owner = (runs.c.project_id, runs.c.created_by)
-    query = select(*owner, func.coalesce(func.min(runs.c.due), now).label("due"), func.count().label("num")).where(
+    kind = (runs.c.project_id, runs.c.created_by, runs.c.background)
+    query = select(*kind, func.coalesce(func.min(runs.c.due), now).label("due"), func.count().label("num")).where(
         claimable(now)
     )
-    found = await db.execute(query.group_by(*owner))
-    return [Head(row.project_id, row.created_by, row.due, row.num) for row in found]
+    found = await db.execute(query.group_by(*kind))
+    return [Head(row.project_id, row.created_by, row.due, row.num, row.background) for row in found]
 
 
 async def _accounts(db: AsyncConnection, now: datetime, prices: Prices | None) -> list[Account]:
@@ -108,6 +109,7 @@ async def _accounts(db: AsyncConnection, now: datetime, prices: Prices | None) -
             allowances=_allowances(row, today[row["project_id"]], month[row["project_id"]], prices),
             charged_s=row["used_s"] + held_s[row["project_id"]],
             served_at=row["served_at"],
+            passed_over=row["passed_over"],
         )
         for row in found
     ]
@@ -158,15 +160,19 @@ async def _used_since(db: AsyncConnection, since: datetime, project_ids: Sequenc
 
 
 async def _first(db: AsyncConnection, head: Head, now: datetime) -> RowMapping:
-    query = (
-        select(runs)
-        .where(runs.c.project_id == head.project_id, runs.c.created_by == head.user, claimable(now))
-        .order_by(runs.c.due, runs.c.position)
-        .limit(1)
+    its = (
+        runs.c.project_id == head.project_id,
+        runs.c.created_by == head.user,
+        runs.c.background == head.background,
     )
+    query = select(runs).where(*its, claimable(now)).order_by(runs.c.due, runs.c.position).limit(1)
     return (await db.execute(query)).mappings().one()
 
 
 async def _save(db: AsyncConnection, turn: Turn) -> None:
-    change = {"served_at": turn.served_at, "used_s": projects.c.used_s + turn.forfeited_s}
+    change = {
+        "served_at": turn.served_at,
+        "used_s": projects.c.used_s + turn.forfeited_s,
+        "passed_over": turn.passed_over,
+    }
     await db.execute(update(projects).where(projects.c.project_id == turn.head.project_id).values(change))

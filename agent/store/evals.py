@@ -1,7 +1,7 @@
-"""Evaluations: tasks that are submitted together, at low priority, and counted together."""
+"""Evaluations: tasks that are submitted together, in the background, and counted together."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -64,9 +64,10 @@ class Evals:
                 await submit_task(
                     transaction,
                     project_id,
-                    request.model_copy(update={"priority": Priority.LOW}),
+                    request.model_copy(update={"priority": Priority.BACKGROUND}),
                     created_by=created_by,
                     eval_id=eval_id,
+                    traceparent=trace(),
                 )
                 for request in requests
             ]

@@ -7,7 +7,8 @@ had nothing to run does not save up for later: its account begins where the last
 
 Within a project the run with the earliest ``due`` is next. That is when its task was submitted, less the head start of
 its priority. As all wait at the same pace, this is priority with ageing: nothing that comes later than a head start
-can overtake, so nothing waits for ever.
+can overtake, so nothing waits for ever. Background runs queue by themselves, and do not age past the others: while
+both wait, every ``BACKGROUND_EVERY``-th turn of the project is theirs.
 
 Caps of projects and users come before both: how many runs at once, and how much of tokens and money in a time.
 """
@@ -23,7 +24,10 @@ from agent.types import Priority
 QUANTUM_S = 10.0
 """The least that a claim is charged, in seconds of worker time."""
 
-HEAD_START_S = {Priority.LOW: -900.0, Priority.NORMAL: 0.0, Priority.HIGH: 900.0}
+BACKGROUND_EVERY = 10
+"""Of so many turns of a project, one is a background run's, where others wait too."""
+
+HEAD_START_S = {Priority.BACKGROUND: 0.0, Priority.LOW: -900.0, Priority.NORMAL: 0.0, Priority.HIGH: 900.0}
 """A task is served as if it had been submitted so much earlier, s."""
 
 ATTEMPT_DELAY_S = 600.0
@@ -60,6 +64,8 @@ class Account:
     """Worker time, of claims that ended and of those that go on."""
     served_at: float = 0.0
     """The share it had when it was last served."""
+    passed_over: int = 0
+    """Turns that others of the project had while background runs waited, since one of these had its own."""
 
     @property
     def share(self) -> float:
@@ -75,13 +81,14 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The earliest run of one user in one project that waits."""
+    """The earliest run of one user in one project that waits, of those in the background or of the others."""
 
     project_id: str
     user: str
     due: datetime
     num_waiting: int = 1
-    """How many the user has waiting in the project, this one included."""
+    """How many such the user has waiting in the project, this one included."""
+    background: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +99,8 @@ class Turn:
     served_at: float
     forfeited_s: float
     """Worker time that the project left unused while it had nothing to run: charged, so that it is not made up for."""
+    passed_over: int
+    """As in the account."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +131,19 @@ def next_turn(accounts: Iterable[Account], heads: Sequence[Head]) -> Turn | None
     if not free:
         return None
 
-    def order(head: Head) -> tuple[float, str, datetime, str]:
-        return by_id[head.project_id].share, head.project_id, head.due, head.user
+    def order(head: Head) -> tuple[float, str, bool, datetime, str]:
+        account = by_id[head.project_id]
+        is_later = not ending and head.background != (account.passed_over >= BACKGROUND_EVERY - 1)
+        return account.share, head.project_id, is_later, head.due, head.user
 
     first = min(free, key=order)
     account = by_id[first.project_id]
-    return Turn(first, account.share, account.charged_s - given[first.project_id].charged_s)
+    return Turn(
+        first,
+        account.share,
+        account.charged_s - given[first.project_id].charged_s,
+        account.passed_over if ending else _passed_over(account, first, free),
+    )
 
 
 def held_back(account: Account, user: str) -> str | None:
@@ -147,18 +163,28 @@ def overspent(account: Account, user: str) -> str | None:
 
 
 def standing(
-    accounts: Iterable[Account], heads: Sequence[Head], project_id: str, user: str, num_before: int
+    accounts: Iterable[Account],
+    heads: Sequence[Head],
+    project_id: str,
+    user: str,
+    num_before: int,
+    *,
+    background: bool = False,
 ) -> Standing:
     """Where a waiting run stands.
 
     Args:
-        num_before: runs of its own project that are due before it.
+        num_before: runs of its own project that are due before it, of those in the background or of the others.
+        background: whether it is one of those.
     """
     by_id = _settled(accounts)
     mine = by_id[project_id]
     num_waiting: Counter[str] = Counter()
+    num_between = 0
     for head in heads:
         num_waiting[head.project_id] += head.num_waiting
+        num_between += head.num_waiting * (head.project_id == project_id and head.background != background)
+    num_before += min(num_between, _num_turns_between(mine, num_before, background=background))
     num_others = sum(
         min(num, _num_turns(by_id[other], mine, num_before))
         for other, num in num_waiting.items()
@@ -204,6 +230,24 @@ def _settled(accounts: Iterable[Account]) -> dict[str, Account]:
         account.project_id: replace(account, charged_s=max(account.charged_s, floor * account.weight))
         for account in accounts
     }
+
+
+def _passed_over(account: Account, served: Head, free: Sequence[Head]) -> int:
+    """That of the account after a turn."""
+    if served.background:
+        return 0
+    waits = any(head.background and head.project_id == served.project_id for head in free)
+    return account.passed_over + 1 if waits else account.passed_over
+
+
+def _num_turns_between(account: Account, num_before: int, *, background: bool) -> int:
+    """How many turns of the project's other kind of runs come before that of a run which ``num_before`` of its own
+    kind precede, as long as there are such."""
+    others = BACKGROUND_EVERY - 1
+    until_first = max(0, others - account.passed_over)
+    if background:
+        return until_first + num_before * others
+    return 0 if num_before < until_first else 1 + (num_before - until_first) // others
 
 
 def _num_turns(other: Account, mine: Account, num_before: int) -> int:

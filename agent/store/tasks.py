@@ -235,8 +235,8 @@ class SqlProjectStore:
             await transaction.db.execute(update(tasks).where(self._mine(task.id)).values(change))
         if "priority" in change:
             for run in task.runs:
-                place = due(task.created_at, Priority(change["priority"]), run.attempt)
-                await transaction.db.execute(update(runs).where(runs.c.run_id == run.run_id).values(due=place))
+                place = _place(task.created_at, Priority(change["priority"]), run.attempt)
+                await transaction.db.execute(update(runs).where(runs.c.run_id == run.run_id).values(place))
 
     async def _locked(self, transaction: Transaction, task_id: str) -> TaskRecord:
         task = await read_task(transaction.db, self._mine(task_id), lock=True)
@@ -305,8 +305,14 @@ async def _insert(
             "idle_since": now,
             "usage": Usage().model_dump(),
         }
-        await transaction.db.execute(insert(runs).values(owner | run))
+        place = _place(now, request.priority, attempt)
+        await transaction.db.execute(insert(runs).values(owner | run | place))
     return task_id
+
+
+def _place(submitted: datetime, priority: Priority, attempt: int) -> dict[str, object]:
+    """A run's columns that say where it stands among those of its project."""
+    return {"due": due(submitted, priority, attempt), "background": priority is Priority.BACKGROUND}
 
 
 def _filters(

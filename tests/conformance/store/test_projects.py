@@ -335,6 +335,34 @@ async def test_urgent_tasks_come_first_and_late_ones_do_not_overtake_for_ever(st
     assert [(await claimed(store)).task.id for _ in range(4)] == [high.id, normal.id, low.id, late.id]
 
 
+async def test_background_tasks_have_every_tenth_turn_and_their_position_says_so(store: Store, clock: Clock) -> None:
+    mine = store.of(DEFAULT_PROJECT)
+    first = await mine.submit(request(priority=Priority.BACKGROUND))
+    second = await mine.submit(request(priority=Priority.BACKGROUND))
+    clock.advance(10 * 86_400)
+    others = [await mine.submit(request()) for _ in range(12)]
+    expected = [*others[:9], first, *others[9:], second]
+    positions = [(await mine.queue_position(task.id)).position for task in expected]
+
+    served = []
+    for _ in expected:
+        claim = await claimed(store)
+        served.append(claim.task.id)
+        await store.finish(claim.run_id, claim.generation, DONE)
+    assert served == [task.id for task in expected]
+    assert positions == list(range(1, 15))
+
+
+async def test_background_task_that_is_made_urgent_waits_with_the_others(store: Store) -> None:
+    mine = store.of(DEFAULT_PROJECT)
+    await mine.submit(request())
+    background = await mine.submit(request(priority=Priority.BACKGROUND))
+
+    await mine.tell(background.id, "task.updated", {"priority": "high"})
+
+    assert (await claimed(store)).task.id == background.id
+
+
 async def test_priority_can_be_changed_while_a_task_waits(store: Store) -> None:
     mine = store.of(DEFAULT_PROJECT)
     await mine.submit(request())

@@ -95,7 +95,7 @@ async def _end(store: Store, status: Status, verdict: VerdictKind | None, stop: 
     await store.finish(claim.run_id, claim.generation, result)
 
 
-async def test_tasks_are_queued_at_low_priority_and_counted_together(store: Store, http: httpx.AsyncClient) -> None:
+async def test_tasks_are_queued_in_the_background_and_counted_together(store: Store, http: httpx.AsyncClient) -> None:
     other = (await http.post("/v1/tasks", json=_task(9))).json()["id"]
     made = await _submit(http, tasks=[_task(number, priority="high") for number in range(4)])
     claim = await store.claim("worker", 60)

@@ -1,5 +1,6 @@
 """The queue alone: shares, caps, starvation, and whether what it says of a place is true."""
 
+import itertools
 import math
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from agent.store.queue import (
     AT_ONCE,
+    BACKGROUND_EVERY,
     QUANTUM_S,
     Account,
     Allowance,
@@ -32,15 +34,15 @@ class Service:
     """Accounts and queues, kept as the store keeps them."""
 
     accounts: dict[str, Account]
-    waiting: dict[str, list[tuple[datetime, str]]]
-    """Due and user of every run, by project."""
+    waiting: dict[str, list[tuple[datetime, str, bool]]]
+    """Due and user of every run, and whether it is in the background, by project."""
 
     def heads(self) -> list[Head]:
         found = []
         for project_id, queue in self.waiting.items():
-            for user in sorted({user for _, user in queue}):
-                dues = [when for when, whose in queue if whose == user]
-                found.append(Head(project_id, user, min(dues), len(dues)))
+            for user, background in sorted({run[1:] for run in queue}):
+                dues = [run[0] for run in queue if run[1:] == (user, background)]
+                found.append(Head(project_id, user, min(dues), len(dues), background))
         return found
 
     def serve(self, cost_s: float = QUANTUM_S, *, at_work: bool = False) -> Head | None:
@@ -54,16 +56,17 @@ class Service:
             account,
             charged_s=account.charged_s + turn.forfeited_s + cost_s,
             served_at=turn.served_at,
+            passed_over=turn.passed_over,
             running=Counter(account.running or {}) + Counter({head.user: int(at_work)}),
         )
-        self.waiting[head.project_id].remove((head.due, head.user))
+        self.waiting[head.project_id].remove((head.due, head.user, head.background))
         return head
 
 
 def backlogged(weights: list[float], num_waiting: int) -> Service:
     names = NAMES[: len(weights)]
     accounts = {name: Account(name, weight) for name, weight in zip(names, weights, strict=True)}
-    return Service(accounts, {name: [(START, "ada")] * num_waiting for name in names})
+    return Service(accounts, {name: [(START, "ada", False)] * num_waiting for name in names})
 
 
 @st.composite
@@ -81,11 +84,13 @@ def services(draw: st.DrawFn, *, caps: bool) -> Service:
                 for what in ("tokens", "money")
             ),
             charged_s=draw(st.integers(0, 200)) * 1.0,
+            passed_over=draw(st.integers(0, BACKGROUND_EVERY - 1)),
         )
         for name in names
     }
-    run = st.tuples(st.integers(0, 3600).map(lambda s: START + timedelta(seconds=s)), st.sampled_from(["ada", "bob"]))
-    return Service(accounts, {name: draw(st.lists(run, max_size=8, unique=True)) for name in names})
+    when = st.integers(0, 3600).map(lambda s: START + timedelta(seconds=s))
+    run = st.tuples(when, st.sampled_from(["ada", "bob"]), st.booleans())
+    return Service(accounts, {name: draw(st.lists(run, max_size=30, unique=True)) for name in names})
 
 
 @given(st.lists(WEIGHTS, min_size=2, max_size=5), st.lists(st.floats(QUANTUM_S, 600), min_size=5, max_size=5))
@@ -116,7 +121,48 @@ def test_no_project_starves(weights: list[float]) -> None:
     assert lightest.project_id in {head.project_id for head in served if head}
 
 
-@given(st.sampled_from(Priority), st.sampled_from(Priority), st.integers(1, 8))
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, BACKGROUND_EVERY - 1), st.integers(0, 10**9))
+def test_background_has_every_tenth_turn_while_others_wait_however_long_it_waited(
+    num_background: int, num_others: int, passed_over: int, waited_s: int
+) -> None:
+    long_ago = START - timedelta(seconds=waited_s)
+    runs = [(long_ago, "ada", True)] * num_background + [(START, "bob", False)] * num_others
+    service = Service({"a": Account("a", passed_over=passed_over)}, {"a": runs})
+
+    kinds = [head.background for head in iter(service.serve, None)]
+
+    both = kinds[: min(_last(kinds, kind=True), _last(kinds, kind=False)) + 1]
+    turns = [number for number, background in enumerate(both) if background]
+    assert (kinds.count(True), kinds.count(False)) == (num_background, num_others)
+    assert turns[:1] in ([], [BACKGROUND_EVERY - 1 - passed_over])
+    assert all(later - turn == BACKGROUND_EVERY for turn, later in itertools.pairwise(turns))
+
+
+def _last(kinds: list[bool], *, kind: bool) -> int:
+    """The last turn of a kind: before it both wait."""
+    return len(kinds) - 1 - kinds[::-1].index(kind)
+
+
+def test_background_takes_every_turn_that_nobody_else_wants() -> None:
+    service = Service({"a": Account("a")}, {"a": [(START, "ada", True)] * 3})
+
+    assert [head.background for head in (service.serve(), service.serve(), service.serve()) if head] == [True] * 3
+    assert service.accounts["a"].passed_over == 0
+
+
+def test_background_run_that_a_cap_holds_is_not_passed_over() -> None:
+    account = Account("a", max_running_per_user=1, running={"ada": 1}, passed_over=BACKGROUND_EVERY - 1)
+
+    turn = next_turn([account], [Head("a", "ada", START, background=True), Head("a", "bob", START)])
+
+    assert turn is not None
+    assert (turn.head.user, turn.passed_over) == ("bob", BACKGROUND_EVERY - 1)
+
+
+INTERACTIVE = [priority for priority in Priority if priority is not Priority.BACKGROUND]
+
+
+@given(st.sampled_from(INTERACTIVE), st.sampled_from(INTERACTIVE), st.integers(1, 8))
 def test_whatever_comes_much_later_does_not_overtake(first: Priority, later: Priority, attempt: int) -> None:
     assert due(START, first, attempt) < due(START + timedelta(hours=2), later, 1)
 
@@ -145,12 +191,12 @@ def test_position_is_the_number_of_the_turn_in_which_it_is_served(service: Servi
     assume(any(service.waiting.values()))
     project_id = data.draw(st.sampled_from([name for name, queue in service.waiting.items() if queue]))
     mine = data.draw(st.sampled_from(service.waiting[project_id]))
-    num_before = sum(run < mine for run in service.waiting[project_id])
+    num_before = sum(run < mine for run in service.waiting[project_id] if run[2] == mine[2])
 
-    told = standing(service.accounts.values(), service.heads(), project_id, mine[1], num_before)
+    told = standing(service.accounts.values(), service.heads(), project_id, mine[1], num_before, background=mine[2])
 
     turns = 1
-    while (head := service.serve()) and (head.project_id, head.due, head.user) != (project_id, *mine):
+    while (head := service.serve()) and (head.project_id, head.due, head.user, head.background) != (project_id, *mine):
         turns += 1
     assert told.position == turns
     assert ("it is next" in told.reason) == (turns == 1)
