@@ -4,7 +4,7 @@
 #
 #   build.txt   what deploy/setup.sh installs first
 #   base.txt    the light install: agent, sandbox, REST API, command line
-#   agent.txt   base + containers, pods, Postgres, spans and MCP: the image of the service
+#   agent.txt   base + containers, pods, Postgres, spans, MCP and ACP: the image of the service
 #   agent-ray.txt   agent + Ray: the image of workers whose executors are in a Ray cluster, and of its machines
 #   router.txt  the gateway alone: the image of the router
 #   model.txt   base + the embedded model server and training
@@ -19,9 +19,9 @@ main() {
     lock model --constraints requirements/dev.txt pyproject.toml --extra model
     lock base --constraints requirements/dev.txt pyproject.toml
     lock agent --constraints requirements/dev.txt pyproject.toml \
-        --extra docker --extra kubernetes --extra postgres --extra telemetry --extra mcp
+        --extra docker --extra kubernetes --extra postgres --extra telemetry --extra mcp --extra acp
     lock agent-ray --constraints requirements/dev.txt pyproject.toml \
-        --extra docker --extra kubernetes --extra postgres --extra telemetry --extra mcp --extra ray
+        --extra docker --extra kubernetes --extra postgres --extra telemetry --extra mcp --extra acp --extra ray
     lock router --constraints requirements/dev.txt --group router
     lock build --constraints requirements/dev.txt --group build
 }

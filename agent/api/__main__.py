@@ -16,6 +16,7 @@ from agent.api.app import create_app
 from agent.api.chores import at_work
 from agent.api.gate import LOOPBACK_HOSTS
 from agent.api.issuers import FILE_VARIABLE, IdentitySettings, identity_settings
+from agent.api.server import server_settings
 from agent.api.suites import suites_folder
 from agent.config import ModelSettings, model_settings
 from agent.errors import SettingsError, StoreError
@@ -113,15 +114,7 @@ async def _serve(
             suites=suites_folder(os.environ),
             telemetry=telemetry,
         )
-        config = uvicorn.Config(
-            app,
-            host=arguments.host,
-            port=arguments.port,
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            timeout_graceful_shutdown=_STOP_S,
-        )
+        config = server_settings(app, stop_s=_STOP_S, host=arguments.host, port=arguments.port)
         async with at_work(app, Sender(Webhooks(store.database, secret_box), allowed=networks)):
             await uvicorn.Server(config).serve()
 

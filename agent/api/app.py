@@ -26,6 +26,7 @@ from agent.api import (
     trajectories,
     webhooks,
 )
+from agent.api.acp import route as acp
 from agent.api.auth import Authenticator
 from agent.api.completions import route as completions
 from agent.api.completions.shapes import ChatChunk, ChatRequest
@@ -82,6 +83,7 @@ _ROUTERS = tuple(
         projects,
         completions,
         mcp,
+        acp,
         probes,
     )
 )

@@ -101,6 +101,11 @@ def context_of(request: Request, principal: Caller, built: Annotated[Services, D
         standing = request.scope["state"]["standing"] = built.rates.take(principal.subject)
         if standing.retry_after_s is not None:
             raise too_many(standing)
+    return of_caller(built, principal)
+
+
+def of_caller(built: Services, principal: Principal) -> Context:
+    """What the principal has of it."""
     tasks = built.store.of(principal.project_id, reasoning=principal.may("reasoning:read"))
     same = {field.name: getattr(built, field.name) for field in fields(Services)}
     return Context(**same, principal=principal, tasks=tasks)

@@ -59,10 +59,13 @@ class Gate:
         self._hosts = None if hosts is None else frozenset(hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
         scope.setdefault("state", {})["request_id"] = f"req_{secrets.token_hex(8)}"
+        if scope["type"] == "websocket":
+            await self._connect(scope, receive, send)
+            return
         answer = _Answer(scope, send, self._identities)
         body = _Body(receive)
         try:
@@ -77,6 +80,15 @@ class Gate:
                 await there(scope, receive, answer.send)
             else:
                 await problem_response(problem, scope)(scope, receive, answer.send)
+
+    async def _connect(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """What is refused is answered instead of the handshake."""
+        try:
+            self._admit(scope)
+            scope["state"]["principal"] = await self._authenticate(scope)
+            await self._app(scope, receive, send)
+        except Problem as problem:
+            await problem_response(problem, scope)(scope, receive, send)
 
     def _admit(self, scope: Scope) -> None:
         headers = Headers(scope=scope)

@@ -287,6 +287,7 @@ class ForkPoint(_Told):
     message: Annotated[str, StringConstraints(min_length=1, max_length=100_000)] | None = Field(
         None, description="The agent reads it before it goes on, also where it had finished."
     )
+    limits: Limits | None = Field(None, description="Of the new task; null: those that this one has by then.")
 
 
 class RewindPoint(_Told):

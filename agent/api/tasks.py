@@ -220,8 +220,8 @@ async def fork(task_id: str, request: Request, shared: Shared, idempotency_key: 
     message = None if point.message is None else new_message(point.message, "/message")
 
     async def do() -> tuple[str, TaskView]:
-        subject = shared.principal.subject
-        record = await shared.tasks.fork(task_id, point.at_event, created_by=subject, message=message)
+        subject, limits = shared.principal.subject, point.limits
+        record = await shared.tasks.fork(task_id, point.at_event, created_by=subject, message=message, limits=limits)
         return record.id, await view(shared, record)
 
     return await once(shared, request, idempotency_key, do, location=lambda task: f"/v1/tasks/{task.id}")

@@ -24,6 +24,7 @@ from agent.api.app import create_app
 from agent.api.chores import at_work
 from agent.api.gate import LOOPBACK_HOSTS
 from agent.api.issuers import FILE_VARIABLE, IdentitySettings, identity_settings
+from agent.api.server import server_settings
 from agent.api.suites import suites_folder
 from agent.cli.children import Child, Command, free_port, keep_alive, listen, model_command, module, wait_healthy
 from agent.cli.failure import ExitCode, Failure
@@ -230,9 +231,7 @@ async def _kept_alive(command: Command, child: Child | None = None) -> AsyncIter
 @asynccontextmanager
 async def _serving(app: FastAPI, listener: socket) -> AsyncIterator[str]:
     """Answer on the listener; yields its address."""
-    server = _Server(
-        uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=_STOP_S)
-    )
+    server = _Server(server_settings(app, stop_s=_STOP_S))
     serving = asyncio.ensure_future(server.serve(sockets=[listener]))
     try:
         host, port = listener.getsockname()[:2]

@@ -63,7 +63,7 @@ class Service:
 
 
 _AGENT = Service(
-    ("docker", "kubernetes", "postgres", "telemetry", "mcp"), (), ("agent", "sandbox", "evals"), {"data": 0o1777}
+    ("docker", "kubernetes", "postgres", "telemetry", "mcp", "acp"), (), ("agent", "sandbox", "evals"), {"data": 0o1777}
 )
 SERVICES = {
     "agent": _AGENT,

@@ -1,4 +1,4 @@
-"""Follows a task until it is over or needs its user."""
+"""Answers one message with what its task does about it."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -7,11 +7,10 @@ from agent.api.completions.conversation import Turn, speak
 from agent.api.completions.shapes import TaskOutcome
 from agent.api.completions.telling import Piece, Telling, closing
 from agent.api.context import Context
+from agent.api.following import follow
 from agent.api.web.state import read_state
 from agent.store.base import TaskRecord
-from agent.types import Status, WaitingOn
-
-_FOR_THE_USER = frozenset({WaitingOn.APPROVAL, WaitingOn.QUESTION, WaitingOn.BUDGET})
+from agent.types import Event, Status
 
 
 class Answer:
@@ -65,29 +64,10 @@ class Answer:
         return f"{self._address}/tasks/{self._turn.task_id}"
 
     async def _follow(self) -> AsyncGenerator[Piece | None, None]:
-        shared, task_id, after, num_drafts = self._shared, self._turn.task_id, self._turn.after, 0
-        head = (await self.task()).last_seq
-        async with shared.watching.tail(shared.tasks, task_id, head, shared.store.drafts) as tail:
-            while True:
-                task = await self.task()
-                events = await shared.tasks.events(task_id, after=after) if task.last_seq > after else ()
-                for event in events:
-                    after = event.seq
-                    for piece in self._telling.event(event):
-                        yield piece
-                if _rests(task) and after >= task.last_seq:
-                    return
-                drafts = tail.drafts_since(num_drafts)
-                for draft in drafts:
-                    num_drafts = draft.number
-                    for piece in self._telling.draft(draft.piece):
-                        yield piece
-                if tail.since(after) == () and not tail.drafts_since(num_drafts):
-                    await tail.wait(shared.heartbeat_s, drafts=True)
-                    if tail.since(after) == () and not tail.drafts_since(num_drafts):
-                        yield None
-
-
-def _rests(task: TaskRecord) -> bool:
-    """Nothing more comes before somebody says something."""
-    return task.status.terminal or task.status is Status.PAUSED or task.waiting_on in _FOR_THE_USER
+        async with aclosing(follow(self._shared, self._turn.task_id, self._turn.after)) as told:
+            async for thing in told:
+                if thing is None:
+                    yield None
+                    continue
+                for piece in self._telling.event(thing) if isinstance(thing, Event) else self._telling.draft(thing):
+                    yield piece

@@ -13,17 +13,16 @@ from agent.api.body import rejected
 from agent.api.completions.models import ProfileName, read_model
 from agent.api.completions.shapes import ChatMetadata, ChatRequest
 from agent.api.context import Context
+from agent.api.following import sequel
 from agent.api.problems import Problem
-from agent.api.tasks import limits_of, new_message, queue_task
-from agent.budget import counted_tokens
+from agent.api.tasks import new_message, queue_task
 from agent.errors import TaskOver
 from agent.events import MessageAdded
 from agent.store.base import TaskRecord
-from agent.types import Limits, Said, TaskRequest
+from agent.types import Said, TaskRequest
 
 _NAMED = re.compile(r"\[Task (task_[0-9a-f]{32})\]\(")
 _MOST_CHARS = 100_000
-_MOST_STEPS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,23 +70,9 @@ async def speak(shared: Context, task: TaskRecord, message: MessageAdded) -> Tur
             task = await shared.tasks.get(task.id)
         else:
             return Turn(task.id, event.seq, message)
-    ends = await shared.tasks.events(task.id, types={"run.finished"})
-    end = next(event.seq for event in ends if event.run_id == task.shown.run_id)
-    limits, subject = _renewed(await limits_of(shared, task), task), shared.principal.subject
-    forked = await shared.tasks.fork(task.id, end, created_by=subject, message=message, limits=limits)
+    then, subject = await sequel(shared, task), shared.principal.subject
+    forked = await shared.tasks.fork(task.id, then.at_event, created_by=subject, message=message, limits=then.limits)
     return Turn(forked.id, forked.last_seq)
-
-
-def _renewed(limits: Limits, task: TaskRecord) -> Limits:
-    """Whoever may submit another task may as well have the steps and tokens of one for this."""
-    new = Limits()
-    steps, tokens = task.steps + new.max_steps, counted_tokens(task.usage) + new.max_tokens
-    return limits.model_copy(
-        update={
-            "max_steps": min(max(limits.max_steps, steps), _MOST_STEPS),
-            "max_tokens": max(limits.max_tokens, tokens),
-        }
-    )
 
 
 async def _meant(

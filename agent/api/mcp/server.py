@@ -6,7 +6,6 @@ import json
 from functools import cache
 from typing import Any
 
-import httpx
 import mcp_types as types
 from fastapi import Request
 from mcp.server.context import ServerRequestContext
@@ -17,19 +16,11 @@ from pydantic import ValidationError
 from starlette.types import Message, Receive, Scope
 from starlette.types import Send as AsgiSend
 
-from agent.api.auth import PROJECT_HEADER
+from agent.api.inward import Refused, sender
 from agent.api.mcp.tools import INSTRUCTIONS, TOOLS, Api, Tool, arguments_of
 from agent.api.problems import invalid_input
-from agent.client.operations import Send
-
-_CALLER = ("authorization", "cookie", PROJECT_HEADER, "traceparent")
-"""What of a request says who calls, and in whose name."""
 
 _Context = ServerRequestContext[Any, Request]
-
-
-class Refused(Exception):
-    """The API did not do it; the message says why, and what to do."""
 
 
 async def answer(scope: Scope, receive: Receive, send: AsgiSend, body: bytes) -> None:
@@ -69,7 +60,7 @@ async def _call_tool(context: _Context, params: types.CallToolRequestParams) -> 
         raise MCPError(types.INVALID_PARAMS, f"There is no tool {params.name[:64]!r}; there are {names}.")
     assert context.request is not None
     try:
-        found = await tool.run(Api(_sender(context.request)), arguments_of(tool, params.arguments))
+        found = await tool.run(Api(sender(context.request)), arguments_of(tool, params.arguments))
     except ValidationError as error:
         problem = invalid_input(error.errors(include_url=False, include_context=False))
         return _result(f"{problem.detail}. Correct the arguments; the tool's input schema describes them.", error=True)
@@ -83,25 +74,3 @@ async def _call_tool(context: _Context, params: types.CallToolRequestParams) -> 
 
 def _result(text: str, *, error: bool = False) -> types.CallToolResult:
     return types.CallToolResult(content=[types.TextContent(text=text)], is_error=error)
-
-
-def _sender(request: Request) -> Send:
-    """Sends requests to the API of this process, as the caller of ``request``."""
-    caller = {name: request.headers[name] for name in _CALLER if name in request.headers}
-    transport = httpx.ASGITransport(request.app, raise_app_exceptions=False)
-
-    async def send(method: str, path: str, query: dict[str, Any], headers: dict[str, str], body: Any) -> bytes:
-        async with httpx.AsyncClient(transport=transport, base_url=str(request.base_url)) as http:
-            answered = await http.request(method, path, params=query, headers=caller | headers, json=body)
-        if answered.is_error:
-            raise Refused(_reason(answered))
-        return answered.content
-
-    return send
-
-
-def _reason(answered: httpx.Response) -> str:
-    problem = answered.json()
-    wait_s = answered.headers.get("Retry-After")
-    words = [f"{problem['detail'].rstrip('.')}.", problem["remedy"], *([f"Retry-After: {wait_s}."] if wait_s else [])]
-    return f"{' '.join(words)} ({problem['code']}, {problem['request_id']})"

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from fastapi import Depends, Query, Request, Response
 from fastapi.responses import RedirectResponse
+from starlette.requests import HTTPConnection
 
 from agent.api.auth import SESSION_COOKIE
 from agent.api.context import Services, services
@@ -64,12 +65,13 @@ def own(address: str) -> str:
     return address if is_own else "/tasks"
 
 
-def scheme(request: Request) -> Literal["http", "https"]:
+def scheme(request: HTTPConnection) -> Literal["http", "https"]:
     """Also behind a proxy that ends the encryption; whoever makes that up only loses the cookie."""
-    return "https" if "https" in (request.url.scheme, request.headers.get("x-forwarded-proto")) else "http"
+    shown = request.url.scheme, request.headers.get("x-forwarded-proto")
+    return "https" if shown[0] in ("https", "wss") or shown[1] == "https" else "http"
 
 
-def address(request: Request) -> str:
+def address(request: HTTPConnection) -> str:
     """This service's, as the caller knows it, without a slash at its end."""
     return f"{scheme(request)}://{request.url.netloc}"
 

@@ -37,6 +37,7 @@ from agent.cli.failure import Failure
 from agent.cli.settings import Settings, Trust, load
 from agent.config import ModelSettings
 from agent.errors import AgentError
+from agent.integrations.acp import words
 from agent.integrations.mcp_server import McpServer
 from agent.permissions.policy import Mode
 
@@ -127,7 +128,7 @@ class EditorAgent:
         if conversation.busy and not conversation.unfinished:
             raise acp.RequestError.invalid_request({"reason": "a turn is under way in this session"})
         try:
-            reason = await session.prompt("\n".join(_words(block) for block in prompt))
+            reason = await session.prompt("\n".join(words(block) for block in prompt))
         except AgentError as error:
             raise acp.RequestError(-32603, str(error)) from error
         return PromptResponse.model_validate({"stop_reason": reason})
@@ -188,16 +189,3 @@ def _given(servers: Sequence[Any]) -> dict[str, McpServer]:
                 headers = {pair.name: pair.value for pair in server.headers}
                 given[server.name] = McpServer(url=server.url, headers=headers)
     return given
-
-
-def _words(block: Any) -> str:
-    """A part of what the user said, as text."""
-    match block.type:
-        case "text":
-            return str(block.text)
-        case "resource_link":
-            return f"@{block.uri.removeprefix('file://')}"
-        case "resource" if hasattr(block.resource, "text"):
-            return f"{block.resource.uri}:\n{block.resource.text}"
-        case _:
-            raise acp.RequestError.invalid_params({"type": block.type})

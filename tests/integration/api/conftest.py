@@ -8,6 +8,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
+from agent.api.server import server_settings
 from agent.store.base import Store
 from agent.store.open import open_store
 
@@ -27,8 +28,7 @@ def serve() -> Serve:
     @asynccontextmanager
     async def serving(app: FastAPI, port: int = 0) -> AsyncIterator[str]:
         listener = socket.create_server(("127.0.0.1", port))
-        settings = uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=0)
-        server = _Server(settings)
+        server = _Server(server_settings(app, stop_s=0))
         running = asyncio.ensure_future(server.serve(sockets=[listener]))
         try:
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -6,17 +6,17 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import acp
 import pytest
 from acp.client.connection import ClientSideConnection
-from acp.schema import AllowedOutcome, DeniedOutcome, HttpHeader, HttpMcpServer, RequestPermissionResponse
+from acp.schema import HttpHeader, HttpMcpServer
 from acp.stdio import spawn_agent_process
 
 from agent.testing import Script, ScriptedEndpoint, Stalled, call, in_order
 from agent.types import AssistantMessage
 from tests.integration.chat import tool_server
+from tests.integration.editor import Editor
 
 pytestmark = pytest.mark.anyio
 
@@ -25,42 +25,6 @@ EDIT = call("str_replace", path="calc.py", old_str="a - b", new_str="a + b")
 
 def say(text: str, reasoning: str = "") -> AssistantMessage:
     return AssistantMessage(content=text, reasoning_content=reasoning, finish_reason="stop")
-
-
-class Editor:
-    """Shows nothing, remembers everything, and answers questions as it was told to."""
-
-    def __init__(self) -> None:
-        self.updates: list[Any] = []
-        self.asked: list[Any] = []
-        self.choice: str | None = "YES"
-        self.heard = asyncio.Event()
-
-    async def session_update(self, session_id: str, update: Any, **_: Any) -> None:
-        self.updates.append(update)
-        self.heard.set()
-
-    async def request_permission(
-        self, session_id: str, tool_call: Any, options: Any, **_: Any
-    ) -> RequestPermissionResponse:
-        self.asked.append((tool_call, options))
-        self.heard.set()
-        if self.choice is None:
-            return RequestPermissionResponse(outcome=DeniedOutcome(outcome="cancelled"))
-        outcome = AllowedOutcome(outcome="selected", option_id=self.choice)
-        return RequestPermissionResponse(outcome=outcome)
-
-    def on_connect(self, conn: Any) -> None:
-        pass
-
-    @property
-    def kinds(self) -> list[str]:
-        """What was heard, pieces of one thing taken together."""
-        kinds = [update.session_update for update in self.updates]
-        return [kind for at, kind in enumerate(kinds) if at == 0 or kinds[at - 1] != kind]
-
-    def text(self, kind: str) -> str:
-        return "".join(update.content.text for update in self.updates if update.session_update == kind)
 
 
 Connect = Callable[..., AbstractAsyncContextManager[ClientSideConnection]]
