@@ -49,8 +49,9 @@ def complete(work: "Coroutine[Any, Any, _T]") -> _T:
     import asyncio
 
     gc.enable()  # The start is over; see ``app.main``.
+    in_order = _in_order(work)
     try:
-        return asyncio.run(_in_order(work))
+        return asyncio.run(in_order)
     except KeyboardInterrupt as error:
         raise Failure(ExitCode.INTERRUPTED, "interrupted") from error
     except asyncio.CancelledError as error:
@@ -60,3 +61,6 @@ def complete(work: "Coroutine[Any, Any, _T]") -> _T:
         if sys.stdout.isatty():
             raise Failure(ExitCode.FAILED, f"a program or a connection ended too early: {error}") from error
         raise
+    finally:
+        for begun in (in_order, work):  # Neither was, where Ctrl-C came first; Python would remark upon that.
+            begun.close()
