@@ -13,6 +13,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from agent.forges import FORGES, INDEXES
 from agent.permissions.command import SimpleCommand, Unparsable, simple_commands
 from agent.permissions.kinds import WRAPPERS
 from agent.trajectory import Step
@@ -213,14 +214,12 @@ def _of_addresses(texts: Sequence[str]) -> Iterator[Place]:
             yield "index"
 
 
-_FORGE = re.compile(
-    r"\b(?:(?:api|raw|codeload|gist|patch-diff)\.)?github(?:usercontent)?\.com(?!/[^/\s]+/[^/\s]+/releases/download/)"
-    r"|\bgitlab\.com|\bbitbucket\.org|\bcodeberg\.org|\bgitee\.com|\bsourcegraph\.com|\bgrep\.app|softwareheritage\.org"
-)
-_INDEX = re.compile(
-    r"\bpypi\.org|pythonhosted\.org|registry\.npmjs\.org|\bunpkg\.com|jsdelivr\.net|\bcrates\.io|proxy\.golang\.org"
-    r"|\brubygems\.org|repo1?\.maven\.org"
-)
+def _any_of(hosts: Sequence[str]) -> str:
+    return rf"\b(?:{'|'.join(map(re.escape, hosts))})"
+
+
+_FORGE = re.compile(_any_of(FORGES) + r"(?!/[^/\s]+/[^/\s]+/releases/download/)")
+_INDEX = re.compile(_any_of(INDEXES))
 _CALLS_OUT = re.compile(
     r"urlopen|urlretrieve|requests\.|httpx\.|http\.client|aiohttp|\bfetch\(|axios|https?\.get\(|Net::HTTP|URI\.open|LWP"
 )

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from sandbox.hosts import AllowedHost
+from sandbox.hosts import AllowedHost, HostName
 
 Keep = Callable[[str, bytes], Awaitable[None]]
 """Keeps bytes of a run under a name that is unique in it, such as ``outputs/3-0.txt``."""
@@ -206,8 +206,16 @@ class TaskRequest(_Record):
     allow_hosts: tuple[AllowedHost, ...] | None = Field(
         None, max_length=100, description="Of the hosts that sandboxes may reach here, those it needs; null is all."
     )
+    deny_hosts: tuple[HostName, ...] = Field(
+        (),
+        max_length=100,
+        description="Hosts, with those below them, that the agent may not reach; the set-up may. An entry of the "
+        "service's list that leads there and elsewhere is of no use to it.",
+    )
     benchmark: bool = Field(
-        False, description="It is measured: calls that look for the answer where it may stand are remarked upon."
+        False,
+        description="It is measured: the agent reaches no public git host and no package index, nor the host of its "
+        "repository, and calls that look for the answer where it may stand are remarked upon.",
     )
     priority: Priority = Priority.NORMAL
     labels: dict[str, str] = Field(default_factory=dict, max_length=32)

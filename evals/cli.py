@@ -80,15 +80,22 @@ def submit(
     suite: Annotated[str | None, typer.Option(metavar="NAME", help="A suite that the service keeps.")] = None,
     name: Annotated[str | None, typer.Option(help="What it is called. Default: the suite or file.")] = None,
     attempts: Annotated[int | None, typer.Option(min=1, max=8, help="Runs of every task.")] = None,
+    benchmark: Annotated[
+        bool | None,
+        typer.Option(
+            "--benchmark/--no-benchmark",
+            help="Keep the agents from where answers stand, and look who went there. Default: as each task says.",
+        ),
+    ] = None,
     server: Server = LOCAL_SERVICE,
     output: OutputAs = Format.TEXT,
 ) -> None:
-    """Have a service run tasks at low priority and count what comes of them; its verdicts are those of the checks."""
+    """Have a service run tasks in the background and count what comes of them; its verdicts are those of the checks."""
     from agent.cli.session import with_client
     from agent.cli.terminal import open_terminal
     from evals import evaluation
 
-    new = _new_eval(file, suite, name, attempts)
+    new = _new_eval(file, suite, name, attempts).model_copy(update={"benchmark": benchmark})
     terminal = open_terminal()
     with_client(server, lambda client: evaluation.submit(client, new, terminal, output))
 

@@ -13,7 +13,7 @@ from evals.report import interval, listed, percent
 async def submit(client: Client, new: NewEval, terminal: Terminal, output: Format) -> None:
     """Its id, or all of it as JSON, goes to standard output."""
     made = await client.ask(EvalView, "POST", "/v1/evals", new)
-    terminal.note(f"Submitted {made.num_tasks} tasks at low priority; mimo eval show {made.id} counts them.")
+    terminal.note(f"Submitted {made.num_tasks} tasks in the background; mimo eval show {made.id} counts them.")
     terminal.result(made.model_dump_json(indent=2) if output is Format.JSON else made.id)
 
 

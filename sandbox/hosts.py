@@ -24,6 +24,26 @@ def _check(text: str) -> str:
     return text
 
 
+def is_host_name(text: str) -> bool:
+    """
+    >>> is_host_name("git.example.org"), is_host_name("*.example.org"), is_host_name("10.0.0.1")
+    (True, False, False)
+    """
+    match = _HOST.fullmatch(text)
+    if match is None or match["port"] or text.startswith("*.") or len(text) > _MAX_NAME:
+        return False
+    return not _NUMERIC.fullmatch(match["last"])
+
+
+def _check_name(text: str) -> str:
+    if not is_host_name(text):
+        raise ValueError(f"{text[:300]!r} is no name of a host; write it in small letters, without a port or *.")
+    return text
+
+
+HostName = Annotated[str, AfterValidator(_check_name)]
+"""``git.example.org``."""
+
 AllowedHost = Annotated[str, AfterValidator(_check)]
 """``packages.example.org``, ``*.files.example.org`` (all hosts below, not the name itself), ``git.example.org:22``.
 

@@ -1,4 +1,4 @@
-"""Evaluations: tasks that are submitted together, at low priority, and counted together."""
+"""Evaluations: tasks that are submitted together, in the background, and counted together."""
 
 import asyncio
 from collections import Counter
@@ -45,13 +45,16 @@ class NewEval(_Shape):
         None,
         min_length=1,
         max_length=MAX_TASKS,
-        description="As for POST /v1/tasks; whatever priority they name, it is low.",
+        description="As for POST /v1/tasks; whatever priority they name, it is background.",
     )
     suite: Annotated[str, StringConstraints(min_length=1, max_length=100)] | None = Field(
         None, description="One that GET /v1/suites names."
     )
     attempts: int | None = Field(None, ge=1, le=8, description="Of every task; null leaves each its own.")
     model: ModelOptions | None = Field(None, description="How it is asked in every task; null leaves each its own.")
+    benchmark: bool | None = Field(
+        None, description="Whether every task is measured, as `benchmark` of a task; null leaves each its own."
+    )
 
 
 class EvalReport(_Shape):
@@ -172,21 +175,21 @@ async def _tasks(shared: Context, new: NewEval) -> Sequence[TaskRequest]:
     if (new.tasks is None) == (new.suite is None):
         raise rejected("/tasks", "Either tasks or suite, not both", "Give a list of tasks, or name a suite.")
     if new.suite is not None:
-        return await _suite(shared, new.suite)
-    tasks = new.tasks or ()
+        return await _suite(shared, new.suite, new)
+    tasks = [_overridden(task, new) for task in new.tasks or ()]
     for number, task in enumerate(tasks):
         check_problem(task, f"/tasks/{number}")
     return await _started(shared, tasks, "/tasks", any_path=shared.principal.may("service:admin"))
 
 
-async def _suite(shared: Context, name: str) -> Sequence[TaskRequest]:
+async def _suite(shared: Context, name: str, new: NewEval) -> Sequence[TaskRequest]:
     try:
         tasks = await shared.suites.read(name)
     except SettingsError as error:
         raise rejected("/suite", str(error), "Ask the operator to mend the suite.") from error
     if tasks is None:
         raise rejected("/suite", f"There is no suite {name[:100]!r}", "GET /v1/suites names those there are.")
-    return await _started(shared, tasks, "/suite", any_path=True)
+    return await _started(shared, [_overridden(task, new) for task in tasks], "/suite", any_path=True)
 
 
 async def _started(shared: Context, tasks: Sequence[TaskRequest], at: str, *, any_path: bool) -> Sequence[TaskRequest]:
@@ -217,7 +220,7 @@ async def _started(shared: Context, tasks: Sequence[TaskRequest], at: str, *, an
 
 
 def _overridden(task: TaskRequest, new: NewEval) -> TaskRequest:
-    given = {"attempts": new.attempts, "model": new.model}
+    given = {"attempts": new.attempts, "model": new.model, "benchmark": new.benchmark}
     return task.model_copy(update={name: value for name, value in given.items() if value is not None})
 
 

@@ -15,6 +15,7 @@ from agent.errors import RepositoryError
 from agent.integrations.remote import PATHS_VARIABLE, RemoteUrl
 from agent.store.repos import Repo, RepoName, RepoSettings
 from agent.types import TaskRequest
+from sandbox.hosts import is_host_name
 
 router = APIRouter(prefix="/v1/repos", tags=["repos"])
 
@@ -155,6 +156,9 @@ def filled(task: TaskRequest, start: Origin) -> TaskRequest:
     repo = start.repo
     if repo is None:
         return task.model_copy(update={"base_commit": start.commit})
+    host = RemoteUrl.parse(repo.url).host.lower()
+    # Sandboxes are let out by name alone.
+    denied = (host,) if task.benchmark and is_host_name(host) and host not in task.deny_hosts else ()
     image = TaskRequest.model_fields["image"].default
     return task.model_copy(
         update={
@@ -163,6 +167,7 @@ def filled(task: TaskRequest, start: Origin) -> TaskRequest:
             "image": repo.image if repo.image and task.image == image else task.image,
             "setup": task.setup or repo.setup,
             "allow_hosts": repo.allow_hosts if task.allow_hosts is None else task.allow_hosts,
+            "deny_hosts": (*task.deny_hosts, *denied),
         }
     )
 

@@ -1,5 +1,6 @@
 """What sandboxes a run needs: of its agent, of its checks, and of what prepares it."""
 
+from agent.forges import FORGES, INDEXES, leads_to
 from agent.types import SetUp, TaskRequest
 from sandbox.types import NetworkMode, Resources, SandboxSpec
 
@@ -19,10 +20,13 @@ class Machines:
         self._allow_hosts = allow_hosts
 
     def of_agent(self, run_id: str, request: TaskRequest) -> SandboxSpec:
-        return self._reaching(run_id, request, request.limits.wall_clock_s)
+        denied = (*request.deny_hosts, *(FORGES + INDEXES if request.benchmark else ()))
+        hosts = tuple(host for host in self._hosts_of(request) if not any(leads_to(host, name) for name in denied))
+        return self._reaching(run_id, request, request.limits.wall_clock_s, hosts)
 
     def of_setup(self, run_id: str, request: TaskRequest, setup: SetUp) -> SandboxSpec:
-        return self._reaching(run_id, request, setup.timeout_s)
+        """It is no work of the agent: a benchmark's too may fetch what its files need."""
+        return self._reaching(run_id, request, setup.timeout_s, self._hosts_of(request))
 
     def of_checks(self, request: TaskRequest) -> SandboxSpec:
         """Without any network."""
@@ -32,10 +36,12 @@ class Machines:
         """What the verdict will need, as far as known before."""
         return (self.of_checks(request),) if request.checks else ()
 
-    def _reaching(self, run_id: str, request: TaskRequest, work_s: float) -> SandboxSpec:
+    def _hosts_of(self, request: TaskRequest) -> tuple[str, ...]:
         """A task may have fewer hosts than all, never others."""
         wanted = request.allow_hosts
-        hosts = tuple(host for host in self._allow_hosts if wanted is None or host in wanted)
+        return tuple(host for host in self._allow_hosts if wanted is None or host in wanted)
+
+    def _reaching(self, run_id: str, request: TaskRequest, work_s: float, hosts: tuple[str, ...]) -> SandboxSpec:
         return self._spec(request, work_s, run_id if hosts else "", hosts)
 
     def _spec(

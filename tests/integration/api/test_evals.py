@@ -13,7 +13,9 @@ from agent.config import ModelSettings, Prices
 from agent.errors import RepositoryError
 from agent.store.base import RunResult, Store
 from agent.store.open import open_store
-from agent.types import Status, StopReason, Verdict, VerdictKind
+from agent.store.repos import Repos, RepoSettings
+from agent.telemetry import Telemetry
+from agent.types import Status, StopReason, TaskRequest, Verdict, VerdictKind
 from tests.postgres import PostgresServer, postgres_server
 
 pytestmark = pytest.mark.anyio
@@ -108,7 +110,8 @@ async def test_tasks_are_queued_in_the_background_and_counted_together(store: St
     shown = await _shown(http, made)
 
     assert first.id == other
-    assert {(await http.get(f"/v1/tasks/{task['task_id']}")).json()["priority"] for task in made["tasks"]} == {"low"}
+    shown_tasks = [(await http.get(f"/v1/tasks/{task['task_id']}")).json() for task in made["tasks"]]
+    assert {task["priority"] for task in shown_tasks} == {"background"}
     assert (made["statuses"], made["ended"], made["num_tasks"]) == ({"queued": 4}, False, 4)
     assert shown["statuses"] == {"succeeded": 2, "failed": 1, "queued": 1}
     report = shown["report"]
@@ -161,6 +164,65 @@ async def test_suite_of_the_service_is_named_and_submitted(http: httpx.AsyncClie
     assert named == ["broken", "small"]
     assert (made["suite"], made["num_tasks"], made["tasks"][0]["labels"]) == ("small", 2, {"kind": "swap"})
     assert (len(task["attempts"]), task["model"]["temperature"], task["model"]["seed"]) == (2, 0.0, 1)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "benchmark", "expected"),
+    [
+        ({"suite": "small"}, True, [True, True]),
+        ({"tasks": [_task(1, benchmark=True), _task(2)]}, None, [True, False]),
+        ({"tasks": [_task(1, benchmark=True), _task(2)]}, False, [False, False]),
+    ],
+    ids=["suite", "each its own", "none"],
+)
+async def test_evaluation_says_whether_its_tasks_are_measured(
+    store: Store, http: httpx.AsyncClient, tasks: dict[str, Any], benchmark: bool | None, expected: list[bool]
+) -> None:
+    made = await _submit(http, **tasks, benchmark=benchmark)
+
+    assert [task.benchmark for task in await _requests(store, made)] == expected
+
+
+async def test_measured_task_is_denied_the_host_of_its_repository(store: Store, http: httpx.AsyncClient) -> None:
+    """The full id of a commit is believed, so no host is asked."""
+    for name, url in (("web", "https://Git.Example.org/web.git"), ("ssh", "ssh://git@10.0.0.9/ssh.git")):
+        await Repos(store.database).create("default", name, RepoSettings(url=url, host_key="a b"), updated_by="a test")
+    tasks = [
+        {"repository": name, "base_commit": "c" * 40, "problem_statement": "x", "deny_hosts": ["mirror.example.org"]}
+        for name in ("web", "ssh")
+    ]
+    measured = await _requests(store, await _submit(http, tasks=tasks, benchmark=True))
+    others = await _requests(store, await _submit(http, tasks=tasks))
+
+    denied = [task.deny_hosts for task in measured + others]
+    assert denied == [("mirror.example.org", "git.example.org"), *[("mirror.example.org",)] * 3]
+
+
+async def _requests(store: Store, made: dict[str, Any]) -> list[TaskRequest]:
+    found = store.of("default")
+    return [(await found.get(task["task_id"])).request for task in made["tasks"]]
+
+
+async def test_each_task_has_a_trace_of_its_own_with_a_link_to_the_evaluation(store: Store) -> None:
+    spans = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+
+    async def resolve(path: Path, commit: str) -> str:
+        return "c" * 40
+
+    app = create_app(store, resolve, telemetry=Telemetry(provider, "mimo"))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client:
+        made = await _submit(client, tasks=[_task(1), _task(2)])
+    submissions = [(await store.of("default").events(task["task_id"], limit=1))[0] for task in made["tasks"]]
+
+    *tasks, request = spans.get_finished_spans()
+    assert (request.name, [task.name for task in tasks]) == ("POST /v1/evals", ["task", "task"])
+    assert [[link.context.span_id for link in task.links] for task in tasks] == [[request.context.span_id]] * 2
+    assert [task.attributes for task in tasks] == [{"mimo.submitted_by": "eval"}] * 2
+    traces = [f"{task.context.trace_id:032x}-{task.context.span_id:016x}" for task in tasks]
+    assert [event.body["traceparent"].rpartition("-")[0] for event in submissions] == [f"00-{each}" for each in traces]
+    assert len({request.context.trace_id, *(task.context.trace_id for task in tasks)}) == 3
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """One run from the claim to the verdict, with real git and real sandboxes."""
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -12,7 +14,7 @@ from agent.orchestrator.worker import Worker
 from agent.store.base import TaskRecord
 from agent.store.sql import SqlStore
 from agent.testing import ScriptedModel, call, in_order, turns
-from agent.types import AssistantMessage, Check, ModelOptions, Status, StopReason, TaskRequest, VerdictKind
+from agent.types import AssistantMessage, Check, ModelOptions, SetUp, Status, StopReason, TaskRequest, VerdictKind
 from sandbox.checkpoints.rewindable import Rewindable
 from sandbox.errors import SandboxError, SandboxLost, SandboxUnavailable
 from sandbox.types import Backend, Capability, Command, Outcome, Sandbox, SandboxSpec
@@ -168,6 +170,74 @@ async def test_agent_may_reach_the_hosts_that_the_operator_allows_and_the_checks
     assert [item.exit_code for item in task.verdict.evidence] == [0]
     texts = [event.body.get("observation", {}).get("text", "") for event in await users(store).events(task.id)]
     assert any("way out: http://127.0.0.1:" in text for text in texts)
+
+
+class NotingBackend:
+    """Real sandboxes, and which hosts each was to reach."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self.name, self.capabilities, self.close = "noting", backend.capabilities, backend.close
+        self.hosts: list[tuple[str, ...]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    async def acquire(self, spec: SandboxSpec) -> Sandbox:
+        self.hosts.append(spec.allow_hosts)
+        return await self._backend.acquire(spec)
+
+
+async def test_benchmarks_agent_reaches_no_place_that_has_the_answer_and_its_set_up_does(
+    store: SqlStore, backend: Backend, make_worker: MakeWorker, make_request: MakeRequest
+) -> None:
+    answers = ("codeload.github.com", "*.githubusercontent.com", "pypi.org", "*.golang.org", "git.example.org:22")
+    allowed = (*answers, "docs.example.org", "*.cdn.example.org", "notgithub.com")
+    noting = NotingBackend(backend)
+
+    await finished(
+        store,
+        make_worker(*REPAIR, backend=noting, allow_hosts=allowed),
+        make_request(benchmark=True, deny_hosts=("git.example.org",), setup=SetUp(script="true")),
+    )
+    set_up, agent, *checks = noting.hosts
+
+    assert set_up == allowed
+    assert agent == allowed[len(answers) :]
+    assert set(checks) == {()}
+
+
+async def test_sandbox_of_a_benchmark_holds_no_commit_but_the_base(
+    store: SqlStore, repository: Path, make_worker: MakeWorker, make_request: MakeRequest
+) -> None:
+    base = _git(repository, "rev-parse", "HEAD")
+    (repository / "calc.py").write_text("def add(a, b):\n    return a + b  # the-fix\n")
+    _git(repository, "-c", "user.name=a", "-c", "user.email=a@localhost", "commit", "-qam", "the-fix")
+    for command in ("tag fixed", "branch later", "update-ref refs/remotes/origin/main HEAD", f"reset -q --hard {base}"):
+        _git(repository, *command.split())
+    _git(repository, "remote", "add", "origin", "https://git.example.org/calculator.git")
+    look = (
+        "echo commits=$(git log --all --reflog --oneline | wc -l) "
+        "reflog=$(git reflog --all | grep -vc $(git rev-parse --short HEAD)) "
+        "tags=$(git tag | wc -l) remotes=$(git remote | wc -l) branches=$(git branch --all | wc -l) "
+        "lost=$(git fsck --lost-found --no-reflogs 2>&1 | wc -l) "
+        "fixes=$(git cat-file --batch-all-objects --batch | grep -ac the-fix)"
+    )
+
+    task = await finished(
+        store,
+        make_worker(call("bash", command=look), *REPAIR),
+        make_request(benchmark=True, base_commit=base, checks=()),
+    )
+    texts = [event.body.get("observation", {}).get("text", "") for event in await users(store).events(task.id)]
+    found = "commits=1 reflog=0 tags=0 remotes=0 branches=1 lost=0 fixes=0"
+    assert any(found in text for text in texts), [text for text in texts if text]
+
+
+def _git(repository: Path, *arguments: str) -> str:
+    return subprocess.run(
+        ["git", *arguments], cwd=repository, check=True, capture_output=True, text=True
+    ).stdout.strip()
 
 
 async def test_sandboxes_lost_again_and_again_end_the_run_with_what_it_had(
