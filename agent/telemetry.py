@@ -1,6 +1,7 @@
 """Spans of runs for OpenTelemetry, by the conventions for generative AI; their names are nowhere else.
 
-The API makes one of each submission. The others are made from the events of a run once these are stored:
+The API makes one of each submission; of an evaluation's, and of a schedule whose time has come, each task begins a
+trace of its own, which is linked. The others are made from the events of a run once these are stored:
 ``invoke_agent`` for what one worker does of it, in it ``chat`` for each answer of the model and ``execute_tool`` for
 each call. Nothing that was said is in them.
 """
@@ -9,7 +10,7 @@ import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
 
@@ -44,20 +45,39 @@ class Telemetry:
         """Names of the tools under way, by run and intent."""
 
     @contextmanager
-    def submission(self, traceparent: str | None) -> Iterator[str]:
-        """The span of a request that submits a task, within the caller's trace; yields what its runs are within."""
+    def submission(self, traceparent: str | None, name: str = "POST /v1/tasks") -> Iterator[str]:
+        """The span of a request that submits tasks, within the caller's trace; yields what its runs are within."""
         from opentelemetry.trace import SpanKind
-        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-        within: dict[str, str] = {}
         with self._tracer.start_as_current_span(
-            "POST /v1/tasks",
+            name,
             _context(traceparent),
             kind=SpanKind.SERVER,
             record_exception=False,  # Its text may be the caller's.
         ):
-            TraceContextTextMapPropagator().inject(within)
-            yield within["traceparent"]
+            yield _traceparent()
+
+    @contextmanager
+    def schedule(self, schedule_id: str) -> Iterator[str]:
+        """The span of a schedule whose time has come, a trace of its own; yields it."""
+        attributes = {"mimo.schedule.id": schedule_id}
+        with self._tracer.start_as_current_span(
+            "schedule", _context(None), attributes=attributes, record_exception=False
+        ):
+            yield _traceparent()
+
+    def begin_trace(self, by: Literal["eval", "schedule"], cause: str) -> str:
+        """Begin the trace of a task that others are submitted with, or that nobody waits for; what its runs are within.
+
+        Args:
+            cause: the request or schedule that submits it; it is linked.
+        """
+        from opentelemetry.trace import Link, get_current_span, set_span_in_context
+
+        link = Link(get_current_span(_context(cause)).get_span_context())
+        span = self._tracer.start_span("task", _context(None), attributes={"mimo.submitted_by": by}, links=[link])
+        span.end()
+        return _traceparent(set_span_in_context(span))
 
     @contextmanager
     def agent(self, task_id: str, request: TaskRequest, traceparent: str | None) -> Iterator[None]:
@@ -165,6 +185,15 @@ def _context(traceparent: str | None) -> "Context":
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
     return TraceContextTextMapPropagator().extract({"traceparent": traceparent} if traceparent else {})
+
+
+def _traceparent(context: "Context | None" = None) -> str:
+    """Of a context's span; None is the current one's."""
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    within: dict[str, str] = {}
+    TraceContextTextMapPropagator().inject(within, context)
+    return within["traceparent"]
 
 
 def _nanoseconds(at: datetime) -> int:

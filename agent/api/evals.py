@@ -3,7 +3,9 @@
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from datetime import datetime
+from functools import partial
 from http import HTTPStatus
 from typing import Annotated
 
@@ -25,6 +27,7 @@ from agent.errors import RepositoryError, SettingsError
 from agent.rate import Rate, rate
 from agent.store.base import TaskRecord
 from agent.store.evals import Evaluation
+from agent.telemetry import traceparent_of
 from agent.types import ModelOptions, Status, StopReason, TaskRequest, VerdictKind
 
 router = APIRouter(prefix="/v1", tags=["evals"])
@@ -113,13 +116,22 @@ BODIES = (NewEval,)
     openapi_extra=described(NewEval),
 )
 async def submit_eval(request: Request, shared: Shared, idempotency_key: IdempotencyKey = None) -> Response:
-    """Queue tasks at low priority, all or none, and have them counted together."""
+    """Queue tasks in the background, all or none, and have them counted together."""
     new = await read_body(request, NewEval)
 
     async def do() -> tuple[str, EvalView]:
         project, subject = shared.principal.project_id, shared.principal.subject
-        requests = [_overridden(task, new) for task in await _tasks(shared, new)]
-        made, first = await shared.evals.submit(project, new.name, requests, suite=new.suite, created_by=subject)
+        requests = await _tasks(shared, new)
+        trace, telemetry = traceparent_of(request.headers), shared.telemetry
+        with telemetry.submission(trace, "POST /v1/evals") if telemetry else nullcontext(trace) as within:
+            made, first = await shared.evals.submit(
+                project,
+                new.name,
+                requests,
+                suite=new.suite,
+                created_by=subject,
+                trace=partial(telemetry.begin_trace, "eval", within) if telemetry and within else lambda: within,
+            )
         return first, await _view(shared, made.id)
 
     return await once(shared, request, idempotency_key, do, location=lambda made: f"/v1/evals/{made.id}")

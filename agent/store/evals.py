@@ -39,9 +39,19 @@ class Evals:
 
     @whole
     async def submit(
-        self, project_id: str, name: str, requests: Sequence[TaskRequest], *, suite: str | None, created_by: str
+        self,
+        project_id: str,
+        name: str,
+        requests: Sequence[TaskRequest],
+        *,
+        suite: str | None,
+        created_by: str,
+        trace: Callable[[], str | None] = lambda: None,
     ) -> tuple[Evaluation, str]:
         """All of its tasks, or none; the evaluation, and the id of the first task.
+
+        Args:
+            trace: what the runs of a task are within, for each of them.
 
         Raises:
             UnknownProject: there is no such project.
