@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
+from agent.config import ModelSettings
 from model_server.sglang.arguments import LaunchSettings
 from sandbox.config import EgressSettings, KubernetesSettings
 from sandbox.pool.config import PoolSettings
@@ -82,6 +83,13 @@ def _written_out(schema: Any, definitions: dict[str, Any]) -> Any:
 
 LaunchObject = Annotated[
     Object, _settings(LaunchSettings, "model_path", "served_name", "version", "host", "port", "api_key")
+]
+ClientObject = Annotated[
+    Object,
+    _settings(
+        ModelSettings,
+        *("url", "name", "api_key", "connect_timeout_s", "first_token_s", "idle_s", "retries", "backoff_s"),
+    ),
 ]
 SandboxObject = Annotated[
     Object,
@@ -242,6 +250,11 @@ class ModelServer(Component):
         "mimo-v2-nano", description="For `embedded`: one that ships, or a folder; the last part is its name."
     )
     key: Secret = Field(Secret(), description="Key `model-api-key` of that Secret.")
+    client: ClientObject = Field(
+        {},
+        description="What API and workers are told of it, such as `images` and `prices`: ModelSettings, by their "
+        "own names.",
+    )
     sglang: Sglang = Sglang()
     weights: Weights = Weights()
     compile_cache: CompileCache = CompileCache()
@@ -334,6 +347,28 @@ class Repositories(Values):
     )
     hosts: list[Host] = Field([], description="Git hosts and forges that are called. Empty: any.")
     networks: list[Cidr] = Field([], description="Where git hosts may be that have no public address.")
+    ca_config_map: Name = Field(
+        "",
+        description="One with `ca.crt`: the authorities whose certificates of git hosts are believed, instead of "
+        "the image's.",
+    )
+
+
+class Webhooks(Values):
+    networks: list[Cidr] = Field([], description="Where receivers of webhooks may be that have no public address.")
+
+
+class Mcp(Values):
+    networks: list[Cidr] = Field([], description="Where projects' servers of tools may be that have no public address.")
+
+
+class Evals(Values):
+    config_map: Name = Field("", description="One with suites for evaluations, a key `NAME.json` each.")
+    existing_claim: Name = Field(
+        "",
+        description="Instead: a volume with suites, and with the repositories of their tasks, seen read-only at "
+        "/suites.",
+    )
 
 
 class Database(Values):
@@ -503,6 +538,9 @@ class ChartValues(Values):
     data: Volume = Field(Volume(), description="Git directories of tasks, and the store where it is SQLite.")
     repositories: Repositories = Repositories()
     artifacts: Artifacts = Artifacts()
+    webhooks: Webhooks = Webhooks()
+    mcp: Mcp = Mcp()
+    evals: Evals = Evals()
     sandbox: Sandbox = Sandbox()
     network_policy: NetworkPolicy = NetworkPolicy()
     monitoring: Monitoring = Monitoring()

@@ -22,6 +22,14 @@ env:
   {{- include "mimo.serviceVariables" . | nindent 2 }}
   - name: MIMO_REPOSITORY_PATHS
     value: /repositories
+  {{- with .Values.webhooks.networks }}
+  - name: MIMO_WEBHOOK_NETWORKS
+    value: {{ join "," . | quote }}
+  {{- end }}
+  {{- if include "mimo.suites" . }}
+  - name: MIMO_EVAL_SUITES
+    value: /suites
+  {{- end }}
   {{- if .Values.api.identity }}
   - name: MIMO_IDENTITY_SETTINGS
     value: /etc/mimo/identity.toml
@@ -99,6 +107,10 @@ env:
   {{- include "mimo.serviceVariables" . | nindent 2 }}
   - name: MIMO_SANDBOX_SETTINGS
     value: /etc/mimo/sandbox.toml
+  {{- with .Values.mcp.networks }}
+  - name: MIMO_MCP_NETWORKS
+    value: {{ join "," . | quote }}
+  {{- end }}
   {{- if ne .Values.sandbox.ray.mode "none" }}
   {{- include "mimo.rayVariables" . | nindent 2 }}
   {{- end }}
@@ -194,6 +206,29 @@ OTEL_SERVICE_NAME: {{ include "mimo.componentName" $ }}
 - name: MIMO_REPOSITORY_NETWORKS
   value: {{ join "," . | quote }}
 {{- end }}
+{{- if .Values.repositories.caConfigMap }}
+- name: MIMO_REPOSITORY_CA
+  value: /etc/mimo-repositories/ca.crt
+{{- end }}
+{{- range $name, $value := .Values.modelServer.client }}
+{{- if not (kindIs "invalid" $value) }}
+- name: MIMO_MODEL_{{ upper $name }}
+  {{- /* Helm reads numbers as floating, and writes large ones with an exponent. */}}
+  value: {{ ternary (toJson $value) (ternary (int64 $value | toString) (toString $value) (kindIs "float64" $value)) (kindIs "map" $value) | quote }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- /* The volume of suites, if there is one. */ -}}
+{{- define "mimo.suites" -}}
+{{- if .Values.evals.existingClaim }}
+persistentVolumeClaim:
+  claimName: {{ .Values.evals.existingClaim }}
+  readOnly: true
+{{- else if .Values.evals.configMap }}
+configMap:
+  name: {{ .Values.evals.configMap }}
+{{- end }}
 {{- end }}
 
 {{- define "mimo.serviceMounts" -}}
@@ -204,6 +239,16 @@ OTEL_SERVICE_NAME: {{ include "mimo.componentName" $ }}
 {{- if .Values.repositories.existingClaim }}
 - name: repositories
   mountPath: /repositories
+  readOnly: true
+{{- end }}
+{{- if .Values.repositories.caConfigMap }}
+- name: repositories-ca
+  mountPath: /etc/mimo-repositories
+  readOnly: true
+{{- end }}
+{{- if include "mimo.suites" . }}
+- name: suites
+  mountPath: /suites
   readOnly: true
 {{- end }}
 {{- end }}
@@ -228,6 +273,15 @@ OTEL_SERVICE_NAME: {{ include "mimo.componentName" $ }}
   persistentVolumeClaim:
     claimName: {{ . }}
     readOnly: true
+{{- end }}
+{{- with .Values.repositories.caConfigMap }}
+- name: repositories-ca
+  configMap:
+    name: {{ . }}
+{{- end }}
+{{- with include "mimo.suites" . }}
+- name: suites
+  {{- . | nindent 2 }}
 {{- end }}
 {{- end }}
 

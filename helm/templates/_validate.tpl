@@ -23,6 +23,9 @@
 {{- $problems = append $problems (printf "database.migrations is hook, a Job before anything else of the release, and database.mode is %s: such a database is not there yet; set database.migrations to init, or database.mode to external" .Values.database.mode) }}
 {{- end }}
 
+{{- if and .Values.evals.configMap .Values.evals.existingClaim }}
+{{- $problems = append $problems "evals.configMap and evals.existingClaim are both set: suites come from one of them" }}
+{{- end }}
 {{- if and $api.ingress.enabled $api.httpRoute.enabled }}
 {{- $problems = append $problems "api.ingress and api.httpRoute are both enabled: enable one of them" }}
 {{- end }}
