@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -74,6 +75,18 @@ class PostgresServer:
             connection.execute(f"CREATE DATABASE {name}")
         return self.url(name)
 
+    def demote(self, url: str) -> None:
+        """As when another server takes over: this one ends the connections to a database, and only reads from it."""
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            name = _name(url)
+            connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+            connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+
+    def promote(self, url: str) -> None:
+        """Connections that begin from now on may write again."""
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            connection.execute(f"ALTER DATABASE {_name(url)} SET default_transaction_read_only = off")
+
     def _command(self, program: str, *arguments: str | Path) -> list[str]:
         command = [str(self._programs / program), *map(str, arguments)]
         return (
@@ -101,6 +114,10 @@ def postgres_server() -> Iterator[PostgresServer]:
         shutil.rmtree(folder, ignore_errors=True)
         with suppress(FileNotFoundError):
             folder.with_suffix(".log").unlink()
+
+
+def _name(url: str) -> str:
+    return urlsplit(url).path.strip("/")
 
 
 def _programs() -> Path | None:

@@ -190,8 +190,7 @@ class _Answer:
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            # First: what cannot be noted is not acknowledged.
-            await note(self._identities, self._scope, message)
+            await self._note(message)
             request_id = self._scope["state"]["request_id"]
             MutableHeaders(scope=message)["X-Request-Id"] = request_id
             logger.info(
@@ -206,3 +205,13 @@ class _Answer:
                 },
             )
         await self._send(message)
+
+    async def _note(self, start: Message) -> None:
+        """Before the answer: what cannot be noted is not acknowledged."""
+        try:
+            await note(self._identities, self._scope, start)
+        except StoreUnavailable as error:
+            if start["status"] < HTTPStatus.INTERNAL_SERVER_ERROR:
+                raise
+            # Such as that the store is away: nothing was acknowledged, and the caller should hear why.
+            logger.warning("action=note_not status=%d error=%r", start["status"], str(error))

@@ -17,7 +17,7 @@ from weakref import WeakValueDictionary
 
 import anyio
 import sqlalchemy.exc
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from agent.config import Prices
@@ -152,7 +152,9 @@ class Database:
 async def _translated() -> AsyncIterator[None]:
     try:
         yield
-    except (OperationalError, InterfaceError) as error:
+    except DBAPIError as error:
+        if not (isinstance(error, (OperationalError, InterfaceError)) or error.connection_invalidated):
+            raise
         raise StoreUnavailable(f"the store cannot be used: {error.orig}") from error
     except sqlalchemy.exc.TimeoutError as error:
         raise StoreUnavailable("the store cannot be used: all its connections are busy") from error

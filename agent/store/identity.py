@@ -6,6 +6,7 @@ can neither call the service nor read the secrets.
 
 import hashlib
 import hmac
+import logging
 import re
 import secrets
 from datetime import datetime, timedelta
@@ -13,12 +14,15 @@ from typing import Final
 
 from sqlalchemy import ColumnElement, RowMapping, and_, delete, insert, or_, select, update
 
+from agent.errors import StoreUnavailable
 from agent.identity import ApiKey, AuditEntry, AuditPage, Deed, Scope, SecretNote
 from agent.store.database import Database, whole
 from agent.store.tables import api_keys, audit_log, project_secrets, projects
 
 _USE_IS_NOTED_EVERY = timedelta(minutes=10)
 """A key's last use is written at most so often: a write for every call would cost more than the call."""
+
+_log = logging.getLogger(__name__)
 
 _TOKEN: Final = re.compile(r"mimo_(?P<id>[0-9a-f]{16})_[0-9a-f]{64}")
 
@@ -103,7 +107,10 @@ class Identities:
         key, now = _key(row), self.database.clock()
         if key.revoked_at or row["closed_at"] or (key.expires_at and key.expires_at <= now):
             return None
-        await self._note_use(key, now)
+        try:
+            await self._note_use(key, now)
+        except StoreUnavailable as error:  # Such as a full disk: what can be read still is.
+            _log.warning("action=forget_use key=%s error=%r", key.id, str(error))
         return key
 
     async def _note_use(self, key: ApiKey, now: datetime) -> None:

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Mapping
 
 import psycopg
+from psycopg.errors import ReadOnlySqlTransaction
 from sqlalchemy import URL
 
 CONNECT_TIMEOUT_S = 10
@@ -35,7 +36,7 @@ async def listen(
                 connected(True)
                 async for notification in connection.notifies():
                     heard[notification.channel](notification.payload)
-        except psycopg.OperationalError as error:
+        except (psycopg.OperationalError, ReadOnlySqlTransaction) as error:  # the latter of a standby
             _logger.warning("action=listen_lost error=%r", str(error))
         finally:
             connected(False)

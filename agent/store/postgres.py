@@ -6,7 +6,9 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import anyio
-from sqlalchemy import URL, Connection, text
+from psycopg.errors import ReadOnlySqlTransaction
+from sqlalchemy import URL, Connection, event, text
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -101,7 +103,7 @@ class PostgresChanges(Changes):
 
 
 def _engine(url: URL) -> AsyncEngine:
-    return create_async_engine(
+    engine = create_async_engine(
         url.set(drivername="postgresql+psycopg"),
         connect_args={"connect_timeout": CONNECT_TIMEOUT_S},
         pool_size=_POOL_SIZE,
@@ -109,6 +111,14 @@ def _engine(url: URL) -> AsyncEngine:
         # After a restart of the server, a connection from before it is replaced instead of handed out.
         pool_pre_ping=True,
     )
+    event.listen(engine.sync_engine, "handle_error", _leave_reader)
+    return engine
+
+
+def _leave_reader(context: ExceptionContext) -> None:
+    """A server that takes no writes (any more) is not the one to be connected to: another was promoted, or will be."""
+    if isinstance(context.original_exception, ReadOnlySqlTransaction):
+        context.is_disconnect = True
 
 
 async def _in_transaction(engine: AsyncEngine, work: Callable[[Connection], None]) -> None:

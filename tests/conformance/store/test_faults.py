@@ -1,8 +1,6 @@
 """What goes wrong around a store, and what is left of it."""
 
 import asyncio
-import os
-import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import cast
@@ -18,6 +16,7 @@ from agent.store.base import Claim, RunResult, Store, TaskRecord
 from agent.store.open import open_store
 from agent.types import Event, Status, TaskRequest
 from tests.conformance.store.conftest import Clock
+from tests.disk import small_disk
 from tests.postgres import PostgresServer
 
 pytestmark = pytest.mark.anyio
@@ -83,6 +82,27 @@ async def test_waiter_hears_of_events_again_after_a_restart(postgres: PostgresSe
         await writer.of(DEFAULT_PROJECT).cancel(task.id)
 
         assert (await waiting)[0].type == "task.cancel_requested"
+
+
+async def test_server_that_takes_no_writes_is_left_for_one_that_does(postgres: PostgresServer) -> None:
+    url = postgres.new_database()
+    async with open_store(url) as store:
+        task = await store.of(DEFAULT_PROJECT).submit(REQUEST)
+        claim = await store.claim("worker", 60)
+        assert claim is not None
+        postgres.demote(url)
+
+        with pytest.raises(StoreUnavailable, match="read-only"):
+            await store.append(claim.run_id, claim.generation, "note", {})
+        with pytest.raises(StoreUnavailable, match="read-only"):
+            await store.renew(claim.run_id, claim.generation, 60)
+
+        postgres.promote(url)
+        # A connection from before would still refuse.
+        event = await store.append(claim.run_id, claim.generation, "note", {})
+        log = await store.of(DEFAULT_PROJECT).events(task.id)
+    assert log[-1] == event
+    assert [each.seq for each in log] == list(range(1, len(log) + 1))
 
 
 @pytest.mark.parametrize("url", ["file", "postgres"], indirect=True)  # Memory has one process.
@@ -151,19 +171,13 @@ async def test_clock_that_jumps_back_stops_nobody(store: Store, clock: Clock) ->
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """Two megabytes."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("no right to mount a small disk")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk") as folder:
+        yield folder
 
 
-async def test_full_disk_of_artifacts_refuses_them_leaves_no_half_and_passes(small_disk: Path) -> None:
-    async with open_store("sqlite://", artifacts=f"file://{small_disk}/kept") as store:
+async def test_full_disk_of_artifacts_refuses_them_leaves_no_half_and_passes(disk: Path) -> None:
+    async with open_store("sqlite://", artifacts=f"file://{disk}/kept") as store:
         assert store.artifacts is not None
         await store.of(DEFAULT_PROJECT).submit(REQUEST)
         claim = await store.claim("worker", 600)
@@ -174,14 +188,14 @@ async def test_full_disk_of_artifacts_refuses_them_leaves_no_half_and_passes(sma
 
         names = [found.name for found in await store.artifacts.of_task(DEFAULT_PROJECT, claim.task.id)]
         assert names == ["1/small.txt"]
-        assert sum(path.is_file() for path in (small_disk / "kept").rglob("*")) == 1
+        assert sum(path.is_file() for path in (disk / "kept").rglob("*")) == 1
         await store.artifacts.put(claim, "1/large.bin", bytes(1_000_000))
 
 
-async def test_full_disk_refuses_writes_keeps_what_was_written_and_passes(small_disk: Path) -> None:
-    ballast = small_disk / "ballast"
+async def test_full_disk_refuses_writes_keeps_what_was_written_and_passes(disk: Path) -> None:
+    ballast = disk / "ballast"
     ballast.write_bytes(bytes(1_000_000))
-    async with open_store(f"sqlite:///{small_disk / 'store.db'}") as store:
+    async with open_store(f"sqlite:///{disk / 'store.db'}") as store:
         task = await store.of(DEFAULT_PROJECT).submit(REQUEST)
         claim = await store.claim("worker", 600)
         assert claim is not None
