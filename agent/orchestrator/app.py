@@ -11,6 +11,7 @@ from agent.integrations.remotes import RemoteCache, Remotes
 from agent.model import open_model
 from agent.orchestrator.contract import ContractWatch
 from agent.orchestrator.equipment import Equipment
+from agent.orchestrator.leftovers import Leftovers
 from agent.orchestrator.metrics import WorkerMetrics
 from agent.orchestrator.monitor import Fitness, monitored
 from agent.orchestrator.runner import OnDelta, Runner
@@ -21,6 +22,7 @@ from agent.store.base import Store
 from agent.store.mcp_servers import ProjectMcpServers
 from agent.store.open import open_store
 from agent.store.repos import Repos
+from agent.store.retention import Retention
 from agent.store.secrets import SecretBox
 from agent.store.skills import ProjectSkills
 from agent.telemetry import Telemetry
@@ -71,12 +73,13 @@ async def open_worker(
         toolbox = await stack.enter_async_context(_toolbox(settings, backend, metrics.traced))
         metrics.watch(toolbox.keepers)
         remotes = Remotes(Repos(store.database), store.identities, secret_box, reach)
+        repositories = settings.data / "repositories"
         runner = Runner(
             store,
             toolbox,
             model,
-            settings.data / "repositories",
-            RemoteCache(remotes, settings.data / "repositories" / "remotes"),
+            repositories,
+            RemoteCache(remotes, repositories / "remotes"),
             resources=settings.resources,
             allow_hosts=settings.sandbox.egress.allow_hosts,
             uncommitted=uncommitted,
@@ -113,6 +116,7 @@ async def open_worker(
             lease_ttl_s=settings.lease_ttl_s,
             may_claim=may_claim,
             metrics=metrics,
+            leftovers=Leftovers(repositories, Retention(store.database)),
         )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from agent.errors import LeaseLost, StoreUnavailable
 from agent.inbox import Inbox
+from agent.orchestrator.leftovers import Leftovers
 from agent.orchestrator.log import num_fruitless_claims
 from agent.orchestrator.metrics import WorkerMetrics
 from agent.orchestrator.runner import Runner
@@ -46,7 +47,12 @@ class Worker:
         may_claim: Callable[[], bool] = lambda: True,
         tidy_every_s: float = 600.0,
         metrics: WorkerMetrics | None = None,
+        leftovers: Leftovers | None = None,
     ) -> None:
+        """
+        Args:
+            leftovers: of runs and tasks, looked for beside the store; None where the files are nobody's to delete.
+        """
         self._store = store
         self._runner = runner
         self._worker_id = worker_id
@@ -55,6 +61,7 @@ class Worker:
         self._may_claim = may_claim
         self._tidy_every_s = tidy_every_s
         self._metrics = metrics or WorkerMetrics()
+        self._leftovers = leftovers
         self._kept: dict[str, _Kept] = {}
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -160,6 +167,8 @@ class Worker:
             await asyncio.sleep(self._tidy_every_s)
             try:
                 await self._store.tidy(_MAX_IDLE)
+                if self._leftovers is not None:
+                    await self._leftovers.remove()
             except StoreUnavailable as error:
                 _log.warning("action=wait_for_store error=%r", str(error))
 

@@ -2,19 +2,29 @@
 
 import base64
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, delete, select
+from sqlalchemy import ColumnElement, and_, delete, func, insert, select
 
 from agent.errors import StoreError, TaskNotOver, UnknownTask
+from agent.identity import DEFAULT_PROJECT
 from agent.store.artifacts import Artifacts, holds_tokens
 from agent.store.base import Project, RunResult
 from agent.store.database import Database, Transaction, whole
 from agent.store.journal import derive_task, end_run
 from agent.store.reasoning import hidden
-from agent.store.rows import project_record, read_events, read_project, read_runs, run_record, task_record
+from agent.store.rows import (
+    LIVING,
+    MOST_IDS,
+    project_record,
+    read_events,
+    read_project,
+    read_runs,
+    run_record,
+    task_record,
+)
 from agent.store.tables import (
     artifacts,
     events,
@@ -29,6 +39,9 @@ from agent.store.tables import (
 from agent.types import Status
 
 _PAGE = 100
+
+_FORKED_SEQ = 2
+"""Where a fork's log says what it was forked from."""
 
 _KEPT = frozenset({"audit_log"})
 """What stays of a project that is purged: who did it."""
@@ -78,6 +91,8 @@ class Retention:
     async def purge(self, project_id: str) -> int:
         """Delete the project and all it has, but for the audit log; the number of its tasks.
 
+        The default project is empty then, with no limits: it is always there.
+
         Raises:
             UnknownProject: there is no such project.
             StoreError: a worker has one of its runs.
@@ -85,6 +100,8 @@ class Retention:
         async with self.database.writing() as transaction:
             db = transaction.db
             await read_project(db, project_id, lock=True)
+            made = select(projects.c.project_id, projects.c.created_at).where(projects.c.project_id == project_id)
+            row = (await db.execute(made)).mappings().one()
             at_work = and_(runs.c.project_id == project_id, runs.c.claimed_at.is_not(None))
             if (await db.execute(select(runs.c.run_id).where(at_work).limit(1))).first() is not None:
                 raise StoreError(
@@ -98,6 +115,8 @@ class Retention:
             for table in reversed(metadata.sorted_tables):
                 if "project_id" in table.c and table.name not in _KEPT:
                     await db.execute(delete(table).where(table.c.project_id == project_id))
+            if project_id == DEFAULT_PROJECT:
+                await db.execute(insert(projects).values(dict(row)))
             return num_tasks
 
     @whole
@@ -114,6 +133,32 @@ class Retention:
             for task_id in gone:
                 num_deleted += await self._delete_task(project.project_id, task_id)
         return num_deleted
+
+    @whole
+    async def mark(self) -> str:
+        """Tells this store from any other: when its first project was made."""
+        async with self.database.reading() as db:
+            made: datetime | None = (await db.execute(select(func.min(projects.c.created_at)))).scalar()
+        return made.isoformat() if made else ""
+
+    @whole
+    async def needed(self, ids: Collection[str]) -> set[str]:
+        """Which of these there still are: tasks, and those that an unfinished task was forked from; runs that have not
+        ended; projects."""
+        origin = and_(events.c.task_id == tasks.c.task_id, events.c.seq == _FORKED_SEQ, events.c.type == "run.forked")
+        forks = select(events.c.body).join(tasks, origin).where(tasks.c.status.in_(LIVING))
+        wanted = list(ids)
+        async with self.database.reading() as db:
+            found = {body["task_id"] for body in (await db.execute(forks)).scalars()}
+            for start in range(0, len(wanted), MOST_IDS):
+                some = wanted[start : start + MOST_IDS]
+                for query in (
+                    select(tasks.c.task_id).where(tasks.c.task_id.in_(some)),
+                    select(runs.c.run_id).where(runs.c.run_id.in_(some), runs.c.status.in_(LIVING)),
+                    select(projects.c.project_id).where(projects.c.project_id.in_(some)),
+                ):
+                    found.update((await db.execute(query)).scalars())
+        return found
 
     @whole
     async def delete(self, project_id: str, task_id: str) -> None:

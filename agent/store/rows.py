@@ -14,6 +14,9 @@ from agent.types import Event, Status, TaskRequest, Verdict
 LIVING = tuple(status.value for status in Status if not status.terminal)
 EVENT_FIELDS = tuple(Event.model_fields)
 
+MOST_IDS = 500
+"""Of one statement; databases bound their number."""
+
 _RUN_FIELDS = tuple(RunRecord.model_fields)
 
 

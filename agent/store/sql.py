@@ -20,6 +20,7 @@ from agent.store.identity import Identities
 from agent.store.journal import begin_task, derive_task, end_run, end_unbegun, let_go, requeue, write_event
 from agent.store.retention import Retention
 from agent.store.rows import (
+    MOST_IDS,
     know_task,
     owned_run,
     project_record,
@@ -35,9 +36,6 @@ from agent.types import Event, Status, VerdictKind, WaitingOn
 _FIRST_RETRY_S = 5.0
 """So long a run that waits on quota or capacity is left alone; each time in a row twice as long, up to the last."""
 _LAST_RETRY_S = 60.0
-
-_MOST_IDS = 500
-"""Ids of one statement; databases bound their number."""
 
 _RETRIED = (WaitingOn.QUOTA, WaitingOn.CAPACITY)
 
@@ -132,8 +130,8 @@ class SqlStore:
         query = select(tasks.c.task_id, tasks.c.last_user_seq).where(tasks.c.last_user_seq > 0)
         ids, found = list(task_ids), dict[str, int]()
         async with self.database.reading() as db:
-            for start in range(0, len(ids), _MOST_IDS):
-                rows = await db.execute(query.where(tasks.c.task_id.in_(ids[start : start + _MOST_IDS])))
+            for start in range(0, len(ids), MOST_IDS):
+                rows = await db.execute(query.where(tasks.c.task_id.in_(ids[start : start + MOST_IDS])))
                 found |= {row.task_id: row.last_user_seq for row in rows}
         return found
 

@@ -72,6 +72,16 @@ async def test_purge_leaves_nothing_of_the_project(store: SqlStore) -> None:
     assert await store.of(DEFAULT_PROJECT).get(theirs.id) == theirs
 
 
+async def test_default_project_that_was_purged_is_there_and_empty(store: SqlStore) -> None:
+    await store.put_project(Project(project_id=DEFAULT_PROJECT, max_running=1))
+    gone = await ended(store, DEFAULT_PROJECT)
+
+    assert await Retention(store.database).purge(DEFAULT_PROJECT) == 1
+
+    assert await store.project(DEFAULT_PROJECT) == Project(project_id=DEFAULT_PROJECT)
+    assert (await store.of(DEFAULT_PROJECT).submit(REQUEST)).id != gone.id
+
+
 async def test_project_with_a_run_at_work_is_not_purged(store: SqlStore) -> None:
     task = await store.of(DEFAULT_PROJECT).submit(REQUEST)
     await store.claim("worker", 15)
