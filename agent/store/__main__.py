@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from agent.errors import SettingsError, StoreError, StoreUnavailable, UnknownProject
 from agent.store.blobs import ADDRESS_VARIABLE
+from agent.store.export import Export
 from agent.store.open import migrate, open_store
 from agent.store.retention import Retention
 from agent.store.secrets import secret_box_of
@@ -48,12 +49,13 @@ async def _do(arguments: argparse.Namespace) -> None:
         return
     artifacts = arguments.artifacts or os.environ.get(ADDRESS_VARIABLE)
     async with open_store(arguments.store, artifacts=artifacts, box=secret_box_of(os.environ)) as store:
-        retention = Retention(store.database, store.artifacts)
         if arguments.command == "export":
-            async for line in retention.export(arguments.project, reasoning=arguments.reasoning):
+            export = Export(store.database, arguments.project, store.artifacts)
+            async for line in export.lines(reasoning=arguments.reasoning):
                 print(line)  # noqa: T201 - a command's result
         else:
-            print(f"{await retention.purge(arguments.project)} tasks deleted")  # noqa: T201
+            num_tasks = await Retention(store.database, store.artifacts).purge(arguments.project)
+            print(f"{num_tasks} tasks deleted")  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -1,29 +1,22 @@
-"""What is kept of a project, for how long, and how its users get all of it, or the end of it."""
+"""What is kept of a project, and for how long."""
 
-import base64
-import json
-from collections.abc import AsyncIterator, Collection
+from collections.abc import Collection
 from datetime import datetime, timedelta
-from typing import Any
 
 from sqlalchemy import ColumnElement, and_, delete, func, insert, select
 
 from agent.errors import StoreError, TaskNotOver, UnknownTask
 from agent.identity import DEFAULT_PROJECT
-from agent.store.artifacts import Artifacts, holds_tokens
+from agent.store.artifacts import Artifacts
 from agent.store.base import Project, RunResult
 from agent.store.database import Database, Transaction, whole
 from agent.store.journal import derive_task, end_run
-from agent.store.reasoning import hidden
 from agent.store.rows import (
     LIVING,
     MOST_IDS,
     project_record,
-    read_events,
     read_project,
-    read_runs,
     run_record,
-    task_record,
 )
 from agent.store.tables import (
     artifacts,
@@ -37,8 +30,6 @@ from agent.store.tables import (
     webhooks,
 )
 from agent.types import Status
-
-_PAGE = 100
 
 _FORKED_SEQ = 2
 """Where a fork's log says what it was forked from."""
@@ -57,35 +48,6 @@ class Retention:
         """
         self.database = database
         self._kept = kept
-
-    async def export(self, project_id: str, *, reasoning: bool = False) -> AsyncIterator[str]:
-        """Everything the project has, one JSON object a line: ``project``, then each ``task`` with every ``event`` and
-        ``artifact``, whose ``content`` is its bytes in base 64.
-
-        Args:
-            reasoning: with what the model thought, opened.
-
-        Raises:
-            UnknownProject: there is no such project.
-        """
-        async with self.database.reading() as db:
-            project = await read_project(db, project_id)
-        yield _line("project", project)
-        position = 0
-        while True:
-            async with self.database.reading() as db:
-                query = select(tasks).where(tasks.c.project_id == project_id, tasks.c.position > position)
-                rows = (await db.execute(query.order_by(tasks.c.position).limit(_PAGE))).mappings().all()
-                owned = await read_runs(db, runs.c.task_id.in_([row["task_id"] for row in rows]))
-            for row in rows:
-                position = row["position"]
-                yield _line("task", task_record(row, owned[row["task_id"]]))
-                async for line in self._log(row["task_id"], reasoning):
-                    yield line
-                async for line in self._artifacts(project_id, row["task_id"], reasoning):
-                    yield line
-            if not rows:
-                return
 
     @whole
     async def purge(self, project_id: str) -> int:
@@ -202,27 +164,6 @@ class Retention:
         await derive_task(transaction, task_id)
         return True
 
-    async def _log(self, task_id: str, reasoning: bool) -> AsyncIterator[str]:
-        after = 0
-        while True:
-            async with self.database.reading() as db:
-                page = await read_events(db, and_(events.c.task_id == task_id, events.c.seq > after), _PAGE)
-            for event in page:
-                after = event.seq
-                yield _line("event", event if reasoning else hidden(event))
-            if not page:
-                return
-
-    async def _artifacts(self, project_id: str, task_id: str, reasoning: bool) -> AsyncIterator[str]:
-        if self._kept is None:
-            return
-        for artifact in await self._kept.of_task(project_id, task_id):
-            if holds_tokens(artifact.name) and not reasoning:
-                continue
-            pieces = [piece async for piece in self._kept.read(project_id, task_id, artifact)]
-            content = base64.b64encode(b"".join(pieces)).decode()
-            yield json.dumps({"artifact": artifact.model_dump(mode="json") | {"content": content}})
-
     async def _delete_task(self, project_id: str, task_id: str) -> int:
         """The bytes first: where this is interrupted, the rows still say that there is something to delete."""
         if self._kept is not None:
@@ -248,7 +189,3 @@ def _outlived(project: Project, now: datetime) -> ColumnElement[bool]:
     assert project.retention_days is not None, project
     oldest = now - timedelta(days=project.retention_days)
     return and_(tasks.c.project_id == project.project_id, tasks.c.finished_at < oldest)
-
-
-def _line(kind: str, record: Any) -> str:
-    return json.dumps({kind: record.model_dump(mode="json")})

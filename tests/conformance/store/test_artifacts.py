@@ -14,6 +14,7 @@ from moto.server import ThreadedMotoServer
 from agent.errors import LeaseLost, StoreError, StoreUnavailable, TaskNotOver, UnknownArtifact, UnknownTask
 from agent.store.artifacts import MAX_BYTES, Artifact, Artifacts
 from agent.store.base import Claim, Project, RunResult
+from agent.store.export import Export
 from agent.store.open import open_store
 from agent.store.retention import Retention
 from agent.store.sql import SqlStore
@@ -181,7 +182,7 @@ async def test_export_holds_the_bytes(store: SqlStore) -> None:
     claim = await claimed(store)
     await kept(store).put(claim, "1/files/a", BYTES)
 
-    lines = [json.loads(line) async for line in Retention(store.database, store.artifacts).export("default")]
+    lines = [json.loads(line) async for line in Export(store.database, "default", store.artifacts).lines()]
 
     exported = lines[-1]["artifact"]
     assert exported["name"] == "1/files/a"

@@ -13,8 +13,8 @@ from sqlalchemy import select
 from agent.errors import SettingsError
 from agent.events import StepMessage
 from agent.store.base import Claim
+from agent.store.export import Export
 from agent.store.open import open_store
-from agent.store.retention import Retention
 from agent.store.secrets import SecretBox
 from agent.store.sql import SqlStore
 from agent.store.tables import events
@@ -108,9 +108,9 @@ async def test_key_is_replaced_and_what_was_not_sealed_stays_readable(tmp_path: 
 async def test_reasoning_is_exported_on_request_only(url: str) -> None:
     async with opened(url, NEW) as store:
         await think(store, await claimed(store), THOUGHT)
-        retention = Retention(store.database)
-        plain = [line async for line in retention.export("default")]
-        full = [line async for line in retention.export("default", reasoning=True)]
+        export = Export(store.database, "default")
+        plain = [line async for line in export.lines()]
+        full = [line async for line in export.lines(reasoning=True)]
 
     assert "then" not in "".join(plain)
     assert [json.loads(line)["event"]["body"]["message"]["reasoning_content"] for line in full[-1:]] == [THOUGHT]

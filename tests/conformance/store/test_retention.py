@@ -12,6 +12,7 @@ from agent.identity import DEFAULT_PROJECT
 from agent.orchestrator.runner import Runner
 from agent.orchestrator.worker import Worker
 from agent.store.base import Project, RunResult, TaskRecord
+from agent.store.export import Export
 from agent.store.retention import Retention
 from agent.store.sql import SqlStore
 from agent.types import Event, Status, TaskRequest, WaitingOn
@@ -51,7 +52,7 @@ async def test_export_holds_everything_of_the_project_and_nothing_else(store: Sq
     await store.put_project(Project(project_id="team"))
     mine, _ = await ended(store, "team"), await ended(store, DEFAULT_PROJECT)
 
-    lines = [json.loads(line) async for line in Retention(store.database).export("team")]
+    lines = [json.loads(line) async for line in Export(store.database, "team").lines()]
 
     assert [next(iter(line)) for line in lines] == ["project", "task", *["event"] * mine.last_seq]
     assert TaskRecord.model_validate(lines[1]["task"]) == mine

@@ -4,6 +4,7 @@ A new route takes part by itself. It fails here until its parameters have ids in
 takes (or is listed as one that takes none), and, where it needs one, a body in ``BODIES`` or ``FORMS``.
 """
 
+import json
 import re
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import pytest
 from cryptography.fernet import Fernet
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
+from sqlalchemy import select
 from starlette.routing import Route
 
 from agent.api.app import create_app
@@ -23,17 +25,21 @@ from agent.api.gate import OPEN_FOLDERS, OPEN_PATHS
 from agent.identity import SCOPES, Scope
 from agent.integrations.remote import Reach
 from agent.store.base import RunResult, Store
+from agent.store.export import Export
 from agent.store.mcp_servers import McpServerSettings, ProjectMcpServers
 from agent.store.open import open_store
 from agent.store.repos import Repos, RepoSettings
+from agent.store.retention import Retention
 from agent.store.secrets import SecretBox
 from agent.store.skills import ProjectSkills, SkillSettings
+from agent.store.tables import metadata
 from agent.types import Status
 
 pytestmark = pytest.mark.anyio
 
 OPERATOR = "the operator's own key"
 CANARY = "canary-of-alpha"
+SECRET = "hunter2"
 BASE = "http://mimo.example"
 PATCH = f"diff --git a/f b/f\n--- a/f\n+++ b/f\n@@ -1 +1 @@\n-old\n+{CANARY}\n"
 
@@ -239,7 +245,7 @@ async def _belongings(http: httpx.AsyncClient, store: Store, key: str) -> dict[s
     schedule = await post("/v1/schedules", name=CANARY, cron="0 0 * * *", task=wanted)
     evaluation = await post("/v1/evals", name=CANARY, tasks=[wanted])
     made = await post("/v1/projects/alpha/api_keys", name=CANARY, scopes=["tasks:read"])
-    secret = await http.put("/v1/projects/alpha/secrets/TOKEN", json={"value": CANARY}, headers=headers)
+    secret = await http.put("/v1/projects/alpha/secrets/TOKEN", json={"value": SECRET}, headers=headers)
     assert secret.is_success, secret.text
     deliveries = (await http.get(f"/v1/webhooks/{hook['webhook']['id']}/deliveries", headers=headers)).json()
     return {
@@ -359,6 +365,73 @@ async def test_the_owner_finds_it_all(tenants: Tenants) -> None:
                 wrong[endpoint.name] = (answer.status_code, answer.text[:200])
 
     assert wrong == {}
+
+
+async def test_every_change_is_in_the_audit_log_and_so_is_the_attempt_of_who_may_not(tenants: Tenants) -> None:
+    changes = [e for e in _ordered(tenants.endpoints) if e.method != "GET" and not e.open and e.path != "/mcp"]
+    weak = await tenants.key(frozenset({"reasoning:read"}))
+    silent, num_noted = {}, 0
+    for who in (weak, tenants.alpha, OPERATOR):
+        for endpoint in changes:
+            before = await _deeds(tenants.store)
+            status = (await tenants.call(endpoint, who)).status_code
+            if status < 400 or status == 403:
+                num_noted += 1
+                if await _deeds(tenants.store) == before:
+                    silent[endpoint.name] = status
+
+    assert silent == {}
+    assert num_noted > len(changes) * 3 / 2
+
+
+async def _deeds(store: Store) -> list[str]:
+    projects = ("alpha", "gamma", "default")
+    pages = [await store.identities.audit(project_id, limit=1000) for project_id in projects]
+    return [f"{entry.at} {entry.action} {entry.target}" for page in pages for entry in page.entries]
+
+
+SEEN_AS = {
+    "projects": "project",
+    "tasks": "task",
+    "runs": "task",
+    "events": "event",
+    "artifacts": "artifact",
+    "api_keys": "api_key",
+    "project_secrets": "secret",
+    "repos": "repo",
+    "skills": "skill",
+    "mcp_servers": "mcp_server",
+    "webhooks": "webhook",
+    "schedules": "schedule",
+    "evals": "eval",
+    "audit_log": "deed",
+    "idempotent_answers": None,
+}
+"""As what the rows of a table are exported; None: not at all, as they only say what was answered already."""
+
+
+async def test_an_export_holds_all_that_a_tenant_has_and_none_of_its_secrets(tenants: Tenants) -> None:
+    with_project = {table.name for table in metadata.sorted_tables if "project_id" in table.c}
+    export = Export(tenants.store.database, "alpha", tenants.store.artifacts)
+    lines = [line async for line in export.lines(reasoning=True)]
+    kinds = {next(iter(json.loads(line))) for line in lines}
+    text = "".join(lines)
+
+    assert set(SEEN_AS) == with_project
+    assert kinds == {kind for kind in SEEN_AS.values() if kind is not None}
+    assert not any(secret in text for secret in (SECRET, tenants.alpha, tenants.alpha.rpartition("_")[2], "whsec_"))
+    assert CANARY in text
+
+
+async def test_a_purge_leaves_no_row_of_a_tenant_but_what_was_done(tenants: Tenants) -> None:
+    await Retention(tenants.store.database, tenants.store.artifacts).purge("alpha")
+
+    left = {}
+    async with tenants.store.database.reading() as db:
+        for table in metadata.sorted_tables:
+            rows = (await db.execute(select(table))).mappings().all()
+            left[table.name] = sum("alpha" in str(dict(row)) or CANARY in str(dict(row)) for row in rows)
+    assert {name for name, count in left.items() if count} == {"audit_log"}
 
 
 async def test_events_of_another_tenant_are_not_streamed(tenants: Tenants) -> None:
