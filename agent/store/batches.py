@@ -173,7 +173,7 @@ class _Writing:
         projects = {row["task_id"]: row["project_id"] for row in self._rows.values()}
         rows = [
             {name: getattr(event, name) for name in EVENT_FIELDS}
-            | {"project_id": projects[event.task_id], "body": sealed(db, event)}
+            | {"project_id": projects[event.task_id], "body": sealed(db, event.task_id, event.body)}
             for event in self._events
         ]
         await db.execute(insert(events), rows)

@@ -12,7 +12,7 @@ from agent.store.database import Database
 from agent.store.evals import Evals
 from agent.store.identity import Identities
 from agent.store.mcp_servers import ProjectMcpServers
-from agent.store.reasoning import hidden
+from agent.store.reasoning import hidden, hidden_request
 from agent.store.repos import Repos
 from agent.store.rows import read_events, read_project, read_runs, task_record
 from agent.store.schedules import Schedules
@@ -86,6 +86,8 @@ class Export:
                 owned = await read_runs(db, runs.c.task_id.in_([row["task_id"] for row in rows]))
             for row in rows:
                 record = task_record(row, owned[row["task_id"]])
+                # What was thought in the conversation before it is in its first event, if it is wanted.
+                record = record.model_copy(update={"request": hidden_request(record.request)})
                 yield _line("task", record)
                 async for line in self._log(record.id, reasoning):
                     yield line

@@ -38,7 +38,7 @@ async def write_event(
     event = Event(
         task_id=task_id, seq=seq, run_id=run_id, generation=generation, type=kind, body=body, at=transaction.now
     )
-    row = {name: getattr(event, name) for name in EVENT_FIELDS} | {"body": sealed(transaction.db, event)}
+    row = {name: getattr(event, name) for name in EVENT_FIELDS} | {"body": sealed(transaction.db, task_id, body)}
     await transaction.db.execute(insert(events).values(row | {"project_id": project_id}))
     await announce(transaction, project_id, event)
     transaction.touched.add(task_id)

@@ -26,7 +26,17 @@ async def read_task(db: AsyncConnection, where: ColumnElement[bool], *, lock: bo
     row = (await db.execute(query.with_for_update() if lock else query)).mappings().first()
     if row is None:
         return None
-    return task_record(row, (await read_runs(db, runs.c.task_id == row["task_id"]))[row["task_id"]])
+    owned = (await read_runs(db, runs.c.task_id == row["task_id"]))[row["task_id"]]
+    return task_record(row, owned, await _submitted(db, row))
+
+
+async def _submitted(db: AsyncConnection, row: RowMapping) -> TaskRequest | None:
+    """What the log begins with; None where the row has all of it: only what was said before holds reasoning."""
+    if not row["request"].get("conversation"):
+        return None
+    query = select(events.c.body).where(events.c.task_id == row["task_id"], events.c.seq == 1)
+    body = opened(db, row["task_id"], (await db.execute(query)).scalar_one())
+    return TaskRequest.model_validate(body["request"])
 
 
 async def know_task(db: AsyncConnection, task_id: str) -> TaskRecord:
@@ -115,8 +125,12 @@ def run_record(row: RowMapping) -> RunRecord:
     return RunRecord.model_validate({name: row[name] for name in _RUN_FIELDS if name in row})
 
 
-def task_record(row: RowMapping, owned: tuple[RunRecord, ...]) -> TaskRecord:
-    request = TaskRequest.model_validate(row["request"])
+def task_record(row: RowMapping, owned: tuple[RunRecord, ...], request: TaskRequest | None = None) -> TaskRecord:
+    """
+    Args:
+        request: as it was submitted; None for what the row has of it.
+    """
+    request = request or TaskRequest.model_validate(row["request"])
     return TaskRecord(
         id=row["task_id"],
         project_id=row["project_id"],

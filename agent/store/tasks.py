@@ -19,7 +19,7 @@ from agent.store.derive import advance
 from agent.store.ids import new_id
 from agent.store.journal import derive_task, end_unbegun, requeue, write_event
 from agent.store.queue import AT_ONCE, due
-from agent.store.reasoning import hidden
+from agent.store.reasoning import beside_log, hidden
 from agent.store.rewind import rewind, run_to_rewind
 from agent.store.rows import know_task, read_events, read_project, read_runs, read_task, save_run, task_record
 from agent.store.tables import events, runs, tasks
@@ -288,7 +288,7 @@ async def _insert(
     values = {
         "task_id": task_id,
         "project_id": project_id,
-        "request": request.model_dump(mode="json"),
+        "request": beside_log(transaction.db, request).model_dump(mode="json"),
         "priority": request.priority,
         "status": Status.QUEUED,
         "created_at": now,

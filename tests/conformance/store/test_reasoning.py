@@ -17,8 +17,8 @@ from agent.store.export import Export
 from agent.store.open import open_store
 from agent.store.secrets import SecretBox
 from agent.store.sql import SqlStore
-from agent.store.tables import events
-from agent.types import AssistantMessage, TaskRequest, Usage
+from agent.store.tables import events, tasks
+from agent.types import AssistantMessage, Said, TaskRequest, Usage
 
 pytestmark = pytest.mark.anyio
 
@@ -114,3 +114,45 @@ async def test_reasoning_is_exported_on_request_only(url: str) -> None:
 
     assert "then" not in "".join(plain)
     assert [json.loads(line)["event"]["body"]["message"]["reasoning_content"] for line in full[-1:]] == [THOUGHT]
+
+
+HANDED_OVER = TaskRequest(
+    repository="/repository",
+    problem_statement="Go on.",
+    conversation=(
+        Said(role="user", content="Repair it."),
+        Said(role="assistant", content="How?", reasoning_content=THOUGHT),
+        Said(role="assistant", content="So.", reasoning_content=""),
+    ),
+)
+
+
+async def test_what_was_thought_before_the_task_is_sealed_and_comes_back_to_the_worker(url: str) -> None:
+    async with opened(url, NEW) as store:
+        await store.of("default").submit(HANDED_OVER, idempotency_key="once")
+        again = await store.of("default").submit(HANDED_OVER, idempotency_key="once")
+        forked = await store.of("default").fork(again.id, 1)
+        claims = [await store.claim("worker", 60) for _ in range(2)]
+        async with store.database.reading() as db:
+            kept = [*(await db.execute(select(tasks.c.request))).scalars()]
+            kept += (await db.execute(select(events.c.body).where(events.c.type == "task.submitted"))).scalars()
+
+        assert len(kept) == 4
+        assert "then" not in json.dumps(kept)
+        assert {claim.task.id for claim in claims if claim} == {again.id, forked.id}
+        assert [claim.task.request for claim in claims if claim] == [HANDED_OVER, HANDED_OVER]
+
+
+@pytest.mark.parametrize("keys", [(), (NEW,)])
+async def test_what_was_thought_before_the_task_is_read_by_who_may(url: str, keys: tuple[str, ...]) -> None:
+    async with opened(url, *keys) as store:
+        task = await store.of("default").submit(HANDED_OVER)
+        shown = [await store.of("default", reasoning=may).events(task.id) for may in (True, False)]
+        export = Export(store.database, "default")
+        plain = [line async for line in export.lines()]
+        full = [line async for line in export.lines(reasoning=True)]
+
+    first, second = (events[0].body["request"]["conversation"] for events in shown)
+    assert [said["reasoning_content"] for said in first] == [None, THOUGHT, ""]
+    assert [said["reasoning_content"] for said in second] == [None, None, None]
+    assert ["then" in "".join(lines) for lines in (plain, full)] == [False, True]
