@@ -63,6 +63,8 @@ class StepMessage(_Body):
     to say."""
     cached_share: float | None = None
     """Share of the prompt that the endpoint had in its cache; None where it did not count the prompt."""
+    flags: tuple[str, ...] = ()
+    """What the endpoint says happened in it, such as ``tool_call_in_reasoning`` (docs/model_server.md)."""
 
 
 class ToolIntent(_Body):

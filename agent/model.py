@@ -61,6 +61,8 @@ class Completion:
     aborted: str | None = None
     tokens: TokenRecord | None = None
     """As the engine sampled them; None where it said nothing of them."""
+    flags: tuple[str, ...] = ()
+    """What our model server says happened in the answer, such as ``tool_call_in_reasoning``."""
 
 
 class Model(Protocol):
@@ -411,10 +413,17 @@ class _Routes(BaseModel):
     routed_experts_shape: tuple[int, ...] | None = None
 
 
+class _Facts(BaseModel):
+    """Our model server's extension."""
+
+    flags: tuple[str, ...] = ()
+
+
 class _Chunk(BaseModel):
     """One event of the stream; fields we do not use are ignored."""
 
     choices: list[_Choice] = []
+    mimo: _Facts = _Facts()
     sglext: _Routes = _Routes()
     usage: _Usage | None = None
     error: dict[str, Any] | str | None = None
@@ -443,6 +452,7 @@ class _Answer:
         self._usage: Usage | None = None
         self._sampled: list[_Sampled] = []
         self._routes = _Routes()
+        self._flags: tuple[str, ...] = ()
 
     def add(self, chunk: _Chunk) -> list[Delta]:
         """Take one event in; returns what it added."""
@@ -450,6 +460,7 @@ class _Answer:
             self._usage = _usage(chunk.usage)
         if chunk.sglext.routed_experts is not None:
             self._routes = chunk.sglext
+        self._flags += chunk.mimo.flags
         deltas: list[Delta] = []
         for choice in chunk.choices[:1]:
             self._sampled.extend((choice.logprobs and choice.logprobs.content) or ())
@@ -492,7 +503,7 @@ class _Answer:
             finish_reason=self.finish_reason,
         )
         usage = self._usage or Usage(completion_tokens=self.pieces)
-        return Completion(message, usage, duration_s, aborted, self._tokens())
+        return Completion(message, usage, duration_s, aborted, self._tokens(), self._flags)
 
     def _tokens(self) -> TokenRecord | None:
         ids = tuple(token.token_id for token in self._sampled if token.token_id is not None)

@@ -1102,6 +1102,7 @@ class StepMessage(TypedDict):
     aborted: NotRequired[str | None]
     repetition: NotRequired[float | None]
     cached_share: NotRequired[float | None]
+    flags: NotRequired[list[str]]
 
 
 StopReason = Literal[

@@ -13,8 +13,11 @@ _CALLS_S = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _REFUSALS = {"NoRoom": "no_room", "Overdue": "no_room", "UnknownImage": "image", "ImageMismatch": "image"}
 """The error that a sandbox was refused with -> outcome; all others are failures of a machine."""
 _FAILED = "failed"
+_OTHER = "other"
 _REASONING_TOKENS = (100, 300, 1000, 3000, 10_000, 20_000)
 _SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+_FLAGS = ("malformed_tool_call", "mistyped_argument", "tool_call_in_reasoning", "unfinished_tool_call")
+"""Of answers, as our model server names them; any other is ``other``."""
 _WAITS_S = (0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 14_400)
 
 
@@ -77,6 +80,14 @@ class WorkerMetrics:
             "Runs in which the endpoint suddenly found less than half of what it had in its cache: template drift.",
             registry=self._registry,
         )
+        self._flags = Counter(
+            "mimo_answer_flags",
+            "Answers in which something happened to a tool call, by what the model server says it was.",
+            ["flag"],
+            registry=self._registry,
+        )
+        for flag in (*_FLAGS, _OTHER):
+            self._flags.labels(flag=flag)
         self._model_errors = Counter(
             "mimo_model_errors", "Runs that ended because no answer could be had.", registry=self._registry
         )
@@ -170,3 +181,5 @@ class WorkerMetrics:
             self._repetition.observe(answer.repetition)
         if answer.cached_share is not None:
             self._cached.observe(answer.cached_share)
+        for flag in set(answer.flags):
+            self._flags.labels(flag=flag if flag in _FLAGS else _OTHER).inc()

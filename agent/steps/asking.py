@@ -86,6 +86,7 @@ class Asking:
             aborted=aborted,
             repetition=repetition(message.reasoning_content or "", self._settings.guard),
             cached_share=round(usage.cached_tokens / usage.prompt_tokens, 4) if usage.prompt_tokens else None,
+            flags=completion.flags,
         )
         fallen = fall(self._record.events, answer)
         if completion.tokens is not None and self._keep is not None:

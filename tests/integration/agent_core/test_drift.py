@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from agent.model import Completion
-from agent.testing import call
+from agent.config import ModelSettings
+from agent.model import Completion, open_model
+from agent.testing import Garbage, ScriptedEndpoint, call, in_order
 from agent.types import AssistantMessage, Message, ModelOptions, StopReason, Usage
 from tests.integration.agent_core.conftest import Desk
 from tests.integration.agent_core.test_compaction import CONTEXT, Counting, show
@@ -64,6 +65,20 @@ async def test_every_answer_says_how_much_was_thought_repeated_and_cached(desk: 
     assert second["repetition"] > 0.9
     assert 0 < second["cached_share"] < 0.5
     assert bodies(desk, "cache.fell") == []
+
+
+async def test_what_the_endpoint_says_of_an_answer_is_in_its_event(desk: Desk) -> None:
+    said = {"index": 0, "id": "1", "function": {"name": "bash", "arguments": '{"command": "ls"}'}}
+    chunk = {
+        "choices": [{"delta": {"reasoning_content": "Let me see.", "tool_calls": [said]}, "finish_reason": "stop"}],
+        "mimo": {"flags": ["tool_call_in_reasoning"], "segment": 0},
+    }
+    flagged = Garbage(f"data: {json.dumps(chunk)}\n\ndata: [DONE]\n\n")
+    with ScriptedEndpoint(in_order(FIX, FINISH), faults=[flagged]).running() as url:
+        async with open_model(ModelSettings(url=url)) as model:
+            assert await desk.work(model) is StopReason.FINISHED
+
+    assert [body["flags"] for body in bodies(desk, "step.message")] == [["tool_call_in_reasoning"], [], []]
 
 
 async def test_a_cache_that_suddenly_misses_is_noted_once_in_a_run(desk: Desk) -> None:

@@ -46,6 +46,7 @@ async def test_numbers_are_those_of_the_events_a_run_wrote(store: Store) -> None
         thinking=True,
         repetition=0.25,
         cached_share=0.8,
+        flags=("tool_call_in_reasoning", "of a later release"),
     )
     failed = ToolCompleted(step=1, intent_id=None, observation=Observation(call_id="c", text="no", error=True))
     done = StepCompleted(step=1, tree=None, usage=usage, duration_s=2.0)
@@ -70,6 +71,9 @@ async def test_numbers_are_those_of_the_events_a_run_wrote(store: Store) -> None
     assert _sample(text, "mimo_reasoning_repetition_sum") == 0.25
     assert _sample(text, "mimo_prompt_cached_share_sum") == 0.8
     assert _sample(text, "mimo_prompt_cache_falls_total") == 1
+    assert _sample(text, "mimo_answer_flags_total", flag="tool_call_in_reasoning") == 1
+    assert _sample(text, "mimo_answer_flags_total", flag="other") == 1
+    assert _sample(text, "mimo_answer_flags_total", flag="malformed_tool_call") == 0
     assert _sample(text, "mimo_model_call_seconds_sum") == 2.0
     assert _sample(text, "mimo_model_errors_total") == 1
     assert _sample(text, "mimo_tool_call_seconds_count", outcome="error") == 1
