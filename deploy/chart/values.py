@@ -48,11 +48,32 @@ AllowedHost = Annotated[
     ),
 ]
 """As ``sandbox.hosts`` has it."""
+Domain = Annotated[str, StringConstraints(max_length=253, pattern=r"^([a-z0-9]([a-z0-9.-]*[a-z0-9])?)?$")]
 Url = Annotated[str, StringConstraints(pattern=r"^(https?://[^\s\"]+)?$")]
 RayAddress = Annotated[str, StringConstraints(pattern=r"^(ray://[A-Za-z0-9.-]+:[0-9]{1,5})?$")]
 ArtifactsUrl = Annotated[str, StringConstraints(pattern=r"^(file:///|s3://)[^\s\"$]+$")]
 Object = dict[str, Any]
 """Anything that Kubernetes takes at that place; the chart does not look into it."""
+Key = Annotated[
+    str, StringConstraints(pattern=r"^([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$")
+]
+"""Of a label or an annotation."""
+VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*$")]
+PartName = Annotated[str, StringConstraints(max_length=63, pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$")]
+"""Of a container or volume within its pod."""
+UserId = Annotated[int, Field(ge=0, le=2**31 - 1)]
+
+
+def _map(keys: Any, values: Any) -> WithJsonSchema:
+    """Of a map whose keys have a form, too."""
+    form, content = TypeAdapter(keys).json_schema()["pattern"], TypeAdapter(values).json_schema()
+    # `propertyNames` would say the same, but Helm then names some other value.
+    return WithJsonSchema({"type": "object", "patternProperties": {form: content}, "additionalProperties": False})
+
+
+Labels = Annotated[dict[str, str], _map(Key, Label)]
+Annotations = Annotated[dict[str, str], _map(Key, str)]
+Variables = Annotated[dict[str, str], _map(VariableName, str)]
 
 
 def _settings(model: type[BaseModel], *said_elsewhere: str, **items: Any) -> WithJsonSchema:
@@ -126,29 +147,118 @@ class Resources(Values):
 class ServiceAccount(Values):
     create: bool = Field(True, description="Make the account; no account of the chart mounts a token by itself.")
     name: Name = Field("", description="Empty: named after the component.")
-    annotations: dict[str, str] = Field({}, description="Such as what binds it to an identity of the cloud.")
+    annotations: Annotations = Field({}, description="Such as what binds it to an identity of the cloud.")
 
 
-class Pods(Values):
+class KubernetesObject(BaseModel):
+    """Something of Kubernetes, of which only what every one has is looked at."""
+
+    model_config = ConfigDict(extra="allow", alias_generator=to_camel)
+
+
+class Volume(KubernetesObject):
+    name: PartName
+
+
+class VolumeMount(KubernetesObject):
+    name: PartName
+    mount_path: Annotated[str, StringConstraints(pattern=r"^/[^:]*$")]
+
+
+class ForeignContainer(KubernetesObject):
+    name: PartName
+    image: Annotated[str, StringConstraints(min_length=1)]
+
+
+class Toleration(Values):
+    key: str = ""
+    operator: Literal["Exists", "Equal"] = "Equal"
+    value: str = ""
+    effect: Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"] = ""
+    toleration_seconds: int = 0
+
+
+class Spread(KubernetesObject):
+    max_skew: Annotated[int, Field(ge=1)]
+    topology_key: Key
+    when_unsatisfiable: Literal["DoNotSchedule", "ScheduleAnyway"]
+
+
+class Variable(Values):
+    name: VariableName
+    value: str = ""
+    value_from: Object = {}
+
+
+class Confinement(Values):
+    """A profile of seccomp or AppArmor; to be without is not offered."""
+
+    type: Literal["RuntimeDefault", "Localhost"] = "RuntimeDefault"
+    localhost_profile: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$")] = ""
+
+
+class SeLinux(Values):
+    """What "restricted" lets one choose."""
+
+    type: Literal["container_t", "container_init_t", "container_kvm_t"] = "container_t"
+    level: Annotated[str, StringConstraints(pattern=r"^s[0-9]+(-s[0-9]+)?(:[c0-9.,]+)?$")] = ""
+
+
+class PodSecurityContext(Values):
+    """What Pod Security "restricted" leaves open; null takes a number away, for clusters that give out their own."""
+
+    run_as_user: Annotated[int, Field(ge=1, le=2**31 - 1)] = Field(
+        10001, description="Not of images of others. null: the cluster says it, as OpenShift does."
+    )
+    run_as_group: UserId = 10001
+    fs_group: UserId = Field(10001, description="Of the files in its volumes.")
+    fs_group_change_policy: Literal["OnRootMismatch", "Always"] = "OnRootMismatch"
+    supplemental_groups: list[UserId] = []
+    seccomp_profile: Annotated[Object, _settings(Confinement)] = Field(
+        {"type": "RuntimeDefault"}, description="Which calls of the kernel are filtered out."
+    )
+    app_armor_profile: Annotated[Object, _settings(Confinement)] = Field({}, description="Empty: the node's own.")
+    se_linux_options: Annotated[Object, _settings(SeLinux)] = Field({}, description="Empty: the node's own.")
+
+
+class Container(Values):
+    """What a container of the chart is given beside what it needs."""
+
+    resources: Resources = Field(Resources(), description="Of its container.")
+    env: Variables = Field({}, description="Further variables; nothing secret, and none that the chart sets.")
+    extra_env: list[Variable] = Field([], description="Further ones as Kubernetes has them, such as from a Secret.")
+    env_from: list[Object] = Field([], description="Secrets and ConfigMaps whose keys are variables, as `envFrom`.")
+    extra_volume_mounts: list[VolumeMount] = Field([], description="Where its container sees volumes of yours.")
+
+
+class Pods(Container):
     """What every kind of pod of the chart has."""
 
-    replicas: int = Field(1, ge=0, description="Pods.")
-    resources: Resources = Field(Resources(), description="Of its container.")
-    env: dict[str, str] = Field({}, description="Further variables; nothing secret.")
-    env_from: list[Object] = Field([], description="Secrets and ConfigMaps whose keys are variables, as `envFrom`.")
-    extra_args: list[str] = Field([], description="Further arguments of its program.")
-    extra_volumes: list[Object] = Field([], description="Further volumes of its pods.")
-    extra_volume_mounts: list[Object] = Field([], description="Where its container sees them.")
-    node_selector: dict[str, Label] = Field({}, description="Labels of the nodes it may run on.")
-    tolerations: list[Object] = Field([], description="Taints it does not mind.")
+    extra_volumes: list[Volume] = Field([], description="Further volumes of its pods.")
+    init_containers: list[ForeignContainer] = Field(
+        [], description="Containers of yours before the chart's own; those with `restartPolicy: Always` stay."
+    )
+    sidecars: list[ForeignContainer] = Field([], description="Containers of yours beside the chart's own.")
+    node_selector: Labels = Field({}, description="Labels of the nodes it may run on.")
+    tolerations: list[Toleration] = Field([], description="Taints it does not mind.")
     affinity: Object = Field({}, description="Instead of the chart's own.")
-    topology_spread_constraints: list[Object] = Field([], description="How its pods are spread.")
+    topology_spread_constraints: list[Spread] = Field(
+        [], description="How its pods are spread; without a `labelSelector`, those of this component."
+    )
     priority_class_name: Name = Field("", description="Its importance to the scheduler.")
-    pod_labels: dict[str, Label] = Field({}, description="Further labels.")
-    pod_annotations: dict[str, str] = Field({}, description="Further annotations.")
+    pod_labels: Labels = Field({}, description="Further labels.")
+    pod_annotations: Annotations = Field({}, description="Further annotations.")
+    pod_security_context: PodSecurityContext = PodSecurityContext()
 
 
-class Component(Pods):
+class Program(Pods):
+    """One of ours, of which there may be several."""
+
+    replicas: int = Field(1, ge=0, description="Pods.")
+    extra_args: list[str] = Field([], description="Further arguments of its program.")
+
+
+class Component(Program):
     """One with an account of its own, of which a few may be away at once."""
 
     service_account: ServiceAccount = ServiceAccount()
@@ -164,6 +274,9 @@ class Global(Values):
     pull_policy: Literal["IfNotPresent", "Always", "Never"] = Field("IfNotPresent", description="Of every image.")
     require_digests: bool = Field(False, description="Refuse images that are not named by their digest.")
     storage_class: Name = Field("", description="Of every claim. Empty: the cluster's default.")
+    cluster_domain: Domain = Field(
+        "", description="Behind `svc` in names of services, such as cluster.local. Empty: pods know it by themselves."
+    )
 
 
 class Secret(Values):
@@ -203,7 +316,7 @@ class Rdma(Values):
     host_network: bool = Field(False, description="Use the node's network; needs Pod Security `privileged`.")
 
 
-class Sglang(Values):
+class Sglang(Container):
     image: Image = Field(Image(registry="docker.io", repository="lmsysorg/sglang", tag="v0.5.23"))
     version: Tag = Field("0.5.23", description="Which preset of flags holds; of the image.")
     settings: LaunchObject = Field({}, description="LaunchSettings, by their own names.")
@@ -216,7 +329,6 @@ class Sglang(Values):
         ),
         description="Beside the GPUs.",
     )
-    env: dict[str, str] = Field({}, description="Further variables of SGLang.")
     startup_seconds: int = Field(3600, ge=60, description="How long it may take to load and compile, s.")
     rdma: Rdma = Rdma()
 
@@ -288,7 +400,7 @@ class Exposure(Values):
 
 class Ingress(Exposure):
     class_name: Name = Field("", description="Which controller. Empty: the cluster's default.")
-    annotations: dict[str, str] = Field(
+    annotations: Annotations = Field(
         {
             "nginx.ingress.kubernetes.io/proxy-buffering": "off",
             "nginx.ingress.kubernetes.io/proxy-read-timeout": "3600",
@@ -333,7 +445,7 @@ class Orchestrator(Component):
     )
 
 
-class Volume(Values):
+class Claim(Values):
     existing_claim: Name = Field("", description="One of yours. Empty: made.")
     size: Quantity = "10Gi"
     access_mode: Literal["ReadWriteOnce", "ReadWriteMany"] = Field(
@@ -371,7 +483,7 @@ class Evals(Values):
     )
 
 
-class Database(Values):
+class Database(Pods):
     mode: Literal["sqlite", "embedded", "external"] = Field(
         "sqlite",
         description="`sqlite`: a file in the data volume, API and worker in one pod. `embedded`: a small Postgres of "
@@ -379,6 +491,10 @@ class Database(Values):
     )
     image: Image = Field(Image(repository="mimo-coder/postgres"), description="For `embedded`.")
     size: Quantity = Field("20Gi", description="For `embedded`.")
+    resources: Resources = Field(
+        Resources(requests={"cpu": "250m", "memory": "512Mi"}, limits={"memory": "2Gi"}),
+        description="For `embedded`, as all that is said of its pod.",
+    )
     url_secret: Name = Field("", description="For `external`: a Secret whose key `url` is postgresql://...")
     cidrs: list[Cidr] = Field([], description="For `external`: addresses of the server, for network policies.")
     migrations: Literal["init", "hook"] = Field(
@@ -426,7 +542,7 @@ class FlowSchema(Values):
     shares: int = Field(20, ge=1, le=1000, description="Of the server's attention; all its levels have 245 by default.")
 
 
-class Ray(Pods):
+class Ray(Program):
     mode: Literal["none", "pods", "kuberay", "external"] = Field(
         "none",
         description="Where executors of the toolbox are. `none`: in each worker. `pods`: in a Ray cluster of the "
@@ -520,7 +636,7 @@ class Monitoring(Values):
     service_monitors: bool = Field(False, description="For the Prometheus operator.")
     rules: bool = Field(False, description="Alerts, for the Prometheus operator.")
     dashboards: bool = Field(False, description="ConfigMaps that Grafana's sidecar reads.")
-    labels: dict[str, Label] = Field({}, description="By which the operator finds them.")
+    labels: Labels = Field({}, description="By which the operator finds them.")
 
 
 class ChartValues(Values):
@@ -529,13 +645,14 @@ class ChartValues(Values):
     global_: Global = Field(Global(), alias="global")
     name_override: Name = Field("", description="Instead of the chart's name, in names and labels.")
     fullname_override: Name = Field("", description="Instead of release and chart, in names.")
-    common_labels: dict[str, Label] = Field({}, description="On every object.")
+    common_labels: Labels = Field({}, description="On every object and pod.")
+    common_annotations: Annotations = Field({}, description="On every object and pod.")
     model_server: ModelServer = ModelServer()
     router: Router = Router()
     api: Api = Api()
     orchestrator: Orchestrator = Orchestrator()
     database: Database = Database()
-    data: Volume = Field(Volume(), description="Git directories of tasks, and the store where it is SQLite.")
+    data: Claim = Field(Claim(), description="Git directories of tasks, and the store where it is SQLite.")
     repositories: Repositories = Repositories()
     artifacts: Artifacts = Artifacts()
     webhooks: Webhooks = Webhooks()

@@ -1,18 +1,12 @@
-{{- /* Pods of model servers: with the engine of our own, or in front of SGLang. */ -}}
+{{- /* Our server: alone with the engine of our own, or in front of SGLang. */ -}}
 
+{{- /* What it has in both. */ -}}
 {{- define "mimo.modelServerContainer" -}}
+{{- $values := .Values.modelServer -}}
 name: model-server
-image: {{ include "mimo.image" (list . .Values.modelServer.image) }}
+image: {{ include "mimo.image" (list . $values.image) }}
 imagePullPolicy: {{ .Values.global.pullPolicy }}
 command: [python, -P, -m, model_server]
-env:
-  - name: MIMO_MODEL_API_KEY
-    valueFrom:
-      secretKeyRef:
-        name: {{ include "mimo.keySecret" (list . .Values.modelServer.key) }}
-        key: model-api-key
-  {{- include "mimo.variables" .Values.modelServer.env | nindent 2 }}
-{{- include "mimo.envFrom" .Values.modelServer }}
 ports:
   - name: http
     containerPort: 9001
@@ -28,51 +22,90 @@ livenessProbe:
   timeoutSeconds: 5
   failureThreshold: 6
 securityContext:
+  {{- /* Here too, since a pod with SGLang does not say it. */}}
   runAsNonRoot: true
-  runAsUser: 10001
-  runAsGroup: 10001
+  {{- range $name, $value := pick $values.podSecurityContext "runAsUser" "runAsGroup" }}
+  {{ toYaml (dict $name $value) }}
+  {{- end }}
   {{- include "mimo.security" . | nindent 2 }}
 resources:
-  {{- toYaml .Values.modelServer.resources | nindent 2 }}
+  {{- toYaml $values.resources | nindent 2 }}
 {{- end }}
 
-{{- define "mimo.modelServerPod" -}}
-serviceAccountName: {{ include "mimo.account" (list . "model-server" .Values.modelServer) }}
-automountServiceAccountToken: false
-enableServiceLinks: false
-terminationGracePeriodSeconds: {{ int .Values.modelServer.terminationGracePeriodSeconds }}
+{{- define "mimo.embeddedContainer" -}}
+{{- $values := .Values.modelServer -}}
+{{ include "mimo.modelServerContainer" . }}
+args:
+  - --checkpoint={{ $values.checkpoint }}
+  - --host=0.0.0.0
+  - --port=9001
+  {{- include "mimo.items" (list 2 $values.extraArgs) }}
+{{ include "mimo.surroundings" (dict
+  "of" . "values" $values "path" "modelServer"
+  "variables" (list "mimo.modelKeyVariable") "mounts" (list "mimo.tmpMount")) }}
+startupProbe:
+  httpGet: {path: /health, port: http}
+  periodSeconds: 1
+  timeoutSeconds: 15
+  failureThreshold: 300
+{{- include "mimo.drain" . }}
 {{- end }}
 
-{{- define "mimo.embeddedPod" -}}
-{{ include "mimo.modelServerPod" . }}
-securityContext:
-  {{- include "mimo.podSecurity" . | nindent 2 }}
-{{- include "mimo.placement" (list . "model-server" .Values.modelServer) }}
-containers:
-  - {{- include "mimo.modelServerContainer" . | nindent 4 }}
-    args:
-      - --checkpoint={{ .Values.modelServer.checkpoint }}
-      - --host=0.0.0.0
-      - --port=9001
-      {{- with .Values.modelServer.extraArgs }}
-      {{- toYaml . | nindent 6 }}
-      {{- end }}
-    startupProbe:
-      httpGet: {path: /health, port: http}
-      periodSeconds: 1
-      timeoutSeconds: 15
-      failureThreshold: 300
-    {{- with .Values.modelServer.preStopSeconds }}
-    lifecycle:
-      preStop:
-        sleep: {seconds: {{ int . }}}
-    {{- end }}
-    volumeMounts:
-      - name: tmp
-        mountPath: /tmp
-      {{- include "mimo.items" .Values.modelServer.extraVolumeMounts | indent 6 }}
-volumes:
-  - name: tmp
-    emptyDir: {}
-  {{- include "mimo.items" .Values.modelServer.extraVolumes | indent 2 }}
+{{- /* It starts before the engine and ends after it: it says how far loading is, and sees answers to their end. */ -}}
+{{- define "mimo.frontContainer" -}}
+{{- $values := .Values.modelServer -}}
+{{- $settings := fromJson (include "mimo.launchSettings" .) -}}
+{{ include "mimo.modelServerContainer" . }}
+restartPolicy: Always
+args:
+  - --tokenizer={{ $settings.model_path }}
+  - --host=0.0.0.0
+  - --port=9001
+  - --sglang-url=http://127.0.0.1:{{ int $settings.port }}
+  - --sglang-groups={{ int $settings.attention_groups }}
+  {{- include "mimo.items" (list 2 $values.extraArgs) }}
+{{ include "mimo.surroundings" (dict
+  "of" . "values" $values "path" "modelServer"
+  "variables" (list "mimo.modelKeyVariable") "mounts" (list "mimo.weightsMount" "mimo.tmpMount")) }}
+startupProbe:
+  httpGet: {path: /livez, port: http}
+  periodSeconds: 1
+  timeoutSeconds: 5
+  failureThreshold: 120
+{{- end }}
+
+{{- /* Until nobody sends here any more. */ -}}
+{{- define "mimo.drain" -}}
+{{- with .Values.modelServer.preStopSeconds }}
+lifecycle:
+  preStop:
+    sleep: {seconds: {{ int . }}}
+{{- end }}
+{{- end }}
+
+{{- /* (list . labels leader?) -> the template of its pods */ -}}
+{{- define "mimo.modelServerPodTemplate" -}}
+{{- $root := index . 0 -}}
+{{- $values := $root.Values.modelServer -}}
+{{- $pod := dict
+  "root" $root "component" "model-server" "values" $values "path" "modelServer" "labels" (index . 1)
+  "account" (include "mimo.account" (list $root "model-server" $values))
+  "grace" $values.terminationGracePeriodSeconds "apart" true }}
+{{- if eq $values.engine "embedded" -}}
+{{- $_ := merge $pod (dict "containers" (list "mimo.embeddedContainer") "volumes" (list "mimo.tmpVolume")) -}}
+{{- else -}}
+{{- $isLeader := index . 2 -}}
+{{- $before := list -}}
+{{- if eq $values.weights.source "download" -}}
+{{- $before = append $before "mimo.downloadContainer" -}}
+{{- end -}}
+{{- if $isLeader -}}
+{{- $before = append $before "mimo.frontContainer" -}}
+{{- end -}}
+{{- $_ := merge $pod (dict
+  "stock" true "hostNetwork" $values.sglang.rdma.hostNetwork "initContainers" $before
+  "containers" (list (ternary "mimo.sglangContainer" "mimo.sglangWorkerContainer" $isLeader))
+  "volumes" (list "mimo.tmpVolume" "mimo.sglangVolumes")) -}}
+{{- end -}}
+{{- include "mimo.podTemplate" $pod }}
 {{- end }}

@@ -20,24 +20,34 @@ app.kubernetes.io/instance: {{ (index . 0).Release.Name }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end }}
 
-{{- /* (list . component) -> the labels of its objects */ -}}
-{{- define "mimo.labels" -}}
+{{- /* (list . component) -> the chart's own labels, on its objects and pods */ -}}
+{{- define "mimo.ownLabels" -}}
 {{- $root := index . 0 -}}
 {{ include "mimo.selector" . }}
 app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ $root.Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" }}
-{{- with $root.Values.commonLabels }}
-{{ toYaml . }}
+{{- end }}
+
+{{- /* (list . component [annotations [labels]]) -> labels and annotations of an object; what is given is beside those
+       of all objects */ -}}
+{{- define "mimo.about" -}}
+{{- $root := index . 0 -}}
+{{- $given := slice (concat . (list dict dict)) 2 4 -}}
+labels:
+  {{- include "mimo.ownLabels" . | nindent 2 }}
+  {{- include "mimo.items" (list 2 (merge (dict) (index $given 1) $root.Values.commonLabels)) }}
+{{- with merge (dict) (index $given 0) $root.Values.commonAnnotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
 
-{{- /* (list . component) -> metadata of an object of that name */ -}}
+{{- /* (list . component [annotations [labels]]) -> metadata of the object that is named after the component */ -}}
 {{- define "mimo.metadata" -}}
 name: {{ include "mimo.componentName" . }}
 namespace: {{ (index . 0).Release.Namespace }}
-labels:
-  {{- include "mimo.labels" . | nindent 2 }}
+{{ include "mimo.about" . }}
 {{- end }}
 
 {{- /* (list . component values) -> the name of its service account */ -}}
@@ -76,6 +86,6 @@ mimo-sandbox-{{ include "mimo.sandboxNamespace" . }}
 {{- if and $root.Values.global.requireDigests (not $image.digest) -}}
 {{- fail (printf "\n\nglobal.requireDigests is set, but the image %s has none: set its digest, beside its repository in the values." $image.repository) -}}
 {{- end -}}
-{{- with $registry }}{{ . }}/{{ end }}{{ $image.repository }}
+{{- with $registry }}{{ trimSuffix "/" . }}/{{ end }}{{ $image.repository }}
 {{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ $image.tag | default $root.Chart.AppVersion }}{{ end }}
 {{- end }}

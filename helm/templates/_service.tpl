@@ -12,34 +12,11 @@ args:
   {{- with .Values.api.extraArgs }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
-env:
-  {{- include "mimo.storeVariables" . | nindent 2 }}
-  - name: MIMO_API_KEY
-    valueFrom:
-      secretKeyRef:
-        name: {{ include "mimo.keySecret" (list . .Values.api.key) }}
-        key: api-key
-  {{- include "mimo.serviceVariables" . | nindent 2 }}
-  - name: MIMO_REPOSITORY_PATHS
-    value: /repositories
-  {{- with .Values.webhooks.networks }}
-  - name: MIMO_WEBHOOK_NETWORKS
-    value: {{ join "," . | quote }}
-  {{- end }}
-  {{- if include "mimo.suites" . }}
-  - name: MIMO_EVAL_SUITES
-    value: /suites
-  {{- end }}
-  {{- if .Values.api.identity }}
-  - name: MIMO_IDENTITY_SETTINGS
-    value: /etc/mimo/identity.toml
-  {{- end }}
-  - name: MIMO_MODEL_URL
-    value: {{ include "mimo.modelUrl" . | quote }}
-  - name: MIMO_MODEL_NAME
-    value: {{ include "mimo.modelName" . | quote }}
-  {{- include "mimo.variables" (merge (dict) .Values.api.env (fromYaml (include "mimo.telemetry" (list . "api")))) | nindent 2 }}
-{{- include "mimo.envFrom" .Values.api }}
+{{ include "mimo.surroundings" (dict
+  "of" . "values" .Values.api "path" "api"
+  "variables" (list "mimo.storeVariables" "mimo.serviceVariables" "mimo.apiVariables")
+  "preset" (fromYaml (include "mimo.telemetry" (list . "api")))
+  "mounts" (list "mimo.serviceMounts" "mimo.apiMounts")) }}
 ports:
   - name: http
     containerPort: 8080
@@ -67,14 +44,40 @@ securityContext:
   {{- include "mimo.security" . | nindent 2 }}
 resources:
   {{- toYaml .Values.api.resources | nindent 2 }}
-volumeMounts:
-  {{- include "mimo.serviceMounts" . | nindent 2 }}
-  {{- if .Values.api.identity }}
-  - name: identity
-    mountPath: /etc/mimo
-    readOnly: true
-  {{- end }}
-  {{- include "mimo.items" .Values.api.extraVolumeMounts | indent 2 }}
+{{- end }}
+
+{{- define "mimo.apiVariables" -}}
+- name: MIMO_API_KEY
+  valueFrom:
+    secretKeyRef:
+      name: {{ include "mimo.keySecret" (list . .Values.api.key) }}
+      key: api-key
+- name: MIMO_REPOSITORY_PATHS
+  value: /repositories
+{{- with .Values.webhooks.networks }}
+- name: MIMO_WEBHOOK_NETWORKS
+  value: {{ join "," . | quote }}
+{{- end }}
+{{- if include "mimo.suites" . }}
+- name: MIMO_EVAL_SUITES
+  value: /suites
+{{- end }}
+{{- if .Values.api.identity }}
+- name: MIMO_IDENTITY_SETTINGS
+  value: /etc/mimo/identity.toml
+{{- end }}
+- name: MIMO_MODEL_URL
+  value: {{ include "mimo.modelUrl" . | quote }}
+- name: MIMO_MODEL_NAME
+  value: {{ include "mimo.modelName" . | quote }}
+{{- end }}
+
+{{- define "mimo.apiMounts" -}}
+{{- if .Values.api.identity }}
+- name: identity
+  mountPath: /etc/mimo
+  readOnly: true
+{{- end }}
 {{- end }}
 
 {{- define "mimo.orchestratorContainer" -}}
@@ -97,25 +100,11 @@ args:
   {{- with .Values.orchestrator.extraArgs }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
-env:
-  {{- include "mimo.storeVariables" . | nindent 2 }}
-  - name: MIMO_MODEL_API_KEY
-    valueFrom:
-      secretKeyRef:
-        name: {{ include "mimo.keySecret" (list . .Values.modelServer.key) }}
-        key: model-api-key
-  {{- include "mimo.serviceVariables" . | nindent 2 }}
-  - name: MIMO_SANDBOX_SETTINGS
-    value: /etc/mimo/sandbox.toml
-  {{- with .Values.mcp.networks }}
-  - name: MIMO_MCP_NETWORKS
-    value: {{ join "," . | quote }}
-  {{- end }}
-  {{- if ne .Values.sandbox.ray.mode "none" }}
-  {{- include "mimo.rayVariables" . | nindent 2 }}
-  {{- end }}
-  {{- include "mimo.variables" (merge (dict) .Values.orchestrator.env (fromYaml (include "mimo.telemetry" (list . "orchestrator")))) | nindent 2 }}
-{{- include "mimo.envFrom" .Values.orchestrator }}
+{{ include "mimo.surroundings" (dict
+  "of" . "values" .Values.orchestrator "path" "orchestrator"
+  "variables" (list "mimo.storeVariables" "mimo.serviceVariables" "mimo.orchestratorVariables")
+  "preset" (fromYaml (include "mimo.telemetry" (list . "orchestrator")))
+  "mounts" (list "mimo.serviceMounts" "mimo.orchestratorMounts")) }}
 ports:
   - name: monitor
     containerPort: 9002
@@ -141,13 +130,34 @@ securityContext:
   {{- include "mimo.security" . | nindent 2 }}
 resources:
   {{- toYaml .Values.orchestrator.resources | nindent 2 }}
-volumeMounts:
-  {{- include "mimo.serviceMounts" . | nindent 2 }}
-  - name: settings
-    mountPath: /etc/mimo
-    readOnly: true
-  {{- include "mimo.tokenMount" . | nindent 2 }}
-  {{- include "mimo.items" .Values.orchestrator.extraVolumeMounts | indent 2 }}
+{{- end }}
+
+{{- define "mimo.orchestratorVariables" -}}
+{{ include "mimo.modelKeyVariable" . }}
+- name: MIMO_SANDBOX_SETTINGS
+  value: /etc/mimo/sandbox.toml
+{{- with .Values.mcp.networks }}
+- name: MIMO_MCP_NETWORKS
+  value: {{ join "," . | quote }}
+{{- end }}
+{{- if ne .Values.sandbox.ray.mode "none" }}
+{{ include "mimo.rayVariables" . }}
+{{- end }}
+{{- end }}
+
+{{- define "mimo.orchestratorMounts" -}}
+- name: settings
+  mountPath: /etc/mimo
+  readOnly: true
+{{ include "mimo.tokenMount" . }}
+{{- end }}
+
+{{- define "mimo.modelKeyVariable" -}}
+- name: MIMO_MODEL_API_KEY
+  valueFrom:
+    secretKeyRef:
+      name: {{ include "mimo.keySecret" (list . .Values.modelServer.key) }}
+      key: model-api-key
 {{- end }}
 
 {{- /* What workers and migrations run in: executors that are elsewhere are reached by what only that image has. */ -}}
@@ -157,28 +167,25 @@ volumeMounts:
 
 {{- /* Tables are made or brought up to date before anything reads them; pods that do so at once wait for each other.
        With SQLite the programs do it themselves. */ -}}
-{{- define "mimo.migrations" -}}
-{{- if and (ne .Values.database.mode "sqlite") (eq .Values.database.migrations "init") }}
-initContainers:
-  - {{- include "mimo.migrationsContainer" . | nindent 4 }}
-{{- end }}
+{{- define "mimo.migratesFirst" -}}
+{{- if and (ne .Values.database.mode "sqlite") (eq .Values.database.migrations "init") }}yes{{ end }}
 {{- end }}
 
+{{- /* (list . values path) -> it, with what the programs beside it are told of the database */ -}}
 {{- define "mimo.migrationsContainer" -}}
+{{- $root := index . 0 -}}
 name: migrate
-image: {{ include "mimo.workerImage" . }}
-imagePullPolicy: {{ .Values.global.pullPolicy }}
+image: {{ include "mimo.workerImage" $root }}
+imagePullPolicy: {{ $root.Values.global.pullPolicy }}
 command: [python, -P, -m, agent.store, migrate, --store=$(MIMO_STORE)]
-env:
-  {{- include "mimo.storeVariables" . | nindent 2 }}
+{{ include "mimo.surroundings" (dict
+  "of" $root "values" (index . 1) "path" (index . 2)
+  "variables" (list "mimo.storeVariables") "mounts" (list "mimo.tmpMount")) }}
 securityContext:
-  {{- include "mimo.security" . | nindent 2 }}
+  {{- include "mimo.security" $root | nindent 2 }}
 resources:
   requests: {cpu: 50m, memory: 128Mi}
   limits: {memory: 512Mi}
-volumeMounts:
-  - name: tmp
-    mountPath: /tmp
 {{- end }}
 
 {{- /* (list . component) -> the variables of its spans, as OpenTelemetry names them */ -}}
@@ -232,8 +239,7 @@ configMap:
 {{- end }}
 
 {{- define "mimo.serviceMounts" -}}
-- name: tmp
-  mountPath: /tmp
+{{ include "mimo.tmpMount" . }}
 - name: data
   mountPath: /data
 {{- if .Values.repositories.existingClaim }}
@@ -259,12 +265,10 @@ configMap:
   configMap:
     name: {{ include "mimo.componentName" (list . "api") }}
 {{- end }}
-{{- include "mimo.items" .Values.api.extraVolumes }}
 {{- end }}
 
 {{- define "mimo.serviceVolumes" -}}
-- name: tmp
-  emptyDir: {}
+{{ include "mimo.tmpVolume" . }}
 - name: data
   persistentVolumeClaim:
     claimName: {{ .Values.data.existingClaim | default (include "mimo.componentName" (list . "data")) }}
@@ -317,21 +321,14 @@ configMap:
               fieldRef: {fieldPath: metadata.namespace}
 {{- end }}
 
-{{- /* What the worker's pod has beside. */ -}}
-{{- define "mimo.executorVolumes" -}}
-{{ include "mimo.orchestratorVolumes" . }}
-{{- include "mimo.items" .Values.orchestrator.extraVolumes }}
-{{- end }}
-
 {{- /* On whoever may make and reach sandboxes. */ -}}
 {{- define "mimo.executorLabel" -}}
 mimo-coder/executor: "true"
 {{- end }}
 
-{{- /* (list . values) -> the values of whoever works, marked so that pods start anew when settings change */ -}}
-{{- define "mimo.executorValues" -}}
-{{- $mark := include "mimo.sandboxSettings" (index . 0) | sha256sum | trunc 16 }}
-{{- include "mimo.with" (list (index . 1) (fromYaml (include "mimo.executorLabel" .)) (dict "mimo-coder/settings" $mark)) }}
+{{- /* On them too, so that they start anew when settings change. */ -}}
+{{- define "mimo.settingsMark" -}}
+mimo-coder/settings: {{ include "mimo.sandboxSettings" . | sha256sum | trunc 16 }}
 {{- end }}
 
 {{- /* The settings of sandboxes, as the program reads them. */ -}}

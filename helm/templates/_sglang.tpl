@@ -1,4 +1,4 @@
-{{- /* SGLang's command line and pods. Flags come from the presets of model_server (files/sglang is a link to them), so
+{{- /* SGLang's command line and containers. Flags come from the presets of model_server (files/sglang is a link to them), so
        what is rendered here is what `python -m model_server sglang-args` prints of the same settings. */ -}}
 
 {{- define "mimo.preset" -}}
@@ -115,18 +115,19 @@ args:
   - --nnodes=$(LWS_GROUP_SIZE)
   - --node-rank=$(LWS_WORKER_INDEX)
   {{- end }}
-env:
-  {{- $variables := deepCopy $preset.environment }}
-  {{- if eq $settings.expert_exchange "deepep" }}
-  {{- $variables = merge $variables $preset.environment_deepep }}
-  {{- end }}
-  {{- if ne .Values.modelServer.compileCache.source "none" }}
-  {{- $cache := include "mimo.compileCachePath" . }}
-  {{- range $name, $folder := dict "SGLANG_DG_CACHE_DIR" "deep_gemm" "TRITON_CACHE_DIR" "triton" "TORCHINDUCTOR_CACHE_DIR" "inductor" }}
-  {{- $_ := set $variables $name (printf "%s/%s" $cache $folder) }}
-  {{- end }}
-  {{- end }}
-  {{- include "mimo.variables" (merge (deepCopy $sglang.env) $variables) | nindent 2 }}
+{{- $variables := deepCopy $preset.environment }}
+{{- if eq $settings.expert_exchange "deepep" }}
+{{- $variables = merge $variables $preset.environment_deepep }}
+{{- end }}
+{{- if ne .Values.modelServer.compileCache.source "none" }}
+{{- $cache := include "mimo.compileCachePath" . }}
+{{- range $name, $folder := dict "SGLANG_DG_CACHE_DIR" "deep_gemm" "TRITON_CACHE_DIR" "triton" "TORCHINDUCTOR_CACHE_DIR" "inductor" }}
+{{- $_ := set $variables $name (printf "%s/%s" $cache $folder) }}
+{{- end }}
+{{- end }}
+{{ include "mimo.surroundings" (dict
+  "of" . "values" $sglang "path" "modelServer.sglang"
+  "variables" list "preset" $variables "mounts" (list "mimo.weightsMount" "mimo.sglangMounts")) }}
 # The kubelet cannot reach a loopback address, so these run inside.
 startupProbe:
   exec:
@@ -140,11 +141,7 @@ livenessProbe:
   periodSeconds: 30
   timeoutSeconds: 25
   failureThreshold: 10
-{{- with .Values.modelServer.preStopSeconds }}
-lifecycle:
-  preStop:
-    sleep: {seconds: {{ int . }}}
-{{- end }}
+{{- include "mimo.drain" . }}
 # The stock image runs as the superuser.
 securityContext:
   allowPrivilegeEscalation: false
@@ -158,16 +155,21 @@ resources:
     {{- toYaml (merge (deepCopy $devices) $sglang.resources.requests) | nindent 4 }}
   limits:
     {{- toYaml (merge (deepCopy $devices) $sglang.resources.limits) | nindent 4 }}
-volumeMounts:
-  - name: weights
-    mountPath: /weights
-    readOnly: true
-  - name: shm
-    mountPath: /dev/shm
-  {{- if ne .Values.modelServer.compileCache.source "none" }}
-  - name: cache
-    mountPath: /cache
-  {{- end }}
+{{- end }}
+
+{{- define "mimo.weightsMount" -}}
+- name: weights
+  mountPath: /weights
+  readOnly: true
+{{- end }}
+
+{{- define "mimo.sglangMounts" -}}
+- name: shm
+  mountPath: /dev/shm
+{{- if ne .Values.modelServer.compileCache.source "none" }}
+- name: cache
+  mountPath: /cache
+{{- end }}
 {{- end }}
 
 {{- define "mimo.sglangProbe" -}}
@@ -180,68 +182,8 @@ volumeMounts:
 {{- toYaml (omit $container "startupProbe" "livenessProbe" "lifecycle") }}
 {{- end }}
 
-{{- /* (list . leader?) -> the pod, with our server before the engine where requests come in */ -}}
-{{- define "mimo.sglangPodOf" -}}
-{{- $root := index . 0 }}
-{{- $settings := fromJson (include "mimo.launchSettings" $root) }}
-{{- with $root }}
-{{ include "mimo.modelServerPod" . }}
-securityContext:
-  seccompProfile:
-    type: RuntimeDefault
-{{- if .Values.modelServer.sglang.rdma.hostNetwork }}
-hostNetwork: true
-dnsPolicy: ClusterFirstWithHostNet
-{{- end }}
-{{- include "mimo.placement" (list . "model-server" .Values.modelServer) }}
-{{- $download := eq .Values.modelServer.weights.source "download" }}
-{{- if or $download (index $ 1) }}
-initContainers:
-  {{- if $download }}
-  - {{- include "mimo.downloadContainer" . | nindent 4 }}
-  {{- end }}
-  {{- if index $ 1 }}
-  # It starts before the engine and ends after it: it says how far loading is, and sees answers to their end.
-  - {{- include "mimo.modelServerContainer" . | nindent 4 }}
-    restartPolicy: Always
-    args:
-      - --tokenizer={{ $settings.model_path }}
-      - --host=0.0.0.0
-      - --port=9001
-      - --sglang-url=http://127.0.0.1:{{ int $settings.port }}
-      - --sglang-groups={{ int $settings.attention_groups }}
-      {{- with .Values.modelServer.extraArgs }}
-      {{- toYaml . | nindent 6 }}
-      {{- end }}
-    startupProbe:
-      httpGet: {path: /livez, port: http}
-      periodSeconds: 1
-      timeoutSeconds: 5
-      failureThreshold: 120
-    volumeMounts:
-      - name: weights
-        mountPath: /weights
-        readOnly: true
-      - name: tmp
-        mountPath: /tmp
-      {{- include "mimo.items" .Values.modelServer.extraVolumeMounts | indent 6 }}
-  {{- end }}
-{{- end }}
-containers:
-  - {{- include (ternary "mimo.sglangContainer" "mimo.sglangWorkerContainer" (index $ 1)) . | nindent 4 }}
-volumes:
-  {{- include "mimo.modelVolumes" . | nindent 2 }}
-{{- end }}
-{{- end }}
-
-{{- define "mimo.sglangPod" -}}
-{{ include "mimo.sglangPodOf" (list . true) }}
-{{- end }}
-
-{{- define "mimo.modelVolumes" -}}
+{{- define "mimo.sglangVolumes" -}}
 {{- $weights := .Values.modelServer.weights }}
-- name: tmp
-  emptyDir: {}
 - name: shm
   emptyDir:
     medium: Memory
@@ -268,7 +210,6 @@ volumes:
     path: {{ .Values.modelServer.compileCache.hostPath }}
     type: DirectoryOrCreate
 {{- end }}
-{{- include "mimo.items" .Values.modelServer.extraVolumes }}
 {{- end }}
 
 {{- /* Claims that each pod has for itself. */ -}}

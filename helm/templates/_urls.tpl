@@ -1,8 +1,14 @@
 {{- /* Where parts find each other: with the namespace, so that it holds from everywhere. */ -}}
 
+{{- /* Where names of services end. The search list of every pod completes `svc`. */ -}}
+{{- define "mimo.serviceDomain" -}}
+svc{{ with .Values.global.clusterDomain }}.{{ . }}{{ end }}
+{{- end }}
+
 {{- /* (list . component) -> host name of its service */ -}}
 {{- define "mimo.host" -}}
-{{ include "mimo.componentName" . }}.{{ (index . 0).Release.Namespace }}.svc
+{{- $root := index . 0 -}}
+{{ include "mimo.componentName" . }}.{{ $root.Release.Namespace }}.{{ include "mimo.serviceDomain" $root }}
 {{- end }}
 
 {{- define "mimo.modelUrl" -}}
@@ -34,12 +40,16 @@ http://{{ include "mimo.host" (list . "model-server") }}:9001/v1
       name: {{ .Values.database.urlSecret }}
       key: url
 {{- else }}
+{{ include "mimo.postgresPassword" . }}
+- name: MIMO_STORE
+  value: postgresql://mimo:$(POSTGRES_PASSWORD)@{{ include "mimo.host" (list . "postgres") }}:5432/mimo
+{{- end }}
+{{- end }}
+
+{{- define "mimo.postgresPassword" -}}
 - name: POSTGRES_PASSWORD
   valueFrom:
     secretKeyRef:
       name: {{ include "mimo.fullname" . }}-keys
       key: postgres-password
-- name: MIMO_STORE
-  value: postgresql://mimo:$(POSTGRES_PASSWORD)@{{ include "mimo.host" (list . "postgres") }}:5432/mimo
-{{- end }}
 {{- end }}

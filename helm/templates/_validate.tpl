@@ -10,6 +10,26 @@
 {{- $problems = append $problems (printf "the release's name %q is longer than 40 characters, and pods could not be named after it; use a shorter one, or fullnameOverride" (include "mimo.fullname" .)) }}
 {{- end }}
 
+{{- $own := keys (fromYaml (include "mimo.ownLabels" (list . "api"))) }}
+{{- range $place, $labels := dict
+    "commonLabels" .Values.commonLabels "monitoring.labels" .Values.monitoring.labels
+    "modelServer.podLabels" $server.podLabels "router.podLabels" $router.podLabels "api.podLabels" $api.podLabels
+    "orchestrator.podLabels" .Values.orchestrator.podLabels "database.podLabels" .Values.database.podLabels
+    "sandbox.ray.podLabels" .Values.sandbox.ray.podLabels }}
+{{- range $label, $_ := $labels }}
+{{- if or (has $label $own) (hasPrefix "mimo-coder/" $label) }}
+{{- $problems = append $problems (printf "%s.%s: by this label the chart finds its own; take it away, or choose another" $place $label) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if $sqlite }}
+{{- range $part := list "nodeSelector" "tolerations" "affinity" "topologySpreadConstraints" "priorityClassName" "podLabels" "podAnnotations" "initContainers" "sidecars" }}
+{{- if get $.Values.orchestrator $part }}
+{{- $problems = append $problems (printf "orchestrator.%s: database.mode is sqlite, so workers are in the pods of the API; say it in api.%s" $part $part) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{- if and $sqlite (or (gt (int $api.replicas) 1) (gt (int .Values.orchestrator.replicas) 1) $api.autoscaling.enabled) }}
 {{- $problems = append $problems "database.mode is sqlite, a file for one pod: leave api.replicas and orchestrator.replicas at 1 and api.autoscaling off, or set database.mode to embedded or external" }}
 {{- end }}

@@ -87,6 +87,15 @@ def containers(template: Object) -> list[Object]:
     return [*template["spec"].get("initContainers", ()), *template["spec"]["containers"]]
 
 
+class _Strict(yaml.SafeLoader):
+    """Takes no map that has a key twice, of which YAML would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [self.construct_object(name, deep=True) for name, _ in node.value]
+        assert len(names) == len(set(names)), f"{node.start_mark}: a key is there twice: {names}"
+        return super().construct_mapping(node, deep=deep)
+
+
 @functools.cache
 def _render(values: str, profiles: tuple[str, ...], arguments: tuple[str, ...]) -> Rendered:
     files = [f"--values={CHART}/values-{name}.yaml" for name in profiles]
@@ -95,7 +104,7 @@ def _render(values: str, profiles: tuple[str, ...], arguments: tuple[str, ...]) 
         file.flush()
         named = ("mimo", str(CHART), "--namespace=coder")
         text = helm("template", *named, *files, f"--values={Path(file.name)}", *arguments)
-    return Rendered([each for each in yaml.safe_load_all(text) if each is not None])
+    return Rendered([each for each in yaml.load_all(text, _Strict) if each is not None])
 
 
 def _site(name: str) -> Mapping[str, Any]:

@@ -78,8 +78,17 @@ def drawn_of(schema: Schema) -> st.SearchStrategy[Any]:
             above, below = "minimum" not in schema, "exclusiveMaximum" in schema
             return st.floats(low, high, exclude_min=above, exclude_max=below)
         case "array":
-            items = schema.get("items", {"type": "object"})
-            return st.lists(drawn_of(items), max_size=2) if resolved(items).get("type") != "object" else st.just([])
+            items = resolved(schema.get("items", {"type": "object"}))
+            has_form = items.get("type") != "object" or "properties" in items
+            return st.lists(drawn_of(items), max_size=2) if has_form else st.just([])
+        case "object" if "properties" in schema:
+            parts = {name: drawn_of(inner) for name, inner in schema["properties"].items()}
+            needed = {name: parts.pop(name) for name in schema.get("required", ())}
+            return st.fixed_dictionaries(needed, optional=parts)
+        case "object" if "patternProperties" in schema:
+            [(form, inner)] = schema["patternProperties"].items()
+            names = drawn_of({"type": "string", "pattern": form, "maxLength": 20})
+            return st.dictionaries(names, drawn_of(inner), max_size=2)
         case "object":
             inner = schema.get("additionalProperties")
             names = st.from_regex(r"[a-z]{1,8}", fullmatch=True)

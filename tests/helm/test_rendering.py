@@ -309,24 +309,6 @@ def test_what_workers_ask_of_the_api_server_has_a_share_of_its_own_where_that_is
     assert not profile("dev").of("FlowSchema")
 
 
-@pytest.mark.parametrize(
-    ("part", "name"),
-    [("api", "api"), ("orchestrator", "orchestrator"), ("router", "router"), ("modelServer", "model-server")],
-)
-def test_variables_and_volumes_of_ones_own_reach_the_container(part: str, name: str) -> None:
-    variables = [{"secretRef": {"name": "mine"}}]
-    volume = {"name": "mine", "configMap": {"name": "mine"}}
-    mount = {"name": "mine", "mountPath": "/mine"}
-    more = {"envFrom": variables, "extraVolumes": [volume], "extraVolumeMounts": [mount]}
-    given: dict[str, Object] = {"database": {"mode": "embedded"}, "router": {"enabled": True}}
-    made = render({**given, part: {**given.get(part, {}), **more}}, "dev")
-    pod = next(template["spec"] for each, template in made.pods() if each["metadata"]["name"] == f"mimo-{name}")
-    [container] = pod["containers"]
-    assert container["envFrom"] == variables
-    assert volume in pod["volumes"]
-    assert mount in container["volumeMounts"]
-
-
 def test_api_and_workers_are_told_of_the_same_git_hosts() -> None:
     hosts = {"hosts": ["git.example.org", "*.example.com"], "networks": ["10.0.0.0/8"]}
     told = {"MIMO_REPOSITORY_HOSTS": "git.example.org,*.example.com", "MIMO_REPOSITORY_NETWORKS": "10.0.0.0/8"}
