@@ -43,20 +43,32 @@ async def once(
         do: does the request; returns the id of the task it is about, and the answer.
         location: where the new thing is to be found.
     """
+
+    async def answer() -> Answer:
+        return _answer(*await do(), location)
+
+    given, is_replay = await first_answer(shared, request, key, answer)
+    return _response(given, replay=is_replay)
+
+
+async def first_answer(
+    shared: Context, request: Request, key: str | None, do: Callable[[], Awaitable[Answer]]
+) -> tuple[Answer, bool]:
+    """What ``do`` answers, or what it answered when this request first came; and whether it is that."""
     if key is None:
-        return _response(_answer(*await do(), location))
+        return await do(), False
     project = shared.principal.project_id
     fingerprint = await _fingerprint(request)
     given = await shared.idempotency.begin(project, key, fingerprint)
     if given is not None:
-        return _response(given, replay=True)
+        return given, True
     try:
-        answer = _answer(*await do(), location)
+        answer = await do()
     except BaseException:
         await shared.idempotency.forget(project, key)
         raise
     await shared.idempotency.finish(project, key, answer)
-    return _response(answer)
+    return answer, False
 
 
 async def _fingerprint(request: Request) -> str:

@@ -25,6 +25,7 @@ from agent.types import (
     Priority,
     Status,
     StopReason,
+    TaskRequest,
     Usage,
     Verdict,
     WaitingOn,
@@ -258,20 +259,42 @@ class TaskChange(TaskUpdated):
     limits: BudgetGranted | None = Field(None, description="Higher limits; a wait for budget then ends.")
 
 
+MediaType = Literal["image/png", "image/jpeg", "image/webp"]
+
+
+MAX_IMAGES = 4
+"""Of a message."""
+
+MAX_IMAGE_CHARS = 2_000_000
+"""Of one, in base 64."""
+
+
 class Image(_Told):
     """A picture in a message."""
 
-    media_type: Literal["image/png", "image/jpeg", "image/webp"]
-    data: Annotated[str, StringConstraints(min_length=1, max_length=2_000_000)] = Field(description="In base 64.")
+    media_type: MediaType
+    data: Annotated[str, StringConstraints(min_length=1, max_length=MAX_IMAGE_CHARS)] = Field(description="In base 64.")
+
+
+Images = Annotated[
+    tuple[Image, ...],
+    Field(
+        max_length=MAX_IMAGES, description="Refused (`images_not_taken`) where the service's model takes text alone."
+    ),
+]
+
+
+class NewTask(TaskRequest):
+    """A task to queue, with what its problem looks like."""
+
+    images: Images = ()
 
 
 class MessageText(_Told):
     """A message to a task."""
 
     text: Annotated[str, StringConstraints(min_length=1, max_length=100_000)]
-    images: tuple[Image, ...] = Field(
-        (), max_length=4, description="Refused (`images_not_taken`) where the service's model takes text alone."
-    )
+    images: Images = ()
     delivery: Delivery = "steer"
     expected_run_id: Annotated[str, StringConstraints(max_length=64)] | None = Field(
         None, description="Refuse the message where another attempt is shown by now."

@@ -8,13 +8,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Self
 
 from agent.api.body import rejected
 from agent.api.completions.models import ProfileName, read_model
-from agent.api.completions.shapes import ChatMetadata, ChatRequest
+from agent.api.completions.shapes import ChatMetadata, ChatRequest, ContentPart
 from agent.api.context import Context
 from agent.api.following import sequel
+from agent.api.images import keep_images, read_images, show_images
 from agent.api.problems import Problem
+from agent.api.schemas import MAX_IMAGE_CHARS, MAX_IMAGES, Image
 from agent.api.tasks import new_message, queue_task
 from agent.errors import TaskOver
 from agent.events import MessageAdded
@@ -22,6 +25,7 @@ from agent.store.base import TaskRecord
 from agent.types import Said, TaskRequest
 
 _NAMED = re.compile(r"\[Task (task_[0-9a-f]{32})\]\(")
+_DATA_URL = re.compile(r"data:(image/(?:png|jpeg|webp));base64,(.*)", re.DOTALL)
 _MOST_CHARS = 100_000
 
 
@@ -44,12 +48,15 @@ async def begin(shared: Context, headers: Mapping[str, str], asked: ChatRequest)
         UnknownTask: the project has no such task.
     """
     profile, repository = read_model(asked.model)
-    text = _last_words(asked)
+    text, shown = _last_words(asked), _Shown.of(asked)
+    images = read_images(shared, shared.model_name, shown.images, f"{_last(asked)}/content", shown.pointers)
     about = asked.metadata or ChatMetadata()
     repository = about.repository or repository
     task = await _meant(shared, asked, profile, repository)
     if task is not None:
-        return await speak(shared, task, new_message(text, _last(asked)))
+        message = new_message(text, _last(asked))
+        kept = await keep_images(shared, task.id, message.message_id, shown.images, images)
+        return await speak(shared, task, message.model_copy(update={"images": kept}))
     request = TaskRequest(
         repository=repository or await _only_repository(shared),
         base_commit=about.base_commit or "HEAD",
@@ -58,6 +65,7 @@ async def begin(shared: Context, headers: Mapping[str, str], asked: ChatRequest)
         profile=profile,
     )
     record = await queue_task(shared, headers, request)
+    await show_images(shared, record.id, shown.images, images)
     return Turn(record.id, record.last_seq)
 
 
@@ -95,12 +103,6 @@ def _last_words(asked: ChatRequest) -> str:
     said, pointer = asked.messages[-1], _last(asked)
     if said.role != "user":
         raise rejected(f"{pointer}/role", "The last message is not the user's", "End with what the agent should do.")
-    if said.others:
-        raise rejected(
-            f"{pointer}/content",
-            f"Only text is taken here, and the message has {said.others[0]!r}",
-            "Say it in words; POST /v1/tasks/{id}/messages takes images where the model does.",
-        )
     if not said.text.strip():
         raise rejected(f"{pointer}/content", "The message is blank", "Say what is wrong or wanted.")
     if len(said.text) > _MOST_CHARS:
@@ -110,6 +112,44 @@ def _last_words(asked: ChatRequest) -> str:
             "Put long material into a file of the repository and name that file.",
         )
     return said.text
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """The images of the last message; those of earlier ones were shown to their own tasks."""
+
+    images: tuple[Image, ...]
+    pointers: tuple[str, ...]
+    """Where each stands in the body."""
+
+    @classmethod
+    def of(cls, asked: ChatRequest) -> Self:
+        """
+        Raises:
+            Problem: there is something else than text and images, or too many of them.
+        """
+        at = f"{_last(asked)}/content"
+        parts = [(f"{at}/{number}", part) for number, part in enumerate(asked.messages[-1].parts)]
+        parts = [(pointer, part) for pointer, part in parts if part.type != "text"]
+        if len(parts) > MAX_IMAGES:
+            raise rejected(at, f"The message has more than {MAX_IMAGES} images", "Send those that matter most.")
+        return cls(
+            tuple(_image(part, pointer) for pointer, part in parts),
+            tuple(f"{pointer}/image_url/url" for pointer, _ in parts),
+        )
+
+
+def _image(part: ContentPart, pointer: str) -> Image:
+    if part.type != "image_url" or part.image_url is None:
+        raise rejected(pointer, f"Only text and images are taken here, and not {part.type!r}", "Say it in words.")
+    found = _DATA_URL.fullmatch(part.image_url.url)
+    if found is None or not 0 < len(found[2]) <= MAX_IMAGE_CHARS:
+        raise rejected(
+            f"{pointer}/image_url/url",
+            f"It is no data URL of an image, of at most {MAX_IMAGE_CHARS:,} characters in base 64",
+            "Send data:image/png;base64,... or image/jpeg or image/webp; addresses are not fetched.",
+        )
+    return Image.model_validate({"media_type": found[1], "data": found[2]})
 
 
 def _last(asked: ChatRequest) -> str:

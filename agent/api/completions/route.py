@@ -4,15 +4,18 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
+from dataclasses import replace
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
+from pydantic import TypeAdapter
 
 from agent.api.auth import needs
 from agent.api.body import described, read_body
 from agent.api.completions.answer import Answer
-from agent.api.completions.conversation import begin
+from agent.api.completions.conversation import Turn, begin
 from agent.api.completions.shapes import (
     ChatAnswer,
     ChatChoice,
@@ -26,10 +29,15 @@ from agent.api.completions.shapes import (
 from agent.api.completions.telling import Kind, Piece
 from agent.api.context import Context, Shared
 from agent.api.events import HEARTBEAT, EventStream
+from agent.api.once import IdempotencyKey, first_answer
 from agent.api.problems import CHAT_PATHS, request_id
 from agent.api.web.session import address
+from agent.store.idempotency import Answer as Begun
 
 router = APIRouter(prefix=CHAT_PATHS, tags=["chat"])
+
+_TURN = TypeAdapter(Turn)
+"""What is kept under a caller's key: the answer is told anew, out of the task's log."""
 
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/event-stream": {"schema": {"$ref": "#/components/schemas/ChatChunk"}}}}
@@ -43,11 +51,21 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
     responses=_ANSWERS,
     openapi_extra=described(ChatRequest),
 )
-async def complete_chat(request: Request, shared: Shared) -> Response:
+async def complete_chat(request: Request, shared: Shared, idempotency_key: IdempotencyKey = None) -> Response:
     """Have the last message done as a task, or told to the task of the conversation. Streamed, the answer grows as the
     agent works; else it comes when the task is over or needs you, or when the wait is over."""
     asked = await read_body(request, ChatRequest)
-    turn = await begin(shared, request.headers, asked)
+
+    async def do() -> Begun:
+        turn = await begin(shared, request.headers, asked)
+        return Begun(
+            task_id=turn.task_id, status=HTTPStatus.OK, location=None, body=_TURN.dump_json(turn).decode("utf-8")
+        )
+
+    begun, is_replay = await first_answer(shared, request, idempotency_key, do)
+    turn = _TURN.validate_json(begun.body)
+    if is_replay:  # Whoever asked first says again what the task had not read.
+        turn = replace(turn, told=None)
     answer = Answer(shared, turn, address(request))
     name = {"id": f"chatcmpl-{request_id(request.scope)}", "created": int(time.time()), "model": asked.model}
     response: Response
@@ -57,6 +75,8 @@ async def complete_chat(request: Request, shared: Shared) -> Response:
     else:
         response = JSONResponse((await _whole(shared, answer, name)).model_dump(mode="json"))
     response.headers["Location"] = f"/v1/tasks/{turn.task_id}"
+    if is_replay:
+        response.headers["Idempotent-Replay"] = "true"
     return response
 
 

@@ -26,9 +26,18 @@ class _Said(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class ImageUrl(_Heard):
+    url: str = Field(description="data:image/png;base64,..., or image/jpeg, or image/webp; others are not fetched.")
+
+
 class ContentPart(_Heard):
     type: Annotated[str, StringConstraints(max_length=32)]
-    text: str = Field("", description="Of a part whose type is text; no other is taken of the last message.")
+    text: str = Field("", description="Of a part whose type is text.")
+    image_url: ImageUrl | None = Field(
+        None,
+        description="Of a part whose type is image_url: up to four of the last message, as POST .../messages "
+        "takes them.",
+    )
 
 
 class ChatMessage(_Heard):
@@ -42,9 +51,9 @@ class ChatMessage(_Heard):
         return self.content or ""
 
     @property
-    def others(self) -> tuple[str, ...]:
-        """What is in it beside text, such as ``image_url``."""
-        return tuple(part.type for part in self.content or () if isinstance(part, ContentPart) and part.type != "text")
+    def parts(self) -> tuple[ContentPart, ...]:
+        """Those of a content that has parts."""
+        return self.content if isinstance(self.content, tuple) else ()
 
 
 class StreamOptions(_Heard):

@@ -29,7 +29,14 @@ pytestmark = pytest.mark.anyio
 OPERATOR = "the operator's own"
 GREETING: list[Any] = [{"role": "user", "content": "add() subtracts"}]
 NOTE = call("bash", command="echo hello > notes.txt")
-IMAGE = [{"type": "text", "text": "look"}, {"type": "image_url", "image_url": {"url": "data:image/png;base64,"}}]
+TEXT = {"type": "text", "text": "look"}
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+ELSEWHERE = {"type": "image_url", "image_url": {"url": "https://pictures.example.org/1.png"}}
+SOUND = {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}
+
+
+def _saying(*parts: dict[str, Any]) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": [TEXT, *parts]}]}
 
 
 def _app(store: Store, **fields: Any) -> FastAPI:
@@ -375,7 +382,10 @@ async def test_tasks_of_other_projects_are_not_there_and_scopes_hold(store: Stor
         ({"messages": [{"role": "assistant", "content": "hi"}]}, "#/messages/0/role", "not the user's"),
         ({"messages": [{"role": "user", "content": " "}]}, "#/messages/0/content", "blank"),
         ({"messages": [{"role": "user", "content": "a" * 100_001}]}, "#/messages/0/content", "100,000 characters"),
-        ({"messages": [{"role": "user", "content": IMAGE}]}, "#/messages/0/content", "the message has 'image_url'"),
+        (_saying(IMAGE), "#/messages/0/content", "takes text alone"),
+        (_saying(*[IMAGE] * 5), "#/messages/0/content", "more than 4 images"),
+        (_saying(ELSEWHERE), "#/messages/0/content/1/image_url/url", "no data URL of an image"),
+        (_saying(SOUND), "#/messages/0/content/1", "not 'input_audio'"),
         ({"n": 2}, "#/n", "should be 1"),
     ],
 )
@@ -392,6 +402,46 @@ async def test_what_cannot_be_is_refused_in_both_ways_of_saying_so(
     assert words in problem["detail"]
     assert problem["error"]["code"] == problem["code"]
     assert problem["remedy"] in problem["error"]["message"]
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+async def test_request_that_is_sent_twice_under_a_key_is_one_task_with_one_answer(
+    start: Callable[..., Any], stream: bool
+) -> None:
+    service = await start(REPAIR)
+    ask = service.client.chat.completions.with_raw_response.create
+    given = {"model": "mimo-native", "metadata": service.about, "stream": stream}
+    headers = {"Idempotency-Key": "mine"}
+    answers = []
+    for _ in range(2):
+        raw = await ask(messages=GREETING, extra_headers=headers, **given)
+        parsed = raw.parse()
+        read = await _read(parsed) if stream else None
+        content = read.content if read else parsed.choices[0].message.content
+        answers.append((content, read.outcome if read else parsed.mimo, raw.headers.get("idempotent-replay")))
+    with pytest.raises(openai.UnprocessableEntityError, match="came before with another request"):
+        await ask(messages=[{"role": "user", "content": "another"}], extra_headers=headers, **given)
+
+    (content, outcome, replayed), again = answers
+    assert again == (content, outcome, "true")
+    assert replayed is None
+    assert outcome["status"] == "succeeded"
+    assert [task.id for task in (await service.tasks.list_tasks()).tasks] == [outcome["task_id"]]
+
+
+async def test_words_that_are_sent_twice_under_a_key_are_said_once(store: Store, serve: Serve) -> None:
+    async with _alone(store, serve) as client:
+        given: dict[str, Any] = {"model": "mimo-native", "metadata": {"repository": "/repo"}}
+        first: Any = await client.chat.completions.create(messages=GREETING, **given)
+        answer = {"role": "assistant", "content": first.choices[0].message.content}
+        said: list[Any] = [*GREETING, answer, {"role": "user", "content": "hurry"}]
+        again: list[Any] = [
+            await client.chat.completions.create(messages=said, extra_headers={"Idempotency-Key": "hurry"}, **given)
+            for _ in range(2)
+        ]
+
+    assert {each.mimo["task_id"] for each in again} == {first.mimo["task_id"]}
+    assert [word.body["text"] for word in await store.user_events(first.mimo["task_id"])] == ["hurry"]
 
 
 async def test_who_may_not_read_reasoning_reads_calls_alone(start: Callable[..., Any]) -> None:

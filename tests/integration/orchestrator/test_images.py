@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import httpx2
+import openai
 import pytest
 
 from agent.api.app import create_app
@@ -81,6 +83,25 @@ async def test_images_reach_the_model_as_they_came_in_every_call_and_are_kept(
     assert kept["content"][1]["image_url"]["url"] == f"artifact:image/png;{task.id}/{said['images'][0]}"
 
 
+async def test_images_of_a_new_task_come_with_its_problem(
+    http: httpx.AsyncClient, store: SqlStore, make_worker: MakeWorker, make_request: MakeRequest
+) -> None:
+    body = make_request().model_dump(mode="json") | {"images": IMAGES}
+    answer = await http.post("/v1/tasks", json=body, headers={"Idempotency-Key": "once"})
+    assert answer.status_code == 202, answer.text
+    assert (await http.post("/v1/tasks", json=body, headers={"Idempotency-Key": "once"})).json() == answer.json()
+    model = ScriptedModel(turns(*REPAIR))
+    await make_worker(model=model, endpoint=SEES).drain()
+
+    text = {"type": "text", "text": "This is what the problem looks like:"}
+    assert [pictured(messages) for messages, _ in model.requests] == [
+        [{"role": "user", "content": [text, *SHOWN]}]
+    ] * len(REPAIR)
+    refused = await http.post("/v1/tasks", json=body | {"images": [IMAGES[0] | {"data": "not base 64"}]})
+    assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (422, "#/images/0/data")
+    assert len((await http.get("/v1/tasks")).json()["tasks"]) == 1
+
+
 async def test_images_of_an_answer_to_a_question_follow_the_answer(
     http: httpx.AsyncClient, store: SqlStore, make_worker: MakeWorker, make_request: MakeRequest
 ) -> None:
@@ -116,6 +137,34 @@ async def test_a_fork_sees_what_was_shown_before_for_as_long_as_it_is_kept(
     assert (await http.delete(f"/v1/tasks/{task.id}")).is_success
     _, gone = await forked(fork)
     assert [seen, gone] == [SHOWN[0], {"type": "text", "text": "[an image that is no longer kept]"}]
+
+
+async def test_images_in_a_chat_reach_the_model_with_the_problem_and_with_what_is_said_next(
+    store: SqlStore, make_worker: MakeWorker, repository: Path
+) -> None:
+    """By OpenAI's own client."""
+
+    async def resolve(path: Path, commit: str) -> str:
+        return commit
+
+    app = create_app(store, resolve, model=SEES, api_key="the operator's", answer_wait_s=0.05)
+    model = ScriptedModel(turns(*REPAIR, *REPAIR[2:]))
+    given: dict[str, Any] = {"model": "mimo-native", "metadata": {"repository": str(repository)}}
+    async with (
+        httpx2.AsyncClient(transport=httpx2.ASGITransport(app)) as http,
+        openai.AsyncOpenAI(base_url="http://127.0.0.1/v1", api_key="the operator's", http_client=http) as client,
+    ):
+        said: list[Any] = [{"role": "user", "content": [{"type": "text", "text": "add subtracts"}, *SHOWN[:2]]}]
+        first = await client.chat.completions.create(messages=said, **given)
+        await make_worker(model=model, endpoint=SEES).drain()
+        said += [{"role": "assistant", "content": first.choices[0].message.content}]
+        said += [{"role": "user", "content": [{"type": "text", "text": "and this"}, SHOWN[2]]}]
+        await client.chat.completions.create(messages=said, **given)
+        await make_worker(model=model, endpoint=SEES).drain()
+
+    with_problem, then = pictured(model.requests[0][0]), pictured(model.requests[-1][0])
+    assert [message["content"][1:] for message in with_problem] == [SHOWN[:2]]
+    assert then == [*with_problem, {"role": "user", "content": [{"type": "text", "text": "and this"}, SHOWN[2]]}]
 
 
 @pytest.mark.parametrize(
