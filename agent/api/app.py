@@ -38,7 +38,7 @@ from agent.api.metrics import ApiMetrics, CountAnswers
 from agent.api.openapi import ERRORS, describe, operation_id
 from agent.api.problems import install
 from agent.api.rates import RateHeaders, Rates
-from agent.api.schemas import Decision, ForkPoint, MessageText, RewindPoint, TaskChange
+from agent.api.schemas import Decision, ForkPoint, MessageText, NewTask, RewindPoint, TaskChange
 from agent.api.suites import Suites
 from agent.api.tokens import Tokens
 from agent.api.watching import Watching
@@ -88,7 +88,7 @@ _ROUTERS = tuple(
     )
 )
 _BODIES = (
-    *(TaskRequest, TaskChange, ForkPoint, RewindPoint, MessageText, Decision, artifact_links.LinkWanted),
+    *(TaskRequest, NewTask, TaskChange, ForkPoint, RewindPoint, MessageText, Decision, artifact_links.LinkWanted),
     *(ChatRequest, ChatChunk),
     *(
         *projects.BODIES,

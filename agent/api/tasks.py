@@ -15,6 +15,7 @@ from agent.api.body import described, read_body, rejected
 from agent.api.context import Context, Shared
 from agent.api.diff import changed_files
 from agent.api.etag import WITH_ETAG, IfMatch, check_unchanged, etag
+from agent.api.images import read_images, show_images
 from agent.api.log import whole_log
 from agent.api.once import IdempotencyKey, once
 from agent.api.problems import FieldError, Problem
@@ -23,6 +24,7 @@ from agent.api.schemas import (
     Delivery,
     DiffView,
     ForkPoint,
+    NewTask,
     QueuePlace,
     RewindPoint,
     TaskChange,
@@ -55,15 +57,18 @@ _CHANGEABLE = frozenset({"title", "labels", "priority", "limits"})
     dependencies=[needs("tasks:write")],
     status_code=HTTPStatus.ACCEPTED,
     response_model=TaskView,
-    openapi_extra=described(TaskRequest),
+    openapi_extra=described(NewTask),
 )
 async def submit(request: Request, shared: Shared, idempotency_key: IdempotencyKey = None) -> Response:
     """Queue a task. The commit is resolved now, so that what is repaired does not move while the task waits."""
-    task = await read_body(request, TaskRequest)
+    new = await read_body(request, NewTask)
+    task = TaskRequest.model_validate(new.model_dump(exclude={"images"}))
     check_problem(task)
+    images = read_images(shared, task.model.name or shared.model_name, new.images)
 
     async def do() -> tuple[str, TaskView]:
         record = await queue_task(shared, request.headers, task)
+        await show_images(shared, record.id, new.images, images)
         return record.id, await view(shared, record)
 
     return await once(shared, request, idempotency_key, do, location=lambda task: f"/v1/tasks/{task.id}")

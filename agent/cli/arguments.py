@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
-from agent.api.schemas import MessageText
+from agent.api.schemas import Image, MessageText
 from agent.cli.failure import ExitCode, Failure
 from agent.cli.output import Delivery
 from agent.config import ModelSettings, model_settings
@@ -84,8 +84,8 @@ def sampling(*, temperature: float | None, seed: int | None, thinking: bool | No
     return _built(ModelOptions, given, _MODEL)
 
 
-def said(text: str, delivery: Delivery) -> MessageText:
-    return _built(MessageText, {"text": text, "delivery": delivery.value})
+def said(text: str, delivery: Delivery, images: tuple[Image, ...] = ()) -> MessageText:
+    return _built(MessageText, {"text": text, "delivery": delivery.value, "images": images})
 
 
 def endpoint(environment: Mapping[str, str], *, url: str | None, name: str | None) -> tuple[ModelSettings, str | None]:

@@ -95,9 +95,8 @@ class Client:
         await self._http.aclose()
 
     async def submit(self, request: TaskRequest) -> TaskView:
-        return await self._shown(
-            TaskView, self._api.submit(cast(operations.TaskRequest, request.model_dump(mode="json")))
-        )
+        """Queue a task, with what its problem looks like where it is a :class:`agent.api.schemas.NewTask`."""
+        return await self._shown(TaskView, self._api.submit(cast(operations.NewTask, request.model_dump(mode="json"))))
 
     async def list(self, *, status: Status | None = None, cursor: str | None = None, limit: int = 20) -> TaskList:
         given: operations.Status | None = status.value if status else None

@@ -15,6 +15,10 @@ Checks = Annotated[
     typer.Option("--check", metavar="CMD", help="Proves the patch by exit code 0; repeatable."),
 ]
 Attempts = Annotated[int, typer.Option(help="Independent tries; the best by the checks counts.")]
+Images = Annotated[
+    list[Path] | None,
+    typer.Option("--image", metavar="FILE", help="PNG, JPEG or WebP, for a model that takes images; repeatable."),
+]
 MaxSteps = Annotated[int | None, typer.Option(help="Most model calls.")]
 MaxTokens = Annotated[int | None, typer.Option(help="Most tokens, read and written.")]
 MaxCost = Annotated[float | None, typer.Option(help="Most that model calls may cost, where prices are set.")]

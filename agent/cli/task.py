@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from agent.api.schemas import AttemptView, DraftView, TaskView
+from agent.api.schemas import AttemptView, DraftView, Image, NewTask, TaskView
 from agent.cli.arguments import invalid
 from agent.cli.checkout import NOTHING_PROVES, default_checks, top_directory
 from agent.cli.client import Client, ServiceProblem, ServiceUnreachable
@@ -21,7 +21,7 @@ from agent.cli.report import AttemptSize, details, report, table
 from agent.cli.report import attempts as report_attempts
 from agent.cli.terminal import Terminal
 from agent.errors import RepositoryError
-from agent.types import Check, Limits, ModelOptions, Status, TaskRequest
+from agent.types import Check, Limits, ModelOptions, Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,7 @@ class Submission:
     attempts: int
     labels: dict[str, str]
     approvals: Literal["none", "auto", "accept edits", "ask", "plan"]
+    images: tuple[Image, ...] = ()
 
 
 async def submit(client: Client, submission: Submission, terminal: Terminal, output: Format) -> None:
@@ -196,7 +197,7 @@ async def _submit(client: Client, submission: Submission, terminal: Terminal) ->
     if not checks and isinstance(root, Path):
         terminal.note(NOTHING_PROVES)
     try:
-        request = TaskRequest(
+        request = NewTask(
             repository=str(root),
             base_commit=submission.commit,
             problem_statement=submission.problem,
@@ -206,6 +207,7 @@ async def _submit(client: Client, submission: Submission, terminal: Terminal) ->
             attempts=submission.attempts,
             labels=submission.labels,
             approvals=submission.approvals,
+            images=submission.images,
         )
     except ValidationError as error:
         raise invalid(error) from error

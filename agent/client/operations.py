@@ -270,6 +270,7 @@ class ChunkChoice(TypedDict):
 class ContentPart(TypedDict):
     type: str
     text: NotRequired[str]
+    image_url: NotRequired[ImageUrl | None]
 
 
 class Conversation(TypedDict):
@@ -442,6 +443,7 @@ class ForkPoint(TypedDict):
 
     at_event: int
     message: NotRequired[str | None]
+    limits: NotRequired[Limits | None]
 
 
 class GitHubDelivery(TypedDict):
@@ -495,6 +497,10 @@ class Image(TypedDict):
 
     media_type: Literal["image/png", "image/jpeg", "image/webp"]
     data: str
+
+
+class ImageUrl(TypedDict):
+    url: str
 
 
 class Issue(TypedDict):
@@ -673,6 +679,7 @@ class NewEval(TypedDict):
     suite: NotRequired[str | None]
     attempts: NotRequired[int | None]
     model: NotRequired[ModelOptions | None]
+    benchmark: NotRequired[bool | None]
 
 
 class NewKey(TypedDict):
@@ -740,6 +747,33 @@ class NewSkill(TypedDict):
     name: str
 
 
+class NewTask(TypedDict):
+    """A task to queue, with what its problem looks like."""
+
+    repository: str
+    base_commit: NotRequired[str]
+    changes: NotRequired[str]
+    problem_statement: str
+    conversation: NotRequired[list[Said]]
+    checks: NotRequired[list[Check]]
+    limits: NotRequired[Limits]
+    model: NotRequired[ModelOptions]
+    attempts: NotRequired[int]
+    profile: NotRequired[Literal["native", "assistant", "mini"]]
+    on_limit: NotRequired[Literal["stop", "ask"]]
+    approvals: NotRequired[Literal["none", "auto", "accept edits", "ask", "plan"]]
+    review: NotRequired[bool | None]
+    image: NotRequired[str]
+    setup: NotRequired[SetUp | None]
+    allow_hosts: NotRequired[list[str] | None]
+    deny_hosts: NotRequired[list[str]]
+    benchmark: NotRequired[bool]
+    priority: NotRequired[Priority]
+    labels: NotRequired[dict[str, str]]
+    artifacts: NotRequired[list[str]]
+    images: NotRequired[list[Image]]
+
+
 class NewWebhook(TypedDict):
     url: str
     events: NotRequired[
@@ -763,7 +797,7 @@ class Prices(TypedDict):
     completion: float
 
 
-Priority = Literal["low", "normal", "high"]
+Priority = Literal["background", "low", "normal", "high"]
 
 
 class ProblemDocument(TypedDict):
@@ -1176,6 +1210,7 @@ class TaskRequest(TypedDict):
     image: NotRequired[str]
     setup: NotRequired[SetUp | None]
     allow_hosts: NotRequired[list[str] | None]
+    deny_hosts: NotRequired[list[str]]
     benchmark: NotRequired[bool]
     priority: NotRequired[Priority]
     labels: NotRequired[dict[str, str]]
@@ -1363,7 +1398,7 @@ class Operations:
     def __init__(self, send: Send) -> None:
         self._send = send
 
-    async def submit(self, body: TaskRequest, *, idempotency_key: str | None = None) -> TaskView:
+    async def submit(self, body: NewTask, *, idempotency_key: str | None = None) -> TaskView:
         """Queue a task. The commit is resolved now, so that what is repaired does not move while the task waits."""
         answer: TaskView = json.loads(
             await self._send("POST", "/v1/tasks", {}, _headers(idempotency_key=idempotency_key), body)
@@ -1640,7 +1675,7 @@ class Operations:
         return answer
 
     async def submit_eval(self, body: NewEval, *, idempotency_key: str | None = None) -> EvalView:
-        """Queue tasks at low priority, all or none, and have them counted together."""
+        """Queue tasks in the background, all or none, and have them counted together."""
         answer: EvalView = json.loads(
             await self._send("POST", "/v1/evals", {}, _headers(idempotency_key=idempotency_key), body)
         )
@@ -1917,10 +1952,12 @@ class Operations:
         """Forget a secret."""
         await self._send("DELETE", f"/v1/projects/{_in(project_id)}/secrets/{_in(name)}", {}, {}, None)
 
-    async def complete_chat(self, body: ChatRequest) -> ChatCompletion:
+    async def complete_chat(self, body: ChatRequest, *, idempotency_key: str | None = None) -> ChatCompletion:
         """Have the last message done as a task, or told to the task of the conversation. Streamed, the answer grows as
         the agent works; else it comes when the task is over or needs you, or when the wait is over."""
-        answer: ChatCompletion = json.loads(await self._send("POST", "/v1/chat/completions", {}, {}, body))
+        answer: ChatCompletion = json.loads(
+            await self._send("POST", "/v1/chat/completions", {}, _headers(idempotency_key=idempotency_key), body)
+        )
         return answer
 
     async def live(self) -> Alive:

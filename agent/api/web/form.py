@@ -7,9 +7,10 @@ from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 from fastapi import Request
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from agent.api.problems import Problem
+from agent.api.schemas import Image, Images
 from agent.types import Limits, ModelOptions, TaskRequest
 
 Form = Mapping[str, str]
@@ -107,6 +108,21 @@ def task_request(form: Form) -> TaskRequest:
     except ValidationError as error:
         found = {_field(part["loc"]): _sentence(part["type"], part["msg"]) for part in error.errors()}
         raise Rejected(found) from error
+
+
+def read_images(form: Form) -> tuple[Image, ...]:
+    """Those that the page put into the form, as data URLs, in fields ``image_0``, ``image_1`` and so on.
+
+    Raises:
+        Rejected
+    """
+    urls = [value for name, value in form.items() if name.startswith("image_")]
+    given = [url.removeprefix("data:").partition(";base64,")[::2] for url in urls]
+    try:
+        shown = [{"media_type": media_type, "data": data} for media_type, data in given]
+        return TypeAdapter(Images).validate_python(shown)
+    except ValidationError as error:
+        raise Rejected({"images": f"{error.errors()[0]['msg']}. Choose them again."}) from error
 
 
 def read_labels(text: str) -> dict[str, str]:

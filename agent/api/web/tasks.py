@@ -1,5 +1,6 @@
 """The pages of tasks: the list, the form of a new one, and one task from several sides."""
 
+from collections.abc import Sequence
 from hashlib import sha256
 from http import HTTPStatus
 from typing import Annotated, Any
@@ -11,15 +12,26 @@ from markupsafe import Markup
 from agent.api.auth import needs
 from agent.api.context import Context, Shared
 from agent.api.events import EventStream
+from agent.api.images import read_images as decoded
+from agent.api.images import show_images
 from agent.api.problems import Problem
 from agent.api.repos import resolve_repository
+from agent.api.schemas import Image
 from agent.api.web.changes import changes
-from agent.api.web.form import Form, Rejected, empty_task_form, filled_task_form, read_form, task_request
+from agent.api.web.form import (
+    Form,
+    Rejected,
+    empty_task_form,
+    filled_task_form,
+    read_form,
+    read_images,
+    task_request,
+)
 from agent.api.web.html import Templates
 from agent.api.web.live import draw_entries, messages
 from agent.api.web.page import Html, page_router
 from agent.api.web.state import State, read_state
-from agent.types import Status
+from agent.types import Status, TaskRequest
 
 router = page_router("tasks:read")
 
@@ -75,13 +87,15 @@ async def new_task(
 async def submit(request: Request, shared: Shared, html: Html) -> Response:
     form = await read_form(request)
     try:
-        task = task_request(form)
+        task, images = task_request(form), read_images(form)
+        contents = _contents(shared, task, images)
         pinned = await resolve_repository(shared, task)
     except Rejected as rejected:
         return await _task_form(request, shared, html, form, rejected.errors, HTTPStatus.UNPROCESSABLE_ENTITY)
     except Problem as problem:
         return await _task_form(request, shared, html, form, {"repository": problem.detail}, problem.status)
     record = await shared.tasks.submit(pinned, created_by=shared.principal.subject)
+    await show_images(shared, record.id, images, contents)
     return RedirectResponse(f"/tasks/{record.id}", HTTPStatus.SEE_OTHER)
 
 
@@ -159,11 +173,30 @@ async def _listing(shared: Context, status: Status | None, cursor: str | None) -
     return {"page": page, "status": status, "cursor": cursor, "seen": seen, "queue": queue, "statuses": statuses}
 
 
+def _contents(shared: Context, task: TaskRequest, images: Sequence[Image]) -> Sequence[bytes]:
+    """
+    Raises:
+        Rejected
+    """
+    try:
+        return decoded(shared, task.model.name or shared.model_name, images)
+    except Problem as problem:
+        raise Rejected({"images": f"{problem.errors[0].detail}. Choose them again."}) from problem
+
+
 async def _task_form(
     request: Request, shared: Context, html: Templates, form: Form, errors: Form, status: HTTPStatus
 ) -> Response:
     recent = await shared.tasks.list_tasks(limit=_PAGE_SIZE)
     repositories = list(dict.fromkeys(task.request.repository for task in recent.tasks))
     shown = dict.fromkeys(empty_task_form(), "") | dict(form)
-    suggestions = {"repositories": repositories, "model_name": shared.model_name}
-    return html.page(request, "new_task.html", status, form=shown, errors=errors, **suggestions)
+    return html.page(
+        request,
+        "new_task.html",
+        status,
+        form=shown,
+        errors=errors,
+        repositories=repositories,
+        model_name=shared.model_name,
+        takes_images=shared.takes_images and shared.store.artifacts is not None,
+    )

@@ -12,6 +12,7 @@ from agent.cli.options import (
     Checks,
     Commit,
     FormatAs,
+    Images,
     MaxCost,
     MaxSteps,
     MaxTokens,
@@ -56,6 +57,7 @@ def submit(
     seed: Seed = None,
     thinking: Thinking = None,
     approvals: Annotated[Approvals, typer.Option(help="Which calls wait for a word.")] = Approvals.NONE,
+    image: Images = None,
     watch: Annotated[bool, typer.Option("--watch", help="Stay until it ends, and exit as it did.")] = False,
     require_verified: RequireVerified = False,
     server: Server = LOCAL_SERVICE,
@@ -64,7 +66,7 @@ def submit(
     no_color: NoColor = False,
 ) -> None:
     """Queue a task; prints its id."""
-    from agent.cli import arguments, task
+    from agent.cli import arguments, images, task
     from agent.cli.terminal import open_terminal
 
     submission = task.Submission(
@@ -77,6 +79,7 @@ def submit(
         attempts=attempts,
         labels=arguments.labels(label or []),
         approvals=approvals.value,
+        images=images.read_images(image or ()),
     )
     terminal = open_terminal(quiet=quiet, no_color=no_color)
 
@@ -221,15 +224,16 @@ def message(
         Delivery,
         typer.Option(help="steer: before its next answer; queue: once it has finished; interrupt: at once."),
     ] = Delivery.STEER,
+    image: Images = None,
     server: Server = LOCAL_SERVICE,
     no_color: NoColor = False,
 ) -> None:
     """Say something to the agent while it works, or answer its question; prints the message's id."""
-    from agent.cli import arguments, steering
+    from agent.cli import arguments, images, steering
     from agent.cli.terminal import open_terminal
 
     terminal = open_terminal(no_color=no_color)
-    said = arguments.said(text, delivery)
+    said = arguments.said(text, delivery, images.read_images(image or ()))
     with_client(server, lambda client: steering.say(client, task_id, said, terminal))
 
 

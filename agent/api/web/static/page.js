@@ -19,6 +19,26 @@ addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && event.target.form) event.target.form.requestSubmit();
 });
 
+// Chosen images go with the form's other fields, as text; it is sent once they are read.
+addEventListener("change", async (event) => {
+  const { files, form, dataset } = event.target;
+  if (!dataset.images) return;
+  const send = form.querySelector("[type=submit]");
+  send.disabled = true;
+  for (const old of form.querySelectorAll(`[name^="${dataset.images}_"]`)) old.remove();
+  for (const [number, file] of [...files].entries()) {
+    const field = Object.assign(document.createElement("input"), { type: "hidden", name: `${dataset.images}_${number}` });
+    field.value = await new Promise((read) => {
+      const reader = new FileReader();
+      reader.onload = () => read(reader.result);
+      reader.onerror = () => read("");
+      reader.readAsDataURL(file);
+    });
+    form.append(field);
+  }
+  send.disabled = false;
+});
+
 function duration(seconds) {
   if (seconds < 60) return `${Math.floor(seconds)} s`;
   const minutes = Math.floor(seconds / 60);

@@ -1,0 +1,71 @@
+"""``--image`` of ``mimo task``, against a service whose model takes images and one whose model does not."""
+
+import base64
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from agent.testing import ScriptedEndpoint
+
+from .conftest import CHECK, REPAIR, Mimo, start
+
+PNG = b"\x89PNG\r\n\x1a\n\x00\xff rest"
+
+Serve = Callable[[ScriptedEndpoint], str]
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Serve]:
+    """A service that asks this endpoint; its address."""
+
+    @contextmanager
+    def serving(endpoint: ScriptedEndpoint) -> Iterator[str]:
+        with endpoint.running() as model:
+            process = start("serve", "--port", 0, "--model-url", model, home=tmp_path / "service")
+            assert process.stderr is not None
+            try:
+                yield next(word for line in process.stderr if "ready" in line for word in line.split() if "://" in word)
+            finally:
+                process.terminate()
+                process.communicate(timeout=60)
+
+    with ExitStack() as stack:
+        yield lambda endpoint: stack.enter_context(serving(endpoint))
+
+
+def test_an_image_of_the_problem_reaches_the_model(
+    mimo: Mimo, serve: Serve, checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MIMO_MODEL_IMAGES", "1")
+    (tmp_path / "button.png").write_bytes(PNG)
+    endpoint = ScriptedEndpoint(REPAIR)
+    where = ("--server", serve(endpoint))
+    options = ("--repo", checkout, "--check", CHECK, "--image", tmp_path / "button.png", "--watch")
+    done = mimo("task", "submit", "add() subtracts", *options, *where)
+    assert done.code == 0, done.err
+    shown = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{base64.b64encode(PNG).decode()}"}}
+    last = endpoint.requests[-1]["messages"]
+    assert [message["content"][1:] for message in last if isinstance(message["content"], list)] == [[shown]]
+
+
+def test_an_image_that_the_model_does_not_take_is_refused_and_nothing_is_submitted(
+    mimo: Mimo, serve: Serve, checkout: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "button.png").write_bytes(PNG)
+    where = ("--server", serve(ScriptedEndpoint(REPAIR)))
+    refused = mimo("task", "submit", "add() subtracts", "--repo", checkout, "--image", tmp_path / "button.png", *where)
+    assert refused.code == 2
+    assert "takes text alone" in refused.err
+    assert "No tasks." in mimo("task", "list", *where).err
+
+
+def test_what_is_no_image_is_refused_before_anything_is_sent(mimo: Mimo, checkout: Path, tmp_path: Path) -> None:
+    (tmp_path / "words.png").write_text("words")
+    submit = ("task", "submit", "add() subtracts", "--repo", checkout)
+    assert "words.png is no PNG, JPEG or WebP" in mimo(*submit, "--image", tmp_path / "words.png").err
+    assert "No such file" in mimo(*submit, "--image", tmp_path / "nowhere.png").err
+    (tmp_path / "large.png").write_bytes(PNG + bytes(1_500_000))
+    assert "make it 1,500,000 or less" in mimo(*submit, "--image", tmp_path / "large.png").err
+    assert "5 are too many" in mimo(*submit, *("--image", "a.png") * 5).err

@@ -1,0 +1,54 @@
+"""Images that are chosen in the form of a new task."""
+
+from pathlib import Path
+
+import pytest
+from playwright.async_api import expect
+
+from agent.api.app import create_app
+from agent.config import ModelSettings
+from agent.identity import DEFAULT_PROJECT
+from agent.store.open import open_store
+
+from .conftest import Tab, resolve_commit, serving
+
+pytestmark = pytest.mark.anyio
+
+PNG = b"\x89PNG\r\n\x1a\n\x00\xff rest"
+
+
+async def _send(tab: Tab, service: str, chosen: list[Path]) -> None:
+    await tab.page.goto(f"{service}/tasks/new")
+    await tab.page.get_by_label("What is wrong").fill("The button is off.")
+    await tab.page.get_by_label("Repository").fill("/srv/shop")
+    await tab.page.get_by_label("Images").set_input_files(chosen)
+    await expect(tab.page.locator("[name^=image_]")).to_have_count(len(chosen))
+    await tab.page.get_by_role("button", name="Submit task").click()
+
+
+async def test_chosen_images_are_kept_with_the_task_and_others_refused_in_words(tab: Tab, tmp_path: Path) -> None:
+    picture, text = tmp_path / "button.png", tmp_path / "words.png"
+    picture.write_bytes(PNG)
+    text.write_bytes(b"words")
+    async with open_store(f"sqlite:///{tmp_path}/mimo.db", artifacts=f"file://{tmp_path}/kept") as store:
+        app = create_app(store, resolve_commit, model=ModelSettings(name="sees", images=True))
+        async with serving(app) as service:
+            await _send(tab, service, [picture, text])
+            await expect(tab.page.get_by_text("It does not begin as image/png does")).to_be_visible()
+            assert tab.complaints == [
+                "error: Failed to load resource: the server responded with a status of 422 (Unprocessable Entity)"
+            ]
+            await _send(tab, service, [picture])
+            await expect(tab.page.get_by_text("[image messages/")).to_be_visible()
+            await tab.page.goto("about:blank")
+        (task,) = (await store.of(DEFAULT_PROJECT).list_tasks(limit=5)).tasks
+        assert store.artifacts is not None
+        (kept,) = await store.artifacts.of_task(DEFAULT_PROJECT, task.id)
+        found = [piece async for piece in store.artifacts.read(DEFAULT_PROJECT, task.id, kept)]
+        assert (kept.media_type, b"".join(found)) == ("image/png", PNG)
+
+
+async def test_where_the_model_takes_text_alone_no_images_are_asked_for(tab: Tab, service: str) -> None:
+    await tab.page.goto(f"{service}/tasks/new")
+    await expect(tab.page.get_by_label("What is wrong")).to_be_visible()
+    await expect(tab.page.get_by_label("Images")).to_have_count(0)
