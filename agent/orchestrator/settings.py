@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from agent.config import ModelSettings
+from agent.store.claims import LONGEST_LEASE
 from sandbox.config import SandboxSettings
 from sandbox.types import Resources
 
@@ -55,5 +56,8 @@ class WorkerSettings(BaseModel):
     worker_id: str = Field(default_factory=_worker_id, min_length=1, description="Names this worker in the log.")
     concurrency: int = Field(1, ge=1, le=256, description="Runs at once.")
     lease_ttl_s: float = Field(
-        15.0, gt=0, description="A run whose worker is silent for so long goes to another one, s. Renewed at a third."
+        15.0,
+        gt=0,
+        le=LONGEST_LEASE.total_seconds(),
+        description="A run whose worker is silent for so long goes to another one, s. Renewed at a third.",
     )

@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, RowMapping, and_, func, or_, select, text, union_all, update
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -18,13 +18,17 @@ from agent.types import Status, Usage
 _CLAIM_LOCK = 6_459_002
 """Number of the advisory lock of Postgres under which turns are taken: caps hold only if one takes them at a time."""
 
+LONGEST_LEASE = timedelta(hours=1)
+"""What ends much later was leased before the clock was set back: who died is not waited for, the others renew it."""
+
 _DAILY = ("daily_tokens", "daily_tokens_per_user", "daily_cost", "daily_cost_per_user")
 _MONTHLY = ("monthly_cost", "monthly_cost_per_user")
 
 
 def claimable(now: datetime) -> ColumnElement[bool]:
     """Which runs wait for a worker: queued, given back, or silent for longer than their lease."""
-    unowned = or_(runs.c.lease_until.is_(None), runs.c.lease_until < now)
+    until = runs.c.lease_until
+    unowned = or_(until.is_(None), until < now, until > now + 2 * LONGEST_LEASE)
     parked = and_(runs.c.status.in_((Status.WAITING, Status.PAUSED)), runs.c.lease_until.is_(None))
     return and_(runs.c.status.in_(LIVING), unowned, ~parked)
 

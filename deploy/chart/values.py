@@ -436,7 +436,9 @@ class Api(Component):
 class Orchestrator(Component):
     image: Image = Image(repository="mimo-coder/agent")
     concurrency: int = Field(4, ge=1, le=256, description="Runs at once in one pod.")
-    lease_ttl_seconds: float = Field(15.0, gt=0, description="A run goes to another worker after so long a silence, s.")
+    lease_ttl_seconds: float = Field(
+        15.0, gt=0, le=3600, description="A run goes to another worker after so long a silence, s."
+    )
     probe_every_seconds: int = Field(
         3600,
         ge=0,

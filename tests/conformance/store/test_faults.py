@@ -170,6 +170,23 @@ async def test_clock_that_jumps_back_stops_nobody(store: Store, clock: Clock) ->
     assert again.task.id == following.id
 
 
+async def test_clock_that_jumps_back_keeps_no_run_of_a_dead_worker_waiting(store: Store, clock: Clock) -> None:
+    await store.of(DEFAULT_PROJECT).submit(REQUEST)
+    first = await store.claim("old", 15)
+    assert first is not None
+    clock.advance(-60)
+    # The lease might still be somebody's.
+    assert await store.claim("new", 15) is None
+    clock.advance(-86_400)
+
+    second = await store.claim("new", 15)
+
+    assert second is not None
+    assert (second.run_id, second.generation) == (first.run_id, first.generation + 1)
+    with pytest.raises(LeaseLost):
+        await store.renew(first.run_id, first.generation, 15)
+
+
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     with small_disk(tmp_path / "disk") as folder:
