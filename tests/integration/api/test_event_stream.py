@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import socket
+import struct
 from pathlib import Path
 
 import anyio
@@ -159,6 +161,59 @@ async def test_slow_reader_is_told_and_dropped_and_loses_nothing(store: Store, s
     assert (seen[-1].event, json.loads(seen[-1].data)["after"]) == ("stream.dropped", int(last))
     told = [event for event in [*seen, *rest] if event.data and event.event not in STREAM_NOTES]
     assert [int(event.id) for event in told] == [event.seq for event in await store.of(DEFAULT_PROJECT).events(task.id)]
+
+
+async def _break_rules(url: str, said: bytes, *, reads: bool) -> str:
+    """Say something to the service, and be gone without a word; the status that was answered, where that is read."""
+    address = httpx.URL(url)
+    reader, writer = await asyncio.open_connection(address.host, address.port)
+    writer.write(said)
+    await writer.drain()
+    status = (await reader.readline()).decode().partition(" ")[2].strip() if reads else ""
+    # A reset, as when a machine loses its power, and no orderly end.
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
+    return status
+
+
+async def test_readers_that_keep_to_no_rule_are_refused_or_forgotten_and_harm_nobody(
+    store: Store, serve: Serve
+) -> None:
+    task = await store.of(DEFAULT_PROJECT).submit(TASK)
+    claim = await _claim(store)
+    head = f"GET /v1/tasks/{task.id}/events HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: text/event-stream\r\n".encode()
+    wrong_ids = (b"-1", b"1e3", b"9" * 40, b"\xff\xfe", b"1, 2", b"NaN", b"0x10")
+    async with serve(_app(store, heartbeat_s=1.0)) as url:
+        reading = asyncio.ensure_future(_read(f"{url}/v1/tasks/{task.id}/events", STREAM))
+        refused = [
+            await _break_rules(url, head + b"Last-Event-ID: " + wrong + b"\r\n\r\n", reads=True) for wrong in wrong_ids
+        ]
+        accepted = [
+            await _break_rules(url, head + b"\r\n" + after, reads=True)
+            for after in (b"", b"GET ", b"\x00" * 5000, head + b"\r\n" + head + b"\r\n")
+        ]
+        for rubbish in (
+            b"",
+            head,
+            head + b"\r\n",
+            b"\x16\x03\x01\x02\x00" * 50,
+            b"\r\n" * 1000,
+            b"GET / HTTP/9.9\r\n\r\n",
+        ):
+            for _ in range(5):
+                await _break_rules(url, rubbish, reads=False)
+        async with httpx.AsyncClient(trust_env=False, timeout=60) as http, asyncio.timeout(120):
+            while "mimo_event_watchers 1.0" not in (await http.get(f"{url}/metrics")).text:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        await _note(store, claim, "still heard")
+        await _finish(store, claim)
+        events = await reading
+
+    assert {status.partition(" ")[0] for status in refused} == {"422"}
+    assert {status.partition(" ")[0] for status in accepted} == {"200"}
+    assert [int(event.id) for event in events] == [
+        event.seq for event in await store.of(DEFAULT_PROJECT).events(task.id)
+    ]
 
 
 async def test_silence_is_filled_with_heartbeats(store: Store, serve: Serve) -> None:
