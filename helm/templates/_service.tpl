@@ -113,14 +113,11 @@ startupProbe:
   periodSeconds: 1
   timeoutSeconds: 5
   failureThreshold: 120
-{{- if ne .Values.database.mode "sqlite" }}
-# Not beside the API: that shall answer while the model loads.
 readinessProbe:
   httpGet: {path: /readyz, port: monitor}
   periodSeconds: 10
   timeoutSeconds: 15
   failureThreshold: 3
-{{- end }}
 livenessProbe:
   httpGet: {path: /livez, port: monitor}
   periodSeconds: 10

@@ -4,8 +4,8 @@ import base64
 import json
 import os
 import subprocess
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import aclosing, asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -13,8 +13,9 @@ from typing import Any, cast
 import anyio
 
 from agent.api.schemas import EventView, TaskView
-from agent.cli.client import Client, ServiceUnreachable
+from agent.cli.client import Client, ServiceProblem, ServiceUnreachable
 from agent.git import git
+from agent.types import TaskRequest
 from deploy.chart.__main__ import CHART
 from deploy.cluster import programs
 from deploy.cluster.cluster import Cluster
@@ -126,20 +127,40 @@ async def until(client: Client, task_id: str, kind: str) -> EventView:
     raise AssertionError(f"the task ended without {kind}")
 
 
+@contextmanager
+def perhaps_away() -> Iterator[None]:
+    """What is asked in this may find no answer: the API's pods or its store may just be made anew."""
+    try:
+        yield
+    except ServiceUnreachable:
+        pass
+    except ServiceProblem as problem:
+        if not problem.retryable:
+            raise
+
+
 async def answers(client: Client) -> None:
-    """Wait until the API does: its only pod may just be made anew."""
+    """Wait until the API does."""
     for _ in range(400):
-        with suppress(ServiceUnreachable):
+        with perhaps_away():
             await client.list(limit=1)
             return
         await anyio.sleep(0.5)
     raise AssertionError("the API does not come back")
 
 
+async def submitted(client: Client, request: TaskRequest) -> TaskView:
+    """The task, whoever has to be waited for; twice where the answer to the first was lost."""
+    while True:
+        with perhaps_away():
+            return await client.submit(request)
+        await answers(client)
+
+
 async def ended(client: Client, task_id: str) -> TaskView:
     """The task when it has ended. A pod of the API that is on its way out may have been the one that answered."""
     while True:
-        with suppress(ServiceUnreachable):
+        with perhaps_away():
             async for _ in client.watch(task_id):
                 pass
             return await client.show(task_id)

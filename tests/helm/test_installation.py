@@ -1,9 +1,12 @@
 """The chart's small profile on a real cluster: it works, it survives, it changes, it goes."""
 
+import asyncio
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+import httpx
 import pytest
 
 from agent.types import Status, VerdictKind
@@ -28,6 +31,7 @@ KINDS = (
     *("rbac.authorization.k8s.io/roles", "rbac.authorization.k8s.io/rolebindings", "apps/deployments", "batch/jobs"),
     "admissionregistration.k8s.io/validatingadmissionpolicies",
 )
+API_IS_READY = '{.status.containerStatuses[?(@.name=="api")].ready}'
 MAY_IN_SANDBOXES = {("pods", verb) for verb in ("create", "delete", "list", "watch")} | {("events", "list")}
 
 
@@ -83,6 +87,37 @@ async def test_an_upgrade_in_mid_run_loses_neither_run_nor_keys(
     assert release.pods("api") != before
 
 
+async def test_a_worker_whose_sandboxes_are_open_is_not_ready_while_the_api_takes_tasks(
+    release: Release, exercise: EvalTask, place: Path
+) -> None:
+    """The network plugin of the test cluster minds no policies."""
+    release.upgrade("--set=sandbox.settings.network=policy", "--wait=hookOnly")
+    pod = await says_of_sandboxes(release, "lets tcp:")
+    release.kubectl("wait", f"--for=jsonpath={API_IS_READY}=true", f"pod/{pod}", "--timeout=120s")
+    assert ready(release, pod) == {"api"}
+    async with release.client() as client:
+        task = await client.submit(request_of(exercise, place, Sampling(), None))
+        assert (await client.show(task.id)).status is Status.QUEUED
+        release.upgrade()
+        assert ready(release, *release.pods("api")) == {"api", "orchestrator"}
+        done = await ended(client, task.id)
+    assert done.verdict is not None, done
+    assert done.verdict.kind is VerdictKind.VERIFIED
+
+
+async def test_tasks_for_whose_sandboxes_there_is_no_room_wait_and_all_are_done(
+    release: Release, exercise: EvalTask, place: Path
+) -> None:
+    release.upgrade("--set=sandbox.bounds.pods=2,orchestrator.concurrency=4")
+    async with release.client() as client:
+        asked = [await client.submit(request_of(exercise, place, Sampling(), None)) for _ in range(4)]
+        done = [await ended(client, task.id) for task in asked]
+        logs = [(await client.events(task.id)).events for task in asked]
+    assert {task.verdict and task.verdict.kind for task in done} == {VerdictKind.VERIFIED}, done
+    waits = [event.body["detail"] for log in logs for event in log if event.type == "run.parked"]
+    assert any("exceeded quota" in wait for wait in waits), waits
+
+
 def test_a_failed_upgrade_is_rolled_back(release: Release) -> None:
     missing = "--set=api.image.tag=missing"
     with pytest.raises(HelmError):
@@ -129,6 +164,23 @@ async def succeeds_although(release: Release, exercise: EvalTask, place: Path, d
         done = await ended(client, submitted.id)
     assert done.verdict is not None, done
     assert done.verdict.kind is VerdictKind.VERIFIED
+
+
+async def says_of_sandboxes(release: Release, wanted: str) -> str:
+    """The pod with API and worker as soon as the worker does so."""
+    async with httpx.AsyncClient(timeout=60) as http:
+        while True:
+            for name in release.pods("api"):
+                with suppress(httpx.HTTPError, ClusterError, KeyError):  # it goes, or has no address yet
+                    address = release.get("pod", name)["status"]["podIP"]
+                    if wanted in (await http.get(f"http://{address}:9002/readyz")).json()["checks"]["sandboxes"]:
+                        return name
+            await asyncio.sleep(0.5)
+
+
+def ready(release: Release, pod: str) -> set[str]:
+    """Its containers that are."""
+    return {each["name"] for each in release.get("pod", pod)["status"]["containerStatuses"] if each["ready"]}
 
 
 def allowed(release: Release, account: str, namespace: str) -> set[tuple[str, str]]:
