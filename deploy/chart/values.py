@@ -24,6 +24,7 @@ Digest = Annotated[str, StringConstraints(pattern=r"^(sha256:[0-9a-f]{64})?$")]
 Name = Annotated[str, StringConstraints(max_length=253, pattern=r"^([a-z0-9]([a-z0-9.-]*[a-z0-9])?)?$")]
 """Of an object of the cluster; empty: none."""
 Cidr = Annotated[str, StringConstraints(pattern=r"^([0-9.]+|[0-9a-fA-F:.]+)/[0-9]{1,3}$")]
+Port = Annotated[int, Field(ge=1, le=65535)]
 Registry = Annotated[
     str, StringConstraints(pattern=r"^([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]+)?(/[a-z0-9._-]+)*/?)?$")
 ]
@@ -499,6 +500,7 @@ class Database(Pods):
     )
     url_secret: Name = Field("", description="For `external`: a Secret whose key `url` is postgresql://...")
     cidrs: list[Cidr] = Field([], description="For `external`: addresses of the server, for network policies.")
+    ports: list[Port] = Field([5432], min_length=1, description="For `external`: its ports, for network policies.")
     migrations: Literal["init", "hook"] = Field(
         "init",
         description="Who brings the tables up to date. `init`: each pod before it starts, one after the other. `hook`: "
@@ -586,7 +588,7 @@ class Sandbox(Values):
 
 class ApiServer(Values):
     cidrs: list[Cidr] = Field([], description="Addresses of the API server, as nodes see them.")
-    ports: list[int] = [443, 6443]
+    ports: list[Port] = [443, 6443]
 
 
 class NetworkPolicy(Values):

@@ -5,6 +5,7 @@ The plugin of the test cluster enforces none, so this is what shows that they op
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
 from itertools import product
 from typing import Any
 
@@ -38,6 +39,8 @@ class Pod:
     labels: Mapping[str, str]
     ports: Mapping[str, int]
     """Name -> number."""
+    address: str = ""
+    """Of one outside of the cluster."""
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +81,16 @@ def test_tests_of_an_installation_reach_what_they_try(made: Rendered) -> None:
         *((f"test-{name}", "model-server", 9001) for name in ("api", "model", "sandbox")),
         *((f"test-{name}", "router", 30000) for name in ("api", "model", "sandbox")),
         ("test-sandbox", "sandbox", SANDBOXD),
+    }
+
+
+def test_the_database_of_others_is_reached_by_whoever_reads_it_and_at_its_port_alone() -> None:
+    database = {"mode": "external", "urlSecret": "store", "migrations": "hook", "cidrs": ["10.9.0.0/24"]}
+    made = render({"database": {**database, "ports": [6432]}}, "dev")
+    ports = {"pooler": 6432, "ssh": 22}
+    outside = [Pod(name, "", {}, ports, address) for name, address in (("its", "10.9.0.7"), ("other", "10.9.1.7"))]
+    assert reached(made, list(pods(made)), outside) == {
+        (each, "its", 6432) for each in ("api", "orchestrator", "migrations")
     }
 
 
@@ -152,7 +165,9 @@ def allows(policy: Object, rule: Object, other: Pod, port: set[int | str], way: 
 
 def is_peer(policy: Object, peer: Object, other: Pod) -> bool:
     if "ipBlock" in peer:
-        return False  # of what is outside
+        return bool(other.address) and ip_address(other.address) in ip_network(peer["ipBlock"]["cidr"])
+    if other.address:
+        return False
     if "namespaceSelector" in peer:
         is_there = fits(peer["namespaceSelector"], {"kubernetes.io/metadata.name": other.namespace})
     else:

@@ -4,15 +4,20 @@ pod happens to no run."""
 import asyncio
 import json
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 
 import pytest
+from sqlalchemy import create_engine, text
 
-from agent.types import VerdictKind
+from agent.api.schemas import TaskView
+from agent.cli.client import Client
+from agent.store.migrations import HEAD, upgrade
+from agent.types import TaskRequest, VerdictKind
 from deploy.cluster.cluster import Cluster
 from evals.runner import Sampling, request_of
 from evals.types import EvalTask
-from tests.helm.release import Release, answers, ended, until
+from tests.helm.release import HelmError, Release, answers, ended, submitted, until
 from tests.helm.test_installation import allowed
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(1800)]  # the first makes the images
@@ -31,6 +36,7 @@ OF_OTHERS = (
     "database.mode=external",
     "database.urlSecret=store",
     "database.cidrs={10.0.0.0/8}",
+    "database.migrations=hook",
     "modelServer.engine=external",
     "modelServer.url=http://wide-router.wide.svc:30000/v1",
     "modelServer.cidrs={10.0.0.0/8}",
@@ -51,6 +57,23 @@ def wide(
     release.helm("uninstall", "--wait")
 
 
+@pytest.fixture(scope="module")
+def guest(
+    wide: tuple[Release, Path], exercise: EvalTask, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Release, Path]]:
+    """A release over the database and the model of the other, with tables of the first release at its installation."""
+    host, _ = wide
+    guest = Release(host.cluster, "guest", "guest", tuple(f"--set={each}" for each in OF_OTHERS))
+    guest.cluster.kubectl("create", "namespace", guest.namespace)
+    keep_database(host, guest, "store", revision="0001")
+    guest.kubectl(
+        "create", "secret", "generic", "model", f"--from-literal=model-api-key={host.keys()['model-api-key']}"
+    )
+    guest.install()
+    yield guest, asyncio.run(guest.put(exercise, tmp_path_factory.mktemp("repository")))
+    guest.helm("uninstall", "--wait")
+
+
 async def test_all_runs_end_although_a_worker_a_model_server_and_a_router_are_killed(
     wide: tuple[Release, Path], exercise: EvalTask
 ) -> None:
@@ -66,7 +89,14 @@ async def test_all_runs_end_although_all_pods_are_replaced_by_an_upgrade(
     parts = {"api": "api", "orchestrator": "orchestrator", "model-server": "modelServer", "router": "router"}
     before = {part: identities(release, part) for part in parts}
     changed = [f"--set={values}.podAnnotations.changed=yes" for values in parts.values()]
-    await all_succeed(release, exercise, place, lambda: release.upgrade(*changed))
+    request = request_of(exercise, place, Sampling(), None)
+    async with release.client() as client:
+        upgrading = asyncio.create_task(asyncio.to_thread(release.upgrade, *changed))
+        lanes = await asyncio.gather(*(done_during(upgrading, client, request) for _ in range(NUM_TASKS)))
+        await upgrading
+    for done in chain.from_iterable(lanes):
+        assert done.verdict is not None, (done.status, done.stop_reason, done.error)
+        assert done.verdict.kind is VerdictKind.VERIFIED
     for part, pods in before.items():
         assert not pods & identities(release, part), part
 
@@ -108,23 +138,48 @@ def test_the_account_of_the_router_may_watch_its_pods_and_nothing_else(wide: tup
 
 
 async def test_a_release_works_over_a_database_and_a_model_that_others_keep(
-    wide: tuple[Release, Path], exercise: EvalTask, tmp_path: Path
+    guest: tuple[Release, Path], exercise: EvalTask
 ) -> None:
-    release, _ = wide
-    release.kubectl(*in_database("createdb", "guest"))
-    database = f"postgresql://mimo:{release.keys()['postgres-password']}@wide-postgres.wide.svc:5432/guest"
-    guest = Release(release.cluster, "guest", "guest", tuple(f"--set={each}" for each in OF_OTHERS))
-    guest.cluster.kubectl("create", "namespace", guest.namespace)
-    for name, key, value in (("store", "url", database), ("model", "model-api-key", release.keys()["model-api-key"])):
-        guest.kubectl("create", "secret", "generic", name, f"--from-literal={key}={value}")
-    guest.install()
-    place = await guest.put(exercise, tmp_path)
-    async with guest.client() as client:
-        submitted = await client.submit(request_of(exercise, place, Sampling(), None))
-        done = await ended(client, submitted.id)
-    assert done.verdict is not None, done
-    assert done.verdict.kind is VerdictKind.VERIFIED
-    guest.helm("uninstall", "--wait")
+    release, place = guest
+    await all_succeed(release, exercise, place, lambda: None)
+
+
+async def test_an_upgrade_whose_migration_fails_leaves_the_release_as_it_is(
+    wide: tuple[Release, Path], guest: tuple[Release, Path], exercise: EvalTask
+) -> None:
+    keep_database(wide[0], guest[0], "newer", revision="9999")
+    release, place = guest
+    before = identities(release, "api") | identities(release, "orchestrator")
+    with pytest.raises(HelmError):
+        release.upgrade("--set=database.urlSecret=newer", "--timeout=20s")
+    release.kubectl("wait", "--for=jsonpath={.status.failed}", "--timeout=200s", "job/guest-migrations")
+    assert "schema revision 9999" in release.kubectl("logs", "--selector=batch.kubernetes.io/job-name=guest-migrations")
+    assert identities(release, "api") | identities(release, "orchestrator") == before
+    await all_succeed(release, exercise, place, lambda: None)
+
+
+async def test_an_upgrade_brings_the_tables_up_to_date_before_any_pod_is_replaced(
+    wide: tuple[Release, Path], guest: tuple[Release, Path], exercise: EvalTask
+) -> None:
+    """With pods that refuse older tables."""
+    keep_database(wide[0], guest[0], "older", revision="0001")
+    release, place = guest
+    release.upgrade("--set=database.urlSecret=older")
+    await all_succeed(release, exercise, place, lambda: None)
+
+
+def keep_database(host: Release, guest: Release, name: str, *, revision: str) -> None:
+    """One of that name with tables of that revision, its address in a Secret of that name."""
+    host.kubectl(*in_database("createdb", name))
+    password, server = host.keys()["postgres-password"], f"{host.name}-postgres"
+    address = host.get("service", server)["spec"]["clusterIP"]
+    engine = create_engine(f"postgresql+psycopg://mimo:{password}@{address}/{name}")
+    with engine.begin() as connection:
+        upgrade(connection, min(revision, HEAD))
+        connection.execute(text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
+    engine.dispose()
+    url = f"url=postgresql://mimo:{password}@{server}.{host.namespace}.svc:5432/{name}"
+    guest.kubectl("create", "secret", "generic", name, f"--from-literal={url}")
 
 
 def in_database(*command: str) -> tuple[str, ...]:
@@ -135,6 +190,15 @@ def in_database(*command: str) -> tuple[str, ...]:
 def identities(release: Release, component: str) -> set[str]:
     """Of its pods; those of a StatefulSet keep their names."""
     return {release.get("pod", name)["metadata"]["uid"] for name in release.pods(component)}
+
+
+async def done_during(other: asyncio.Task[str], client: Client, request: TaskRequest) -> list[TaskView]:
+    """Tasks, one after the other, until the other is over."""
+    done: list[TaskView] = []
+    while not (done and other.done()):
+        task = await submitted(client, request)
+        done.append(await ended(client, task.id))
+    return done
 
 
 async def all_succeed(release: Release, exercise: EvalTask, place: Path, disturb: Callable[[], object]) -> None:
