@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import os
+import platform
 import sys
 from collections.abc import Sequence
 
@@ -54,8 +55,13 @@ async def _do(arguments: argparse.Namespace) -> None:
             async for line in export.lines(reasoning=arguments.reasoning):
                 print(line)  # noqa: T201 - a command's result
         else:
-            num_tasks = await Retention(store.database, store.artifacts).purge(arguments.project)
+            num_tasks = await Retention(store.database, store.artifacts).purge(arguments.project, by=_who())
             print(f"{num_tasks} tasks deleted")  # noqa: T201
+
+
+def _who() -> str:
+    """An account of this machine: in a container it may have no name."""
+    return f"uid {os.getuid()} at {platform.node()}"
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import ColumnElement, and_, delete, func, insert, select
 
 from agent.errors import StoreError, TaskNotOver, UnknownTask
-from agent.identity import DEFAULT_PROJECT
+from agent.identity import DEFAULT_PROJECT, Deed
 from agent.store.artifacts import Artifacts
 from agent.store.base import Project, RunResult
 from agent.store.database import Database, Transaction, whole
@@ -20,6 +20,7 @@ from agent.store.rows import (
 )
 from agent.store.tables import (
     artifacts,
+    audit_log,
     events,
     idempotent_answers,
     metadata,
@@ -50,10 +51,13 @@ class Retention:
         self._kept = kept
 
     @whole
-    async def purge(self, project_id: str) -> int:
-        """Delete the project and all it has, but for the audit log; the number of its tasks.
+    async def purge(self, project_id: str, *, by: str = "operator") -> int:
+        """Delete the project and all it has, but for the audit log, which says so too; the number of its tasks.
 
         The default project is empty then, with no limits: it is always there.
+
+        Args:
+            by: who does it, for the audit log.
 
         Raises:
             UnknownProject: there is no such project.
@@ -79,6 +83,7 @@ class Retention:
                     await db.execute(delete(table).where(table.c.project_id == project_id))
             if project_id == DEFAULT_PROJECT:
                 await db.execute(insert(projects).values(dict(row)))
+            await db.execute(insert(audit_log).values(_deed(project_id, by).model_dump() | {"at": transaction.now}))
             return num_tasks
 
     @whole
@@ -177,6 +182,19 @@ async def _delete(transaction: Transaction, which: ColumnElement[bool]) -> int:
     for table in (idempotent_answers, artifacts, events, runs):
         await transaction.db.execute(delete(table).where(table.c.task_id.in_(gone)))
     return (await transaction.db.execute(delete(tasks).where(which))).rowcount
+
+
+def _deed(project_id: str, by: str) -> Deed:
+    """As the API notes what callers do; nobody called here."""
+    return Deed(
+        project_id=project_id,
+        subject=by,
+        kind="command",
+        action="purge",
+        target=f"/v1/projects/{project_id}",
+        status=200,
+        request_id="none",
+    )
 
 
 def _idle_since(since: datetime) -> ColumnElement[bool]:

@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 
 from agent.errors import StoreError, UnknownProject, UnknownTask
-from agent.identity import DEFAULT_PROJECT
+from agent.identity import DEFAULT_PROJECT, AuditEntry, Deed
 from agent.orchestrator.runner import Runner
 from agent.orchestrator.worker import Worker
 from agent.store.base import Project, RunResult, TaskRecord
@@ -73,6 +73,19 @@ async def test_purge_leaves_nothing_of_the_project(store: SqlStore) -> None:
     assert await store.of(DEFAULT_PROJECT).get(theirs.id) == theirs
 
 
+async def test_a_purge_is_in_the_audit_log_and_leaves_what_stood_there(store: SqlStore, clock: Clock) -> None:
+    await store.put_project(Project(project_id="team"))
+    before = Deed(
+        project_id="team", subject="ada", kind="key", action="made", target="it", status=201, request_id="req_1"
+    )
+    await store.identities.record(before)
+    await Retention(store.database).purge("team", by="bob")
+
+    newest, oldest = (await store.identities.audit("team")).entries
+    assert (newest.subject, newest.action, newest.target, newest.at) == ("bob", "purge", "/v1/projects/team", clock())
+    assert oldest == AuditEntry(**before.model_dump(), at=clock())
+
+
 async def test_default_project_that_was_purged_is_there_and_empty(store: SqlStore) -> None:
     await store.put_project(Project(project_id=DEFAULT_PROJECT, max_running=1))
     gone = await ended(store, DEFAULT_PROJECT)
@@ -90,6 +103,23 @@ async def test_project_with_a_run_at_work_is_not_purged(store: SqlStore) -> None
     with pytest.raises(StoreError, match="cancel its tasks"):
         await Retention(store.database).purge(DEFAULT_PROJECT)
     assert (await store.of(DEFAULT_PROJECT).get(task.id)).status is Status.PROVISIONING
+
+
+async def test_what_is_needed_is_told_from_what_is_gone(store: SqlStore) -> None:
+    await store.put_project(Project(project_id="team"))
+    team, retention = store.of("team"), Retention(store.database)
+    source, over = await ended(store, "team"), await ended(store, DEFAULT_PROJECT)
+    forked = await team.fork(source.id, source.last_seq)
+    await retention.delete("team", source.id)
+    ids = [record.id for record in (source, over, forked)]
+    run_ids = [record.runs[0].run_id for record in (source, over, forked)]
+
+    needed = await retention.needed([*ids, *run_ids, "team", "gone", "task_gone"])
+    assert needed == {*ids, run_ids[2], "team"}
+
+    await team.cancel(forked.id)
+    assert await retention.needed([*ids, *run_ids, *(f"task_{number}" for number in range(1000))]) == {*ids[1:]}
+    assert await retention.mark() == await retention.mark() != ""
 
 
 async def test_runs_that_wait_too_long_expire(store: SqlStore, clock: Clock) -> None:
