@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What ends a command in order."""
+
 
 def with_client(server: str, work: "Callable[[Client], Awaitable[_T]]") -> _T:
     """Do something with a service, and say in plain words where it refuses or does not answer."""
@@ -40,7 +43,7 @@ async def _in_order(work: "Coroutine[Any, Any, _T]") -> _T:
 
     task = asyncio.current_task()
     assert task is not None
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in set(ENDING) - {signal.SIGINT}:  # which asyncio itself does
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     return await work
 

@@ -1,6 +1,7 @@
 """Begins or resumes a conversation: everything that is built for it is built here."""
 
 import asyncio
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -26,6 +27,7 @@ from agent.cli.chat.setting import Asked, Folder, open_endpoint, open_setting
 from agent.cli.chat.typed_ahead import TypedAhead
 from agent.cli.failure import ExitCode, Failure
 from agent.cli.home import home
+from agent.cli.session import ENDING
 from agent.cli.settings import Settings, Trust, load, speaks
 from agent.cli.terminal import one_line, open_terminal, printable
 from agent.errors import GitError, StoreError
@@ -215,7 +217,13 @@ def _trusted(root: Path, trust: Trust, typed: TypedAhead) -> bool:
 def _ask(question: str, typed: TypedAhead) -> str:
     """What was typed before the question is no answer to it."""
     typed.take()
+    # The event loop stands still meanwhile, and with it what it does at these signals.
+    before = {number: signal.signal(number, signal.default_int_handler) for number in ENDING}
     try:
         return input(question).strip()
-    except EOFError as error:
+    except (EOFError, KeyboardInterrupt) as error:
+        open_terminal().note("")  # The cursor stands behind the question.
         raise Failure(ExitCode.INTERRUPTED, "no answer was given") from error
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

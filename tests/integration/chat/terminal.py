@@ -142,9 +142,9 @@ class Terminal:
             pass
         return self._process.wait(_PATIENCE_S)
 
-    def terminate(self) -> None:
-        """Ask it to end, as ``kill`` does without an option."""
-        self._process.terminate()
+    def send(self, number: signal.Signals) -> None:
+        """A signal, to the program alone."""
+        self._process.send_signal(number)
 
     @property
     def settings(self) -> list[Any]:

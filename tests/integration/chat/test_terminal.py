@@ -2,6 +2,7 @@
 
 import json
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -261,7 +262,7 @@ def test_a_conversation_that_is_told_to_end_ends_in_order_and_goes_on_later(star
     before = terminal.settings
     ready(terminal).type("think hard", ENTER)
     terminal.see("asking the model")
-    terminal.terminate()
+    terminal.send(signal.SIGTERM)
     assert terminal.ended() == 130
     assert terminal.settings == before
     assert "ended by a signal" in terminal.text
@@ -476,6 +477,16 @@ def test_another_conversation_is_begun_and_the_first_gone_back_to(start: Start) 
     terminal.type("and again", ENTER)
     terminal.see("answer 3")
     assert heard == [1, 1, 2]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_at_a_question_before_the_screen_ends_it(start: Start, root: Path, number: signal.Signals) -> None:
+    (root / "AGENTS.md").write_text("Be kind.")
+    terminal = start(in_order())
+    terminal.see("Do you trust this folder?")
+    terminal.send(number)
+    assert terminal.ended() == 130
+    assert "error: no answer was given" in terminal.text
 
 
 def test_escape_twice_asks_where_to_go_back_to(start: Start) -> None:
