@@ -87,13 +87,16 @@ def containers(template: Object) -> list[Object]:
     return [*template["spec"].get("initContainers", ()), *template["spec"]["containers"]]
 
 
-class _Strict(yaml.SafeLoader):
-    """Takes no map that has a key twice, of which YAML would silently keep the last."""
+def _map_of_single_keys(loader: Any, node: Any) -> Object:
+    """YAML would silently keep the last of two that are called alike."""
+    names = [loader.construct_object(name, deep=True) for name, _ in node.value]
+    assert len(names) == len(set(names)), f"{node.start_mark}: a key is there twice: {names}"
+    made: Object = loader.construct_mapping(node, deep=True)
+    return made
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        names = [self.construct_object(name, deep=True) for name, _ in node.value]
-        assert len(names) == len(set(names)), f"{node.start_mark}: a key is there twice: {names}"
-        return super().construct_mapping(node, deep=deep)
+
+_Strict: Any = type("_Strict", (yaml.SafeLoader,), {})
+_Strict.add_constructor("tag:yaml.org,2002:map", _map_of_single_keys)
 
 
 @functools.cache

@@ -19,7 +19,7 @@ MOUNT = {"name": "authorities", "mountPath": "/etc/authorities"}
 NODE = {"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}
 TOLERATION = {"key": "dedicated", "operator": "Exists"}
 SPREAD = {"maxSkew": 1, "topologyKey": "topology.kubernetes.io/zone", "whenUnsatisfiable": "ScheduleAnyway"}
-AFFINITY = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}}
+AFFINITY: Mapping[str, Any] = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}}
 GIVEN: Mapping[str, Any] = {
     "nodeSelector": {"pool": "agents"},
     "tolerations": [TOLERATION],
