@@ -29,6 +29,8 @@ PROGRAM = "/sandboxd/sandboxd"
 IN_ITS_IMAGE = "/sandboxd"
 CLOSED_LOG = "/sandboxd/closed/log"
 """The place of the cluster's message file, which has no bound: nobody may enter it (``sandboxd/install.go``)."""
+UNMOVED = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false", "karpenter.sh/do-not-disrupt": "true"}
+"""Annotations: those who take nodes away because they are little used wait until the sandbox has ended."""
 GRACE_S = 1
 UNCLAIMED_S = 600
 HELD_READY_S = 24 * 3600
@@ -61,7 +63,7 @@ def pod(spec: SandboxSpec, settings: KubernetesSettings, *, name: str, service: 
         now: seconds since 1970.
     """
     content = _content(spec, settings, settings.uid or _own_uid(name), UNCLAIMED_S)
-    metadata = about(spec, settings, name=name, service=service, now=now)
+    metadata = about(spec, settings, name=name, service=service, now=now) | {"annotations": UNMOVED}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": content}
 
 
@@ -75,7 +77,8 @@ def template(spec: SandboxSpec, settings: KubernetesSettings) -> Manifest:
     hours = math.ceil(spec.lifetime_s / 3600)
     longest = spec.model_copy(update={"lifetime_s": hours * 3600.0 + HELD_READY_S})
     content = _content(longest, shared, uid, HELD_READY_S)
-    return {"metadata": {"labels": {LABEL: CLAIMED, POOL_LABEL: pool_key(spec, settings)}}, "spec": content}
+    labels = {LABEL: CLAIMED, POOL_LABEL: pool_key(spec, settings)}
+    return {"metadata": {"labels": labels, "annotations": UNMOVED}, "spec": content}
 
 
 def about(spec: SandboxSpec, settings: KubernetesSettings, *, name: str, service: str, now: float) -> Manifest:
