@@ -2,7 +2,8 @@
 
 import json
 import textwrap
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import yaml
@@ -18,6 +19,10 @@ _HEAD = """\
 # Values of the chart, with what they are where nobody says otherwise. Written by python -m deploy.chart from
 # deploy/chart/values.py. What is said of a part that several have, such as an image, is said where it comes first.
 """
+
+
+_MAPS = ("properties", "patternProperties", "$defs")
+"""Whose keys are names of ours, and not words of the schema's language."""
 
 
 def chart_files() -> dict[str, str]:
@@ -37,8 +42,59 @@ def table() -> str:
 
 
 def _schema() -> dict[str, Any]:
-    schema = ChartValues.model_json_schema()
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+    """What several values have in common is said once: Helm reads, checks and compiles all of it at every call."""
+    schema = _bare(ChartValues.model_json_schema())
+    counts = Counter(json.dumps(form) for _, form in _properties(schema))
+    names: dict[str, str] = {}
+    definitions = {}
+    for name, form in _properties(schema):
+        text = json.dumps(form)
+        if counts[text] > 1 and "$ref" not in form and text not in names:
+            names[text] = name if name not in schema["$defs"] | definitions else f"{name}{len(names)}"
+            definitions[names[text]] = form
+    shared = _shared(schema, names)
+    shared["$defs"] |= {name: _shared(form, names) for name, form in definitions.items()}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **shared}
+
+
+def _bare(schema: Any) -> Any:
+    """Without titles, which only say names again, and defaults, which are in the values."""
+    match schema:
+        case dict():
+            return {
+                name: {key: _bare(form) for key, form in inner.items()} if name in _MAPS else _bare(inner)
+                for name, inner in schema.items()
+                if name not in ("title", "default")
+            }
+        case list():
+            return [_bare(inner) for inner in schema]
+    return schema
+
+
+def _properties(schema: Any) -> Iterator[tuple[str, Any]]:
+    """All that are described anywhere in it."""
+    match schema:
+        case dict():
+            yield from schema.get("properties", {}).items()
+            for inner in schema.values():
+                yield from _properties(inner)
+        case list():
+            for inner in schema:
+                yield from _properties(inner)
+
+
+def _shared(schema: Any, names: Mapping[str, str]) -> Any:
+    """With references to those that have names."""
+    match schema:
+        case dict():
+            whole = {name: _shared(inner, names) for name, inner in schema.items()}
+            for name, form in schema.get("properties", {}).items():
+                if named := names.get(json.dumps(form)):
+                    whole["properties"][name] = {"$ref": f"#/$defs/{named}"}
+            return whole
+        case list():
+            return [_shared(inner, names) for inner in schema]
+    return schema
 
 
 def _launch_defaults() -> dict[str, Any]:

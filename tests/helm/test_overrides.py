@@ -185,6 +185,12 @@ def test_what_is_said_of_one_part_stands_above_what_is_said_of_all() -> None:
     assert deployment["spec"]["template"]["metadata"]["labels"]["team"] == "agents"
 
 
+def test_no_label_for_all_opens_the_namespace_of_sandboxes() -> None:
+    level = "pod-security.kubernetes.io/enforce"
+    namespace = render({"commonLabels": {level: "privileged"}}, "dev").one("Namespace", "mimo-sandboxes")
+    assert namespace["metadata"]["labels"][level] == "restricted"
+
+
 def test_a_named_domain_stands_behind_every_name_of_a_service() -> None:
     wide = {**BASE, "global": {"clusterDomain": "cluster.example"}, "modelServer": {"replicas": 2}}
     text = str(render(wide, "dev").objects)
