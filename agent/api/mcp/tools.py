@@ -112,7 +112,7 @@ _STATUS = (*_SUMMARY, "base_commit", "verdict", "usage", "queue", "finished_at",
 
 async def _submit(api: Api, given: SubmitTask) -> Mapping[str, Any]:
     body = given.model_dump(mode="json", exclude={"idempotency_key"}, exclude_unset=True)
-    task = await api.submit(cast(operations.TaskRequest, body), idempotency_key=given.idempotency_key)
+    task = await api.submit(cast(operations.NewTask, body), idempotency_key=given.idempotency_key)
     return _part(task, _STATUS)
 
 
