@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 
 from agent.api.context import Services
 from agent.api.repos import resolved
@@ -48,12 +50,21 @@ class Cron:
 
     async def _serve(self, due: Due) -> None:
         """A schedule that cannot be served does not keep the others; it is looked at again when the lease is over."""
+        telemetry = self._services.telemetry
         try:
-            await self._submit(due)
+            if telemetry is None:
+                await self._submit(due, lambda: None)
+                return
+            with telemetry.schedule(due.id) as within:
+                await self._submit(due, partial(telemetry.begin_trace, "schedule", within))
         except AgentError:
             _logger.exception("action=serve_failed schedule=%s", due.id)
 
-    async def _submit(self, due: Due) -> None:
+    async def _submit(self, due: Due, trace: Callable[[], str | None]) -> None:
+        """
+        Args:
+            trace: what the runs of the task are within.
+        """
         schedules = self._services.schedules
         try:
             request = await resolved(self._services, due.project_id, due.task, any_path=due.any_path)
@@ -61,6 +72,6 @@ class Cron:
             if await schedules.refuse(due, str(error)):
                 _logger.warning("action=refuse schedule=%s error=%r", due.id, str(error))
             return
-        task_id = await schedules.submit(due, request)
+        task_id = await schedules.submit(due, request, traceparent=trace())
         if task_id is not None:
             _logger.info("action=submit schedule=%s task=%s", due.id, task_id)

@@ -19,7 +19,7 @@ from agent.store.database import Database, Transaction, whole
 from agent.store.ids import new_id
 from agent.store.tables import audit_log, projects, schedules
 from agent.store.tasks import submit_task
-from agent.types import TaskRequest
+from agent.types import Priority, TaskRequest
 
 _NUM_FIELDS = 5
 _MAX_ERROR_CHARS = 2000
@@ -191,15 +191,21 @@ class Schedules:
         return tuple(map(_due, rows))
 
     @whole
-    async def submit(self, due: Due, request: TaskRequest) -> str | None:
-        """Submit the task, and move the schedule on; the task's id.
+    async def submit(self, due: Due, request: TaskRequest, *, traceparent: str | None = None) -> str | None:
+        """Submit the task in the background, and move the schedule on; the task's id.
 
         None where the time had been served, or the schedule was changed or deleted meanwhile: nothing is done then.
         """
         async with self.database.writing() as transaction:
             if not await _move_on(transaction, due, {"last_error": None}):
                 return None
-            task_id = await submit_task(transaction, due.project_id, request, created_by=due.created_by)
+            task_id = await submit_task(
+                transaction,
+                due.project_id,
+                request.model_copy(update={"priority": Priority.BACKGROUND}),
+                created_by=due.created_by,
+                traceparent=traceparent,
+            )
             its = schedules.c.schedule_id == due.id
             await transaction.db.execute(update(schedules).where(its).values(last_task_id=task_id))
             deed = _deed(due, task_id).model_dump()
