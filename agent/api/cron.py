@@ -7,6 +7,7 @@ from datetime import timedelta
 from functools import partial
 
 from agent.api.context import Services
+from agent.api.metrics import ScheduleOutcome, ScheduleReason
 from agent.api.repos import resolved
 from agent.errors import AgentError, RepositoryError
 from agent.store.schedules import Due
@@ -58,6 +59,7 @@ class Cron:
             with telemetry.schedule(due.id) as within:
                 await self._submit(due, partial(telemetry.begin_trace, "schedule", within))
         except AgentError:
+            self._services.metrics.scheduled("failed", "service")
             _logger.exception("action=serve_failed schedule=%s", due.id)
 
     async def _submit(self, due: Due, trace: Callable[[], str | None]) -> None:
@@ -70,8 +72,18 @@ class Cron:
             request = await resolved(self._services, due.project_id, due.task, any_path=due.any_path)
         except RepositoryError as error:
             if await schedules.refuse(due, str(error)):
+                self._services.metrics.scheduled("failed", "repository")
                 _logger.warning("action=refuse schedule=%s error=%r", due.id, str(error))
             return
-        task_id = await schedules.submit(due, request, traceparent=trace())
-        if task_id is not None:
-            _logger.info("action=submit schedule=%s task=%s", due.id, task_id)
+        served = await schedules.submit(due, request, traceparent=trace())
+        if served is None or served.outcome == "waits":
+            return
+        self._services.metrics.scheduled(*_COUNTED[served.outcome])
+        _logger.info("action=%s schedule=%s task=%s", served.outcome, due.id, served.task_id)
+
+
+_COUNTED: dict[str, tuple[ScheduleOutcome, ScheduleReason]] = {
+    "started": ("started", "due"),
+    "replaced": ("started", "replaced"),
+    "skipped": ("skipped", "overlap"),
+}

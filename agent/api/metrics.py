@@ -1,6 +1,7 @@
 """What the API exports for Prometheus. Labels come from closed sets, never from what a caller sent."""
 
 import time
+from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -8,6 +9,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from agent.types import Status
 
 _LATENCIES_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+ScheduleOutcome = Literal["started", "skipped", "failed"]
+ScheduleReason = Literal["due", "replaced", "by_hand", "overlap", "repository", "service"]
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -39,6 +42,17 @@ class ApiMetrics:
             "Messages to webhooks that are still to be sent.",
             registry=self._registry,
         )
+
+        self._scheduled = Counter(
+            "mimo_schedule_runs",
+            "Times of schedules: started (due, replaced, by_hand), skipped (overlap), failed (repository, service).",
+            ["outcome", "reason"],
+            registry=self._registry,
+        )
+
+    def scheduled(self, outcome: ScheduleOutcome, reason: ScheduleReason) -> None:
+        """What came of a schedule's time, and why."""
+        self._scheduled.labels(outcome=outcome, reason=reason).inc()
 
     def answered(self, method: str, route: str, status: int, duration_s: float) -> None:
         method = method if method in _METHODS else "other"

@@ -13,9 +13,11 @@ from agent.api.context import Context, Shared
 from agent.api.etag import WITH_ETAG, IfMatch, check_unchanged, etag
 from agent.api.problems import Problem
 from agent.api.repos import resolve_repository
-from agent.api.tasks import check_problem
+from agent.api.schemas import TaskView
+from agent.api.tasks import check_problem, view
 from agent.errors import UnusableCron
-from agent.store.schedules import Schedule
+from agent.store.base import TaskRecord
+from agent.store.schedules import Overlap, Schedule
 from agent.types import TaskRequest
 
 router = APIRouter(prefix="/v1/schedules", tags=["schedules"])
@@ -29,6 +31,12 @@ _ADMIN = [needs("projects:admin"), needs("tasks:write")]
 _READER = [needs("projects:admin")]
 
 
+_OVERLAP = (
+    "At a time at which the task before is not over: `skip` lets the time pass, `queue` waits for its end, `replace` "
+    "cancels it, `allow` has both work."
+)
+
+
 class _Shape(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -40,6 +48,7 @@ class NewSchedule(_Shape):
     )
     time_zone: TimeZone = Field("UTC", description="Name of the IANA's, such as Europe/Berlin.")
     task: TaskRequest = Field(description="As for POST /v1/tasks. Its commit is resolved anew each time.")
+    overlap: Overlap = Field("skip", description=_OVERLAP)
     enabled: bool = True
 
 
@@ -50,6 +59,7 @@ class ScheduleChange(_Shape):
     cron: CronExpression | None = None
     time_zone: TimeZone | None = None
     task: TaskRequest | None = None
+    overlap: Overlap | None = None
     enabled: bool | None = Field(None, description="A schedule that is off submits nothing, and makes up for nothing.")
 
 
@@ -72,23 +82,31 @@ _CHANGEABLE = frozenset(ScheduleChange.model_fields)
 async def create_schedule(request: Request, response: Response, shared: Shared) -> Schedule:
     """Have a task submitted at the times of a cron expression. Its repository is looked at now, so that a wrong one is
     said now."""
-    new = await read_body(request, NewSchedule)
+    schedule = await create(shared, await read_body(request, NewSchedule))
+    response.headers["Location"] = f"/v1/schedules/{schedule.id}"
+    return schedule
+
+
+async def create(shared: Context, new: NewSchedule) -> Schedule:
+    """
+    Raises:
+        Problem: its task or its times cannot be.
+    """
     await _try(shared, new.task)
     try:
-        schedule = await shared.schedules.create(
+        return await shared.schedules.create(
             shared.principal.project_id,
             name=new.name,
             cron=new.cron,
             time_zone=new.time_zone,
             task=new.task,
             any_path=shared.principal.may("service:admin"),
+            overlap=new.overlap,
             enabled=new.enabled,
             created_by=shared.principal.subject,
         )
     except UnusableCron as error:
         raise _unusable(error) from error
-    response.headers["Location"] = f"/v1/schedules/{schedule.id}"
-    return schedule
 
 
 @router.get("", dependencies=_READER)
@@ -100,7 +118,7 @@ async def list_schedules(shared: Shared) -> ScheduleList:
 @router.get("/{schedule_id}", dependencies=_READER, responses=WITH_ETAG)
 async def show_schedule(schedule_id: str, response: Response, shared: Shared) -> Schedule:
     """When it submits next, and what came of the last time."""
-    schedule = await _find(shared, schedule_id)
+    schedule = await find(shared, schedule_id)
     response.headers["ETag"] = etag(schedule, _CHANGEABLE)
     return schedule
 
@@ -111,13 +129,23 @@ async def change_schedule(
 ) -> Schedule:
     """Have another task submitted, at other times, or none. One that is switched on, or gets other times, is next due
     after now."""
-    change = await read_body(request, ScheduleChange)
-    before = await _find(shared, schedule_id)
+    wanted = await read_body(request, ScheduleChange)
+    before = await find(shared, schedule_id)
     check_unchanged(f"Schedule {schedule_id}", "schedule_changed", etag(before, _CHANGEABLE), if_match)
-    changes: dict[str, Any] = change.model_dump(exclude_none=True, exclude={"task"})
-    if change.task is not None:
-        await _try(shared, change.task)
-        changes["task"] = change.task.model_dump(mode="json")
+    after = await change(shared, schedule_id, wanted)
+    response.headers["ETag"] = etag(after, _CHANGEABLE)
+    return after
+
+
+async def change(shared: Context, schedule_id: str, wanted: ScheduleChange) -> Schedule:
+    """
+    Raises:
+        Problem: there is no such schedule, or its task or its times cannot be.
+    """
+    changes: dict[str, Any] = wanted.model_dump(exclude_none=True, exclude={"task"})
+    if wanted.task is not None:
+        await _try(shared, wanted.task)
+        changes["task"] = wanted.task.model_dump(mode="json")
         changes["any_path"] = shared.principal.may("service:admin")
     try:
         after = await shared.schedules.change(shared.principal.project_id, schedule_id, changes)
@@ -125,14 +153,36 @@ async def change_schedule(
         raise _unusable(error) from error
     if after is None:
         raise _unknown(schedule_id)
-    response.headers["ETag"] = etag(after, _CHANGEABLE)
     return after
+
+
+@router.post("/{schedule_id}/run", dependencies=_ADMIN, status_code=HTTPStatus.ACCEPTED)
+async def run_schedule(schedule_id: str, response: Response, shared: Shared) -> TaskView:
+    """Submit its task now, as yours. Its times stay as they are, and nothing is waited for or replaced."""
+    task = await run_now(shared, schedule_id)
+    response.headers["Location"] = f"/v1/tasks/{task.id}"
+    return await view(shared, task)
+
+
+async def run_now(shared: Context, schedule_id: str) -> TaskRecord:
+    """
+    Raises:
+        Problem: there is no such schedule, or its task cannot be submitted.
+    """
+    schedule = await find(shared, schedule_id)
+    request = await resolve_repository(shared, schedule.task, "/task")
+    project, subject = shared.principal.project_id, shared.principal.subject
+    task_id = await shared.schedules.run(project, schedule_id, request, created_by=subject)
+    if task_id is None:
+        raise _unknown(schedule_id)
+    shared.metrics.scheduled("started", "by_hand")
+    return await shared.tasks.get(task_id)
 
 
 @router.delete("/{schedule_id}", dependencies=_READER, status_code=HTTPStatus.NO_CONTENT)
 async def delete_schedule(schedule_id: str, shared: Shared) -> None:
     """Forget a schedule. Tasks that it submitted stay."""
-    await _find(shared, schedule_id)
+    await find(shared, schedule_id)
     await shared.schedules.delete(shared.principal.project_id, schedule_id)
 
 
@@ -145,7 +195,7 @@ async def _try(shared: Context, task: TaskRequest) -> None:
     await resolve_repository(shared, task, "/task")
 
 
-async def _find(shared: Context, schedule_id: str) -> Schedule:
+async def find(shared: Context, schedule_id: str) -> Schedule:
     """
     Raises:
         Problem: 404.

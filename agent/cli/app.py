@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from agent.cli.commands import approvals, config, mcp, mcp_servers, repositories, skills, tasks
+from agent.cli.commands import approvals, config, mcp, mcp_servers, repositories, schedules, skills, tasks
 from agent.cli.commands.account import login, logout, whoami
 from agent.cli.commands.handing import pull, push
 from agent.cli.failure import ExitCode, Failure
@@ -106,6 +106,7 @@ for _name, _group in (
     ("repo", repositories),
     ("skill", skills),
     ("mcp-server", mcp_servers),
+    ("schedule", schedules),
     ("approvals", approvals),
     ("mcp", mcp),
     ("config", config),

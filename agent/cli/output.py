@@ -51,3 +51,12 @@ class Restored(StrEnum):
     FILES = "files"
     CONVERSATION = "conversation"
     BOTH = "both"
+
+
+class Overlap(StrEnum):
+    """What a schedule does at a time at which its last task is not over."""
+
+    SKIP = "skip"
+    QUEUE = "queue"
+    REPLACE = "replace"
+    ALLOW = "allow"

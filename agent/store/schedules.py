@@ -1,28 +1,36 @@
 """Tasks that are submitted again and again, at the times of a cron expression, in the same database as the tasks.
 
 A schedule is due once at a time. Its task is submitted in the transaction that moves it on to its next time, so it is
-submitted once however many processes look; and times that passed while none looked are made up for by one.
+submitted once however many processes look; and times that passed while none looked are made up for by one. What
+happens while the task before is not over, the schedule's overlap rule says.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import ColumnElement, RowMapping, and_, delete, exists, insert, or_, select, update
+from sqlalchemy import ColumnElement, RowMapping, and_, delete, exists, insert, not_, or_, select, update
 
 from agent.errors import UnusableCron
 from agent.identity import Deed
 from agent.store.database import Database, Transaction, whole
 from agent.store.ids import new_id
-from agent.store.tables import audit_log, projects, schedules
-from agent.store.tasks import submit_task
-from agent.types import Priority, TaskRequest
+from agent.store.rows import read_task
+from agent.store.tables import audit_log, projects, schedules, tasks
+from agent.store.tasks import cancel_task, submit_task
+from agent.types import Priority, Status, TaskRequest
 
 _NUM_FIELDS = 5
 _MAX_ERROR_CHARS = 2000
+
+
+Overlap = Literal["skip", "queue", "replace", "allow"]
+"""What happens at a time at which the task submitted last is not over: nothing; the next one comes when it is over; it
+is cancelled for the next one; or both work at once."""
 
 
 class Schedule(BaseModel):
@@ -35,11 +43,15 @@ class Schedule(BaseModel):
     cron: str
     time_zone: str
     task: TaskRequest
+    overlap: Overlap
     enabled: bool
     next_run_at: datetime | None = Field(description="Null while it is off.")
     last_run_at: datetime | None = Field(description="When its task was last submitted, or refused; null: never.")
     last_task_id: str | None = Field(description="The task that was submitted last.")
     last_error: str | None = Field(description="Why the last submission was refused; null where it was not.")
+    last_skipped_at: datetime | None = Field(
+        description="When a time last passed without a task, as the one before was not over; null: never."
+    )
     created_by: str = Field(description="Whose tasks they are.")
     created_at: datetime
 
@@ -54,9 +66,19 @@ class Due(BaseModel):
     task: TaskRequest
     any_path: bool
     """Whether the task may name any path of the service's machine."""
+    overlap: Overlap
     created_by: str
     at: datetime
     """The time that has come."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What came of a time."""
+
+    outcome: Literal["started", "replaced", "skipped", "waits"]
+    """``replaced``: started, and the one before was cancelled; ``waits``: it is looked at again."""
+    task_id: str | None = None
 
 
 def next_time(cron: str, time_zone: str, after: datetime) -> datetime:
@@ -100,6 +122,7 @@ class Schedules:
         time_zone: str,
         task: TaskRequest,
         any_path: bool,
+        overlap: Overlap,
         enabled: bool,
         created_by: str,
     ) -> Schedule:
@@ -118,6 +141,7 @@ class Schedules:
             "time_zone": time_zone,
             "task": task.model_dump(mode="json"),
             "any_path": any_path,
+            "overlap": overlap,
             "enabled": enabled,
             "next_run_at": at if enabled else None,
             "created_by": created_by,
@@ -179,7 +203,8 @@ class Schedules:
         now = self.database.clock()
         free = or_(schedules.c.taken_until.is_(None), schedules.c.taken_until <= now)
         is_open = exists().where(projects.c.project_id == schedules.c.project_id, projects.c.closed_at.is_(None))
-        due = select(schedules).where(schedules.c.next_run_at <= now, free, is_open)
+        waits = and_(schedules.c.overlap == "queue", _last_works())
+        due = select(schedules).where(schedules.c.next_run_at <= now, free, is_open, not_(waits))
         due = due.order_by(schedules.c.next_run_at).limit(most)
         async with self.database.reading() as db:
             if (await db.execute(due.limit(1))).first() is None:
@@ -191,14 +216,30 @@ class Schedules:
         return tuple(map(_due, rows))
 
     @whole
-    async def submit(self, due: Due, request: TaskRequest, *, traceparent: str | None = None) -> str | None:
-        """Submit the task in the background, and move the schedule on; the task's id.
+    async def submit(self, due: Due, request: TaskRequest, *, traceparent: str | None = None) -> Served | None:
+        """Submit the task in the background, as far as the overlap rule lets it, and move the schedule on.
 
         None where the time had been served, or the schedule was changed or deleted meanwhile: nothing is done then.
         """
         async with self.database.writing() as transaction:
-            if not await _move_on(transaction, due, {"last_error": None}):
+            row = await _still(transaction, due)
+            if row is None:
                 return None
+            last = None
+            if due.overlap != "allow" and row["last_task_id"] is not None:
+                last = await read_task(transaction.db, tasks.c.task_id == row["last_task_id"], lock=True)
+            outcome: Literal["started", "replaced"] = "started"
+            if last is not None and not last.status.terminal:
+                if due.overlap == "queue":
+                    await _write(transaction, due.id, {"taken_until": None})
+                    return Served("waits")
+                if due.overlap == "skip":
+                    await _move_on(transaction, row, {"last_skipped_at": transaction.now})
+                    return Served("skipped")
+                outcome = "replaced"
+                if not last.cancel_requested:
+                    await cancel_task(transaction, last)
+                    await _note(transaction, due, f"/v1/tasks/{last.id}/cancel", "POST /v1/tasks/{task_id}/cancel")
             task_id = await submit_task(
                 transaction,
                 due.project_id,
@@ -206,32 +247,60 @@ class Schedules:
                 created_by=due.created_by,
                 traceparent=traceparent,
             )
-            its = schedules.c.schedule_id == due.id
-            await transaction.db.execute(update(schedules).where(its).values(last_task_id=task_id))
-            deed = _deed(due, task_id).model_dump()
-            await transaction.db.execute(insert(audit_log).values(deed | {"at": transaction.now}))
-            return task_id
+            await _move_on(transaction, row, {"last_task_id": task_id, "last_error": None, **_ran(transaction)})
+            await _note(transaction, due, f"/v1/tasks/{task_id}", "POST /v1/tasks")
+            return Served(outcome, task_id)
 
     @whole
     async def refuse(self, due: Due, error: str) -> bool:
         """Write down why its task cannot be submitted, and move the schedule on; whether that was still to be done."""
         async with self.database.writing() as transaction:
-            return await _move_on(transaction, due, {"last_error": error[:_MAX_ERROR_CHARS]})
+            row = await _still(transaction, due)
+            if row is None:
+                return False
+            await _move_on(transaction, row, {"last_error": error[:_MAX_ERROR_CHARS], **_ran(transaction)})
+            return True
+
+    @whole
+    async def run(self, project_id: str, schedule_id: str, request: TaskRequest, *, created_by: str) -> str | None:
+        """Submit its task now, whatever its times and its overlap rule are; the task's id.
+
+        None where the project has no such schedule.
+        """
+        async with self.database.writing() as transaction:
+            its = select(schedules.c.schedule_id).where(_its(project_id, schedule_id)).with_for_update()
+            if (await transaction.db.execute(its)).first() is None:
+                return None
+            task_id = await submit_task(transaction, project_id, request, created_by=created_by)
+            await _write(transaction, schedule_id, {"last_task_id": task_id, "last_error": None, **_ran(transaction)})
+            return task_id
 
 
-async def _move_on(transaction: Transaction, due: Due, values: Mapping[str, object]) -> bool:
-    """Whether the schedule still waited for the time that has come, with the same task; its row is locked then."""
+async def _still(transaction: Transaction, due: Due) -> RowMapping | None:
+    """The schedule, locked, where it still waits for the time that has come, with the same task."""
     still = and_(schedules.c.schedule_id == due.id, schedules.c.next_run_at == due.at)
     row = (await transaction.db.execute(select(schedules).where(still).with_for_update())).mappings().first()
-    if row is None or _due(row) != due:
-        return False
-    times = {
-        "next_run_at": next_time(row["cron"], row["time_zone"], transaction.now),
-        "last_run_at": transaction.now,
-        "taken_until": None,
-    }
-    await transaction.db.execute(update(schedules).where(still).values({**values, **times}))
-    return True
+    return row if row is not None and _due(row) == due else None
+
+
+async def _move_on(transaction: Transaction, row: RowMapping, values: Mapping[str, object]) -> None:
+    """To the next time after now."""
+    at = next_time(row["cron"], row["time_zone"], transaction.now)
+    await _write(transaction, row["schedule_id"], {**values, "next_run_at": at, "taken_until": None})
+
+
+async def _write(transaction: Transaction, schedule_id: str, values: Mapping[str, object]) -> None:
+    await transaction.db.execute(update(schedules).where(schedules.c.schedule_id == schedule_id).values(values))
+
+
+def _ran(transaction: Transaction) -> dict[str, object]:
+    return {"last_run_at": transaction.now}
+
+
+def _last_works() -> ColumnElement[bool]:
+    """The task that it submitted last is not over."""
+    over = [status.value for status in Status if status.terminal]
+    return exists().where(tasks.c.task_id == schedules.c.last_task_id, tasks.c.status.not_in(over))
 
 
 async def _read(transaction: Transaction, schedule_id: str) -> Schedule:
@@ -249,18 +318,19 @@ def _schedule(row: RowMapping) -> Schedule:
 
 
 def _due(row: RowMapping) -> Due:
-    same = {name: row[name] for name in ("project_id", "task", "any_path", "created_by")}
+    same = {name: row[name] for name in ("project_id", "task", "any_path", "overlap", "created_by")}
     return Due.model_validate(same | {"id": row["schedule_id"], "at": row["next_run_at"]})
 
 
-def _deed(due: Due, task_id: str) -> Deed:
+async def _note(transaction: Transaction, due: Due, target: str, action: str) -> None:
     """As the gate notes what callers do; nobody called here."""
-    return Deed(
+    deed = Deed(
         project_id=due.project_id,
         subject=due.id,
         kind="schedule",
-        action="POST /v1/tasks",
-        target=f"/v1/tasks/{task_id}",
+        action=action,
+        target=target,
         status=202,
         request_id=due.id,
     )
+    await transaction.db.execute(insert(audit_log).values(deed.model_dump() | {"at": transaction.now}))

@@ -184,14 +184,7 @@ class SqlProjectStore:
             task = await self._locked(transaction, task_id)
             if task.status.terminal or task.cancel_requested:
                 return task
-            await transaction.db.execute(update(tasks).where(self._mine(task_id)).values(cancel_requested=True))
-            await write_event(transaction, task_id, "task.cancel_requested", {})
-            await end_unbegun(transaction, task)
-            for run in task.runs:
-                if run.status.parked:  # A worker ends it, which has the patch as far as it came.
-                    await requeue(transaction, task_id, run, "task.cancel_requested")
-            await transaction.db.execute(update(runs).where(runs.c.task_id == task_id).values(due=AT_ONCE))
-            await derive_task(transaction, task_id)
+            await cancel_task(transaction, task)
             return await know_task(transaction.db, task_id)
 
     @whole
@@ -251,6 +244,18 @@ class SqlProjectStore:
 
     def _unknown(self, task_id: str) -> UnknownTask:
         return UnknownTask(f"no task {task_id}")
+
+
+async def cancel_task(transaction: Transaction, task: TaskRecord) -> None:
+    """Ask for the end of a task that is not over, and was not asked to end."""
+    await transaction.db.execute(update(tasks).where(tasks.c.task_id == task.id).values(cancel_requested=True))
+    await write_event(transaction, task.id, "task.cancel_requested", {})
+    await end_unbegun(transaction, task)
+    for run in task.runs:
+        if run.status.parked:  # A worker ends it, which has the patch as far as it came.
+            await requeue(transaction, task.id, run, "task.cancel_requested")
+    await transaction.db.execute(update(runs).where(runs.c.task_id == task.id).values(due=AT_ONCE))
+    await derive_task(transaction, task.id)
 
 
 async def submit_task(

@@ -154,7 +154,7 @@ async def test_process_of_the_api_looks_by_itself(
 async def test_two_processes_submit_one_task(
     world: World, http: httpx.AsyncClient, process: tuple[Store, FastAPI]
 ) -> None:
-    await _schedule(http)
+    await _schedule(http, overlap="allow")
     async with world.process() as (_, other):
         for day in range(3):
             world.now = NOON + timedelta(days=day + 1)
@@ -208,6 +208,94 @@ async def test_times_that_passed_while_nobody_looked_are_made_up_for_by_one(
 
     assert len(await _tasks(http)) == 1
     assert _time((await _shown(http, made))["next_run_at"]) == datetime(2026, 3, 8, 2, 30, tzinfo=UTC)
+
+
+async def test_time_is_skipped_while_the_task_before_works(
+    world: World, http: httpx.AsyncClient, process: tuple[Store, FastAPI]
+) -> None:
+    made = await _schedule(http)
+    await _day(world, process, 1)
+    (first,) = await _tasks(http)
+    await _day(world, process, 2)
+    skipped, tasks = await _shown(http, made), await _tasks(http)
+    await http.post(f"/v1/tasks/{first['id']}/cancel")
+    await _day(world, process, 3)
+    served = await _shown(http, made)
+    counted = (await http.get("/metrics")).text
+
+    assert (made["overlap"], made["last_skipped_at"]) == ("skip", None)
+    assert [task["id"] for task in tasks] == [first["id"]]
+    assert _time(skipped["last_skipped_at"]) == NOON + timedelta(days=2)
+    assert (skipped["last_task_id"], _time(skipped["last_run_at"])) == (first["id"], NOON + timedelta(days=1))
+    assert served["last_task_id"] not in (None, first["id"])
+    assert 'mimo_schedule_runs_total{outcome="started",reason="due"} 2.0' in counted
+    assert 'mimo_schedule_runs_total{outcome="skipped",reason="overlap"} 1.0' in counted
+
+
+async def test_next_task_waits_for_the_end_of_the_one_before(
+    world: World, http: httpx.AsyncClient, process: tuple[Store, FastAPI]
+) -> None:
+    made = await _schedule(http, overlap="queue")
+    await _day(world, process, 1)
+    (first,) = await _tasks(http)
+    waited = [await _day(world, process, day) for day in (2, 3)]
+    due = _time((await _shown(http, made))["next_run_at"])
+    await http.post(f"/v1/tasks/{first['id']}/cancel")
+    served = [await _serve(process[1]) for _ in range(2)]
+
+    assert (waited, due, served) == ([0, 0], datetime(2026, 3, 4, 2, 30, tzinfo=UTC), [1, 0])
+    assert len(await _tasks(http)) == 2
+    assert _time((await _shown(http, made))["next_run_at"]) == datetime(2026, 3, 6, 2, 30, tzinfo=UTC)
+
+
+async def test_next_task_takes_the_place_of_the_one_before(
+    world: World, http: httpx.AsyncClient, process: tuple[Store, FastAPI]
+) -> None:
+    made = await _schedule(http, overlap="replace")
+    for day in (1, 2):
+        await _day(world, process, day)
+    second, first = await _tasks(http)
+    deeds = [entry for entry in (await http.get("/v1/audit")).json()["entries"] if entry["kind"] == "schedule"]
+
+    assert (first["status"], second["status"]) == ("cancelled", "queued")
+    assert f"/v1/tasks/{first['id']}/cancel" in [deed["target"] for deed in deeds]
+    assert (await _shown(http, made))["last_task_id"] == second["id"]
+    assert 'mimo_schedule_runs_total{outcome="started",reason="replaced"} 1.0' in (await http.get("/metrics")).text
+
+
+async def test_both_tasks_work_where_the_schedule_allows_it(
+    world: World, http: httpx.AsyncClient, process: tuple[Store, FastAPI]
+) -> None:
+    made = await _schedule(http, overlap="skip")
+    await http.patch(f"/v1/schedules/{made['id']}", json={"overlap": "allow"})
+    for day in (1, 2):
+        await _day(world, process, day)
+
+    assert [task["status"] for task in await _tasks(http)] == ["queued", "queued"]
+
+
+async def test_schedule_is_run_by_hand_whatever_its_times(
+    world: World, http: httpx.AsyncClient, process: tuple[Store, FastAPI]
+) -> None:
+    made = await _schedule(http, enabled=False)
+    answers = [await http.post(f"/v1/schedules/{made['id']}/run") for _ in range(2)]
+    shown = await _shown(http, made)
+    world.gone = {"/repo"}
+    refused = await http.post(f"/v1/schedules/{made['id']}/run")
+
+    assert [answer.status_code for answer in answers] == [202, 202]
+    assert [answer.headers["location"] for answer in answers] == [
+        f"/v1/tasks/{task['id']}" for task in reversed(await _tasks(http))
+    ]
+    assert (shown["last_task_id"], shown["enabled"], shown["next_run_at"]) == (answers[1].json()["id"], False, None)
+    assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (422, "#/task/repository")
+    assert (await http.post("/v1/schedules/sched_0/run")).status_code == 404
+
+
+async def _day(world: World, process: tuple[Store, FastAPI], number: int) -> int:
+    """So many days later; how many schedules were served."""
+    world.now = NOON + timedelta(days=number)
+    return await _serve(process[1])
 
 
 async def test_refused_submission_says_why_and_the_schedule_goes_on(

@@ -55,6 +55,7 @@ ANY_MEMBER = {
     "DELETE /v1/projects/{project_id}/secrets/{name}": "the same",
     "POST /sign-out": "takes a cookie away",
     "POST /mcp": "every call there is a request of its own",
+    "GET /acp": "says how sockets come, whose scopes are looked at when they do",
 }
 """Routes that take no scope, or look at it by themselves, and why."""
 
@@ -103,6 +104,21 @@ FORMS: dict[str, dict[str, str]] = {
     "POST /settings/mcp_servers": {"name": "other", "url": "https://tools.example/beta"},
     "POST /settings/mcp_servers/{name}": {"url": "https://tools.example/beta"},
     "POST /settings/mcp_servers/{name}/delete": {},
+    "POST /settings/schedules": {
+        "name": "other",
+        "cron": "0 0 * * *",
+        "repository": "/repo",
+        "problem_statement": "beta's own",
+    },
+    "POST /settings/schedules/{schedule_id}": {
+        "name": "other",
+        "cron": "0 0 * * *",
+        "repository": "/repo",
+        "problem_statement": "beta's own",
+    },
+    "POST /settings/schedules/{schedule_id}/enabled": {"enabled": "no"},
+    "POST /settings/schedules/{schedule_id}/run": {},
+    "POST /settings/schedules/{schedule_id}/delete": {},
     "POST /settings/webhooks": {"url": "https://hooks.example/beta", "events": "task.finished"},
     "POST /settings/webhooks/{webhook_id}/enabled": {"enabled": "false"},
     "POST /settings/webhooks/{webhook_id}/delete": {},

@@ -10,6 +10,7 @@ from playwright.async_api import Browser, Page, expect
 from agent.identity import DEFAULT_PROJECT
 from agent.store.base import ProjectStore, Store
 from agent.store.mcp_servers import McpServerSettings, ProjectMcpServers
+from agent.store.schedules import Schedules
 from agent.store.skills import ProjectSkills, SkillSettings
 from agent.types import VerdictKind
 
@@ -39,9 +40,21 @@ async def pages(service: str, guarded: str, store: Store, tasks: ProjectStore) -
     await ProjectSkills(store.database).create(DEFAULT_PROJECT, "release", skill, updated_by="test")
     server = McpServerSettings(url="https://tracker.example/mcp", headers={"X-Team": "web"})
     await ProjectMcpServers(store.database).create(DEFAULT_PROJECT, "tracker", server, updated_by="test")
+    schedule = await Schedules(store.database).create(
+        DEFAULT_PROJECT,
+        name="nightly",
+        cron="30 2 * * *",
+        time_zone="UTC",
+        task=task(),
+        any_path=True,
+        overlap="skip",
+        enabled=True,
+        created_by="test",
+    )
     one = [f"/tasks/{ended.id}{part}" for part in ("", "/changes", "/verdict", "/attempts", "/details")]
     others = ["/tasks", "/tasks?status=failed", "/tasks/new", "/approvals", "/usage", "/settings"]
-    others += ["/settings/skills/release", "/settings/mcp_servers/tracker", "/tasks/x"]
+    others += ["/settings/skills/release", "/settings/mcp_servers/tracker"]
+    others += ["/settings/schedules", f"/settings/schedules/{schedule.id}", "/tasks/x"]
     return [
         f"{guarded}/sign-in",
         *(service + path for path in [*one, f"/tasks/{running.id}", f"/tasks/{waiting.id}", *others]),

@@ -121,6 +121,47 @@ async def test_a_server_with_a_readable_credential_is_refused_in_words(service: 
         assert (answer.status_code, "secret of the project" in answer.text) == (422, True)
 
 
+async def test_a_schedule_is_made_paused_run_changed_and_deleted(service: str, page: Page) -> None:
+    await page.goto(f"{service}/settings")
+    await page.get_by_role("link", name="submitted again and again").click()
+    await page.get_by_label("Name").fill("<nightly>")
+    await page.get_by_label("Cron expression").fill("30 2 * * *")
+    await page.get_by_label("While the task before works").select_option("wait for its end")
+    await page.get_by_label("Repository").fill("/srv/calculator")
+    await page.get_by_label("What is wanted").fill("update the dependencies")
+    await page.get_by_role("button", name="Add the schedule").click()
+
+    listed = page.get_by_role("region", name="Schedules")
+    await expect(listed).to_contain_text("02:30 UTC")
+    await expect(listed).to_contain_text("never")
+    await page.get_by_role("button", name="Pause <nightly>").click()
+    await expect(listed).to_contain_text("paused")
+    await page.get_by_role("button", name="Resume <nightly>").click()
+    await expect(listed).to_contain_text("02:30 UTC")
+
+    await page.get_by_role("link", name="<nightly>").click()
+    await page.get_by_role("button", name="Run now").click()
+    await expect(page.locator("h1")).to_contain_text("update the dependencies")
+    await page.goto(f"{service}/settings/schedules")
+    await expect(listed.get_by_role("link", name="its task")).to_be_visible()
+    await page.get_by_role("link", name="<nightly>").click()
+    await page.get_by_label("Cron expression").fill("45 3 * * *")
+    await page.get_by_role("button", name="Save").click()
+    await expect(listed).to_contain_text("03:45 UTC")
+
+    await page.get_by_role("link", name="<nightly>").click()
+    page.once("dialog", lambda dialog: dialog.accept())
+    await page.get_by_role("button", name="Delete").click()
+    await expect(page.get_by_text("None yet. A schedule has a task submitted")).to_be_visible()
+
+
+async def test_times_that_cannot_be_are_refused_in_words(service: str) -> None:
+    form = {"name": "x", "cron": "every day", "repository": "/srv/calculator", "problem_statement": "x"}
+    async with httpx.AsyncClient(base_url=service, trust_env=False, timeout=60, headers={"Origin": service}) as http:
+        answer = await http.post("/settings/schedules", data=form)
+    assert (answer.status_code, "Write five fields" in answer.text) == (422, True)
+
+
 async def test_the_audit_log_says_who_made_the_key(guarded: str, page: Page) -> None:
     await page.goto(f"{guarded}/settings")
     await page.get_by_label("API key").fill(KEY)
@@ -152,5 +193,8 @@ async def test_members_see_and_change_none_of_it(guarded: str, store: Store) -> 
             "webhooks",
             "webhooks/w/delete",
             "webhooks/w/enabled",
+            "schedules",
+            "schedules/s/run",
+            "schedules/s/delete",
         ):
             assert (await http.post(f"/settings/{path}", data={"name": "A"})).status_code == 403, path
