@@ -22,7 +22,7 @@ async def test_description_that_is_checked_in_is_the_apis() -> None:
 
 
 def _task(description: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = description["components"]["schemas"]["TaskRequest"]
+    found: dict[str, Any] = description["components"]["schemas"]["NewTask"]
     return found
 
 
