@@ -2,12 +2,13 @@
 
     python -m benchmarks.pod_kills --tasks 20
 
-A test cluster gets the chart's small profile over its own Postgres, with two pods of the API and two workers. Tasks are
-submitted by REST, so many at a time, while every few seconds one pod is deleted without grace: of the API, a worker,
-the model server, or a sandbox, each kind as often as the others. A task is in order when its log has no hole, one end,
-and no call that ended twice or never; what it proved is counted beside. Recovery is the time from a kill until each
-task that was unfinished then has completed a step or ended. It needs what the cluster needs: the superuser, and the
-Debian packages that `python -m deploy.cluster packages` names.
+A test cluster gets the chart's small profile over its own Postgres, with two pods of the API, two workers and two
+routers. Tasks are submitted by REST, so many at a time, while every few seconds one pod is deleted without grace: of
+the API, a worker, a router, the model server, the database, or a sandbox, each kind as often as the others. A task is
+in order when its log has no hole, one end, and no call that ended twice or never; what it proved is counted beside.
+Recovery is the time from a kill until each task that was unfinished then has completed a step or ended. In the end the
+release is uninstalled, which must leave no pod. It needs what the cluster needs: the superuser, and the Debian packages
+that `python -m deploy.cluster packages` names.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from math import ceil
@@ -28,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from agent.api.schemas import EventView, TaskView
-from agent.cli.client import Client, ServiceUnreachable
+from agent.cli.client import Client
 from agent.types import StopReason, TaskRequest
 from deploy.chart.__main__ import ROOT
 from deploy.cluster.cluster import start
@@ -36,15 +37,16 @@ from deploy.cluster.errors import ClusterError
 from deploy.images.services import build_services
 from evals.runner import Sampling, request_of
 from evals.suite import eval_task, nano_heldout
-from tests.helm.release import Release, answers, ended
+from tests.helm.release import Release, answers, ended, submitted
 
-_IMAGES = ("agent", "model-server", "postgres", "sandboxd", "task")
+_IMAGES = ("agent", "model-server", "postgres", "router", "sandboxd", "task")
 _GIVEN = (
     "--set=database.mode=embedded,data.accessMode=ReadWriteMany,api.replicas=2,orchestrator.replicas=2",
+    "--set=router.enabled=true,router.replicas=2",
     # What waits for room would be measured too: the bound of the small profile is ten pods.
     "--set=sandbox.bounds.pods=40,sandbox.bounds.cpus=16",
 )
-_KINDS = ("api", "orchestrator", "model-server", "sandbox")
+_KINDS = ("api", "orchestrator", "router", "model-server", "postgres", "sandbox")
 
 
 @dataclass(slots=True)
@@ -89,13 +91,11 @@ async def measure(release: Release, *, num_tasks: int, at_once: int, pause_s: fl
         request = request_of(exercise, await release.put(exercise, Path(folder)), Sampling(), None)
     begun = time.monotonic()
     async with release.client() as client:
-        killing = asyncio.create_task(_kill_at_random(release, outcome, pause_s))
-        try:
+        async with asyncio.TaskGroup() as group:
+            killing = group.create_task(_kill_at_random(release, outcome, pause_s))
             turn = asyncio.Semaphore(at_once)
             done = await asyncio.gather(*(_one(client, request, turn) for _ in range(num_tasks)))
-        finally:
             killing.cancel()
-            await asyncio.wait({killing})
         outcome.whole_s = time.monotonic() - begun
         await answers(client)
         logs = [(await client.events(task.id)).events for task in done]
@@ -107,11 +107,7 @@ async def measure(release: Release, *, num_tasks: int, at_once: int, pause_s: fl
 
 async def _one(client: Client, request: TaskRequest, turn: asyncio.Semaphore) -> TaskView:
     async with turn:
-        while True:
-            with suppress(ServiceUnreachable):
-                task = await client.submit(request)
-                break
-            await answers(client)
+        task = await submitted(client, request)
         return await ended(client, task.id)
 
 
@@ -133,12 +129,25 @@ def _kill(release: Release, kind: str) -> bool:
     if not pods:
         return False
     try:
-        release.kill(random.choice(pods), namespace=release.sandboxes if is_sandbox else None)
+        if kind == "postgres":
+            # Two must never be over one volume, so the next one waits until the node says that this one is gone.
+            release.kubectl("delete", "pod", "--grace-period=1", "--wait=false", *pods)
+        else:
+            release.kill(random.choice(pods), namespace=release.sandboxes if is_sandbox else None)
     except ClusterError as error:
         if "not found" not in str(error):
             raise
         return False
     return True
+
+
+def _uninstall(release: Release, outcome: Outcome) -> None:
+    release.helm("uninstall", "--wait", "--timeout=280s")
+    try:
+        release.cluster.kubectl("wait", "--for=delete", "--timeout=120s", f"namespace/{release.sandboxes}")
+        release.kubectl("wait", "--for=delete", "--timeout=120s", "pods", "--all")
+    except ClusterError as error:
+        outcome.wrong.append(f"after the uninstallation: {error}")
 
 
 def _judge(task: TaskView, log: Sequence[EventView], outcome: Outcome) -> None:
@@ -209,6 +218,7 @@ def main() -> None:
     with installed() as release:
         measuring = measure(release, num_tasks=arguments.tasks, at_once=arguments.at_once, pause_s=arguments.pause)
         outcome = asyncio.run(measuring)
+        _uninstall(release, outcome)
     _print(outcome, arguments.tasks)
     sys.exit(bool(outcome.wrong))
 
