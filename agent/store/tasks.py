@@ -306,7 +306,6 @@ async def _insert(
             "run_id": new_id("run"),
             "attempt": attempt,
             "status": Status.QUEUED,
-            "due": due(now, request.priority, attempt),
             "idle_since": now,
             "usage": Usage().model_dump(),
         }
