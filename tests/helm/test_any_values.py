@@ -67,6 +67,8 @@ def drawn_of(schema: Schema) -> st.SearchStrategy[Any]:
             return st.text(
                 st.characters(min_codepoint=32, max_codepoint=126), min_size=schema.get("minLength", 0), max_size=20
             )
+        case "boolean":
+            return st.booleans()
         case "integer":
             low = schema.get("minimum", schema.get("exclusiveMinimum", -1) + 1)
             return st.integers(
@@ -93,7 +95,7 @@ def drawn_of(schema: Schema) -> st.SearchStrategy[Any]:
             inner = schema.get("additionalProperties")
             names = st.from_regex(r"[a-z]{1,8}", fullmatch=True)
             return st.dictionaries(names, drawn_of(inner), max_size=2) if isinstance(inner, dict) else st.just({})
-    return st.just(schema.get("default"))
+    return st.none()
 
 
 LEAVES = list(leaves(SCHEMA))
