@@ -285,22 +285,27 @@ class Secret(Values):
 
 
 class Weights(Values):
-    source: Literal["claim", "hostPath", "image", "download"] = Field(
+    source: Literal["claim", "hostPath", "image", "download", "job"] = Field(
         "claim",
         description="`claim`: a volume of yours that many may read. `hostPath`: a folder of each node. `image`: a "
         "volume out of an image (Kubernetes 1.31 or later, with its feature on). `download`: each pod fetches them to "
-        "a claim of its own before its engine starts.",
+        "a claim of its own before its engine starts. `job`: one Job fetches them to a claim that all pods read, and "
+        "which they wait for.",
     )
-    claim: Name = Field("", description="For `claim`: its name.")
+    claim: Name = Field("", description="For `claim`: its name. For `job`: one of yours; empty: made, for many pods.")
     host_path: Folder = Field("", description="For `hostPath`: the folder.")
     image: Reference = Field("", description="For `image`: its full reference, by digest.")
     path: RelativePath = Field("MiMo-V2-Flash", min_length=1, description="Folder of the checkpoint within the volume.")
-    repository: RelativePath = Field("XiaomiMiMo/MiMo-V2-Flash", description="For `download`: name on the hub.")
-    revision: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{40})?$")] = Field(
-        "", description="For `download`: the commit, in full; nothing else is fetched."
+    repository: RelativePath = Field(
+        "XiaomiMiMo/MiMo-V2-Flash", description="For `download` and `job`: name on the hub."
     )
-    size: Quantity = Field("400Gi", description="For `download`: of the claim.")
-    token_secret: Name = Field("", description="For `download`: a Secret with `HF_TOKEN`, where the hub wants one.")
+    revision: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{40})?$")] = Field(
+        "", description="For `download` and `job`: the commit, in full; nothing else is fetched."
+    )
+    size: Quantity = Field("400Gi", description="For `download` and `job`: of the claim.")
+    token_secret: Name = Field(
+        "", description="For `download` and `job`: a Secret with `HF_TOKEN`, where the hub wants one."
+    )
 
 
 class CompileCache(Values):

@@ -98,6 +98,8 @@ lifecycle:
 {{- $before := list -}}
 {{- if eq $values.weights.source "download" -}}
 {{- $before = append $before "mimo.downloadContainer" -}}
+{{- else if eq $values.weights.source "job" -}}
+{{- $before = append $before "mimo.waitContainer" -}}
 {{- end -}}
 {{- if $isLeader -}}
 {{- $before = append $before "mimo.frontContainer" -}}

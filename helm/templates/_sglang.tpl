@@ -188,10 +188,8 @@ resources:
   emptyDir:
     medium: Memory
     sizeLimit: {{ .Values.modelServer.sglang.shmSize }}
-{{- if eq $weights.source "claim" }}
-- name: weights
-  persistentVolumeClaim:
-    claimName: {{ $weights.claim }}
+{{- if has $weights.source (list "claim" "job") }}
+{{ include "mimo.weightsVolume" . }}
     readOnly: true
 {{- else if eq $weights.source "hostPath" }}
 - name: weights
@@ -255,4 +253,22 @@ resources:
 volumeMounts:
   - name: weights
     mountPath: /weights
+{{- end }}
+
+{{- define "mimo.waitContainer" -}}
+{{- $weights := .Values.modelServer.weights }}
+name: wait
+image: {{ include "mimo.image" (list . .Values.modelServer.sglang.image) }}
+imagePullPolicy: {{ .Values.global.pullPolicy }}
+command: [python3, -c, {{ .Files.Get "files/wait.py" | quote }}]
+args: [{{ $weights.revision | quote }}, {{ printf "/weights/%s" $weights.path | quote }}]
+securityContext:
+  allowPrivilegeEscalation: false
+  capabilities:
+    drop: [ALL]
+resources:
+  requests: {cpu: 10m, memory: 32Mi}
+  limits: {memory: 128Mi}
+volumeMounts:
+  {{- include "mimo.weightsMount" . | nindent 2 }}
 {{- end }}

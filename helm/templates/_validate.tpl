@@ -66,7 +66,7 @@
 {{- end }}
 {{- if eq $server.engine "sglang" }}
 {{- $weights := $server.weights }}
-{{- range $source, $needed := dict "claim" "claim" "hostPath" "hostPath" "image" "image" "download" "revision" }}
+{{- range $source, $needed := dict "claim" "claim" "hostPath" "hostPath" "image" "image" "download" "revision" "job" "revision" }}
 {{- if and (eq $weights.source $source) (not (get $weights $needed)) }}
 {{- $problems = append $problems (printf "modelServer.weights.source is %s: set modelServer.weights.%s" $source $needed) }}
 {{- end }}

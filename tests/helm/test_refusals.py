@@ -78,6 +78,7 @@ def test_a_value_that_cannot_be_is_named_with_what_is_allowed(given: str, words:
         ("modelServer.engine=external,modelServer.url=http://model/v1", "list its addresses in modelServer.cidrs"),
         ("modelServer.weights.claim=", "modelServer.weights.source is claim: set modelServer.weights.claim"),
         ("modelServer.weights.source=download", "set modelServer.weights.revision"),
+        ("modelServer.weights.source=job", "modelServer.weights.source is job: set modelServer.weights.revision"),
         ("modelServer.leaderWorkerSet.enabled=true", "install LeaderWorkerSet"),
         ("modelServer.autoscaling.enabled=true", "does not know KEDA"),
         (

@@ -274,6 +274,37 @@ def test_with_cilium_workers_reach_the_hosts_that_were_named_and_nothing_else_ou
     }
 
 
+@pytest.mark.parametrize("claim", ["", "mine"])
+def test_one_job_fetches_the_weights_that_model_servers_wait_for(claim: str) -> None:
+    weights = {"source": "job", "revision": "0123456789abcdef" * 2 + "01234567", "claim": claim}
+    made = render({**SITE, "modelServer": {"weights": weights}})
+    [job] = made.of("Job")
+    [server] = [template for each, template in made.pods() if each["kind"] == "StatefulSet"]
+    claims = {each["metadata"]["name"]: each["spec"] for each in made.of("PersistentVolumeClaim")}
+    assert ("mimo-weights" in claims) == (not claim)
+    assert not claim or claims.keys() == {"mimo-data"}
+    written, read = (
+        next(volume["persistentVolumeClaim"] for volume in pod["spec"]["volumes"] if volume["name"] == "weights")
+        for pod in (job["spec"]["template"], server)
+    )
+    assert written == {"claimName": claim or "mimo-weights"}
+    assert read == {**written, "readOnly": True}
+    first, *_ = server["spec"]["initContainers"]
+    [fetching] = job["spec"]["template"]["spec"]["containers"]
+    assert first["args"] == fetching["args"][1:]
+    leaving = made.one("NetworkPolicy", "mimo-weights")["spec"]
+    assert leaving["podSelector"]["matchLabels"].items() <= job["spec"]["template"]["metadata"]["labels"].items()
+    assert made.one("NetworkPolicy", "mimo-model-server")["spec"]["egress"] in (None, [])
+
+
+def test_weights_that_change_are_fetched_by_another_job() -> None:
+    def name(revision: str) -> str:
+        weights = {"source": "job", "revision": revision * 40}
+        return str(render({**SITE, "modelServer": {"weights": weights}}).of("Job")[0]["metadata"]["name"])
+
+    assert name("a") == name("a") != name("b")
+
+
 def test_migrations_as_a_hook_are_a_job_of_their_own_that_reaches_the_database() -> None:
     database = {"mode": "external", "urlSecret": "mimo-database", "migrations": "hook", "cidrs": ["10.0.0.9/32"]}
     made = render({"database": database}, "dev")
