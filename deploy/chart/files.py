@@ -46,7 +46,7 @@ def _schema() -> dict[str, Any]:
     schema = _bare(ChartValues.model_json_schema())
     counts = Counter(json.dumps(form) for _, form in _properties(schema))
     names: dict[str, str] = {}
-    definitions = {}
+    definitions: dict[str, Any] = {}
     for name, form in _properties(schema):
         text = json.dumps(form)
         if counts[text] > 1 and "$ref" not in form and text not in names:
