@@ -215,7 +215,8 @@ class TaskRequest(_Record):
     benchmark: bool = Field(
         False,
         description="It is measured: the agent reaches no public git host and no package index, nor the host of its "
-        "repository, and calls that look for the answer where it may stand are remarked upon.",
+        "repository, has no skills and MCP servers of its project, and calls that look for the answer where it may "
+        "stand are remarked upon.",
     )
     priority: Priority = Priority.NORMAL
     labels: dict[str, str] = Field(default_factory=dict, max_length=32)

@@ -340,10 +340,10 @@ class Runner:
 
     @asynccontextmanager
     async def _agent(self, work: _Work) -> AsyncIterator[Profile]:
-        """The task's profile, with what its project adds."""
+        """The task's profile, with what its project adds; what is measured is the profile alone."""
         checks_syntax = self._endpoint.checks_syntax(work.request.model.name)
         agent = profile(work.request.profile, checks_syntax=checks_syntax)
-        if self._equipment is None:
+        if self._equipment is None or work.request.benchmark:
             yield agent
             return
         async with self._equipment.given(work.claim.task.project_id, agent, work.log) as given:

@@ -89,6 +89,22 @@ async def test_agents_of_a_fixed_profile_and_of_projects_without_skills_are_as_e
     assert {len(names(request)) for request in endpoint.requests} == {11, 3}
 
 
+async def test_an_agent_that_is_measured_gets_nothing_of_its_project(
+    store: SqlStore, tmp_path: Path, make_request: Callable[..., TaskRequest]
+) -> None:
+    await ProjectSkills(store.database).create(DEFAULT_PROJECT, "release", RELEASE, updated_by="ada")
+    await serve(store, "http://127.0.0.1:9/mcp")
+    endpoint = ScriptedEndpoint(turns(*REPAIR))
+    task = await users(store).submit(make_request(profile="assistant", review=False, benchmark=True))
+    async with worker(store, tmp_path, endpoint) as working:
+        await working.drain()
+
+    assert (await users(store).get(task.id)).patch == PATCH
+    assert "release" not in endpoint.requests[0]["messages"][0]["content"]
+    assert {"skill", "mcp_call", "mcp_tools"}.isdisjoint(names(endpoint.requests[0]))
+    assert len(names(endpoint.requests[0])) == 11
+
+
 async def test_a_run_keeps_the_prompt_it_began_with_whatever_becomes_of_the_skills(
     store: SqlStore, tmp_path: Path, make_request: Callable[..., TaskRequest]
 ) -> None:
