@@ -188,7 +188,8 @@ async def _task_form(
     request: Request, shared: Context, html: Templates, form: Form, errors: Form, status: HTTPStatus
 ) -> Response:
     recent = await shared.tasks.list_tasks(limit=_PAGE_SIZE)
-    repositories = list(dict.fromkeys(task.request.repository for task in recent.tasks))
+    named = (repo.name for repo in await shared.remotes.repos.all(shared.principal.project_id))
+    repositories = list(dict.fromkeys([*named, *(task.request.repository for task in recent.tasks)]))
     shown = dict.fromkeys(empty_task_form(), "") | dict(form)
     return html.page(
         request,

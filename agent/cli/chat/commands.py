@@ -12,7 +12,15 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from agent.cli.chat.conversation import Conversation, Listed, fork, list_conversations, new_folder
+from agent.cli.chat.conversation import (
+    Conversation,
+    ConversationBusy,
+    Listed,
+    expect_free,
+    fork,
+    list_conversations,
+    new_folder,
+)
 from agent.cli.chat.lines import answer, diff_lines, spent
 from agent.cli.chat.screen import Screen
 from agent.cli.report import age
@@ -157,9 +165,15 @@ class Commands:
             return
         titles = [one_line(f"{listed.title}  ({when(listed)})", self._screen.width - 6) for listed in shown]
         chosen = await self._screen.choose("Which? (Esc stays here)", titles)
-        if chosen is not None:
-            self.next_folder = shown[chosen].folder
-            self._screen.leave()
+        if chosen is None:
+            return
+        try:
+            expect_free(shown[chosen].folder)
+        except ConversationBusy as error:
+            self._screen.note(f"{error}; leave it there first", "yellow")
+            return
+        self.next_folder = shown[chosen].folder
+        self._screen.leave()
 
     async def _compact(self, rest: str) -> None:
         if self._busy() or not self._conversation.state.turns:

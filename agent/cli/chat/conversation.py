@@ -500,6 +500,15 @@ def list_conversations(conversations: Path, root: Path | None = None) -> list[Li
     return sorted(found, key=lambda listed: listed.changed_at, reverse=True)
 
 
+def expect_free(folder: Path) -> None:
+    """
+    Raises:
+        ConversationBusy: a terminal has the conversation open.
+    """
+    with _alone(folder):
+        pass
+
+
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """One terminal at a time; the kernel lets go of the lock however the process ends."""

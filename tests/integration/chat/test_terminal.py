@@ -479,6 +479,19 @@ def test_another_conversation_is_begun_and_the_first_gone_back_to(start: Start) 
     assert heard == [1, 1, 2]
 
 
+def test_a_conversation_that_another_terminal_has_open_is_not_gone_over_to(start: Start) -> None:
+    first = ready(start(in_order(say("done"))))
+    first.type("hello there", ENTER)
+    first.see("tokens · /help")
+    second = ready(start(in_order(say("still here"))))
+    second.type("/resume", ENTER)
+    second.see("1. hello there  (")
+    second.type("1")
+    second.see("is open in another terminal; leave it there first")
+    second.type("and you?", ENTER)
+    second.see("still here")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_at_a_question_before_the_screen_ends_it(start: Start, root: Path, number: signal.Signals) -> None:
     (root / "AGENTS.md").write_text("Be kind.")

@@ -10,6 +10,7 @@ from playwright.async_api import Browser, Page, expect
 from agent.identity import DEFAULT_PROJECT
 from agent.store.base import ProjectStore, Store
 from agent.store.mcp_servers import McpServerSettings, ProjectMcpServers
+from agent.store.repos import Repos, RepoSettings
 from agent.store.schedules import Schedules
 from agent.store.skills import ProjectSkills, SkillSettings
 from agent.types import VerdictKind
@@ -180,6 +181,13 @@ async def test_what_was_typed_stays_when_it_has_to_change(service: str, tasks: P
     await expect(page.locator(".error")).to_contain_text("no repository 'not/absolute'")
     await expect(page.get_by_label("What is wrong, or what do you want?")).to_have_value("add() subtracts")
     assert (await tasks.list_tasks()).tasks == ()
+
+
+async def test_the_form_proposes_the_projects_repositories(service: str, store: Store, page: Page) -> None:
+    settings = RepoSettings(url="https://git.example/web.git")
+    await Repos(store.database).create(DEFAULT_PROJECT, "web", settings, updated_by="ada")
+    await page.goto(f"{service}/tasks/new")
+    assert await page.locator("#repositories option").evaluate_all("all => all.map(each => each.value)") == ["web"]
 
 
 async def test_usage_adds_up_what_all_attempts_used(
