@@ -15,6 +15,8 @@ from starlette.types import Message, Receive, Scope, Send
 from agent.api.auth import needs
 from agent.api.context import Context, Shared
 from agent.api.drafts import DraftFrame
+from agent.api.lasting import Lasting
+from agent.api.problems import Problem
 from agent.api.schemas import LAST_EVENT, EventPage, show_event
 from agent.api.watching import Frame, Tail, frame
 
@@ -78,7 +80,8 @@ async def _stream(shared: Context, task_id: str, reader: "_Reader") -> Response:
 
 
 class EventStream(StreamingResponse):
-    """Ends its generator when the reader goes, and goes itself when the reader takes nothing more."""
+    """Ends its generator when the reader goes, and goes itself when the reader takes nothing more, or may not be there
+    any more."""
 
     def __init__(self, chunks: AsyncGenerator[bytes, None]) -> None:
         # Neither caches nor a proxy's buffer may hold events back.
@@ -87,7 +90,10 @@ class EventStream(StreamingResponse):
         self._chunks = chunks
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        caller = Lasting(scope)
+
         async def bounded(message: Message) -> None:
+            await caller.check()
             async with asyncio.timeout(_STUCK_S):
                 await send(message)
 
@@ -96,6 +102,9 @@ class EventStream(StreamingResponse):
                 await super().__call__(scope, receive, bounded)
             except TimeoutError:
                 logger.info("action=drop_reader path=%s reason=stuck", scope["path"])
+            except Problem as problem:
+                logger.info("action=drop_reader path=%s reason=%s", scope["path"], problem.code)
+                await send({"type": "http.response.body", "body": b""})
 
 
 async def _chunks(shared: Context, task_id: str, reader: "_Reader", head: int) -> AsyncGenerator[bytes, None]:

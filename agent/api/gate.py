@@ -4,6 +4,7 @@ import logging
 import secrets
 import time
 from collections.abc import Iterable
+from functools import partial
 from http import HTTPStatus
 from urllib.parse import quote, urlsplit
 
@@ -71,7 +72,7 @@ class Gate:
         try:
             self._admit(scope)
             if not _is_open(scope["path"]):
-                scope["state"]["principal"] = await self._authenticate(scope)
+                await self._let_in(scope)
             await body.check_length(scope)
             await self._app(scope, body.receive, answer.send)
         except Problem as problem:
@@ -85,7 +86,7 @@ class Gate:
         """What is refused is answered instead of the handshake."""
         try:
             self._admit(scope)
-            scope["state"]["principal"] = await self._authenticate(scope)
+            await self._let_in(scope)
             await self._app(scope, receive, send)
         except Problem as problem:
             await problem_response(problem, scope)(scope, receive, send)
@@ -108,6 +109,11 @@ class Gate:
                 f"Requests from pages of {origin!r} are not accepted.",
                 remedy="Call the service from a program, or from a page it serves itself.",
             )
+
+    async def _let_in(self, scope: Scope) -> None:
+        """Say in the request's state who calls, and how to ask that again."""
+        again = scope["state"]["authenticate"] = partial(self._authenticate, scope)
+        scope["state"]["principal"] = await again()
 
     async def _authenticate(self, scope: Scope) -> Principal:
         headers = Headers(scope=scope)

@@ -5,7 +5,7 @@ import json
 import logging
 import secrets
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
@@ -29,11 +29,14 @@ from acp.schema import (
     SetSessionModeResponse,
 )
 from fastapi import WebSocket, WebSocketDisconnect
+from starlette.status import WS_1008_POLICY_VIOLATION
 
 from agent.api.acp.route import Approvals, Terms
 from agent.api.acp.session import CWD_LABEL, SESSION_LABEL, Session, Work
 from agent.api.context import Context
 from agent.api.inward import Refused, sender
+from agent.api.lasting import Lasting
+from agent.api.problems import Problem
 from agent.api.web.session import address
 from agent.api.web.text import first_line
 from agent.client.operations import Operations, TaskSummary
@@ -74,12 +77,18 @@ class _Messages:
 
     def __init__(self, socket: WebSocket) -> None:
         self._socket = socket
+        self._caller = Lasting(socket.scope)
 
     async def send(self, message: dict[str, Any]) -> None:
         try:
+            await self._caller.check()
             await self._socket.send_text(json.dumps(message, default=str))
         except (WebSocketDisconnect, RuntimeError) as error:
             raise ConnectionError("the editor hung up") from error
+        except Problem as problem:
+            with suppress(WebSocketDisconnect, RuntimeError):
+                await self._socket.close(WS_1008_POLICY_VIOLATION, problem.code)
+            raise ConnectionError(f"the editor may not be here any more: {problem.detail}") from problem
 
     async def receive(self) -> dict[str, Any] | None:
         """None at the end."""

@@ -259,6 +259,26 @@ async def test_message_that_is_too_large_ends_the_connection(serve: Serve, store
         assert ended.value.code == 1009
 
 
+async def test_connection_ends_when_its_key_is_revoked(serve: Serve, store: Store) -> None:
+    record, key = await store.identities.create_key(
+        DEFAULT_PROJECT, "a test", ROLES["member"], created_by="a test", expires_at=None
+    )
+    app = create_app(store, check_repository, api_key=OPERATOR, heartbeat_s=0.05)
+    async with serve(app) as url, _socket(url, key) as session:
+        await session.send_text("{")
+        assert "Parse error" in await session.receive_text()
+        await store.identities.revoke_key(DEFAULT_PROJECT, record.id)
+        with pytest.raises(WebSocketDisconnect) as ended:
+            await asyncio.wait_for(_talk(session), PATIENCE_S)
+        assert ended.value.code == 1008
+
+
+async def _talk(session: AsyncWebSocketSession) -> None:
+    while True:
+        await session.send_text("{")
+        await session.receive_text()
+
+
 async def test_what_is_no_message_is_answered_as_the_protocol_has_it(serve: Serve, store: Store) -> None:
     async with serve(_app(store)) as url, _socket(url) as session:
         for text, code in (("{", -32700), ("[1]", -32600)):

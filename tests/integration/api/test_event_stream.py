@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from agent.api.app import create_app
 from agent.api.schemas import STREAM_NOTES
 from agent.cli.client import Client, ServiceUnreachable
-from agent.identity import DEFAULT_PROJECT
+from agent.identity import DEFAULT_PROJECT, ROLES
 from agent.store.base import Claim, RunResult, Store
 from agent.types import Status, StopReason, TaskRequest
 
@@ -27,11 +27,12 @@ TASK = TaskRequest(repository="/repo", problem_statement="add() subtracts")
 STREAM = {"Accept": "text/event-stream"}
 
 
-def _app(store: Store, heartbeat_s: float = 15.0, num_kept: int = 256) -> FastAPI:
-    async def resolve(path: Path, commit: str) -> str:
-        return "c" * 40
+async def _resolve(path: Path, commit: str) -> str:
+    return "c" * 40
 
-    return create_app(store, resolve, heartbeat_s=heartbeat_s, num_kept=num_kept)
+
+def _app(store: Store, heartbeat_s: float = 15.0, num_kept: int = 256) -> FastAPI:
+    return create_app(store, _resolve, heartbeat_s=heartbeat_s, num_kept=num_kept)
 
 
 async def _claim(store: Store) -> Claim:
@@ -62,6 +63,24 @@ async def _read(url: str, headers: dict[str, str], most: int | None = None) -> l
             if len(found) == most:
                 break
     return found
+
+
+async def test_a_stream_ends_when_its_readers_key_is_revoked(store: Store, serve: Serve) -> None:
+    task = await store.of(DEFAULT_PROJECT).submit(TASK)
+    record, key = await store.identities.create_key(
+        DEFAULT_PROJECT, "a test", ROLES["viewer"], created_by="a test", expires_at=None
+    )
+    headers = STREAM | {"Authorization": f"Bearer {key}"}
+    app = create_app(store, _resolve, heartbeat_s=0.05, api_key="the operator's own")
+    async with serve(app) as url, httpx.AsyncClient(trust_env=False, headers=headers, timeout=60) as http:
+        async with http.stream("GET", f"{url}/v1/tasks/{task.id}/events") as stream:
+            lines = stream.aiter_lines()
+            while await anext(lines) != ": heartbeat":
+                pass
+            await store.identities.revoke_key(DEFAULT_PROJECT, record.id)
+            with anyio.fail_after(120):
+                assert {line async for line in lines} <= {"", ": heartbeat"}
+        assert (await http.get(f"{url}/v1/tasks/{task.id}/events")).status_code == 401
 
 
 async def test_stream_tells_what_was_and_what_comes_and_ends_with_the_task(store: Store, serve: Serve) -> None:
