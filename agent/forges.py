@@ -27,13 +27,13 @@ INDEXES = (
     "pythonhosted.org",
     "conda.anaconda.org",
     "repo.anaconda.com",
-    "registry.npmjs.org",
-    "registry.yarnpkg.com",
+    "npmjs.org",
+    "yarnpkg.com",
     "unpkg.com",
     "jsdelivr.net",
     "esm.sh",
     "crates.io",
-    "proxy.golang.org",
+    "golang.org",
     "rubygems.org",
     "repo.maven.org",
     "repo1.maven.org",
@@ -41,13 +41,13 @@ INDEXES = (
     "repo.packagist.org",
     "nuget.org",
 )
-"""Package indexes, which have a project's later releases."""
+"""Package indexes, which have a project's later releases; some by a domain that has other things too."""
 
 
 def leads_to(allowed: str, host: str) -> bool:
     """Whether an entry of an allow-list lets anybody through to a host or to one below it.
 
-    >>> leads_to("codeload.github.com", "github.com"), leads_to("*.golang.org", "proxy.golang.org")
+    >>> leads_to("codeload.github.com", "github.com"), leads_to("*.example.org", "git.example.org")
     (True, True)
     >>> leads_to("git.example.org:22", "git.example.org"), leads_to("docs.example.org", "git.example.org")
     (True, False)
