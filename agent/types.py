@@ -172,6 +172,13 @@ WorkPath = Annotated[str, StringConstraints(min_length=1, max_length=256, patter
 """A file, from the root of the repository."""
 
 
+Approvals = Literal["none", "auto", "accept edits", "ask", "plan"]
+"""Which calls of a task's agent wait for a word."""
+
+ProfileName = Literal["native", "assistant", "mini"]
+"""Which prompt and tools an agent has."""
+
+
 class TaskRequest(_Record):
     """What a caller submits. Validated once, at the edge."""
 
@@ -187,11 +194,11 @@ class TaskRequest(_Record):
     limits: Limits = Limits()
     model: ModelOptions = ModelOptions()
     attempts: int = Field(1, ge=1, le=8, description="Independent runs until one is verified; the best is selected.")
-    profile: Literal["native", "assistant", "mini"] = "native"
+    profile: ProfileName = "native"
     on_limit: Literal["stop", "ask"] = Field(
         "stop", description="At a limit: end the run, or wait until somebody raises the limit."
     )
-    approvals: Literal["none", "auto", "accept edits", "ask", "plan"] = Field(
+    approvals: Approvals = Field(
         "none",
         description="Which tool calls wait for the user's word. `auto`: what can lose work; `accept edits`: also what "
         "is neither reading nor editing; `ask`: all but reading. `plan` refuses all but reading.",

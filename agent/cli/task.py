@@ -4,7 +4,6 @@ import asyncio
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from pydantic import ValidationError
 
@@ -21,7 +20,7 @@ from agent.cli.report import AttemptSize, details, report, table
 from agent.cli.report import attempts as report_attempts
 from agent.cli.terminal import Terminal
 from agent.errors import RepositoryError
-from agent.types import Check, Limits, ModelOptions, Status
+from agent.types import Approvals, Check, Limits, ModelOptions, Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +36,7 @@ class Submission:
     sampling: ModelOptions
     attempts: int
     labels: dict[str, str]
-    approvals: Literal["none", "auto", "accept edits", "ask", "plan"]
+    approvals: Approvals
     images: tuple[Image, ...] = ()
 
 

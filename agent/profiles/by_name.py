@@ -1,14 +1,13 @@
 """The one place that chooses a profile."""
 
-from typing import Literal
-
 from agent.profiles.assistant import assistant
 from agent.profiles.base import Profile
 from agent.profiles.mini import mini
 from agent.profiles.native import native
+from agent.types import ProfileName
 
 
-def profile(name: Literal["native", "assistant", "mini"], *, checks_syntax: bool = False) -> Profile:
+def profile(name: ProfileName, *, checks_syntax: bool = False) -> Profile:
     """
     Args:
         checks_syntax: as the endpoint's model has it (``ModelSettings.checks_syntax``); of ``native`` alone, since

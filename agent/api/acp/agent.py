@@ -31,7 +31,7 @@ from acp.schema import (
 from fastapi import WebSocket, WebSocketDisconnect
 from starlette.status import WS_1008_POLICY_VIOLATION
 
-from agent.api.acp.route import Approvals, Terms
+from agent.api.acp.route import Terms
 from agent.api.acp.session import CWD_LABEL, SESSION_LABEL, Session, Work
 from agent.api.context import Context
 from agent.api.inward import Refused, sender
@@ -42,6 +42,7 @@ from agent.api.web.text import first_line
 from agent.client.operations import Operations, TaskSummary
 from agent.errors import AgentError, UnknownTask
 from agent.integrations.acp import words
+from agent.types import Approvals
 
 _logger = logging.getLogger(__name__)
 

@@ -1,7 +1,6 @@
 """The address at which the Agent Client Protocol is spoken."""
 
 from http import HTTPStatus
-from typing import Literal
 
 from fastapi import APIRouter, WebSocket
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -10,10 +9,9 @@ from agent.api.auth import lacks
 from agent.api.context import of_caller, services_of
 from agent.api.problems import FieldError, Problem
 from agent.identity import Principal, Scope
+from agent.types import Approvals, ProfileName
 
 router = APIRouter()
-
-Approvals = Literal["none", "auto", "accept edits", "ask", "plan"]
 
 _NEEDED: tuple[Scope, ...] = ("tasks:read", "tasks:write")
 
@@ -26,7 +24,7 @@ class Terms(BaseModel):
     repository: str | None = Field(None, min_length=1, max_length=4096)
     """None for that which is called like the editor's folder."""
     base_commit: str = Field("HEAD", min_length=1, max_length=256)
-    profile: Literal["native", "assistant", "mini"] = "assistant"
+    profile: ProfileName = "assistant"
     approvals: Approvals = "ask"
     """Of sessions whose editor chooses no mode."""
 

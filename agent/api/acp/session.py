@@ -12,7 +12,7 @@ import acp
 from acp.interfaces import Client
 from acp.schema import PermissionOption, ToolCallUpdate
 
-from agent.api.acp.route import Approvals, Terms
+from agent.api.acp.route import Terms
 from agent.api.completions.telling import closing
 from agent.api.context import Context
 from agent.api.following import follow, sequel
@@ -28,7 +28,7 @@ from agent.events import ApprovalRequested, MessageAdded, QuestionAsked
 from agent.integrations.acp import Telling, Update, over
 from agent.store.base import TaskRecord
 from agent.store.drafts import DraftPiece
-from agent.types import Event, ToolCall, WaitingOn
+from agent.types import Approvals, Event, ToolCall, WaitingOn
 
 _T = TypeVar("_T")
 

@@ -11,7 +11,7 @@ from http import HTTPStatus
 from typing import Self
 
 from agent.api.body import rejected
-from agent.api.completions.models import ProfileName, read_model
+from agent.api.completions.models import read_model
 from agent.api.completions.shapes import ChatMetadata, ChatRequest, ContentPart
 from agent.api.context import Context
 from agent.api.following import sequel
@@ -22,7 +22,7 @@ from agent.api.tasks import new_message, queue_task
 from agent.errors import TaskOver
 from agent.events import MessageAdded
 from agent.store.base import TaskRecord
-from agent.types import Said, TaskRequest
+from agent.types import ProfileName, Said, TaskRequest
 
 _NAMED = re.compile(r"\[Task (task_[0-9a-f]{32})\]\(")
 _DATA_URL = re.compile(r"data:(image/(?:png|jpeg|webp));base64,(.*)", re.DOTALL)

@@ -1,16 +1,14 @@
 """The names under which chat programs know profiles and repositories."""
 
 from collections.abc import Iterable
-from typing import Literal, get_args
+from typing import get_args
 
 from agent.api.body import rejected
 from agent.api.schemas import ChatModel
-from agent.types import TaskRequest
-
-ProfileName = Literal["native", "assistant", "mini"]
+from agent.types import ProfileName
 
 _PREFIX = "mimo-"
-PROFILES: tuple[ProfileName, ...] = get_args(TaskRequest.model_fields["profile"].annotation)
+PROFILES: tuple[ProfileName, ...] = get_args(ProfileName)
 
 
 def chat_models(repositories: Iterable[str]) -> tuple[ChatModel, ...]:
