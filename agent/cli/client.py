@@ -96,7 +96,8 @@ class Client:
 
     async def submit(self, request: TaskRequest) -> TaskView:
         """Queue a task, with what its problem looks like where it is a :class:`agent.api.schemas.NewTask`."""
-        return await self._shown(TaskView, self._api.submit(cast(operations.NewTask, request.model_dump(mode="json"))))
+        body = cast(operations.NewTask, _body(request))
+        return await self._shown(TaskView, self._api.submit(body))
 
     async def list(self, *, status: Status | None = None, cursor: str | None = None, limit: int = 20) -> TaskList:
         given: operations.Status | None = status.value if status else None
@@ -132,7 +133,7 @@ class Client:
         return await self._shown(TaskView, self._api.rewind(task_id, body))
 
     async def say(self, task_id: str, message: MessageText) -> MessageView:
-        body = cast(operations.MessageText, message.model_dump(mode="json"))
+        body = cast(operations.MessageText, _body(message))
         return await self._shown(MessageView, self._api.say(task_id, body))
 
     @overload
@@ -245,6 +246,12 @@ class Client:
 
 def _task(task_id: str) -> str:
     return f"/v1/tasks/{quote(task_id, safe='')}"
+
+
+def _body(given: BaseModel) -> dict[str, Any]:
+    """Without ``images`` where there are none: older services know no such field, and refuse what they do not know."""
+    body = given.model_dump(mode="json")
+    return body if body.get("images") else {name: value for name, value in body.items() if name != "images"}
 
 
 def _problem(status: int, content: bytes) -> ServiceProblem:

@@ -1,13 +1,19 @@
 """``--image`` of ``mimo task``, against a service whose model takes images and one whose model does not."""
 
 import base64
+import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
 
 from agent.testing import ScriptedEndpoint
+from agent.testing.serving import serving
 
 from .conftest import CHECK, REPAIR, Mimo, start
 
@@ -69,3 +75,19 @@ def test_what_is_no_image_is_refused_before_anything_is_sent(mimo: Mimo, checkou
     (tmp_path / "large.png").write_bytes(PNG + bytes(1_500_000))
     assert "make it 1,500,000 or less" in mimo(*submit, "--image", tmp_path / "large.png").err
     assert "5 are too many" in mimo(*submit, *("--image", "a.png") * 5).err
+
+
+def test_without_images_an_older_service_is_told_of_none(mimo: Mimo, checkout: Path) -> None:
+    told: list[dict[str, object]] = []
+
+    async def refuse(request: Request) -> JSONResponse:
+        told.append(json.loads(await request.body()))
+        return JSONResponse({"code": "busy", "detail": "not now"}, 503)
+
+    app = Starlette(routes=[Route("/{path:path}", refuse, methods=["POST"])])
+    with serving(app) as port:
+        where = ("--server", f"http://127.0.0.1:{port}")
+        assert mimo("task", "submit", "add() subtracts", "--repo", checkout, *where).code == 75
+        assert mimo("task", "message", "task_1", "and tests", *where).code == 75
+    assert ["images" in body for body in told] == [False, False]
+    assert told[1]["text"] == "and tests"
