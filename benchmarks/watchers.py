@@ -54,7 +54,11 @@ async def _measure(num_watchers: int, num_events: int, pause_s: float) -> list[f
     ready = asyncio.Barrier(num_watchers + 1)
     with tempfile.TemporaryDirectory() as folder:
         address = f"sqlite:///{folder}/store.db"
-        async with open_store(address) as store, _service(address, Path(folder)) as port, asyncio.TaskGroup() as group:
+        async with (
+            open_store(address) as store,
+            _service(address, Path(folder), num_watchers) as port,
+            asyncio.TaskGroup() as group,
+        ):
             task = await store.of(DEFAULT_PROJECT).submit(
                 TaskRequest(repository="/repo", problem_statement="be watched")
             )
@@ -67,10 +71,11 @@ async def _measure(num_watchers: int, num_events: int, pause_s: float) -> list[f
 
 
 @asynccontextmanager
-async def _service(store: str, folder: Path) -> AsyncIterator[int]:
+async def _service(store: str, folder: Path, num_watchers: int) -> AsyncIterator[int]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
     command = [sys.executable, "-m", "agent.api", "--store", store, "--port", str(port)]
+    command += [f"--streams-per-{whose}={num_watchers}" for whose in ("caller", "project")]
     with (folder / "service.log").open("wb") as log:
         service = subprocess.Popen(command, stdout=log, stderr=log)  # noqa: ASYNC220 - it only starts here
     try:

@@ -17,6 +17,7 @@ from agent.api.chores import at_work
 from agent.api.gate import LOOPBACK_HOSTS
 from agent.api.issuers import FILE_VARIABLE, IdentitySettings, identity_settings
 from agent.api.server import server_settings
+from agent.api.streams import PER_CALLER, PER_PROJECT
 from agent.api.suites import suites_folder
 from agent.config import ModelSettings, model_settings
 from agent.errors import SettingsError, StoreError
@@ -75,7 +76,21 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--requests-per-minute", type=int, metavar="N", help="Most requests of one caller; without it, any number."
     )
+    for whose, most in (("caller", PER_CALLER), ("project", PER_PROJECT)):
+        parser.add_argument(
+            f"--streams-per-{whose}",
+            type=_count,
+            default=most,
+            metavar="N",
+            help=f"Most event streams, editors and answers to chat programs of one {whose} at once (default {most}).",
+        )
     return parser
+
+
+def _count(text: str) -> int:
+    if not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 up")
+    return int(text)
 
 
 def _is_loopback(host: str) -> bool:
@@ -109,6 +124,8 @@ async def _serve(
             secret_box=secret_box,
             hosts=hosts,
             requests_per_minute=arguments.requests_per_minute,
+            streams_per_caller=arguments.streams_per_caller,
+            streams_per_project=arguments.streams_per_project,
             model=model,
             reach=reach,
             suites=suites_folder(os.environ),

@@ -39,6 +39,7 @@ from agent.api.openapi import ERRORS, describe, operation_id
 from agent.api.problems import install
 from agent.api.rates import RateHeaders, Rates
 from agent.api.schemas import Decision, ForkPoint, MessageText, NewTask, RewindPoint, TaskChange
+from agent.api.streams import PER_CALLER, PER_PROJECT, Streams
 from agent.api.suites import Suites
 from agent.api.tokens import Tokens
 from agent.api.watching import Watching
@@ -116,6 +117,8 @@ def create_app(
     heartbeat_s: float = 15.0,
     num_kept: int = 256,
     requests_per_minute: int | None = None,
+    streams_per_caller: int = PER_CALLER,
+    streams_per_project: int = PER_PROJECT,
     model: ModelSettings = ModelSettings(),  # noqa: B008 - frozen
     reach: Reach = Reach(),  # noqa: B008 - frozen
     suites: Path | None = None,
@@ -132,6 +135,8 @@ def create_app(
         heartbeat_s: longest silence of an event stream, s.
         num_kept: so many events of a watched log are kept for slow readers; one who falls further behind is dropped.
         requests_per_minute: of one subject, at this process; None: any number.
+        streams_per_caller: of one subject, at once at this process: event streams, editors, answers to chat programs.
+        streams_per_project: the same of one project.
         model: its name and prices are shown; it is not asked anything here.
         reach: the git hosts that may be called.
         suites: a folder with suites of tasks for evaluations; None has none.
@@ -169,6 +174,7 @@ def create_app(
         ProjectMcpServers(store.database),
         Remotes(Repos(store.database), store.identities, secret_box, reach),
         Rates(requests_per_minute) if requests_per_minute else None,
+        Streams(streams_per_caller, streams_per_project),
         model.name,
         model.images,
         model.prices,

@@ -11,6 +11,7 @@ from agent.api.auth import Authenticator, Caller
 from agent.api.issuers import Issuer
 from agent.api.metrics import ApiMetrics
 from agent.api.rates import Rates, too_many
+from agent.api.streams import Streams
 from agent.api.suites import Suites
 from agent.api.watching import Watching
 from agent.config import Prices
@@ -59,6 +60,7 @@ class Services:
     remotes: Remotes
     rates: Rates | None
     """How many requests a caller may make; None: any number."""
+    streams: Streams
     model_name: str
     """What tasks get that name no model."""
     takes_images: bool

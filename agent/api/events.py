@@ -15,7 +15,7 @@ from starlette.types import Message, Receive, Scope, Send
 from agent.api.auth import needs
 from agent.api.context import Context, Shared
 from agent.api.drafts import DraftFrame
-from agent.api.lasting import Lasting
+from agent.api.lasting import Lasting, lasts
 from agent.api.problems import Problem
 from agent.api.schemas import LAST_EVENT, EventPage, show_event
 from agent.api.watching import Frame, Tail, frame
@@ -39,7 +39,16 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.get("/{task_id}/events", dependencies=[needs("tasks:read")], response_model=EventPage, responses=_ANSWERS)
+def _wants_stream(request: Request) -> bool:
+    return "text/event-stream" in request.headers.get("accept", "")
+
+
+@router.get(
+    "/{task_id}/events",
+    dependencies=[needs("tasks:read"), lasts("events", _wants_stream)],
+    response_model=EventPage,
+    responses=_ANSWERS,
+)
 async def read_events(
     task_id: str,
     request: Request,
@@ -56,7 +65,7 @@ async def read_events(
 ) -> EventPage | Response:
     """A page of the log, or with ``Accept: text/event-stream`` the log from there on as it grows."""
     wanted = frozenset(filter(None, types.replace("\0", "").split(",")))
-    if "text/event-stream" in request.headers.get("accept", ""):
+    if _wants_stream(request):
         reader = _Reader(after if last_event_id is None else last_event_id, wanted, drafts=deltas)
         return await _stream(shared, task_id, reader)
     record = await shared.tasks.get(task_id)

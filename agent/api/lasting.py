@@ -1,13 +1,36 @@
-"""Callers whose connection lasts: a key that was revoked since, or whose project was closed, opens nothing any more."""
+"""Callers whose connection lasts: each holds a place among the open streams, and one whose key was revoked since, or
+whose project was closed, may not stay."""
 
 import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import nullcontext
 from http import HTTPStatus
+from typing import Annotated, Any
 
+from fastapi import Depends, Request
 from starlette.types import Scope
 
-from agent.api.context import services_of
+from agent.api.auth import Caller
+from agent.api.context import Services, services, services_of
 from agent.api.problems import Problem
+from agent.api.streams import Kind
 from agent.identity import Principal
+
+_Built = Annotated[Services, Depends(services)]
+
+
+def lasts(kind: Kind, when: Callable[[Request], bool] = lambda _: True) -> Any:
+    """Of a route, ``dependencies=[lasts("chat")]``: its caller holds a place until the answer is over, or is refused.
+
+    Args:
+        when: whether the answer to this request lasts.
+    """
+
+    async def held(request: Request, principal: Caller, built: _Built) -> AsyncIterator[None]:
+        with built.streams.open(principal, kind) if when(request) else nullcontext():
+            yield
+
+    return Depends(held)
 
 
 class Lasting:

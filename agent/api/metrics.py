@@ -1,11 +1,13 @@
 """What the API exports for Prometheus. Labels come from closed sets, never from what a caller sent."""
 
 import time
+from collections.abc import Mapping
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from agent.api.streams import Kind
 from agent.types import Status
 
 _LATENCIES_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -36,7 +38,12 @@ class ApiMetrics:
         self._oldest = Gauge(
             "mimo_queue_oldest_seconds", "How long the oldest queued task has waited; 0: none.", registry=self._registry
         )
-        self._watchers = Gauge("mimo_event_watchers", "Open event streams.", registry=self._registry)
+        self._streams = Gauge(
+            "mimo_open_streams",
+            "Connections that last: events (readers of the event stream), page, chat and editor.",
+            ["kind"],
+            registry=self._registry,
+        )
         self._pending = Gauge(
             "mimo_webhook_deliveries_pending",
             "Messages to webhooks that are still to be sent.",
@@ -60,13 +67,19 @@ class ApiMetrics:
         self._latency.labels(method=method, route=route).observe(duration_s)
 
     def text(
-        self, tasks: dict[Status, int], *, oldest_queued_s: float, num_watchers: int, num_pending_deliveries: int
+        self,
+        tasks: dict[Status, int],
+        *,
+        oldest_queued_s: float,
+        open_streams: Mapping[Kind, int],
+        num_pending_deliveries: int,
     ) -> bytes:
         """Everything in Prometheus' text format; what the store and the streams know is given."""
         for status in Status:
             self._tasks.labels(status=status.value).set(tasks.get(status, 0))
         self._oldest.set(oldest_queued_s)
-        self._watchers.set(num_watchers)
+        for kind, num_open in open_streams.items():
+            self._streams.labels(kind=kind).set(num_open)
         self._pending.set(num_pending_deliveries)
         return generate_latest(self._registry)
 

@@ -60,7 +60,7 @@ async def metrics(built: Built) -> Response:
     text = built.metrics.text(
         await built.accounts.num_tasks(),
         oldest_queued_s=seconds_since(await built.accounts.oldest_queued()),
-        num_watchers=built.watching.num_watchers,
+        open_streams=built.streams.num_open,
         num_pending_deliveries=await built.webhooks.num_pending(),
     )
     return Response(text, media_type=CONTENT_TYPE_LATEST)

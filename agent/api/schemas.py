@@ -214,6 +214,10 @@ class QueueView(_View):
 
 class LimitsView(_View):
     requests_per_minute: int | None = Field(description="Of one caller, at one process; null is no limit.")
+    streams_per_caller: int = Field(
+        description="Most event streams, editors and answers to chat programs of one caller at once, at one process."
+    )
+    streams_per_project: int = Field(description="The same of the project.")
     max_body_bytes: int
     max_running: int | None = Field(description="Most runs of the project at once; null is no limit.")
     max_running_per_user: int | None

@@ -82,6 +82,8 @@ async def read_limits(shared: Shared) -> LimitsView:
     project = await shared.store.project(shared.principal.project_id)
     return LimitsView(
         requests_per_minute=shared.rates.quota if shared.rates else None,
+        streams_per_caller=shared.streams.per_caller,
+        streams_per_project=shared.streams.per_project,
         max_body_bytes=BODY_LIMIT_BYTES,
         max_running=project.max_running,
         max_running_per_user=project.max_running_per_user,

@@ -131,10 +131,6 @@ class Watching:
         self._tails: dict[tuple[str, bool], Tail] = {}
         self._readers: dict[tuple[str, bool], asyncio.Future[None]] = {}
 
-    @property
-    def num_watchers(self) -> int:
-        return sum(tail.num_watchers for tail in self._tails.values())
-
     @asynccontextmanager
     async def tail(self, log: EventLog, task_id: str, head: int, drafts: Drafts | None = None) -> AsyncIterator[Tail]:
         """The tail of a task's log, which is followed as long as anybody has it.

@@ -535,6 +535,8 @@ class Limits(TypedDict):
 
 class LimitsView(TypedDict):
     requests_per_minute: int | None
+    streams_per_caller: int
+    streams_per_project: int
     max_body_bytes: int
     max_running: int | None
     max_running_per_user: int | None

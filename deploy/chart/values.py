@@ -434,6 +434,10 @@ class Api(Component):
         Secret(), description="Key `secrets-key` of that Secret: seals the secrets of projects."
     )
     identity: Object = Field({}, description="Whose tokens are believed: IdentitySettings, by their own names.")
+    streams_per_caller: int = Field(
+        256, ge=1, description="Most event streams, editors and answers to chat programs of one caller at once, a pod."
+    )
+    streams_per_project: int = Field(1024, ge=1, description="The same of one project.")
     ingress: Ingress = Ingress()
     http_route: HttpRoute = HttpRoute()
     autoscaling: ApiAutoscaling = ApiAutoscaling()

@@ -139,7 +139,7 @@ SERVICE = Dashboard(
         "API": [
             Panel("Answers by status", {"{{status}}": _rate("mimo_http_requests_total", "status")}, "reqps"),
             Panel("Time to an answer's first byte", _quantiles("mimo_http_request_seconds"), "s"),
-            Panel("Open event streams", {"streams": "sum(mimo_event_watchers)"}),
+            Panel("Open connections that last", {"{{kind}}": "sum by (kind) (mimo_open_streams)"}),
             Panel("Messages to webhooks to be sent", {"messages": "max(mimo_webhook_deliveries_pending)"}),
         ],
     },

@@ -9,6 +9,8 @@ args:
   - --store=$(MIMO_STORE)
   - --host=0.0.0.0
   - --port=8080
+  - --streams-per-caller={{ int .Values.api.streamsPerCaller }}
+  - --streams-per-project={{ int .Values.api.streamsPerProject }}
   {{- with .Values.api.extraArgs }}
   {{- toYaml . | nindent 2 }}
   {{- end }}

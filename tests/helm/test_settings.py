@@ -114,6 +114,12 @@ def test_authorities_of_git_hosts_are_a_file_that_api_and_workers_see() -> None:
         assert _variables(container)["MIMO_REPOSITORY_CA"] == f"{mount['mountPath']}/ca.crt"
 
 
+def test_bounds_of_open_streams_are_given_to_the_api() -> None:
+    made = render({"api": {"streamsPerCaller": 7, "streamsPerProject": 9}}, "dev")
+    [api] = [container for container in _ours(made) if container["name"] == "api"]
+    assert {"--streams-per-caller=7", "--streams-per-project=9"} <= set(api["args"])
+
+
 def _ours(made: Rendered) -> list[Object]:
     """The containers of API and worker."""
     found = [each for _, template in made.pods() for each in containers(template)]

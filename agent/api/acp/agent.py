@@ -62,15 +62,16 @@ _MODES: dict[Approvals, str] = {
 async def serve(socket: WebSocket, shared: Context, terms: Terms) -> None:
     """Until the editor hangs up. The tasks go on."""
     work = Work(shared, Operations(sender(socket)), address(socket), terms)
-    await socket.accept()
-    _logger.info("action=acp_connect subject=%s", shared.principal.subject)
-    agent = ServiceAgent(work)
-    try:
-        # It lacks the optional parts of the interface, which editors are told in initialize.
-        await acp.run_agent(agent, _Messages(socket))  # type: ignore[arg-type]
-    finally:
-        await agent.close()
-        _logger.info("action=acp_disconnect subject=%s", shared.principal.subject)
+    with shared.streams.open(shared.principal, "editor"):
+        await socket.accept()
+        _logger.info("action=acp_connect subject=%s", shared.principal.subject)
+        agent = ServiceAgent(work)
+        try:
+            # It lacks the optional parts of the interface, which editors are told in initialize.
+            await acp.run_agent(agent, _Messages(socket))  # type: ignore[arg-type]
+        finally:
+            await agent.close()
+            _logger.info("action=acp_disconnect subject=%s", shared.principal.subject)
 
 
 class _Messages:

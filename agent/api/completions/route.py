@@ -29,6 +29,7 @@ from agent.api.completions.shapes import (
 from agent.api.completions.telling import Kind, Piece
 from agent.api.context import Context, Shared
 from agent.api.events import HEARTBEAT, EventStream
+from agent.api.lasting import lasts
 from agent.api.once import IdempotencyKey, first_answer
 from agent.api.problems import CHAT_PATHS, request_id
 from agent.api.web.session import address
@@ -46,7 +47,7 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
 
 @router.post(
     "/completions",
-    dependencies=[needs("tasks:read"), needs("tasks:write")],
+    dependencies=[needs("tasks:read"), needs("tasks:write"), lasts("chat")],
     response_model=ChatCompletion,
     responses=_ANSWERS,
     openapi_extra=described(ChatRequest),

@@ -48,7 +48,9 @@ _MEANINGLESS = Problem(
 
 def _problem_page(request: Request, problem: Problem) -> Response:
     values = {"title": problem.status.phrase, "detail": problem.detail, "remedy": problem.remedy}
-    return _templates(request).page(request, "problem.html", problem.status, **values)
+    page = _templates(request).page(request, "problem.html", problem.status, **values)
+    page.headers.update(problem.headers)
+    return page
 
 
 def _templates(request: Request) -> Templates:

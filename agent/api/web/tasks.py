@@ -14,6 +14,7 @@ from agent.api.context import Context, Shared
 from agent.api.events import EventStream
 from agent.api.images import read_images as decoded
 from agent.api.images import show_images
+from agent.api.lasting import lasts
 from agent.api.problems import Problem
 from agent.api.repos import resolve_repository
 from agent.api.schemas import Image
@@ -112,7 +113,7 @@ async def show_activity(
     return _task_page(html, request, "activity", state, entries=entries, after=after, run=shown)
 
 
-@router.get("/tasks/{task_id}/live")
+@router.get("/tasks/{task_id}/live", dependencies=[lasts("page")])
 async def follow(
     task_id: str,
     shared: Shared,

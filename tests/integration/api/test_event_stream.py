@@ -222,7 +222,7 @@ async def test_readers_that_keep_to_no_rule_are_refused_or_forgotten_and_harm_no
             for _ in range(5):
                 await _break_rules(url, rubbish, reads=False)
         async with httpx.AsyncClient(trust_env=False, timeout=60) as http, asyncio.timeout(120):
-            while "mimo_event_watchers 1.0" not in (await http.get(f"{url}/metrics")).text:  # noqa: ASYNC110
+            while 'mimo_open_streams{kind="events"} 1.0' not in (await http.get(f"{url}/metrics")).text:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         await _note(store, claim, "still heard")
         await _finish(store, claim)

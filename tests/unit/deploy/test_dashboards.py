@@ -42,7 +42,7 @@ class CachingEngine(CannedEngine):
 @pytest.fixture(scope="module")
 def exported() -> set[str]:
     """The names of all samples that our processes export."""
-    api = ApiMetrics().text({}, oldest_queued_s=0, num_watchers=0, num_pending_deliveries=0)
+    api = ApiMetrics().text({}, oldest_queued_s=0, open_streams={"events": 0}, num_pending_deliveries=0)
     worker, backend = WorkerMetrics(), SimulatedBackend(SimulatedHosts())
     worker.watch(Keepers(WarmPool(backend, PoolSettings()), Reaper(backend, MemoryRegistry())))
     text = b"".join((api, worker.text(taking_runs=True), Metrics(CachingEngine(), "model").text())).decode()
