@@ -2,9 +2,11 @@
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
+from itertools import takewhile
 
 from agent.config import Prices
 from agent.log import Entry
+from agent.trajectory import Step
 from agent.types import Event, Limits, StopReason, Usage
 
 _WITH_USAGE = frozenset({"step.message", "tool.completed", "note.written", "run.rewound"})
@@ -16,14 +18,11 @@ def spent(entries: Iterable[Entry]) -> Usage:
     return sum((Usage.model_validate(usage) for usage in used if usage), Usage())
 
 
-def working_since(events: Sequence[Event], now: datetime) -> datetime:
-    """When the run was first claimed, moved by the time it was parked: it was worked on for as long as this is ago.
-
-    Args:
-        now: the answer for a run that has no events yet.
-    """
+def worked(events: Sequence[Event]) -> timedelta:
+    """From the first claim of a run to its newest event, less the time it was parked. By the times of the log alone:
+    the clock of this machine may be another."""
     if not events:
-        return now
+        return timedelta()
     begun = next((event.at for event in events if event.type == "run.claimed"), events[0].at)
     parked = timedelta()
     since: datetime | None = None
@@ -33,13 +32,25 @@ def working_since(events: Sequence[Event], now: datetime) -> datetime:
         elif event.type == "run.claimed" and since is not None:
             parked += event.at - since
             since = None
-    return begun + parked
+    return max(events[-1].at - begun - parked, timedelta())
 
 
-def reached(limits: Limits, num_steps: int, usage: Usage, prices: Prices | None) -> tuple[StopReason, str] | None:
+def in_sandbox(events: Sequence[Event]) -> timedelta:
+    """From the moment in which a run had its newest sandbox to its newest event; another worker may have taken it over.
+    By the times of the log alone."""
+    given = [event for event in events if event.type == "run.provisioned"]
+    if not given:
+        return timedelta()
+    first = next(event for event in given if event.body.get("sandbox") == given[-1].body.get("sandbox"))
+    return max(events[-1].at - first.at, timedelta())
+
+
+def reached(limits: Limits, done: Sequence[Step], usage: Usage, prices: Prices | None) -> tuple[StopReason, str] | None:
     """The limit that allows no further step, and a sentence for people; time is not among them."""
-    if num_steps >= limits.max_steps:
+    if len(done) >= limits.max_steps:
         return StopReason.STEP_LIMIT, f"the limit of {limits.max_steps} steps is reached"
+    if len(list(takewhile(lambda step: step.failed, reversed(done)))) >= limits.max_error_steps:
+        return StopReason.ERROR_LIMIT, f"nothing but errors came of {limits.max_error_steps} steps in a row"
     if counted_tokens(usage) >= limits.max_tokens:
         return StopReason.TOKEN_BUDGET, f"the budget of {limits.max_tokens} tokens is spent"
     if limits.max_cost is None:

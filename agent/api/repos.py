@@ -1,6 +1,7 @@
 """Repositories on git hosts, and what a task gets that names one."""
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
 
@@ -184,7 +185,7 @@ async def _tried(shared: Context, settings: RepoSettings) -> RepoSettings:
         raise rejected("/url", str(error), "Correct the address.") from error
     if ssh and not settings.host_key:
         raise rejected("/host_key", "An ssh host is known by its key", "Give what `ssh-keyscan -t ed25519 HOST` shows.")
-    probe = Repo(**settings.model_dump(), name="probe", updated_by="", updated_at=shared.store.database.clock())
+    probe = Repo(**settings.model_dump(), name="probe", updated_by="", updated_at=datetime.now(UTC))
     try:
         remote = await shared.remotes.remote(shared.principal.project_id, probe)
         branch = settings.default_branch or await remote.default_branch()

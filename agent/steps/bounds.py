@@ -1,12 +1,12 @@
 """What ends a run, or makes it wait, whatever its agent does: the user's word, the clock, the budget."""
 
 import asyncio
+import math
 import time
-from collections.abc import Callable, Coroutine
-from datetime import UTC, datetime
+from collections.abc import Coroutine
 from typing import TypeVar
 
-from agent.budget import left, reached, working_since
+from agent.budget import in_sandbox, left, reached, worked
 from agent.config import Prices
 from agent.inbox import Inbox
 from agent.steps.ends import Parked, Stopped
@@ -19,21 +19,15 @@ _T = TypeVar("_T")
 class Bounds:
     """Those of one run."""
 
-    def __init__(
-        self,
-        task: TaskRequest,
-        inbox: Inbox,
-        record: Record,
-        prices: Prices | None,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-    ) -> None:
+    def __init__(self, task: TaskRequest, inbox: Inbox, record: Record, prices: Prices | None) -> None:
         self._task = task
         self._inbox = inbox
         self._record = record
         self._prices = prices
-        now = clock()
-        self._worked_s = max(0.0, (now - working_since(record.events, now)).total_seconds())
-        """By earlier workers."""
+        self._worked_s = worked(record.events).total_seconds()
+        """Before this: by earlier workers, and to set the run up."""
+        self._in_sandbox_s = in_sandbox(record.events).total_seconds()
+        """Before this, with other workers."""
         # The machine's clock may be set while the run goes on; that must neither end it nor give it more time.
         self._begun = time.monotonic()
 
@@ -49,7 +43,7 @@ class Bounds:
             raise Parked(None)
         if self._inbox.overspent:
             raise Parked(WaitingOn.QUOTA, detail=self._inbox.overspent)
-        if limit := reached(self._limits, len(self._record.steps), self._record.spent, self._prices):
+        if limit := reached(self._limits, self._record.steps, self._record.spent, self._prices):
             raise self._at_limit(*limit)
         if self._seconds_left() <= 0:
             raise self._too_late()
@@ -93,11 +87,23 @@ class Bounds:
         return self._inbox.raised(self._task.limits)
 
     def _seconds_left(self) -> float:
-        """Of the run as a whole: earlier workers' time counts, that of waiting does not."""
-        return max(0.0, self._limits.wall_clock_s - self._worked_s - (time.monotonic() - self._begun))
+        return max(0.0, min(self._of_clock(), self._of_sandbox()))
+
+    def _of_clock(self) -> float:
+        """Left of the run as a whole, s: earlier workers' time counts, that of waiting does not."""
+        return self._limits.wall_clock_s - self._worked_s - (time.monotonic() - self._begun)
+
+    def _of_sandbox(self) -> float:
+        """Left of the sandbox's life, s."""
+        lifetime_s = self._limits.sandbox_lifetime_s
+        return math.inf if lifetime_s is None else lifetime_s - self._in_sandbox_s - (time.monotonic() - self._begun)
 
     def _too_late(self) -> Exception:
-        return self._at_limit(StopReason.WALL_CLOCK, f"the limit of {self._limits.wall_clock_s:g} s is reached")
+        limits = self._limits
+        if self._of_sandbox() < self._of_clock():
+            detail = f"the sandbox is as old as it may become, {limits.sandbox_lifetime_s:g} s"
+            return self._at_limit(StopReason.SANDBOX_LIFETIME, detail)
+        return self._at_limit(StopReason.WALL_CLOCK, f"the limit of {limits.wall_clock_s:g} s is reached")
 
     def _at_limit(self, reason: StopReason, detail: str) -> Exception:
         """The end of the run, or a wait where somebody may raise the limit."""

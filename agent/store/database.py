@@ -8,10 +8,10 @@ Postgres waits on the row lock; SQLite has none and leaves ``FOR UPDATE`` out of
 import asyncio
 import functools
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
@@ -36,8 +36,8 @@ _T = TypeVar("_T")
 _logger = logging.getLogger(__name__)
 
 
-def utc_now() -> datetime:
-    return datetime.now(UTC)
+Clock = Callable[[AsyncConnection], Awaitable[datetime]]
+"""What time it is where the database is: all that share it must agree on when a lease ends."""
 
 
 @dataclass(slots=True)
@@ -96,7 +96,7 @@ class Database:
         self,
         engine: AsyncEngine,
         changes: Changes,
-        clock: Callable[[], datetime],
+        now: Clock,
         *,
         one_writer: bool = False,
         box: "SecretBox | None" = None,
@@ -110,7 +110,7 @@ class Database:
         """
         self.engine = engine.execution_options(**{BOX: box})
         self.changes = changes
-        self.clock = clock
+        self.now = now
         self.prices = prices
         self.unfinished: set[asyncio.Future[Any]] = set()
         """Transactions under way, also those whose caller is gone."""
@@ -125,7 +125,7 @@ class Database:
                 in the moment of the commit.
         """
         async with _translated(), self._turn, self.engine.begin() as db:
-            transaction = Transaction(db, self.clock())
+            transaction = Transaction(db, await self.now(db))
             yield transaction
             if transaction.touched:
                 await self.changes.publish(db, transaction.touched)

@@ -57,17 +57,17 @@ class Identities:
         """The key's record, and the key itself, which nobody can be told again."""
         number = secrets.token_hex(8)
         token = f"mimo_{number}_{secrets.token_hex(32)}"
-        record = ApiKey(
-            id=f"key_{number}",
-            project_id=project_id,
-            name=name,
-            scopes=tuple(sorted(scopes)),
-            created_by=created_by,
-            created_at=self.database.clock(),
-            expires_at=expires_at,
-        )
-        values = record.model_dump(exclude={"id"}) | {"key_id": record.id, "hash": _hash(token)}
         async with self.database.writing() as transaction:
+            record = ApiKey(
+                id=f"key_{number}",
+                project_id=project_id,
+                name=name,
+                scopes=tuple(sorted(scopes)),
+                created_by=created_by,
+                created_at=transaction.now,
+                expires_at=expires_at,
+            )
+            values = record.model_dump(exclude={"id"}) | {"key_id": record.id, "hash": _hash(token)}
             await transaction.db.execute(insert(api_keys).values(values))
         return record, token
 
@@ -102,9 +102,10 @@ class Identities:
         )
         async with self.database.reading() as db:
             row = (await db.execute(query)).mappings().first()
+            now = await self.database.now(db)
         if row is None or not hmac.compare_digest(row["hash"], _hash(token)):
             return None
-        key, now = _key(row), self.database.clock()
+        key = _key(row)
         if key.revoked_at or row["closed_at"] or (key.expires_at and key.expires_at <= now):
             return None
         try:
@@ -129,8 +130,8 @@ class Identities:
     async def put_secret(self, project_id: str, name: str, sealed: bytes, *, updated_by: str) -> SecretNote:
         """Set or replace a secret; ``sealed`` comes from ``agent.store.secrets``."""
         its = (project_secrets.c.project_id == project_id, project_secrets.c.name == name)
-        note = SecretNote(name=name, updated_by=updated_by, updated_at=self.database.clock())
         async with self.database.writing() as transaction:
+            note = SecretNote(name=name, updated_by=updated_by, updated_at=transaction.now)
             # Two that set the same secret at once wait for each other here.
             await transaction.db.execute(
                 select(projects.c.project_id).where(projects.c.project_id == project_id).with_for_update()

@@ -1,5 +1,6 @@
 """What a project has by name, such as repositories and skills: a row each, with its settings."""
 
+from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
@@ -29,9 +30,9 @@ class Named(Generic[_Settings, _Record]):
     @whole
     async def create(self, project_id: str, name: str, settings: _Settings, *, updated_by: str) -> _Record | None:
         """None where the project has one of this name already."""
-        values = self._values(settings, updated_by)
         try:
             async with self.database.writing() as transaction:
+                values = self._values(settings, updated_by, transaction.now)
                 await transaction.db.execute(
                     insert(self._table).values({"project_id": project_id, "name": name, **values})
                 )
@@ -42,9 +43,9 @@ class Named(Generic[_Settings, _Record]):
     @whole
     async def replace(self, project_id: str, name: str, settings: _Settings, *, updated_by: str) -> _Record | None:
         """None where the project has none of this name."""
-        values = self._values(settings, updated_by)
         its = (self._table.c.project_id == project_id, self._table.c.name == name)
         async with self.database.writing() as transaction:
+            values = self._values(settings, updated_by, transaction.now)
             done = await transaction.db.execute(update(self._table).where(*its).values(values))
         return self._read({"name": name, **values}) if done.rowcount else None
 
@@ -76,9 +77,9 @@ class Named(Generic[_Settings, _Record]):
             gone = await transaction.db.execute(delete(self._table).where(*its))
         return gone.rowcount > 0
 
-    def _values(self, settings: _Settings, updated_by: str) -> dict[str, Any]:
+    def _values(self, settings: _Settings, updated_by: str, updated_at: datetime) -> dict[str, Any]:
         dumped = settings.model_dump(mode="json", include=set(self._settings.model_fields))
-        return {"settings": dumped, "updated_by": updated_by, "updated_at": self.database.clock()}
+        return {"settings": dumped, "updated_by": updated_by, "updated_at": updated_at}
 
     def _read(self, row: RowMapping | dict[str, Any]) -> _Record:
         others = {name: row[name] for name in ("name", "updated_by", "updated_at")}

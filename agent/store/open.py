@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 import anyio
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from agent.config import Prices
 from agent.errors import StoreError
 from agent.store.blobs import open_blobs
-from agent.store.database import Changes, Database, utc_now
+from agent.store.database import Changes, Clock, Database
 from agent.store.drafts import Drafts
 from agent.store.piped_drafts import PipedDrafts
 from agent.store.sql import SqlStore
@@ -31,7 +32,7 @@ _USE = "use sqlite:///PATH or postgresql://USER:PASSWORD@HOST/DATABASE"
 async def open_store(
     url: str,
     *,
-    clock: Callable[[], datetime] = utc_now,
+    clock: Callable[[], datetime] | None = None,
     artifacts: str | None = None,
     box: "SecretBox | None" = None,
     prices: Prices | None = None,
@@ -43,6 +44,7 @@ async def open_store(
     brought up to date in a file; on a server ``python -m agent.store migrate`` does it, when the operator says so.
 
     Args:
+        clock: what time it is; None: as the server says, or for a file, which is one machine's, this machine.
         box: seals the model's reasoning, and opens it; None stores it as it is.
         prices: what the limits of money of projects are counted by.
 
@@ -51,7 +53,7 @@ async def open_store(
     """
     blobs = open_blobs(artifacts) if artifacts else None
     async with AsyncExitStack() as stack:
-        store = SqlStore(*await _open(_parsed(url), clock, stack, box, prices), blobs)
+        store = SqlStore(*await _open(_parsed(url), clock and _told_by(clock), stack, box, prices), blobs)
         try:
             yield store
         finally:
@@ -87,14 +89,22 @@ def _parsed(url: str) -> URL:
 
 
 async def _open(
-    url: URL, clock: Callable[[], datetime], stack: AsyncExitStack, box: "SecretBox | None", prices: Prices | None
+    url: URL, now: Clock | None, stack: AsyncExitStack, box: "SecretBox | None", prices: Prices | None
 ) -> tuple[Database, Drafts]:
     if url.get_backend_name() == "sqlite":
         drafts = PipedDrafts(Path(f"{url.database}-drafts")) if is_file(url) else Drafts()
         engine = await open_sqlite(url)
-        return Database(engine, Changes(POLL_S), clock, one_writer=True, box=box, prices=prices), drafts
+        now = now or _told_by(lambda: datetime.now(UTC))
+        return Database(engine, Changes(POLL_S), now, one_writer=True, box=box, prices=prices), drafts
     engine, changes, drafts = await stack.enter_async_context(_postgres().connected(url, box))
-    return Database(engine, changes, clock, box=box, prices=prices), drafts
+    return Database(engine, changes, now or _postgres().server_time, box=box, prices=prices), drafts
+
+
+def _told_by(clock: Callable[[], datetime]) -> Clock:
+    async def now(_: AsyncConnection) -> datetime:
+        return clock()
+
+    return now
 
 
 def _postgres() -> ModuleType:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import anyio
@@ -59,6 +60,11 @@ async def connected(url: URL, box: "SecretBox | None") -> AsyncIterator[tuple[As
     drafts = PostgresDrafts(url, engine, box)
     async with drafts.opened(), changes.listening(url, {WATCHED_CHANNEL: drafts.hear_watched}):
         yield engine, changes, drafts
+
+
+async def server_time(db: AsyncConnection) -> datetime:
+    now: datetime = (await db.exec_driver_sql("SELECT clock_timestamp()")).scalar_one()
+    return now.astimezone(UTC)
 
 
 async def migrate_postgres(url: URL) -> None:

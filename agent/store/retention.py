@@ -92,9 +92,10 @@ class Retention:
         async with self.database.reading() as db:
             kept = (await db.execute(select(projects).where(projects.c.retention_days.is_not(None)))).mappings()
             limited = tuple(map(project_record, kept))
+            now = await self.database.now(db)
         num_deleted = 0
         for project in limited:
-            outlived = _outlived(project, self.database.clock())
+            outlived = _outlived(project, now)
             async with self.database.reading() as db:
                 gone = (await db.execute(select(tasks.c.task_id).where(outlived))).scalars().all()
             for task_id in gone:
@@ -148,8 +149,8 @@ class Retention:
     async def expire(self, max_idle: timedelta) -> int:
         """End the runs that were queued, or waited for their user, for longer than that; how many there were."""
         async with self.database.reading() as db:
-            its = (runs.c.task_id, runs.c.run_id)
-            found = (await db.execute(select(*its).where(_idle_since(self.database.clock() - max_idle)))).all()
+            idle = _idle_since(await self.database.now(db) - max_idle)
+            found = (await db.execute(select(runs.c.task_id, runs.c.run_id).where(idle))).all()
         num_expired = 0
         for task_id, run_id in found:
             async with self.database.writing() as transaction:

@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import ColumnElement, RowMapping, and_, delete, exists, insert, not_, or_, select, update
+from sqlalchemy import ColumnElement, RowMapping, Select, and_, delete, exists, insert, not_, or_, select, update
 
 from agent.errors import UnusableCron
 from agent.identity import Deed
@@ -130,24 +130,23 @@ class Schedules:
         Raises:
             UnusableCron: its time cannot be.
         """
-        now = self.database.clock()
-        at = next_time(cron, time_zone, now)
         schedule_id = new_id("sched")
-        values = {
-            "schedule_id": schedule_id,
-            "project_id": project_id,
-            "name": name,
-            "cron": cron,
-            "time_zone": time_zone,
-            "task": task.model_dump(mode="json"),
-            "any_path": any_path,
-            "overlap": overlap,
-            "enabled": enabled,
-            "next_run_at": at if enabled else None,
-            "created_by": created_by,
-            "created_at": now,
-        }
         async with self.database.writing() as transaction:
+            at = next_time(cron, time_zone, transaction.now)
+            values = {
+                "schedule_id": schedule_id,
+                "project_id": project_id,
+                "name": name,
+                "cron": cron,
+                "time_zone": time_zone,
+                "task": task.model_dump(mode="json"),
+                "any_path": any_path,
+                "overlap": overlap,
+                "enabled": enabled,
+                "next_run_at": at if enabled else None,
+                "created_by": created_by,
+                "created_at": transaction.now,
+            }
             await transaction.db.execute(insert(schedules).values(values))
             return await _read(transaction, schedule_id)
 
@@ -200,19 +199,14 @@ class Schedules:
     @whole
     async def take_due(self, most: int, lease: timedelta) -> tuple[Due, ...]:
         """Schedules of open projects whose time has come; nobody else gets them for as long as the lease is."""
-        now = self.database.clock()
-        free = or_(schedules.c.taken_until.is_(None), schedules.c.taken_until <= now)
-        is_open = exists().where(projects.c.project_id == schedules.c.project_id, projects.c.closed_at.is_(None))
-        waits = and_(schedules.c.overlap == "queue", _last_works())
-        due = select(schedules).where(schedules.c.next_run_at <= now, free, is_open, not_(waits))
-        due = due.order_by(schedules.c.next_run_at).limit(most)
         async with self.database.reading() as db:
-            if (await db.execute(due.limit(1))).first() is None:
+            if (await db.execute(_due_at(await self.database.now(db)).limit(1))).first() is None:
                 return ()
         async with self.database.writing() as transaction:
-            rows = (await transaction.db.execute(due.with_for_update(skip_locked=True))).mappings().all()
+            due = _due_at(transaction.now).limit(most).with_for_update(skip_locked=True)
+            rows = (await transaction.db.execute(due)).mappings().all()
             taken = schedules.c.schedule_id.in_([row["schedule_id"] for row in rows])
-            await transaction.db.execute(update(schedules).where(taken).values(taken_until=now + lease))
+            await transaction.db.execute(update(schedules).where(taken).values(taken_until=transaction.now + lease))
         return tuple(map(_due, rows))
 
     @whole
@@ -295,6 +289,15 @@ async def _write(transaction: Transaction, schedule_id: str, values: Mapping[str
 
 def _ran(transaction: Transaction) -> dict[str, object]:
     return {"last_run_at": transaction.now}
+
+
+def _due_at(now: datetime) -> Select[Any]:
+    """Schedules of open projects that nobody looks at, and whose task need not wait for the one before."""
+    free = or_(schedules.c.taken_until.is_(None), schedules.c.taken_until <= now)
+    is_open = exists().where(projects.c.project_id == schedules.c.project_id, projects.c.closed_at.is_(None))
+    waits = and_(schedules.c.overlap == "queue", _last_works())
+    due = select(schedules).where(schedules.c.next_run_at <= now, free, is_open, not_(waits))
+    return due.order_by(schedules.c.next_run_at)
 
 
 def _last_works() -> ColumnElement[bool]:

@@ -85,9 +85,8 @@ class SqlStore:
     @whole
     async def claim(self, worker_id: str, ttl_s: float) -> Claim | None:
         async with self.database.reading() as db:
-            if (
-                await db.execute(select(runs.c.run_id).where(claimable(self.database.clock())).limit(1))
-            ).first() is None:
+            waiting = select(runs.c.run_id).where(claimable(await self.database.now(db))).limit(1)
+            if (await db.execute(waiting)).first() is None:
                 return None
         async with self.database.writing() as transaction:
             now = transaction.now
@@ -138,7 +137,7 @@ class SqlStore:
     @whole
     async def overspent(self, owners: Collection[tuple[str, str]]) -> dict[tuple[str, str], str]:
         async with self.database.reading() as db:
-            return await overspent_in(db, self.database.clock(), self.database.prices, owners)
+            return await overspent_in(db, await self.database.now(db), self.database.prices, owners)
 
     @whole
     async def user_events(self, task_id: str, *, after: int = 0) -> tuple[Event, ...]:

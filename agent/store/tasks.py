@@ -206,7 +206,8 @@ class SqlProjectStore:
             task = await read_task(db, self._mine(task_id))
             if task is None:
                 raise self._unknown(task_id)
-            stands = await position_of(db, self.database.clock(), self.database.prices, self.project_id, task_id)
+            now = await self.database.now(db)
+            stands = await position_of(db, now, self.database.prices, self.project_id, task_id)
             waits = and_(events.c.task_id == task.id, events.c.type == "run.parked")
             parked = await read_events(db, waits) if task.waiting_on is not None and stands is None else ()
         reason = f"the task is {task.status}; none of its runs is queued"

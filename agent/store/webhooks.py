@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import RowMapping, delete, func, insert, select, update
+from sqlalchemy import RowMapping, Select, delete, func, insert, select, update
 
 from agent.errors import SettingsError
 from agent.store.database import Database, Transaction, whole
@@ -115,24 +115,25 @@ class Webhooks:
         self, project_id: str, url: str, events: tuple[WebhookEvent, ...], *, created_by: str
     ) -> tuple[Webhook, str]:
         """The webhook, and the secret its messages are signed with, which nobody can be told again."""
-        webhook = Webhook(
-            id=f"hook_{secrets.token_hex(12)}",
-            url=url,
-            events=events,
-            enabled=True,
-            created_by=created_by,
-            created_at=self.database.clock(),
-        )
+        webhook_id = f"hook_{secrets.token_hex(12)}"
         secret = f"whsec_{base64.b64encode(secrets.token_bytes(_KEY_BYTES)).decode()}"
-        kept = secret.encode() if self._box is None else self._box.seal(project_id, webhook.id, secret)
-        values = webhook.model_dump(exclude={"id"}) | {
-            "webhook_id": webhook.id,
-            "project_id": project_id,
-            "events": list(events),
-            "secret": kept,
-            "sealed": self._box is not None,
-        }
+        kept = secret.encode() if self._box is None else self._box.seal(project_id, webhook_id, secret)
         async with self.database.writing() as transaction:
+            webhook = Webhook(
+                id=webhook_id,
+                url=url,
+                events=events,
+                enabled=True,
+                created_by=created_by,
+                created_at=transaction.now,
+            )
+            values = webhook.model_dump(exclude={"id"}) | {
+                "webhook_id": webhook_id,
+                "project_id": project_id,
+                "events": list(events),
+                "secret": kept,
+                "sealed": self._box is not None,
+            }
             await transaction.db.execute(insert(webhooks).values(values))
         return webhook, secret
 
@@ -187,9 +188,7 @@ class Webhooks:
         """Say it again, as soon as can be; None where there is no such delivery."""
         its = (deliveries.c.webhook_id == webhook_id, deliveries.c.delivery_id == delivery_id)
         async with self.database.writing() as transaction:
-            await transaction.db.execute(
-                update(deliveries).where(*its).values(status="pending", due=self.database.clock())
-            )
+            await transaction.db.execute(update(deliveries).where(*its).values(status="pending", due=transaction.now))
             row = (await transaction.db.execute(select(deliveries).where(*its))).mappings().first()
         return None if row is None else _delivery(row)
 
@@ -198,12 +197,11 @@ class Webhooks:
     @whole
     async def take_due(self, most: int, lease: timedelta) -> tuple[Delivery, ...]:
         """Messages whose time has come; nobody else gets them for as long as the lease is."""
-        now = self.database.clock()
-        due = select(deliveries.c.position).where(deliveries.c.due <= now).order_by(deliveries.c.due).limit(most)
         async with self.database.reading() as db:
-            if (await db.execute(due.limit(1))).first() is None:
+            if (await db.execute(_due(await self.database.now(db)).limit(1))).first() is None:
                 return ()
         async with self.database.writing() as transaction:
+            now, due = transaction.now, _due(transaction.now).limit(most)
             taken = (await transaction.db.execute(due.with_for_update(skip_locked=True))).scalars().all()
             its = deliveries.c.position.in_(taken)
             await transaction.db.execute(
@@ -218,9 +216,9 @@ class Webhooks:
     @whole
     async def record(self, delivery: Delivery, outcome: Outcome, *, retry_in: timedelta) -> None:
         """Write down how a try ended, and when the next one is, if any."""
-        now = self.database.clock()
         its = deliveries.c.delivery_id == delivery.id
         async with self.database.writing() as transaction:
+            now = transaction.now
             row = (await transaction.db.execute(select(deliveries).where(its).with_for_update())).mappings().first()
             if row is None:  # The webhook was deleted meanwhile.
                 return
@@ -273,6 +271,10 @@ async def announce(transaction: Transaction, project_id: str, event: Event) -> N
         await transaction.db.execute(
             insert(deliveries), [_message(webhook_id, project_id, event) for webhook_id in rows]
         )
+
+
+def _due(now: datetime) -> Select[tuple[int]]:
+    return select(deliveries.c.position).where(deliveries.c.due <= now).order_by(deliveries.c.due)
 
 
 def _message(webhook_id: str, project_id: str, event: Event) -> dict[str, Any]:
