@@ -16,7 +16,18 @@ from tests.cluster.fixtures import namespace as namespace
 _ON_CLUSTER = (
     "tests/cluster/",
     "tests/integration/kubernetes/",
-    *(f"tests/helm/test_{name}.py" for name in ("airgapped", "definitions", "installation", "server", "several_pods")),
+    *(
+        f"tests/helm/test_{name}.py"
+        for name in (
+            "airgapped",
+            "definitions",
+            "devices",
+            "everything_given",
+            "installation",
+            "server",
+            "several_pods",
+        )
+    ),
 )
 _ON_EVERY_BACKEND_ALONE = "tests/conformance/sandbox/test_network.py"
 """Its hosts have the same addresses and ports, whatever the backend."""

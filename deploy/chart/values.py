@@ -33,6 +33,10 @@ ImageName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+([._/-][a-z0-9]
 Tag = Annotated[str, StringConstraints(max_length=128, pattern=r"^([A-Za-z0-9_][A-Za-z0-9_.-]*)?$")]
 Reference = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9][A-Za-z0-9._/@:-]*[A-Za-z0-9])?$")]
 """Of an image, whole."""
+PinnedReference = Annotated[
+    str, StringConstraints(pattern=r"^([A-Za-z0-9][A-Za-z0-9._/:-]*[A-Za-z0-9]@sha256:[0-9a-f]{64})?$")
+]
+"""Of an image, whole, by its digest."""
 Folder = Annotated[str, StringConstraints(pattern=r"^(/[A-Za-z0-9._-]+)*$")]
 """An absolute path; empty: none."""
 RelativePath = Annotated[str, StringConstraints(pattern=r"^/?[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$")]
@@ -232,7 +236,55 @@ class Container(Values):
     extra_volume_mounts: list[VolumeMount] = Field([], description="Where its container sees volumes of yours.")
 
 
-class Pods(Container):
+class Times(BaseModel):
+    """Of a probe; what it asks is the chart's."""
+
+    model_config = ConfigDict(alias_generator=to_camel)
+
+    period_seconds: Annotated[int, Field(ge=1)] = 10
+    timeout_seconds: Annotated[int, Field(ge=1)] = 1
+    failure_threshold: Annotated[int, Field(ge=1)] = 3
+
+
+ProbeObject = Annotated[Object, _settings(Times)]
+
+
+class StartupProbe(Values):
+    startup: ProbeObject = Field({}, description="Has it begun? Other times than the chart's own.")
+
+
+class ReadinessProbe(Values):
+    readiness: ProbeObject = Field({}, description="Are requests sent to it? The same.")
+
+
+class LivenessProbe(Values):
+    liveness: ProbeObject = Field({}, description="Has it to be started anew? The same.")
+
+
+class Probes(LivenessProbe, ReadinessProbe, StartupProbe):
+    """Of programs of ours."""
+
+
+class EngineProbes(LivenessProbe, StartupProbe):
+    """Of SGLang: the server in front of it knows whether it is ready."""
+
+
+class DatabaseProbes(ReadinessProbe, StartupProbe):
+    """Of Postgres."""
+
+
+class Lifecycle(Values):
+    post_start: Object = Field({}, description="What is done beside its start.")
+    pre_stop: Object = Field({}, description="What is done before it is asked to end, instead of the chart's own.")
+
+
+class Server(Container):
+    """One that stays."""
+
+    lifecycle: Lifecycle = Lifecycle()
+
+
+class Pods(Server):
     """What every kind of pod of the chart has."""
 
     extra_volumes: list[Volume] = Field([], description="Further volumes of its pods.")
@@ -257,6 +309,7 @@ class Program(Pods):
 
     replicas: int = Field(1, ge=0, description="Pods.")
     extra_args: list[str] = Field([], description="Further arguments of its program.")
+    probes: Probes = Probes()
 
 
 class Component(Program):
@@ -284,7 +337,11 @@ class Secret(Values):
     existing: Name = Field("", description="One of yours, such as from a secret store. Empty: made once, and kept.")
 
 
-class Weights(Values):
+class Weights(Container):
+    resources: Resources = Field(
+        Resources(requests={"cpu": "1", "memory": "4Gi"}, limits={"memory": "16Gi"}),
+        description="For `download` and `job`, as all that is said of a container: of the one that fetches.",
+    )
     source: Literal["claim", "hostPath", "image", "download", "job"] = Field(
         "claim",
         description="`claim`: a volume of yours that many may read. `hostPath`: a folder of each node. `image`: a "
@@ -294,7 +351,7 @@ class Weights(Values):
     )
     claim: Name = Field("", description="For `claim`: its name. For `job`: one of yours; empty: made, for many pods.")
     host_path: Folder = Field("", description="For `hostPath`: the folder.")
-    image: Reference = Field("", description="For `image`: its full reference, by digest.")
+    image: PinnedReference = Field("", description="For `image`: its full reference, by digest.")
     path: RelativePath = Field("MiMo-V2-Flash", min_length=1, description="Folder of the checkpoint within the volume.")
     repository: RelativePath = Field(
         "XiaomiMiMo/MiMo-V2-Flash", description="For `download` and `job`: name on the hub."
@@ -322,11 +379,21 @@ class Rdma(Values):
     host_network: bool = Field(False, description="Use the node's network; needs Pod Security `privileged`.")
 
 
-class Sglang(Container):
+class GpuClaim(Values):
+    device_class: Name = Field(
+        "",
+        description="GPUs are asked for by claims of this class, such as `gpu.nvidia.com` (Kubernetes 1.34 or later). "
+        "Empty: as `gpuResource`.",
+    )
+    selectors: list[str] = Field([], description="Conditions in CEL that each of them fulfils, such as on its memory.")
+
+
+class Sglang(Server):
     image: Image = Field(Image(registry="docker.io", repository="lmsysorg/sglang", tag="v0.5.23"))
     version: Tag = Field("0.5.23", description="Which preset of flags holds; of the image.")
     settings: LaunchObject = Field({}, description="LaunchSettings, by their own names.")
     gpu_resource: Device = Field("nvidia.com/gpu", description="What the device plugin calls GPUs.")
+    gpu_claim: GpuClaim = GpuClaim()
     shm_size: Quantity = Field("64Gi", description="Of /dev/shm; counts against the memory limit.")
     resources: Resources = Field(
         Resources(
@@ -336,6 +403,7 @@ class Sglang(Container):
         description="Beside the GPUs.",
     )
     startup_seconds: int = Field(3600, ge=60, description="How long it may take to load and compile, s.")
+    probes: EngineProbes = EngineProbes()
     rdma: Rdma = Rdma()
 
 
@@ -503,6 +571,7 @@ class Database(Pods):
     )
     image: Image = Field(Image(repository="mimo-coder/postgres"), description="For `embedded`.")
     size: Quantity = Field("20Gi", description="For `embedded`.")
+    probes: DatabaseProbes = DatabaseProbes()
     resources: Resources = Field(
         Resources(requests={"cpu": "250m", "memory": "512Mi"}, limits={"memory": "2Gi"}),
         description="For `embedded`, as all that is said of its pod.",
@@ -620,6 +689,10 @@ class NetworkPolicy(Values):
         [{"ports": [{"protocol": "TCP", "port": 443}]}],
         description="What workers reach beside model, sandboxes and store: git hosts, forges, the store of artifacts. "
         "The hosts that sandboxes may reach are let through by themselves.",
+    )
+    weights_egress: list[Object] = Field(
+        [{"ports": [{"protocol": "TCP", "port": 443}]}],
+        description="What those reach that fetch weights: the hub, or a mirror of it.",
     )
     clients: list[Object] = Field(
         [{"namespaceSelector": {}}], description="Who may reach the API, as peers of a policy; every pod by itself."

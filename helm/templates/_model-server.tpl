@@ -13,14 +13,10 @@ ports:
 # Ready is who generates: /health wants a token of the last ten seconds, or one now.
 readinessProbe:
   httpGet: {path: /health, port: http}
-  periodSeconds: 10
-  timeoutSeconds: 15
-  failureThreshold: 3
+  {{- include "mimo.times" (list $values.probes.readiness 10 15 3) | nindent 2 }}
 livenessProbe:
   httpGet: {path: /livez, port: http}
-  periodSeconds: 10
-  timeoutSeconds: 5
-  failureThreshold: 6
+  {{- include "mimo.times" (list $values.probes.liveness 10 5 6) | nindent 2 }}
 securityContext:
   {{- /* Here too, since a pod with SGLang does not say it. */}}
   runAsNonRoot: true
@@ -45,10 +41,8 @@ args:
   "variables" (list "mimo.modelKeyVariable") "mounts" (list "mimo.tmpMount")) }}
 startupProbe:
   httpGet: {path: /health, port: http}
-  periodSeconds: 1
-  timeoutSeconds: 15
-  failureThreshold: 300
-{{- include "mimo.drain" . }}
+  {{- include "mimo.times" (list $values.probes.startup 1 15 300) | nindent 2 }}
+{{- include "mimo.lifecycle" (list $values.lifecycle $values.preStopSeconds) }}
 {{- end }}
 
 {{- /* It starts before the engine and ends after it: it says how far loading is, and sees answers to their end. */ -}}
@@ -69,18 +63,8 @@ args:
   "variables" (list "mimo.modelKeyVariable") "mounts" (list "mimo.weightsMount" "mimo.tmpMount")) }}
 startupProbe:
   httpGet: {path: /livez, port: http}
-  periodSeconds: 1
-  timeoutSeconds: 5
-  failureThreshold: 120
-{{- end }}
-
-{{- /* Until nobody sends here any more. */ -}}
-{{- define "mimo.drain" -}}
-{{- with .Values.modelServer.preStopSeconds }}
-lifecycle:
-  preStop:
-    sleep: {seconds: {{ int . }}}
-{{- end }}
+  {{- include "mimo.times" (list $values.probes.startup 1 5 120) | nindent 2 }}
+{{- include "mimo.lifecycle" (list $values.lifecycle 0) }}
 {{- end }}
 
 {{- /* (list . labels leader?) -> the template of its pods */ -}}
@@ -103,6 +87,9 @@ lifecycle:
 {{- end -}}
 {{- if $isLeader -}}
 {{- $before = append $before "mimo.frontContainer" -}}
+{{- end -}}
+{{- if $values.sglang.gpuClaim.deviceClass -}}
+{{- $_ := set $pod "claims" (list (dict "name" "gpus" "resourceClaimTemplateName" (include "mimo.gpuClaim" $root))) -}}
 {{- end -}}
 {{- $_ := merge $pod (dict
   "stock" true "hostNetwork" $values.sglang.rdma.hostNetwork "initContainers" $before

@@ -15,8 +15,8 @@
 
 {{- /* (list . component) -> what selects its pods, for ever: nothing here changes with a version. */ -}}
 {{- define "mimo.selector" -}}
-app.kubernetes.io/name: {{ include "mimo.name" (index . 0) }}
-app.kubernetes.io/instance: {{ (index . 0).Release.Name }}
+app.kubernetes.io/name: {{ include "mimo.name" (index . 0) | quote }}
+app.kubernetes.io/instance: {{ (index . 0).Release.Name | quote }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end }}
 
@@ -46,7 +46,7 @@ annotations:
 {{- /* (list . component [annotations [labels]]) -> metadata of the object that is named after the component */ -}}
 {{- define "mimo.metadata" -}}
 name: {{ include "mimo.componentName" . }}
-namespace: {{ (index . 0).Release.Namespace }}
+namespace: {{ (index . 0).Release.Namespace | quote }}
 {{ include "mimo.about" . }}
 {{- end }}
 
@@ -73,6 +73,11 @@ mimo-sandbox-{{ include "mimo.sandboxNamespace" . }}
 
 {{- define "mimo.sandboxPort" -}}
 {{ int (.Values.sandbox.settings.port | default 7070) }}
+{{- end }}
+
+{{- /* reference -> "yes" where it names an image by its digest */ -}}
+{{- define "mimo.isPinned" -}}
+{{- if regexMatch "@sha256:[0-9a-f]{64}$" . }}yes{{ end }}
 {{- end }}
 
 {{- /* (list . image) -> its reference */ -}}

@@ -31,13 +31,14 @@ spec:
        restart: its restart policy; without, as Kubernetes has it
        apart: whether its pods had better be on several nodes
        stock: whether its main image is of others, and runs as whom it likes
+       claims: of devices
        hostNetwork: whether it uses its node's network */ -}}
 {{- define "mimo.podSpec" -}}
 {{- $values := .values -}}
 {{- $of := .of | default .root -}}
 automountServiceAccountToken: {{ .token | default false }}
 {{- with .account }}
-serviceAccountName: {{ . }}
+serviceAccountName: {{ . | quote }}
 {{- end }}
 enableServiceLinks: false
 {{- with .restart }}
@@ -51,11 +52,11 @@ hostNetwork: true
 dnsPolicy: ClusterFirstWithHostNet
 {{- end }}
 securityContext:
-  {{- include "mimo.podSecurity" . | nindent 2 }}
+  {{- include "mimo.podSecurity" . | trim | nindent 2 }}
 {{- with .root.Values.global.imagePullSecrets }}
 imagePullSecrets:
   {{- range . }}
-  - name: {{ . }}
+  - name: {{ . | quote }}
   {{- end }}
 {{- end }}
 {{- include "mimo.placement" . }}
@@ -64,14 +65,18 @@ imagePullSecrets:
 initContainers:
   {{- include "mimo.items" (list 2 $values.initContainers) }}
   {{- range .initContainers }}
-  - {{- include "mimo.part" (list . $of) | nindent 4 }}
+  - {{- include "mimo.part" (list . $of) | trim | nindent 4 }}
   {{- end }}
 {{- end }}
 containers:
   {{- range .containers }}
-  - {{- include "mimo.part" (list . $of) | nindent 4 }}
+  - {{- include "mimo.part" (list . $of) | trim | nindent 4 }}
   {{- end }}
   {{- include "mimo.items" (list 2 $values.sidecars) }}
+{{- with .claims }}
+resourceClaims:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- $volumes := include "mimo.joined" (list .volumes $of) }}
 volumes:
   {{- include "mimo.added" (list $volumes $values.extraVolumes "name" (printf "%s.extraVolumes" .path)) | nindent 2 }}
@@ -115,7 +120,7 @@ topologySpreadConstraints:
   {{- end }}
 {{- end }}
 {{- with $values.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- end }}
 
@@ -123,7 +128,7 @@ priorityClassName: {{ . }}
 {{- define "mimo.podSecurity" -}}
 {{- $given := .values.podSecurityContext -}}
 {{- if .stock -}}
-{{- $given = omit $given "runAsUser" "runAsGroup" "fsGroup" "fsGroupChangePolicy" -}}
+{{- $given = omit $given "runAsUser" "runAsGroup" -}}
 {{- else -}}
 runAsNonRoot: true
 {{- end }}
@@ -155,7 +160,7 @@ capabilities:
 {{- $more = append $more (dict "name" $name "value" (get (ternary $values.env $preset (hasKey $values.env $name)) $name | toString)) -}}
 {{- end -}}
 env:
-  {{- include "mimo.added" (list $variables (concat $more $values.extraEnv) "name" (printf "%s.env" .path)) | nindent 2 }}
+  {{- include "mimo.added" (list $variables (concat $more $values.extraEnv) "name" (printf "%s.env" .path)) | trim | nindent 2 }}
 {{- with $values.envFrom }}
 envFrom:
   {{- toYaml . | nindent 2 }}
@@ -163,6 +168,34 @@ envFrom:
 {{- $mounts := include "mimo.joined" (list .mounts .of) }}
 volumeMounts:
   {{- include "mimo.added" (list $mounts $values.extraVolumeMounts "mountPath" (printf "%s.extraVolumeMounts" .path)) | nindent 2 }}
+{{- end }}
+
+{{- /* (list given period timeout failures) -> the times of a probe: s, s, and how often it may fail; what is given comes
+       first */ -}}
+{{- define "mimo.times" -}}
+{{- $given := index . 0 -}}
+periodSeconds: {{ int ($given.periodSeconds | default (index . 1)) }}
+timeoutSeconds: {{ int ($given.timeoutSeconds | default (index . 2)) }}
+failureThreshold: {{ int ($given.failureThreshold | default (index . 3)) }}
+{{- end }}
+
+{{- /* (list given seconds) -> what is done at the start and before the end of a container: the chart's own waits so long,
+       until nobody sends there any more */ -}}
+{{- define "mimo.lifecycle" -}}
+{{- $given := index . 0 }}
+{{- $hooks := dict }}
+{{- with index . 1 }}
+{{- $_ := set $hooks "preStop" (dict "sleep" (dict "seconds" (int .))) }}
+{{- end }}
+{{- range $hook, $what := $given }}
+{{- with $what }}
+{{- $_ := set $hooks $hook . }}
+{{- end }}
+{{- end }}
+{{- with $hooks }}
+lifecycle:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end }}
 
 {{- /* (list name-or-pair of) -> what it writes */ -}}
@@ -216,7 +249,7 @@ volumeMounts:
 {{- fail (printf "\n\n%s: there is a container %s already; give yours another name" $pod.path .name) }}
 {{- end }}
 {{- $known = append $known .name }}
-{{- if and $pod.root.Values.global.requireDigests (not (contains "@sha256:" .image)) }}
+{{- if and $pod.root.Values.global.requireDigests (not (include "mimo.isPinned" .image)) }}
 {{- fail (printf "\n\nglobal.requireDigests is set, but the image %s of the container %s in %s has none: name it by its digest" .image .name $pod.path) }}
 {{- end }}
 {{- end }}
@@ -249,8 +282,8 @@ volumeMounts:
 apiVersion: v1
 kind: ServiceAccount
 metadata:
-  name: {{ include "mimo.account" . }}
-  namespace: {{ $root.Release.Namespace }}
+  name: {{ include "mimo.account" . | quote }}
+  namespace: {{ $root.Release.Namespace | quote }}
   {{- include "mimo.about" (list $root (index . 1) $values.serviceAccount.annotations) | nindent 2 }}
 automountServiceAccountToken: false
 {{- end }}
@@ -285,7 +318,7 @@ spec:
 {{- $volume := index . 1 -}}
 accessModes: [{{ $volume.accessMode | default "ReadWriteOnce" }}]
 {{- with $root.Values.global.storageClass }}
-storageClassName: {{ . }}
+storageClassName: {{ . | quote }}
 {{- end }}
 resources:
   requests:

@@ -25,7 +25,7 @@ ray://{{ include "mimo.rayCluster" . }}-head-svc.{{ .Release.Namespace }}.{{ inc
 - name: RAY_AUTH_TOKEN
   valueFrom:
     secretKeyRef:
-      name: {{ include "mimo.keySecret" (list . .Values.sandbox.ray.token) }}
+      name: {{ include "mimo.keySecret" (list . .Values.sandbox.ray.token) | quote }}
       key: ray-token
 {{- end }}
 
@@ -78,19 +78,14 @@ ports:
   {{- end }}
 startupProbe:
   tcpSocket: {port: {{ $port }}}
-  periodSeconds: 1
-  timeoutSeconds: 5
-  failureThreshold: 300
+  {{- include "mimo.times" (list $values.probes.startup 1 5 300) | nindent 2 }}
 readinessProbe:
   tcpSocket: {port: {{ $port }}}
-  periodSeconds: 10
-  timeoutSeconds: 5
-  failureThreshold: 3
+  {{- include "mimo.times" (list $values.probes.readiness 10 5 3) | nindent 2 }}
 livenessProbe:
   tcpSocket: {port: {{ $port }}}
-  periodSeconds: 10
-  timeoutSeconds: 5
-  failureThreshold: 6
+  {{- include "mimo.times" (list $values.probes.liveness 10 5 6) | nindent 2 }}
+{{- include "mimo.lifecycle" (list $values.lifecycle 0) }}
 securityContext:
   {{- include "mimo.security" $root | nindent 2 }}
 resources:

@@ -11,9 +11,7 @@ args:
   - --port=8080
   - --streams-per-caller={{ int .Values.api.streamsPerCaller }}
   - --streams-per-project={{ int .Values.api.streamsPerProject }}
-  {{- with .Values.api.extraArgs }}
-  {{- toYaml . | nindent 2 }}
-  {{- end }}
+  {{- include "mimo.items" (list 2 .Values.api.extraArgs) }}
 {{ include "mimo.surroundings" (dict
   "of" . "values" .Values.api "path" "api"
   "variables" (list "mimo.storeVariables" "mimo.serviceVariables" "mimo.apiVariables")
@@ -24,24 +22,14 @@ ports:
     containerPort: 8080
 startupProbe:
   httpGet: {path: /livez, port: http}
-  periodSeconds: 1
-  timeoutSeconds: 5
-  failureThreshold: 120
+  {{- include "mimo.times" (list .Values.api.probes.startup 1 5 120) | nindent 2 }}
 readinessProbe:
   httpGet: {path: /readyz, port: http}
-  periodSeconds: 10
-  timeoutSeconds: 15
-  failureThreshold: 3
+  {{- include "mimo.times" (list .Values.api.probes.readiness 10 15 3) | nindent 2 }}
 livenessProbe:
   httpGet: {path: /livez, port: http}
-  periodSeconds: 10
-  timeoutSeconds: 5
-  failureThreshold: 6
-{{- if ne .Values.database.mode "sqlite" }}
-lifecycle:
-  preStop:
-    sleep: {seconds: 10}
-{{- end }}
+  {{- include "mimo.times" (list .Values.api.probes.liveness 10 5 6) | nindent 2 }}
+{{- include "mimo.lifecycle" (list .Values.api.lifecycle (ternary 0 10 (eq .Values.database.mode "sqlite"))) }}
 securityContext:
   {{- include "mimo.security" . | nindent 2 }}
 resources:
@@ -52,7 +40,7 @@ resources:
 - name: MIMO_API_KEY
   valueFrom:
     secretKeyRef:
-      name: {{ include "mimo.keySecret" (list . .Values.api.key) }}
+      name: {{ include "mimo.keySecret" (list . .Values.api.key) | quote }}
       key: api-key
 - name: MIMO_REPOSITORY_PATHS
   value: /repositories
@@ -99,9 +87,7 @@ args:
   {{- with .Values.orchestrator.probeEverySeconds }}
   - --probe-every={{ int . }}
   {{- end }}
-  {{- with .Values.orchestrator.extraArgs }}
-  {{- toYaml . | nindent 2 }}
-  {{- end }}
+  {{- include "mimo.items" (list 2 .Values.orchestrator.extraArgs) }}
 {{ include "mimo.surroundings" (dict
   "of" . "values" .Values.orchestrator "path" "orchestrator"
   "variables" (list "mimo.storeVariables" "mimo.serviceVariables" "mimo.orchestratorVariables")
@@ -112,19 +98,14 @@ ports:
     containerPort: 9002
 startupProbe:
   httpGet: {path: /livez, port: monitor}
-  periodSeconds: 1
-  timeoutSeconds: 5
-  failureThreshold: 120
+  {{- include "mimo.times" (list .Values.orchestrator.probes.startup 1 5 120) | nindent 2 }}
 readinessProbe:
   httpGet: {path: /readyz, port: monitor}
-  periodSeconds: 10
-  timeoutSeconds: 15
-  failureThreshold: 3
+  {{- include "mimo.times" (list .Values.orchestrator.probes.readiness 10 15 3) | nindent 2 }}
 livenessProbe:
   httpGet: {path: /livez, port: monitor}
-  periodSeconds: 10
-  timeoutSeconds: 5
-  failureThreshold: 6
+  {{- include "mimo.times" (list .Values.orchestrator.probes.liveness 10 5 6) | nindent 2 }}
+{{- include "mimo.lifecycle" (list .Values.orchestrator.lifecycle 0) }}
 securityContext:
   {{- include "mimo.security" . | nindent 2 }}
 resources:
@@ -155,7 +136,7 @@ resources:
 - name: MIMO_MODEL_API_KEY
   valueFrom:
     secretKeyRef:
-      name: {{ include "mimo.keySecret" (list . .Values.modelServer.key) }}
+      name: {{ include "mimo.keySecret" (list . .Values.modelServer.key) | quote }}
       key: model-api-key
 {{- end }}
 
@@ -200,7 +181,7 @@ OTEL_SERVICE_NAME: {{ include "mimo.componentName" $ }}
 - name: MIMO_SECRETS_KEY
   valueFrom:
     secretKeyRef:
-      name: {{ include "mimo.keySecret" (list . .Values.api.secretsKey) }}
+      name: {{ include "mimo.keySecret" (list . .Values.api.secretsKey) | quote }}
       key: secrets-key
 - name: MIMO_ARTIFACTS
   value: {{ .Values.artifacts.url | quote }}
@@ -229,11 +210,11 @@ OTEL_SERVICE_NAME: {{ include "mimo.componentName" $ }}
 {{- define "mimo.suites" -}}
 {{- if .Values.evals.existingClaim }}
 persistentVolumeClaim:
-  claimName: {{ .Values.evals.existingClaim }}
+  claimName: {{ .Values.evals.existingClaim | quote }}
   readOnly: true
 {{- else if .Values.evals.configMap }}
 configMap:
-  name: {{ .Values.evals.configMap }}
+  name: {{ .Values.evals.configMap | quote }}
 {{- end }}
 {{- end }}
 
@@ -270,17 +251,17 @@ configMap:
 {{ include "mimo.tmpVolume" . }}
 - name: data
   persistentVolumeClaim:
-    claimName: {{ .Values.data.existingClaim | default (include "mimo.componentName" (list . "data")) }}
+    claimName: {{ .Values.data.existingClaim | default (include "mimo.componentName" (list . "data")) | quote }}
 {{- with .Values.repositories.existingClaim }}
 - name: repositories
   persistentVolumeClaim:
-    claimName: {{ . }}
+    claimName: {{ . | quote }}
     readOnly: true
 {{- end }}
 {{- with .Values.repositories.caConfigMap }}
 - name: repositories-ca
   configMap:
-    name: {{ . }}
+    name: {{ . | quote }}
 {{- end }}
 {{- with include "mimo.suites" . }}
 - name: suites

@@ -88,17 +88,44 @@
 {{- with .Values.modelServer.leaderWorkerSet }}{{ ternary (int .size) 1 .enabled }}{{ end }}
 {{- end }}
 
+{{- define "mimo.gpusPerNode" -}}
+{{ div (int (fromJson (include "mimo.launchSettings" .)).gpus) (int (include "mimo.sglangNodes" .)) }}
+{{- end }}
+
+{{- /* What each pod's claim of GPUs asks for. */ -}}
+{{- define "mimo.gpuDevices" -}}
+{{- $claim := .Values.modelServer.sglang.gpuClaim -}}
+requests:
+  - name: gpus
+    exactly:
+      deviceClassName: {{ $claim.deviceClass }}
+      count: {{ include "mimo.gpusPerNode" . }}
+      {{- with $claim.selectors }}
+      selectors:
+        {{- range . }}
+        - cel: {expression: {{ . | quote }}}
+        {{- end }}
+      {{- end }}
+{{- end }}
+
+{{- /* What is asked for cannot be changed, so another claim is made by another template. */ -}}
+{{- define "mimo.gpuClaim" -}}
+{{ include "mimo.componentName" (list . "gpus") }}-{{ include "mimo.gpuDevices" . | sha256sum | trunc 8 }}
+{{- end }}
+
 {{- /* A folder of its own for each image and kind of GPU: what one compiled is nothing to another. */ -}}
 {{- define "mimo.compileCachePath" -}}
-/cache/{{ printf "%s %s" (include "mimo.image" (list . .Values.modelServer.sglang.image)) .Values.modelServer.sglang.gpuResource | sha256sum | trunc 16 }}
+/cache/{{ printf "%s %s" (include "mimo.image" (list . .Values.modelServer.sglang.image)) (ternary (include "mimo.gpuDevices" .) .Values.modelServer.sglang.gpuResource (ne .Values.modelServer.sglang.gpuClaim.deviceClass "")) | sha256sum | trunc 16 }}
 {{- end }}
 
 {{- define "mimo.sglangContainer" -}}
 {{- $sglang := .Values.modelServer.sglang }}
 {{- $settings := fromJson (include "mimo.launchSettings" .) }}
 {{- $preset := fromToml (include "mimo.preset" .) }}
-{{- $nodes := int (include "mimo.sglangNodes" .) }}
-{{- $devices := dict $sglang.gpuResource (toString (div (int $settings.gpus) $nodes)) }}
+{{- $devices := dict }}
+{{- if not $sglang.gpuClaim.deviceClass }}
+{{- $_ := set $devices $sglang.gpuResource (include "mimo.gpusPerNode" .) }}
+{{- end }}
 {{- with $sglang.rdma.resource }}
 {{- $_ := set $devices . (toString $sglang.rdma.count) }}
 {{- end }}
@@ -110,7 +137,7 @@ args:
   {{- range fromJsonArray (include "mimo.flags" .) }}
   - {{ . | quote }}
   {{- end }}
-  {{- if gt $nodes 1 }}
+  {{- if .Values.modelServer.leaderWorkerSet.enabled }}
   - --dist-init-addr=$(LWS_LEADER_ADDRESS):20000
   - --nnodes=$(LWS_GROUP_SIZE)
   - --node-rank=$(LWS_WORKER_INDEX)
@@ -132,16 +159,12 @@ args:
 startupProbe:
   exec:
     command: {{ include "mimo.sglangProbe" . }}
-  periodSeconds: 10
-  timeoutSeconds: 25
-  failureThreshold: {{ div (int $sglang.startupSeconds) 10 }}
+  {{- include "mimo.times" (list $sglang.probes.startup 10 25 (div (int $sglang.startupSeconds) (int ($sglang.probes.startup.periodSeconds | default 10)))) | nindent 2 }}
 livenessProbe:
   exec:
     command: {{ include "mimo.sglangProbe" . }}
-  periodSeconds: 30
-  timeoutSeconds: 25
-  failureThreshold: 10
-{{- include "mimo.drain" . }}
+  {{- include "mimo.times" (list $sglang.probes.liveness 30 25 10) | nindent 2 }}
+{{- include "mimo.lifecycle" (list $sglang.lifecycle .Values.modelServer.preStopSeconds) }}
 # The stock image runs as the superuser.
 securityContext:
   allowPrivilegeEscalation: false
@@ -151,6 +174,10 @@ securityContext:
     add: [IPC_LOCK]
     {{- end }}
 resources:
+  {{- if $sglang.gpuClaim.deviceClass }}
+  claims:
+    - name: gpus
+  {{- end }}
   requests:
     {{- toYaml (merge (deepCopy $devices) $sglang.resources.requests) | nindent 4 }}
   limits:
@@ -237,22 +264,28 @@ image: {{ include "mimo.image" (list . .Values.modelServer.sglang.image) }}
 imagePullPolicy: {{ .Values.global.pullPolicy }}
 command: [python3, -c, {{ .Files.Get "files/download.py" | quote }}]
 args: [{{ $weights.repository | quote }}, {{ $weights.revision | quote }}, {{ printf "/weights/%s" $weights.path | quote }}]
-{{- with $weights.tokenSecret }}
-env:
-  - name: HF_TOKEN
-    valueFrom:
-      secretKeyRef: {name: {{ . }}, key: HF_TOKEN}
-{{- end }}
+{{ include "mimo.surroundings" (dict
+  "of" . "values" $weights "path" "modelServer.weights"
+  "variables" (list "mimo.hubVariables") "mounts" (list "mimo.fetchedMount")) }}
 securityContext:
   allowPrivilegeEscalation: false
   capabilities:
     drop: [ALL]
 resources:
-  requests: {cpu: "1", memory: 4Gi}
-  limits: {memory: 16Gi}
-volumeMounts:
-  - name: weights
-    mountPath: /weights
+  {{- toYaml $weights.resources | nindent 2 }}
+{{- end }}
+
+{{- define "mimo.hubVariables" -}}
+{{- with .Values.modelServer.weights.tokenSecret }}
+- name: HF_TOKEN
+  valueFrom:
+    secretKeyRef: {name: {{ . | quote }}, key: HF_TOKEN}
+{{- end }}
+{{- end }}
+
+{{- define "mimo.fetchedMount" -}}
+- name: weights
+  mountPath: /weights
 {{- end }}
 
 {{- define "mimo.waitContainer" -}}

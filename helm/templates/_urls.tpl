@@ -37,7 +37,7 @@ http://{{ include "mimo.host" (list . "model-server") }}:9001/v1
 - name: MIMO_STORE
   valueFrom:
     secretKeyRef:
-      name: {{ .Values.database.urlSecret }}
+      name: {{ .Values.database.urlSecret | quote }}
       key: url
 {{- else }}
 {{ include "mimo.postgresPassword" . }}

@@ -75,6 +75,9 @@
 {{- if mod $gpus (int (include "mimo.sglangNodes" .)) }}
 {{- $problems = append $problems (printf "modelServer.sglang.settings.gpus is %d, which %s nodes cannot share evenly; use a multiple" $gpus (include "mimo.sglangNodes" .)) }}
 {{- end }}
+{{- if and $server.sglang.gpuClaim.deviceClass (semverCompare "<1.34.0-0" .Capabilities.KubeVersion.Version) }}
+{{- $problems = append $problems (printf "modelServer.sglang.gpuClaim: claims of devices are in Kubernetes 1.34 and later, and this is %s; leave deviceClass empty, and GPUs are asked for as gpuResource" .Capabilities.KubeVersion.Version) }}
+{{- end }}
 {{- if and $server.sglang.rdma.hostNetwork (not $server.leaderWorkerSet.enabled) }}
 {{- $problems = append $problems "modelServer.sglang.rdma.hostNetwork is for engines over several nodes only; leave it off, or enable modelServer.leaderWorkerSet" }}
 {{- end }}
@@ -175,6 +178,13 @@
 {{- $problems = append $problems "sandbox.namespace.name is the release's own namespace; sandboxes need one for themselves" }}
 {{- end }}
 
+{{- if and .Values.global.requireDigests .Values.sandbox.prepull.enabled }}
+{{- range .Values.sandbox.prepull.images }}
+{{- if not (include "mimo.isPinned" .) }}
+{{- $problems = append $problems (printf "global.requireDigests is set, but %s in sandbox.prepull.images has none: name it as IMAGE@sha256:..." .) }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- with .Values.sandbox.bounds.registry }}
 {{- if not (and $.Values.sandbox.taskImage.digest (hasPrefix . (include "mimo.image" (list $ $.Values.sandbox.taskImage)))) }}
 {{- $problems = append $problems (printf "sandbox.bounds.registry is %s, and the default image of tasks would be refused: set sandbox.taskImage.digest, and take it from there" .) }}

@@ -42,6 +42,8 @@ GIVEN: Mapping[str, Any] = {
     "initContainers": [PROXY],
     "sidecars": [SCANNER],
     "resources": {"requests": {"cpu": "2"}},
+    "probes": {"startup": {"failureThreshold": 77}, "readiness": {"timeoutSeconds": 9}},
+    "lifecycle": {"preStop": {"exec": {"command": ["true"]}}},
 }
 """Of every part, all of it."""
 PARTS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -106,6 +108,31 @@ def test_every_container_of_the_chart_is_told_and_sees_what_was_given(part: tupl
             assert container["resources"]["requests"]["cpu"] == "2"
 
 
+def test_probes_have_the_times_and_ends_are_prepared_for_as_was_said(part: tuple[Rendered, list[Object]]) -> None:
+    _, templates = part
+    for container in (each for template in templates for each in ours(template) if each["name"] != "migrate"):
+        assert container["startupProbe"]["failureThreshold"] == 77
+        assert container["readinessProbe"]["timeoutSeconds"] == 9
+        assert container["lifecycle"] == GIVEN["lifecycle"], "instead of the chart's own"
+
+
+def test_what_is_not_said_of_a_probe_is_as_before() -> None:
+    said = {"probes": {"liveness": {"periodSeconds": 60}}, "lifecycle": {"postStart": {"exec": {"command": ["true"]}}}}
+    before, after = (
+        container_of(render({**BASE, "router": {"enabled": True, **given}}, "dev")) for given in ({}, said)
+    )
+    assert after.pop("livenessProbe") == before.pop("livenessProbe") | {"periodSeconds": 60}
+    assert after.pop("lifecycle") == before.pop("lifecycle") | said["lifecycle"]
+    assert after == before
+
+
+def test_a_longer_pause_between_its_probes_leaves_an_engine_as_long_to_load() -> None:
+    server = {"weights": {"claim": "weights"}, "sglang": {"probes": {"startup": {"periodSeconds": 40}}}}
+    [pod] = [pod for each, pod in render({**SITE, "modelServer": server}).pods() if each["kind"] == "StatefulSet"]
+    [sglang] = pod["spec"]["containers"]
+    assert sglang["startupProbe"].items() >= {"periodSeconds": 40, "failureThreshold": 90}.items()
+
+
 def test_a_pod_stays_restricted_whatever_is_said_of_its_user(part: tuple[Rendered, list[Object]]) -> None:
     _, templates = part
     for template in templates:
@@ -131,6 +158,27 @@ def test_sglang_has_variables_and_volumes_of_its_own_beside_the_server_in_front(
     assert not {"SGLANG_X", "LEVEL"} & (told["sglang"] & told["model-server"])
     [sglang] = pod["spec"]["containers"]
     assert MOUNT in sglang["volumeMounts"]
+
+
+def test_whoever_fetches_weights_is_told_of_a_mirror_and_its_authority() -> None:
+    fetching = {"env": {"HF_ENDPOINT": "https://mirror"}, "extraVolumeMounts": [MOUNT], "resources": {"limits": {}}}
+    weights = {"source": "job", "revision": "0" * 40, "tokenSecret": "hub", **fetching}
+    server = {"weights": weights, "extraVolumes": [VOLUME], "initContainers": [PROXY], "sidecars": [SCANNER]}
+    made = render({**SITE, "modelServer": {**server, "nodeSelector": {"pool": "gpus"}}})
+    [job] = made.of("Job")
+    spec = job["spec"]["template"]["spec"]
+    [download] = spec["containers"]
+    assert download["env"] == [
+        {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "HF_TOKEN"}}},
+        {"name": "HF_ENDPOINT", "value": "https://mirror"},
+    ]
+    assert MOUNT in download["volumeMounts"]
+    assert VOLUME in spec["volumes"]
+    assert spec["initContainers"] == [PROXY], "the way to the hub"
+    assert spec["nodeSelector"] == {"pool": "gpus"}
+    peers = {"networkPolicy": {**SITE["networkPolicy"], "weightsEgress": [{"ports": [{"port": 8081}]}]}}
+    policy = render({**SITE, **peers, "modelServer": server}).one("NetworkPolicy", "mimo-weights")
+    assert policy["spec"]["egress"] == [{"ports": [{"port": 8081}]}]
 
 
 def test_a_job_before_the_release_has_the_workers_surroundings_but_no_sidecar() -> None:
@@ -197,6 +245,12 @@ def test_a_named_domain_stands_behind_every_name_of_a_service() -> None:
     assert ".svc.cluster.example:" in text
     assert ".svc:" not in text
     assert ".svc.cluster.example" not in str(render(BASE, "dev").objects)
+
+
+def container_of(made: Rendered) -> Object:
+    """Of the router."""
+    [found] = containers(made.one("Deployment", "mimo-router")["spec"]["template"])
+    return found
 
 
 def ours(template: Object) -> list[Object]:

@@ -7,7 +7,7 @@ import pytest
 
 from deploy.cluster import programs
 from tests.helm.release import HelmError
-from tests.helm.rendered import SITE, render
+from tests.helm.rendered import SITE, profile, render
 
 pytestmark = pytest.mark.skipif(
     bool(programs.missing()) or not programs.are_built(),
@@ -43,6 +43,11 @@ pytestmark = pytest.mark.skipif(
         ("api.extraEnv[0].name=A,api.extraEnv[0].value=1", "at '/api/extraEnv/0/value': got number, want string"),
         ("database.topologySpreadConstraints[0].maxSkew=1", "missing properties 'topologyKey', 'whenUnsatisfiable'"),
         ("commonAnnotations.a b=c", "at '/commonAnnotations': additional properties 'a b' not allowed"),
+        ("api.probes.liveness.path=/livez", "at '/api/probes/liveness': additional properties 'path' not allowed"),
+        ("database.probes.liveness.periodSeconds=1", "at '/database/probes': additional properties 'liveness'"),
+        ("router.probes.startup.periodSeconds=0", "at '/router/probes/startup/periodSeconds': minimum: got 0, want 1"),
+        ("modelServer.weights.image=weights:1", "at '/modelServer/weights/image': 'weights:1' does not match pattern"),
+        ("modelServer.sglang.gpuClaim.count=4", "at '/modelServer/sglang/gpuClaim': additional properties 'count'"),
         ("global.clusterDomain=Local", "at '/global/clusterDomain': 'Local' does not match pattern"),
         ("global.pullPolicy=never", "at '/global/pullPolicy': value must be one of 'IfNotPresent', 'Always', 'Never'"),
         ("networkPolicy.apiServer.cidrs={10.0.0.1}", "at '/networkPolicy/apiServer/cidrs/0'"),
@@ -123,6 +128,21 @@ def test_a_value_that_cannot_be_is_named_with_what_is_allowed(given: str, words:
 def test_values_that_cannot_be_together_are_refused_with_what_to_do(given: str, words: str) -> None:
     fine = {**SITE, "modelServer": {"weights": {"claim": "weights"}}}
     assert words in refusal(f"--set={given}", values=fine)
+
+
+def test_images_that_nodes_fetch_ahead_need_digests_too_where_all_do() -> None:
+    images = f"sandbox.prepull.images={{a@sha256:{'0' * 64},b:1}}"
+    with pytest.raises(HelmError) as refused:
+        profile("airgapped", f"--set=sandbox.prepull.enabled=true,{images}")
+    assert "global.requireDigests is set, but b:1 in sandbox.prepull.images has none" in str(refused.value)
+
+
+def test_claims_of_devices_are_refused_where_the_cluster_has_none() -> None:
+    said = refusal(
+        *("--kube-version=1.33.0", "--set=modelServer.sglang.gpuClaim.deviceClass=gpu.nvidia.com"),
+        values={**SITE, "modelServer": {"weights": {"claim": "weights"}}},
+    )
+    assert "claims of devices are in Kubernetes 1.34 and later, and this is v1.33.0" in said
 
 
 def test_all_that_is_wrong_is_said_at_once() -> None:

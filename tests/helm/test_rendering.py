@@ -170,6 +170,31 @@ def test_gpus_are_asked_for_as_they_are_bounded() -> None:
                 assert resources["requests"]["nvidia.com/gpu"] == resources["limits"]["nvidia.com/gpu"] == "8"
 
 
+def test_gpus_are_claimed_by_class_where_one_is_named() -> None:
+    claim = {
+        "deviceClass": "gpu.nvidia.com",
+        "selectors": ['device.attributes["gpu.nvidia.com"].productName == "H200"'],
+    }
+    values = {**SITE, "modelServer": {"weights": {"claim": "weights"}, "sglang": {"gpuClaim": claim}}}
+    made = render(values)
+    [template] = made.of("ResourceClaimTemplate")
+    [request] = template["spec"]["spec"]["devices"]["requests"]
+    assert request["exactly"] == {
+        "deviceClassName": "gpu.nvidia.com",
+        "count": 8,
+        "selectors": [{"cel": {"expression": claim["selectors"][0]}}],
+    }
+    [pod] = [pod["spec"] for each, pod in made.pods() if each["kind"] == "StatefulSet"]
+    assert pod["resourceClaims"] == [{"name": "gpus", "resourceClaimTemplateName": template["metadata"]["name"]}]
+    resources = sglang_container(made)["resources"]
+    assert resources["claims"] == [{"name": "gpus"}]
+    assert not {"nvidia.com/gpu"} & (set(resources["requests"]) | set(resources["limits"]))
+    fewer = render(
+        {**values, "modelServer": {**values["modelServer"], "sglang": {"gpuClaim": claim, "settings": {"gpus": 4}}}}
+    )
+    assert fewer.of("ResourceClaimTemplate")[0]["metadata"]["name"] != template["metadata"]["name"], "none is changed"
+
+
 @pytest.mark.parametrize("name", ["h200", "h100-no-rdma"])
 def test_sglang_is_started_as_the_model_server_would_start_it(name: str) -> None:
     sglang = sglang_container(profile(name))
