@@ -2,11 +2,9 @@
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
-from itertools import takewhile
 
 from agent.config import Prices
 from agent.log import Entry
-from agent.trajectory import Step
 from agent.types import Event, Limits, StopReason, Usage
 
 _WITH_USAGE = frozenset({"step.message", "tool.completed", "note.written", "run.rewound"})
@@ -45,12 +43,18 @@ def in_sandbox(events: Sequence[Event]) -> timedelta:
     return max(events[-1].at - first.at, timedelta())
 
 
-def reached(limits: Limits, done: Sequence[Step], usage: Usage, prices: Prices | None) -> tuple[StopReason, str] | None:
-    """The limit that allows no further step, and a sentence for people; time is not among them."""
-    if len(done) >= limits.max_steps:
+def reached(
+    limits: Limits, num_steps: int, num_failed: int, usage: Usage, prices: Prices | None
+) -> tuple[StopReason, str] | None:
+    """The limit that allows no further step, and a sentence for people; time is not among them.
+
+    Args:
+        num_failed: newest steps in a row of which nothing but errors came.
+    """
+    if num_steps >= limits.max_steps:
         return StopReason.STEP_LIMIT, f"the limit of {limits.max_steps} steps is reached"
-    if len(list(takewhile(lambda step: step.failed, reversed(done)))) >= limits.max_error_steps:
-        return StopReason.ERROR_LIMIT, f"nothing but errors came of {limits.max_error_steps} steps in a row"
+    if num_failed >= limits.max_error_steps:
+        return StopReason.ERROR_LIMIT, f"nothing but errors came of {num_failed} steps in a row"
     if counted_tokens(usage) >= limits.max_tokens:
         return StopReason.TOKEN_BUDGET, f"the budget of {limits.max_tokens} tokens is spent"
     if limits.max_cost is None:

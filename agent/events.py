@@ -33,13 +33,17 @@ class _Body(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+MediaType = Literal["image/png", "image/jpeg", "image/webp"]
+"""Of images that models are shown."""
+
+
 class KeptImage(_Body):
     """An image that a user said, kept as an artifact."""
 
     task_id: str
     """To which task it was said: its runs keep it, forks of it only name it."""
     name: str
-    media_type: Literal["image/png", "image/jpeg", "image/webp"]
+    media_type: MediaType
 
 
 class StepStarted(_Body):
@@ -251,6 +255,8 @@ class BudgetGranted(_Body):
     max_tokens: int | None = Field(None, gt=0)
     wall_clock_s: float | None = Field(None, gt=0, le=86_400)
     max_cost: float | None = Field(None, gt=0)
+    max_error_steps: int | None = Field(None, gt=0, le=1000)
+    sandbox_lifetime_s: float | None = Field(None, gt=0, le=86_400)
 
 
 class ApprovalDecided(_Body):

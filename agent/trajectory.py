@@ -57,6 +57,11 @@ class Step:
         return bool(self.results) and all(result.denied == "policy" for result in self.results)
 
     @property
+    def failed(self) -> bool:
+        """Nothing but errors came of its calls."""
+        return bool(self.results) and all(result.observation.error for result in self.results)
+
+    @property
     def dropped(self) -> bool:
         """The guard took this step out of the view."""
         return any(trip.action == "drop" for trip in self.trips)

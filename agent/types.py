@@ -80,6 +80,8 @@ class StopReason(StrEnum):
     TOKEN_BUDGET = "token_budget"
     COST_BUDGET = "cost_budget"
     WALL_CLOCK = "wall_clock"
+    ERROR_LIMIT = "error_limit"
+    SANDBOX_LIFETIME = "sandbox_lifetime"
     STUCK = "stuck"
     FORMAT_ERRORS = "format_errors"
     CONTEXT_EXHAUSTED = "context_exhausted"
@@ -150,6 +152,14 @@ class Limits(_Record):
     command_timeout_s: float = Field(60.0, gt=0, le=3600, description="Default for one command, s.")
     max_cost: float | None = Field(
         None, gt=0, description="What model calls may cost, in the currency of the service's prices."
+    )
+    max_error_steps: int = Field(20, gt=0, le=1000, description="Steps in a row of which nothing but errors came.")
+    sandbox_lifetime_s: float | None = Field(
+        None,
+        gt=0,
+        le=86_400,
+        description="Age at which the agent's sandbox ends, and the run with it, s; after a wait there is a new one. "
+        "Null: as long as the run may work.",
     )
 
 

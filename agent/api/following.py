@@ -8,7 +8,7 @@ from agent.api.tasks import limits_of
 from agent.budget import counted_tokens
 from agent.store.base import TaskRecord
 from agent.store.drafts import DraftPiece
-from agent.types import Event, Limits, Status, WaitingOn
+from agent.types import Event, Limits, Status, StopReason, WaitingOn
 
 _FOR_THE_USER = frozenset({WaitingOn.APPROVAL, WaitingOn.QUESTION, WaitingOn.BUDGET})
 _MOST_STEPS = 1000
@@ -59,10 +59,12 @@ async def sequel(shared: Context, task: TaskRecord) -> Sequel:
 def _renewed(limits: Limits, task: TaskRecord) -> Limits:
     """Whoever may submit another task may as well have the steps and tokens of one for this."""
     new = Limits()
+    errors = new.max_error_steps if task.stop_reason is StopReason.ERROR_LIMIT else 0
     steps, tokens = task.steps + new.max_steps, counted_tokens(task.usage) + new.max_tokens
     return limits.model_copy(
         update={
             "max_steps": min(max(limits.max_steps, steps), _MOST_STEPS),
             "max_tokens": max(limits.max_tokens, tokens),
+            "max_error_steps": min(limits.max_error_steps + errors, _MOST_STEPS),
         }
     )

@@ -23,5 +23,12 @@ def exit_code(task: TaskView, *, require_verified: bool = False) -> ExitCode:
     return ExitCode.UNVERIFIED if require_verified and kind is not VerdictKind.VERIFIED else ExitCode.DONE
 
 
-_LIMITS = (StopReason.STEP_LIMIT, StopReason.TOKEN_BUDGET, StopReason.COST_BUDGET, StopReason.WALL_CLOCK)
+_LIMITS = (
+    StopReason.STEP_LIMIT,
+    StopReason.TOKEN_BUDGET,
+    StopReason.COST_BUDGET,
+    StopReason.WALL_CLOCK,
+    StopReason.ERROR_LIMIT,
+    StopReason.SANDBOX_LIFETIME,
+)
 _MACHINES = (StopReason.MODEL_ERROR, StopReason.SANDBOX_LOST)

@@ -137,6 +137,7 @@ _STATUS_STYLES = {Status.SUCCEEDED: "green", Status.FAILED: "red", Status.CANCEL
 _REMEDIES = {
     StopReason.STEP_LIMIT: "raise --max-steps to let it go on longer",
     StopReason.WALL_CLOCK: "raise --timeout to let it go on longer",
+    StopReason.ERROR_LIMIT: "look at its last commands: mimo task logs",
     StopReason.MODEL_ERROR: "check --model-url and that the server runs",
 }
 

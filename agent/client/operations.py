@@ -132,6 +132,8 @@ class BudgetGranted(TypedDict):
     max_tokens: NotRequired[int | None]
     wall_clock_s: NotRequired[float | None]
     max_cost: NotRequired[float | None]
+    max_error_steps: NotRequired[int | None]
+    sandbox_lifetime_s: NotRequired[float | None]
 
 
 class CachedTokens(TypedDict):
@@ -531,6 +533,8 @@ class Limits(TypedDict):
     wall_clock_s: NotRequired[float]
     command_timeout_s: NotRequired[float]
     max_cost: NotRequired[float | None]
+    max_error_steps: NotRequired[int]
+    sandbox_lifetime_s: NotRequired[float | None]
 
 
 class LimitsView(TypedDict):
@@ -1151,6 +1155,8 @@ StopReason = Literal[
     "token_budget",
     "cost_budget",
     "wall_clock",
+    "error_limit",
+    "sandbox_lifetime",
     "stuck",
     "format_errors",
     "context_exhausted",

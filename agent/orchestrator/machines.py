@@ -22,7 +22,8 @@ class Machines:
     def of_agent(self, run_id: str, request: TaskRequest) -> SandboxSpec:
         denied = (*request.deny_hosts, *(FORGES + INDEXES if request.benchmark else ()))
         hosts = tuple(host for host in self._hosts_of(request) if not any(leads_to(host, name) for name in denied))
-        return self._reaching(run_id, request, request.limits.wall_clock_s, hosts)
+        work_s = request.limits.sandbox_lifetime_s or request.limits.wall_clock_s
+        return self._reaching(run_id, request, work_s, hosts)
 
     def of_setup(self, run_id: str, request: TaskRequest, setup: SetUp) -> SandboxSpec:
         """It is no work of the agent: a benchmark's too may fetch what its files need."""

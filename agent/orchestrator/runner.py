@@ -350,7 +350,8 @@ class Runner:
             yield given
 
     async def _provision(self, work: _Work) -> Provisioned:
-        spec, next_ones = self._machines.of_agent(work.run_id, work.request), self._machines.forecast(work.request)
+        request = work.request.model_copy(update={"limits": work.inbox.raised(work.request.limits)})
+        spec, next_ones = self._machines.of_agent(work.run_id, request), self._machines.forecast(request)
         provisioning = Provisioning(work.log, work.workspace, work.tools, work.backend)
         return await provisioning.provide(spec, work.kept, lambda: self._forecast.say(work.run_id, *next_ones))
 

@@ -4,6 +4,7 @@ import asyncio
 import math
 import time
 from collections.abc import Coroutine
+from itertools import takewhile
 from typing import TypeVar
 
 from agent.budget import in_sandbox, left, reached, worked
@@ -43,7 +44,9 @@ class Bounds:
             raise Parked(None)
         if self._inbox.overspent:
             raise Parked(WaitingOn.QUOTA, detail=self._inbox.overspent)
-        if limit := reached(self._limits, self._record.steps, self._record.spent, self._prices):
+        done = self._record.steps
+        num_failed = sum(1 for _ in takewhile(lambda step: step.failed, reversed(done)))
+        if limit := reached(self._limits, len(done), num_failed, self._record.spent, self._prices):
             raise self._at_limit(*limit)
         if self._seconds_left() <= 0:
             raise self._too_late()

@@ -75,7 +75,7 @@ async def resume(request: Request, task_id: str, shared: Shared) -> Response:
 @router.post("/tasks/{task_id}/budget", dependencies=[needs("tasks:write")])
 async def grant_budget(request: Request, task_id: str, shared: Shared) -> Response:
     form = await read_form(request)
-    given = {name: form[name] for name in ("max_steps", "max_tokens", "wall_clock_s", "max_cost") if form.get(name)}
+    given = {name: form[name] for name in BudgetGranted.model_fields if form.get(name)}
     granted = checked(BudgetGranted, given, "Say the new limit as a number.")
     await shared.tasks.tell(task_id, "budget.granted", granted.model_dump(mode="json", exclude_none=True))
     return _back(task_id)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -128,6 +129,34 @@ async def test_every_limit_has_its_own_stop_reason(desk: Desk, limits: Limits, r
     script = in_order(*[call("bash", command=f"echo {i}; sleep 0.3") for i in range(9)])
     assert await desk.work(script, limits=limits) is reason
     assert detail in desk.stopped_because()
+
+
+async def test_steps_in_a_row_of_which_nothing_but_errors_came_end_the_run(desk: Desk) -> None:
+    script = in_order(*[call("bash", command=f"exit {code}") for code in (1, 2, 0, 3, 4, 5, 6)])
+    assert await desk.work(script, limits=Limits(max_error_steps=3)) is StopReason.ERROR_LIMIT
+    assert len(steps(desk.log.events)) == 6
+    assert "3 steps in a row" in desk.stopped_because()
+
+
+async def test_a_sandbox_that_is_as_old_as_it_may_become_ends_the_run_in_the_middle_of_a_command(desk: Desk) -> None:
+    await desk.log.append("run.provisioned", {"sandbox": "first"})
+    endless = in_order(call("bash", command="sleep 600"))
+    assert await desk.work(endless, limits=Limits(sandbox_lifetime_s=1)) is StopReason.SANDBOX_LIFETIME
+    assert "1 s" in desk.stopped_because()
+
+
+async def test_a_sandbox_grows_older_with_every_worker_that_takes_it_over_and_a_new_one_is_young(desk: Desk) -> None:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    log = MemoryLog(now=lambda: now)
+    for sandbox in ("first", "second", "second"):
+        now += timedelta(seconds=100)
+        await log.append("run.provisioned", {"sandbox": sandbox})
+    work = in_order(FIX, FINISH)
+    assert await desk.work(work, log=log, limits=Limits(sandbox_lifetime_s=90)) is StopReason.SANDBOX_LIFETIME
+    now += timedelta(seconds=100)
+    young = MemoryLog(events=log.events[:-1], now=lambda: now)
+    await young.append("run.provisioned", {"sandbox": "third"})
+    assert await desk.work(work, log=young, limits=Limits(sandbox_lifetime_s=90)) is StopReason.FINISHED
 
 
 async def test_cached_prompt_tokens_do_not_count_against_the_budget(desk: Desk) -> None:

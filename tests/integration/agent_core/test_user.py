@@ -106,6 +106,15 @@ async def test_a_limit_ends_the_run_or_waits_where_somebody_may_raise_it(desk: D
     assert await desk.work(in_order(FINISH), limits=limits, on_limit="ask") is StopReason.FINISHED
 
 
+async def test_a_run_that_made_nothing_but_errors_goes_on_where_somebody_lets_it(desk: Desk) -> None:
+    limits, bad = Limits(max_error_steps=1), call("bash", command="exit 7")
+    wait = await desk.work(in_order(bad), limits=limits, on_limit="ask")
+    assert isinstance(wait, Wait)
+    assert (wait.waiting_on, wait.body["stop_reason"]) == (WaitingOn.BUDGET, StopReason.ERROR_LIMIT)
+    desk.say("budget.granted", max_error_steps=2)
+    assert await desk.work(in_order(FIX, FINISH), limits=limits, on_limit="ask") is StopReason.FINISHED
+
+
 async def test_what_a_run_costs_is_a_limit_too(desk: Desk) -> None:
     prices = Prices(prompt=10_000, cached=0, completion=0)  # of a million: 1 for the 100 tokens of each answer
     script = in_order(*[LOOK] * 3)

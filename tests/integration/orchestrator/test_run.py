@@ -14,7 +14,17 @@ from agent.orchestrator.worker import Worker
 from agent.store.base import TaskRecord
 from agent.store.sql import SqlStore
 from agent.testing import ScriptedModel, call, in_order, turns
-from agent.types import AssistantMessage, Check, ModelOptions, SetUp, Status, StopReason, TaskRequest, VerdictKind
+from agent.types import (
+    AssistantMessage,
+    Check,
+    Limits,
+    ModelOptions,
+    SetUp,
+    Status,
+    StopReason,
+    TaskRequest,
+    VerdictKind,
+)
 from sandbox.checkpoints.rewindable import Rewindable
 from sandbox.errors import SandboxError, SandboxLost, SandboxUnavailable
 from sandbox.types import Backend, Capability, Command, Outcome, Sandbox, SandboxSpec
@@ -173,19 +183,41 @@ async def test_agent_may_reach_the_hosts_that_the_operator_allows_and_the_checks
 
 
 class NotingBackend:
-    """Real sandboxes, and which hosts each was to reach."""
+    """Real sandboxes, and which hosts each was to reach, and for how long it was to live."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self.name, self.capabilities, self.close = "noting", backend.capabilities, backend.close
         self.hosts: list[tuple[str, ...]] = []
+        self.lifetimes_s: list[float] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backend, name)
 
     async def acquire(self, spec: SandboxSpec) -> Sandbox:
         self.hosts.append(spec.allow_hosts)
+        self.lifetimes_s.append(spec.lifetime_s)
         return await self._backend.acquire(spec)
+
+
+@pytest.mark.parametrize(
+    ("limits", "lifetime_s"),
+    [(Limits(wall_clock_s=600), 5000), (Limits(wall_clock_s=600, sandbox_lifetime_s=700), 700)],
+    ids=["raised limit", "limit of its own"],
+)
+async def test_the_agents_sandbox_lives_as_long_as_the_limits_that_the_run_has_then(
+    limits: Limits,
+    lifetime_s: float,
+    store: SqlStore,
+    backend: Backend,
+    make_worker: MakeWorker,
+    make_request: MakeRequest,
+) -> None:
+    noting = NotingBackend(backend)
+    task = await users(store).submit(make_request(limits=limits))
+    await users(store).tell(task.id, "budget.granted", {"wall_clock_s": 5000})
+    await make_worker(*REPAIR, backend=noting).drain()
+    assert lifetime_s <= noting.lifetimes_s[0] <= lifetime_s + 600
 
 
 async def test_benchmarks_agent_reaches_no_place_that_has_the_answer_and_its_set_up_does(
