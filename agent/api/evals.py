@@ -26,9 +26,10 @@ from agent.api.tasks import check_problem
 from agent.errors import RepositoryError, SettingsError
 from agent.rate import Rate, rate
 from agent.store.base import TaskRecord
-from agent.store.evals import Evaluation
+from agent.store.evals import Evaluation, Submitted
+from agent.store.idempotency import Keyed
 from agent.telemetry import traceparent_of
-from agent.types import ModelOptions, Status, StopReason, TaskRequest, VerdictKind
+from agent.types import ModelOptions, Status, StopReason, TaskRequest, Usage, VerdictKind
 
 router = APIRouter(prefix="/v1", tags=["evals"])
 
@@ -119,20 +120,21 @@ async def submit_eval(request: Request, shared: Shared, idempotency_key: Idempot
     """Queue tasks in the background, all or none, and have them counted together."""
     new = await read_body(request, NewEval)
 
-    async def do() -> tuple[str, EvalView]:
+    async def do(keyed: Keyed[tuple[str, EvalView]] | None) -> tuple[str, EvalView]:
         project, subject = shared.principal.project_id, shared.principal.subject
         requests = await _tasks(shared, new)
         trace, telemetry = traceparent_of(request.headers), shared.telemetry
         with telemetry.submission(trace, "POST /v1/evals") if telemetry else nullcontext(trace) as within:
-            made, first = await shared.evals.submit(
+            submitted = await shared.evals.submit(
                 project,
                 new.name,
                 requests,
                 suite=new.suite,
                 created_by=subject,
                 trace=partial(telemetry.begin_trace, "eval", within) if telemetry and within else lambda: within,
+                keyed=keyed and keyed.of(_fresh),
             )
-        return first, await _view(shared, made.id)
+        return submitted[1][0].id, await _view(shared, submitted[0].id)
 
     return await once(shared, request, idempotency_key, do, location=lambda made: f"/v1/evals/{made.id}")
 
@@ -250,6 +252,18 @@ async def _view(shared: Context, eval_id: str) -> EvalView:
             f"The project has no evaluation {eval_id[:64]}.",
             remedy="GET /v1/evals lists its evaluations.",
         )
+    return _shown(found, await usage_of_eval(shared, eval_id))
+
+
+def _fresh(submitted: Submitted) -> tuple[str, EvalView]:
+    """The id of its first task, and an evaluation of which nothing has begun."""
+    _, records = submitted
+    num_runs = sum(len(record.runs) for record in records)
+    unused = UsageView(group={}, num_tasks=len(records), num_runs=num_runs, num_steps=0, usage=Usage(), cost=None)
+    return records[0].id, _shown(submitted, unused)
+
+
+def _shown(found: Submitted, usage: UsageView) -> EvalView:
     evaluation, records = found
     ended = all(record.status.terminal for record in records)
     finished = [record.finished_at for record in records if record.finished_at is not None]
@@ -257,7 +271,7 @@ async def _view(shared: Context, eval_id: str) -> EvalView:
         **evaluation.model_dump(),
         ended=ended,
         finished_at=max(finished, default=None) if ended else None,
-        report=_report(records, await usage_of_eval(shared, eval_id)),
+        report=_report(records, usage),
         tasks=tuple(map(_task, records)),
     )
 

@@ -29,6 +29,7 @@ from agent.integrations.github_objections import Objection, objected
 from agent.integrations.pull_requests import PullRequests
 from agent.integrations.remote import place_of
 from agent.store.base import TaskRecord
+from agent.store.idempotency import Keyed
 from agent.store.ids import new_id
 from agent.store.repos import Repo
 from agent.types import TaskRequest
@@ -85,8 +86,8 @@ async def hear_github(
         return _nothing()
     request.scope["state"]["principal"] = shared.principal  # For the audit log.
 
-    async def do() -> tuple[str, HookAnswer]:
-        answer = await _act(shared, work)
+    async def do(keyed: Keyed[tuple[str, HookAnswer]] | None) -> tuple[str, HookAnswer]:
+        answer = await _act(shared, work, keyed and keyed.of(lambda answer: (answer.task_id, answer)))
         return answer.task_id, answer
 
     # No caller's key can be this one, which has a space in it.
@@ -191,7 +192,7 @@ async def _task_of(shared: Context, repo: Repo, branch: str) -> TaskRecord | Non
     return task if task.request.repository == repo.name else None
 
 
-async def _act(shared: Context, work: _Work, *, hurried: bool = False) -> HookAnswer:
+async def _act(shared: Context, work: _Work, keyed: Keyed[HookAnswer] | None, *, hurried: bool = False) -> HookAnswer:
     """Tell the task that works on it, or submit one.
 
     Args:
@@ -201,26 +202,37 @@ async def _act(shared: Context, work: _Work, *, hurried: bool = False) -> HookAn
     found = await shared.tasks.list_tasks(repository=request.repository, labels=dict(request.labels), limit=1)
     last = found.tasks[0] if found.tasks else None
     if last is not None and not last.status.terminal:
-        return await _tell(shared, last.id, work.message)
+        return await _tell(shared, last.id, work.message, keyed)
     resolved = await resolve_repository(shared, request)
     key = None if hurried else f"github {request.labels[LABEL]} {last.id if last else 'first'}"
     try:
-        task = await shared.tasks.submit(resolved, created_by=shared.principal.subject, idempotency_key=key)
+        task = await shared.tasks.submit(
+            resolved,
+            created_by=shared.principal.subject,
+            idempotency_key=key,
+            keyed=keyed and keyed.of(lambda task: _answer(task.id)),
+        )
     except IdempotencyConflict:
-        return await _act(shared, work, hurried=True)
-    return HookAnswer(task_id=task.id, message_id=None)
+        return await _act(shared, work, keyed, hurried=True)
+    return _answer(task.id)
 
 
-async def _tell(shared: Context, task_id: str, text: str | None) -> HookAnswer:
+def _answer(task_id: str, message_id: str | None = None) -> HookAnswer:
+    return HookAnswer(task_id=task_id, message_id=message_id)
+
+
+async def _tell(shared: Context, task_id: str, text: str | None, keyed: Keyed[HookAnswer] | None) -> HookAnswer:
     """
     Raises:
         TaskOver: it ended meanwhile; delivered again, this makes a new one.
     """
     if text is None:
-        return HookAnswer(task_id=task_id, message_id=None)
+        return _answer(task_id)
     message = MessageAdded(message_id=new_id("msg"), text=text)
-    await shared.tasks.tell(task_id, "message.added", message.model_dump(mode="json"))
-    return HookAnswer(task_id=task_id, message_id=message.message_id)
+    answer = _answer(task_id, message.message_id)
+    body = message.model_dump(mode="json")
+    await shared.tasks.tell(task_id, "message.added", body, keyed=keyed and keyed.of(lambda event: answer))
+    return answer
 
 
 def _nothing() -> Response:

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 
 from agent.api.body import rejected
 from agent.api.context import Context
-from agent.api.schemas import Image, MediaType
-from agent.events import KeptImage, MessageAdded
+from agent.api.schemas import Image
+from agent.events import MediaType, MessageAdded
+from agent.store.artifacts import NewImage
 from agent.store.ids import new_id
 
 _WITH_PROBLEM = "This is what the problem looks like:"
@@ -27,7 +28,7 @@ def media_type_of(data: bytes) -> MediaType | None:
 
 def read_images(
     shared: Context, model: str, images: Sequence[Image], at: str = "/images", each: Sequence[str] | None = None
-) -> list[bytes]:
+) -> list[NewImage]:
     """
     Args:
         model: who would be shown them.
@@ -55,7 +56,7 @@ def read_images(
     return [_read(image, pointer) for image, pointer in zip(images, pointers, strict=True)]
 
 
-def _read(image: Image, pointer: str) -> bytes:
+def _read(image: Image, pointer: str) -> NewImage:
     remedy = "Send the whole file in base 64, and its own type."
     try:
         data = base64.b64decode(image.data, validate=True)
@@ -63,33 +64,21 @@ def _read(image: Image, pointer: str) -> bytes:
         raise rejected(pointer, f"Not base 64: {error}", remedy) from error
     if not _BEGINNINGS[image.media_type].match(data):
         raise rejected(pointer, f"It does not begin as {image.media_type} does", remedy)
-    return data
+    return NewImage(image.media_type, data)
 
 
-async def show_images(shared: Context, task_id: str, images: Sequence[Image], contents: Sequence[bytes]) -> None:
-    """Show the agent of a task that was just submitted what :func:`read_images` returned, with its problem."""
-    if not images:
-        return
-    message = MessageAdded(message_id=new_id("msg"), text=_WITH_PROBLEM)
-    kept = await keep_images(shared, task_id, message.message_id, images, contents)
-    body = message.model_copy(update={"images": kept}).model_dump(mode="json")
-    await shared.tasks.tell(task_id, "message.added", body)
+def with_problem(images: Sequence[NewImage]) -> MessageAdded | None:
+    """What the agent of a new task is shown with its problem."""
+    return MessageAdded(message_id=new_id("msg"), text=_WITH_PROBLEM) if images else None
 
 
-async def keep_images(
-    shared: Context, task_id: str, message_id: str, images: Sequence[Image], contents: Sequence[bytes]
-) -> tuple[KeptImage, ...]:
-    """Keep what :func:`read_images` returned, for a message that is about to be said.
+async def keep_images(shared: Context, task_id: str, message: MessageAdded, images: Sequence[NewImage]) -> MessageAdded:
+    """The message with what :func:`read_images` returned, for a task that it is about to be said to.
 
     Raises:
         UnknownTask: the task was deleted meanwhile.
     """
-    kept = shared.store.artifacts
-    assert kept is not None or not images, "read_images refuses them then"
-    found = []
-    for number, (image, data) in enumerate(zip(images, contents, strict=True)):
-        name = f"messages/{message_id}/{number}.{image.media_type.removeprefix('image/')}"
-        if kept is not None:
-            await kept.attach(shared.principal.project_id, task_id, name, data, image.media_type)
-        found.append(KeptImage(task_id=task_id, name=name, media_type=image.media_type))
-    return tuple(found)
+    if not images:
+        return message
+    assert shared.store.artifacts is not None, "read_images refuses them then"
+    return await shared.store.artifacts.enclose(shared.principal.project_id, task_id, message, images)

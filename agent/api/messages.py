@@ -14,6 +14,7 @@ from agent.api.problems import Problem
 from agent.api.schemas import MessageList, MessageState, MessageText, MessageView
 from agent.api.tasks import new_message
 from agent.events import MessageAdded, MessageTaken
+from agent.store.idempotency import Keyed
 from agent.types import Event
 
 router = APIRouter(prefix="/v1/tasks", tags=["messages"])
@@ -41,12 +42,14 @@ async def say(task_id: str, request: Request, shared: Shared, idempotency_key: I
     images = read_images(shared, task.request.model.name or shared.model_name, said.images)
     message = new_message(said.text, "/text", said.delivery)
 
-    async def do() -> tuple[str, MessageView]:
-        await _expect_run(shared, task_id, said.expected_run_id)
-        kept = await keep_images(shared, task_id, message.message_id, said.images, images)
-        body = message.model_copy(update={"images": kept}).model_dump(mode="json")
-        event = await shared.tasks.tell(task_id, "message.added", body)
+    def added(event: Event) -> tuple[str, MessageView]:
         return task_id, _view(event)
+
+    async def do(keyed: Keyed[tuple[str, MessageView]] | None) -> tuple[str, MessageView]:
+        await _expect_run(shared, task_id, said.expected_run_id)
+        whole = await keep_images(shared, task_id, message, images)
+        body = whole.model_dump(mode="json")
+        return added(await shared.tasks.tell(task_id, "message.added", body, keyed=keyed and keyed.of(added)))
 
     return await once(shared, request, idempotency_key, do)
 

@@ -13,7 +13,7 @@ from fastapi import Header, Request, Response
 from pydantic import BaseModel
 
 from agent.api.context import Context
-from agent.store.idempotency import Answer
+from agent.store.idempotency import Answer, Keyed
 
 IdempotencyKey = Annotated[
     str | None,
@@ -33,37 +33,41 @@ async def once(
     shared: Context,
     request: Request,
     key: str | None,
-    do: Callable[[], Awaitable[tuple[str, _T]]],
+    do: Callable[[Keyed[tuple[str, _T]] | None], Awaitable[tuple[str, _T]]],
     *,
     location: Callable[[_T], str] | None = None,
 ) -> Response:
     """202 with what ``do`` returns, or with what it returned when this request first came.
 
     Args:
-        do: does the request; returns the id of the task it is about, and the answer.
+        do: does the request; returns the id of the task it is about, and the answer. What it makes is made with the
+            answer that it hands over: as far as that can be known then.
         location: where the new thing is to be found.
     """
 
-    async def answer() -> Answer:
-        return _answer(*await do(), location)
+    def told(made: tuple[str, _T]) -> Answer:
+        return _answer(*made, location)
+
+    async def answer(keyed: Keyed[Answer] | None) -> Answer:
+        return told(await do(keyed and keyed.of(told)))
 
     given, is_replay = await first_answer(shared, request, key, answer)
     return _response(given, replay=is_replay)
 
 
 async def first_answer(
-    shared: Context, request: Request, key: str | None, do: Callable[[], Awaitable[Answer]]
+    shared: Context, request: Request, key: str | None, do: Callable[[Keyed[Answer] | None], Awaitable[Answer]]
 ) -> tuple[Answer, bool]:
     """What ``do`` answers, or what it answered when this request first came; and whether it is that."""
     if key is None:
-        return await do(), False
+        return await do(None), False
     project = shared.principal.project_id
     fingerprint = await _fingerprint(request)
     given = await shared.idempotency.begin(project, key, fingerprint)
     if given is not None:
         return given, True
     try:
-        answer = await do()
+        answer = await do(Keyed(key, lambda answer: answer))
     except BaseException:
         await shared.idempotency.forget(project, key)
         raise

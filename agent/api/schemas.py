@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from agent.config import Prices
-from agent.events import ApprovalDecided, ApprovalRequested, BudgetGranted, Restore, TaskUpdated
+from agent.events import ApprovalDecided, ApprovalRequested, BudgetGranted, MediaType, Restore, TaskUpdated
 from agent.mining import Mining
 from agent.store.accounts import Group
 from agent.store.artifacts import Artifact
@@ -263,9 +263,6 @@ class TaskChange(TaskUpdated):
     limits: BudgetGranted | None = Field(None, description="Higher limits; a wait for budget then ends.")
 
 
-MediaType = Literal["image/png", "image/jpeg", "image/webp"]
-
-
 MAX_IMAGES = 4
 """Of a message."""
 
@@ -314,6 +311,7 @@ class ForkPoint(_Told):
     message: Annotated[str, StringConstraints(min_length=1, max_length=100_000)] | None = Field(
         None, description="The agent reads it before it goes on, also where it had finished."
     )
+    images: Images = Field((), description="Of the message.")
     limits: Limits | None = Field(None, description="Of the new task; null: those that this one has by then.")
 
 

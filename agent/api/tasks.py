@@ -1,7 +1,7 @@
 """Submit, list, show, change and end tasks, and read what they changed."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from http import HTTPStatus
 from typing import Annotated, Any, Literal
@@ -15,7 +15,7 @@ from agent.api.body import described, read_body, rejected
 from agent.api.context import Context, Shared
 from agent.api.diff import changed_files
 from agent.api.etag import WITH_ETAG, IfMatch, check_unchanged, etag
-from agent.api.images import read_images, show_images
+from agent.api.images import read_images, with_problem
 from agent.api.log import whole_log
 from agent.api.once import IdempotencyKey, once
 from agent.api.problems import FieldError, Problem
@@ -39,7 +39,9 @@ from agent.errors import InvalidCursor, TaskOver
 from agent.events import MessageAdded
 from agent.inbox import Inbox
 from agent.mining import Mining, mining
+from agent.store.artifacts import NewImage
 from agent.store.base import USER_EVENTS, TaskRecord
+from agent.store.idempotency import Keyed
 from agent.store.ids import new_id
 from agent.store.retention import Retention
 from agent.telemetry import traceparent_of
@@ -66,9 +68,8 @@ async def submit(request: Request, shared: Shared, idempotency_key: IdempotencyK
     check_problem(task)
     images = read_images(shared, task.model.name or shared.model_name, new.images)
 
-    async def do() -> tuple[str, TaskView]:
-        record = await queue_task(shared, request.headers, task)
-        await show_images(shared, record.id, new.images, images)
+    async def do(keyed: Keyed[tuple[str, TaskView]] | None) -> tuple[str, TaskView]:
+        record = await queue_task(shared, request.headers, task, images, keyed=keyed and keyed.of(_fresh))
         return record.id, await view(shared, record)
 
     return await once(shared, request, idempotency_key, do, location=lambda task: f"/v1/tasks/{task.id}")
@@ -223,10 +224,20 @@ async def fork(task_id: str, request: Request, shared: Shared, idempotency_key: 
     what you say now."""
     point = await read_body(request, ForkPoint)
     message = None if point.message is None else new_message(point.message, "/message")
+    if point.images and message is None:
+        raise rejected("/images", "There is no message that they belong to", "Say in message what they show.")
+    model = (await shared.tasks.get(task_id)).request.model.name or shared.model_name
+    images = read_images(shared, model, point.images)
 
-    async def do() -> tuple[str, TaskView]:
-        subject, limits = shared.principal.subject, point.limits
-        record = await shared.tasks.fork(task_id, point.at_event, created_by=subject, message=message, limits=limits)
+    async def do(keyed: Keyed[tuple[str, TaskView]] | None) -> tuple[str, TaskView]:
+        record = await shared.tasks.fork(
+            task_id,
+            point.at_event,
+            created_by=shared.principal.subject,
+            message=message and await keep_images(shared, task_id, message, images),
+            limits=point.limits,
+            keyed=keyed and keyed.of(_fresh),
+        )
         return record.id, await view(shared, record)
 
     return await once(shared, request, idempotency_key, do, location=lambda task: f"/v1/tasks/{task.id}")
@@ -246,10 +257,19 @@ async def rewind(task_id: str, request: Request, shared: Shared) -> TaskView:
     return await view(shared, record)
 
 
-async def queue_task(shared: Context, headers: Mapping[str, str], task: TaskRequest) -> TaskRecord:
+async def queue_task(
+    shared: Context,
+    headers: Mapping[str, str],
+    task: TaskRequest,
+    images: Sequence[NewImage] = (),
+    *,
+    keyed: Keyed[TaskRecord] | None = None,
+) -> TaskRecord:
     """
     Args:
         headers: of the request, which may carry a trace.
+        images: shown to the agent with the problem.
+        keyed: the request, where its caller gave it a key.
 
     Raises:
         Problem: the repository or the commit cannot be used.
@@ -257,7 +277,19 @@ async def queue_task(shared: Context, headers: Mapping[str, str], task: TaskRequ
     resolved = await resolve_repository(shared, task)
     trace = traceparent_of(headers)
     with shared.telemetry.submission(trace) if shared.telemetry else nullcontext(trace) as within:
-        return await shared.tasks.submit(resolved, created_by=shared.principal.subject, traceparent=within)
+        return await shared.tasks.submit(
+            resolved,
+            created_by=shared.principal.subject,
+            traceparent=within,
+            message=with_problem(images),
+            images=images,
+            keyed=keyed,
+        )
+
+
+def _fresh(record: TaskRecord) -> tuple[str, TaskView]:
+    """A task in the moment in which it comes to be; its place in the queue is looked up later."""
+    return record.id, show(record)
 
 
 def new_message(text: str, pointer: str, delivery: Delivery = "steer") -> MessageAdded:

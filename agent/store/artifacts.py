@@ -5,17 +5,18 @@ and no task can reach another's; the names are rows, written under the run's lea
 """
 
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy import and_, delete, insert, select
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from agent.errors import LeaseLost, UnknownArtifact, UnknownTask
+from agent.events import KeptImage, MediaType, MessageAdded
 from agent.store.base import Claim
 from agent.store.blobs import Blobs
-from agent.store.database import Database, whole
+from agent.store.database import Database, Transaction, whole
 from agent.store.rows import owned_run, verify_owner
 from agent.store.tables import artifacts, runs
 
@@ -52,6 +53,14 @@ class Artifact(BaseModel):
     created_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class NewImage:
+    """One that comes with what a user says."""
+
+    media_type: MediaType
+    data: bytes
+
+
 class Artifacts:
     """On a database whose tables exist, and a storage."""
 
@@ -67,48 +76,43 @@ class Artifacts:
             LeaseLost: another worker owns the run, or it ended.
             StoreUnavailable: the database or the storage went away.
         """
-        data = data[:MAX_BYTES]
-        digest = hashlib.sha256(data).hexdigest()
+        data, project_id, task_id = data[:MAX_BYTES], claim.task.project_id, claim.task.id
         await self._verify(claim)
-        await self._blobs.put(_path(claim.task.project_id, claim.task.id, digest), data)
+        await self._blobs.put(_path(project_id, task_id, _digest(data)), data)
         async with self.database.writing() as transaction:
             await owned_run(transaction.db, claim.run_id, claim.generation)
-            artifact = Artifact(
-                name=name,
-                run_id=claim.run_id,
-                media_type=media_type,
-                size=len(data),
-                sha256=digest,
-                created_at=transaction.now,
-            )
-            await _write(transaction.db, claim.task.project_id, claim.task.id, artifact)
+            await _write(transaction, project_id, task_id, claim.run_id, name, data, media_type)
 
     @whole
-    async def attach(self, project_id: str, task_id: str, name: str, data: bytes, media_type: str) -> None:
-        """Keep what a user said to a task; the row names the newest attempt's run.
+    async def enclose(
+        self, project_id: str, task_id: str, message: MessageAdded, images: Sequence[NewImage]
+    ) -> MessageAdded:
+        """The message with the images, kept, for a task that it is about to be said to.
 
         Raises:
             UnknownTask: there is no such task.
             StoreUnavailable: the database or the storage went away.
         """
-        digest = hashlib.sha256(data).hexdigest()
-        await self._blobs.put(_path(project_id, task_id, digest), data)
-        async with self.database.writing() as transaction:
-            newest = select(runs.c.run_id).where(runs.c.task_id == task_id).order_by(runs.c.attempt.desc()).limit(1)
-            run_id = (await transaction.db.execute(newest)).scalar()
-            if run_id is not None:
-                artifact = Artifact(
-                    name=name,
-                    run_id=run_id,
-                    media_type=media_type,
-                    size=len(data),
-                    sha256=digest,
-                    created_at=transaction.now,
-                )
-                await _write(transaction.db, project_id, task_id, artifact)
-        if run_id is None:
+        message = await self.put_images(project_id, task_id, message, images)
+        try:
+            async with self.database.writing() as transaction:
+                await write_images(transaction, project_id, task_id, message, images)
+        except UnknownTask:
             await self.forget(project_id, task_id)
-            raise UnknownTask(f"no task {task_id}")
+            raise
+        return message
+
+    async def put_images(
+        self, project_id: str, task_id: str, message: MessageAdded, images: Sequence[NewImage]
+    ) -> MessageAdded:
+        """The message with the images, whose bytes are kept; :func:`write_images` makes them the task's."""
+        for image in images:
+            await self._blobs.put(_path(project_id, task_id, _digest(image.data)), image.data)
+        kept = (
+            KeptImage(task_id=task_id, name=_name(message, number, image), media_type=image.media_type)
+            for number, image in enumerate(images)
+        )
+        return message.model_copy(update={"images": tuple(kept)})
 
     @whole
     async def of_task(self, project_id: str, task_id: str) -> tuple[Artifact, ...]:
@@ -151,11 +155,46 @@ class Artifacts:
         verify_owner(row, claim.generation)
 
 
-async def _write(db: AsyncConnection, project_id: str, task_id: str, artifact: Artifact) -> None:
+async def write_images(
+    transaction: Transaction, project_id: str, task_id: str, message: MessageAdded, images: Sequence[NewImage]
+) -> None:
+    """Part of a transaction: the rows of images, which name the run of the newest attempt.
+
+    Raises:
+        UnknownTask: there is no such task.
+    """
+    newest = select(runs.c.run_id).where(runs.c.task_id == task_id).order_by(runs.c.attempt.desc()).limit(1)
+    run_id = (await transaction.db.execute(newest)).scalar()
+    if run_id is None:
+        raise UnknownTask(f"no task {task_id}")
+    for kept, image in zip(message.images, images, strict=True):
+        await _write(transaction, project_id, task_id, run_id, kept.name, image.data, image.media_type)
+
+
+async def _write(
+    transaction: Transaction, project_id: str, task_id: str, run_id: str, name: str, data: bytes, media_type: str
+) -> None:
     """In the place of one of the same name."""
-    earlier = delete(artifacts).where(artifacts.c.task_id == task_id, artifacts.c.name == artifact.name)
-    await db.execute(earlier)
-    await db.execute(insert(artifacts).values(project_id=project_id, task_id=task_id, **artifact.model_dump()))
+    artifact = Artifact(
+        name=name,
+        run_id=run_id,
+        media_type=media_type,
+        size=len(data),
+        sha256=_digest(data),
+        created_at=transaction.now,
+    )
+    earlier = delete(artifacts).where(artifacts.c.task_id == task_id, artifacts.c.name == name)
+    await transaction.db.execute(earlier)
+    values = {"project_id": project_id, "task_id": task_id, **artifact.model_dump()}
+    await transaction.db.execute(insert(artifacts).values(values))
+
+
+def _name(message: MessageAdded, number: int, image: NewImage) -> str:
+    return f"messages/{message.message_id}/{number}.{image.media_type.removeprefix('image/')}"
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _path(project_id: str, task_id: str, digest: str) -> str:

@@ -51,8 +51,9 @@ from agent.types import (
 )
 
 if TYPE_CHECKING:  # A client of the API needs the records, and no database.
-    from agent.store.artifacts import Artifacts
+    from agent.store.artifacts import Artifacts, NewImage
     from agent.store.database import Database
+    from agent.store.idempotency import Keyed
     from agent.store.identity import Identities
 
 USER_EVENTS: dict[str, frozenset[WaitingOn | Literal["paused"]]] = {
@@ -290,11 +291,17 @@ class ProjectStore(Protocol):
         created_by: str = "local",
         idempotency_key: str | None = None,
         traceparent: str | None = None,
+        message: MessageAdded | None = None,
+        images: "Sequence[NewImage]" = (),
+        keyed: "Keyed[TaskRecord] | None" = None,
     ) -> TaskRecord:
-        """Write a task down and queue its runs. The same key again gives the task there is.
+        """Write a task down with all that comes with it, and queue its runs. The same key again gives the same task.
 
         Args:
             traceparent: the trace of the caller that the work belongs to (W3C Trace Context).
+            message: the agent reads it before it begins.
+            images: of the message; only where artifacts are kept.
+            keyed: the request that this does; its answer is kept with the task.
 
         Raises:
             UnknownProject: there is no such project.
@@ -309,6 +316,7 @@ class ProjectStore(Protocol):
         created_by: str = "local",
         message: MessageAdded | None = None,
         limits: Limits | None = None,
+        keyed: "Keyed[TaskRecord] | None" = None,
     ) -> TaskRecord:
         """A new task that goes on from where the run of ``at_event`` was then: from its last complete step.
 
@@ -317,6 +325,7 @@ class ProjectStore(Protocol):
         Args:
             message: the agent reads it before it goes on, also where it had finished.
             limits: its own; None for those of the source, with what had been granted by then.
+            keyed: as in :meth:`submit`.
 
         Raises:
             UnknownTask: the project has no such task.
@@ -382,8 +391,18 @@ class ProjectStore(Protocol):
         Events of this process wake the caller at once, those of other processes within 0.3 s.
         """
 
-    async def tell(self, task_id: str, type: str, body: dict[str, Any]) -> Event:  # noqa: A002 - the field's name
+    async def tell(
+        self,
+        task_id: str,
+        type: str,  # noqa: A002 - the field's name
+        body: dict[str, Any],
+        *,
+        keyed: "Keyed[Event] | None" = None,
+    ) -> Event:
         """Write a word of the user, one of :data:`USER_EVENTS`. Runs whose wait it ends are queued again.
+
+        Args:
+            keyed: as in :meth:`submit`.
 
         Raises:
             UnknownTask: the project has no such task.

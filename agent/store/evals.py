@@ -6,9 +6,11 @@ from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import ColumnElement, RowMapping, and_, func, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from agent.store.base import TaskRecord
 from agent.store.database import Database, whole
+from agent.store.idempotency import Keyed, keep_answer
 from agent.store.ids import new_id
 from agent.store.rows import read_project, read_runs, task_record
 from agent.store.tables import evals, runs, tasks
@@ -31,6 +33,9 @@ class Evaluation(BaseModel):
     created_at: datetime
 
 
+Submitted = tuple[Evaluation, tuple[TaskRecord, ...]]
+
+
 class Evals:
     """Of all projects; every call names one."""
 
@@ -47,11 +52,13 @@ class Evals:
         suite: str | None,
         created_by: str,
         trace: Callable[[], str | None] = lambda: None,
-    ) -> tuple[Evaluation, str]:
-        """All of its tasks, or none; the evaluation, and the id of the first task.
+        keyed: Keyed[Submitted] | None = None,
+    ) -> Submitted:
+        """All of its tasks, or none; the evaluation and its tasks in their order.
 
         Args:
             trace: what the runs of a task are within, for each of them.
+            keyed: the request that this does; its answer is kept with the evaluation.
 
         Raises:
             UnknownProject: there is no such project.
@@ -70,7 +77,7 @@ class Evals:
                 "created_at": transaction.now,
             }
             await transaction.db.execute(insert(evals).values(values))
-            task_ids = [
+            for request in requests:
                 await submit_task(
                     transaction,
                     project_id,
@@ -79,10 +86,10 @@ class Evals:
                     eval_id=eval_id,
                     traceparent=trace(),
                 )
-                for request in requests
-            ]
-            row = (await transaction.db.execute(select(evals).where(evals.c.eval_id == eval_id))).mappings().one()
-            return _evaluation(row, {Status.QUEUED: len(task_ids)}), task_ids[0]
+            submitted = await _read(transaction.db, project_id, eval_id)
+            assert submitted is not None, eval_id
+            await keep_answer(transaction, project_id, keyed, submitted)
+            return submitted
 
     @whole
     async def all(
@@ -105,18 +112,10 @@ class Evals:
         return found, page[-1]["position"] if len(rows) > limit else None
 
     @whole
-    async def get(self, project_id: str, eval_id: str) -> tuple[Evaluation, tuple[TaskRecord, ...]] | None:
+    async def get(self, project_id: str, eval_id: str) -> Submitted | None:
         """An evaluation and its tasks in their order, without patches and without the output of evidence."""
-        query = select(tasks).where(tasks.c.eval_id == eval_id, tasks.c.project_id == project_id)
         async with self.database.reading() as db:
-            row = (await db.execute(select(evals).where(_its(project_id, eval_id)))).mappings().first()
-            if row is None:
-                return None
-            rows = (await db.execute(query.order_by(tasks.c.position))).mappings().all()
-            mine = select(tasks.c.task_id).where(tasks.c.eval_id == eval_id)
-            owned = await read_runs(db, runs.c.task_id.in_(mine), brief=True)
-        records = tuple(task_record(each, owned[each["task_id"]]) for each in rows)
-        return _evaluation(row, Counter(record.status for record in records)), records
+            return await _read(db, project_id, eval_id)
 
     @whole
     async def request_cancel(self, project_id: str, eval_id: str) -> None:
@@ -124,6 +123,18 @@ class Evals:
         async with self.database.writing() as transaction:
             change = update(evals).where(_its(project_id, eval_id)).values(cancel_requested=True)
             await transaction.db.execute(change)
+
+
+async def _read(db: AsyncConnection, project_id: str, eval_id: str) -> Submitted | None:
+    row = (await db.execute(select(evals).where(_its(project_id, eval_id)))).mappings().first()
+    if row is None:
+        return None
+    query = select(tasks).where(tasks.c.eval_id == eval_id, tasks.c.project_id == project_id)
+    rows = (await db.execute(query.order_by(tasks.c.position))).mappings().all()
+    mine = select(tasks.c.task_id).where(tasks.c.eval_id == eval_id)
+    owned = await read_runs(db, runs.c.task_id.in_(mine), brief=True)
+    records = tuple(task_record(each, owned[each["task_id"]]) for each in rows)
+    return _evaluation(row, Counter(record.status for record in records)), records
 
 
 def _its(project_id: str, eval_id: str) -> ColumnElement[bool]:

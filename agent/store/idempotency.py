@@ -1,14 +1,16 @@
 """Answers that were given under a caller's key, so that a request that is sent twice is done once."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Generic, TypeVar, final
 
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy import and_, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from agent.errors import IdempotencyConflict, RequestUnderWay
-from agent.store.database import Database, whole
+from agent.store.database import Database, Transaction, whole
 from agent.store.tables import idempotent_answers as answers
 
 _ABANDONED_AFTER = timedelta(minutes=2)
@@ -24,6 +26,29 @@ class Answer(BaseModel):
     status: int
     location: str | None
     body: str
+
+
+_Made = TypeVar("_Made")
+_Other = TypeVar("_Other")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Keyed(Generic[_Made]):
+    """The key that a request came with, and what to answer to it once something is made."""
+
+    key: str
+    answer: Callable[[_Made], Answer]
+
+    def of(self, made: Callable[[_Other], _Made]) -> "Keyed[_Other]":
+        """The same key, where it is something else that is made."""
+        return Keyed(self.key, lambda other: self.answer(made(other)))
+
+
+async def keep_answer(transaction: Transaction, project_id: str, keyed: Keyed[_Made] | None, made: _Made) -> None:
+    """Part of the transaction that makes something: whoever asks again is answered, whatever becomes of who made it."""
+    if keyed is not None:
+        await _keep(transaction, project_id, keyed.key, keyed.answer(made))
 
 
 class Idempotency:
@@ -58,7 +83,7 @@ class Idempotency:
     async def finish(self, project_id: str, key: str, answer: Answer) -> None:
         """Keep the answer for those who ask again."""
         async with self.database.writing() as transaction:
-            await transaction.db.execute(update(answers).where(_its(project_id, key)).values(answer.model_dump()))
+            await _keep(transaction, project_id, key, answer)
 
     @whole
     async def forget(self, project_id: str, key: str) -> None:
@@ -74,6 +99,10 @@ class Idempotency:
         if row is None or row["status"] is None:
             raise RequestUnderWay(f"the request with the key {key!r} is being answered now")
         return Answer.model_validate({name: row[name] for name in Answer.model_fields})
+
+
+async def _keep(transaction: Transaction, project_id: str, key: str, answer: Answer) -> None:
+    await transaction.db.execute(update(answers).where(_its(project_id, key)).values(answer.model_dump()))
 
 
 def _its(project_id: str, key: str) -> Any:

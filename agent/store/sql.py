@@ -51,7 +51,7 @@ class SqlStore:
         self._batches = Batches(database)
 
     def of(self, project_id: str, *, reasoning: bool = True) -> ProjectStore:
-        return SqlProjectStore(self.database, project_id, reasoning=reasoning)
+        return SqlProjectStore(self.database, project_id, self.artifacts, reasoning=reasoning)
 
     async def close(self) -> None:
         await self.database.close()

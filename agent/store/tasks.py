@@ -2,7 +2,8 @@
 
 import base64
 import binascii
-from collections.abc import Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
 
@@ -12,10 +13,12 @@ from sqlalchemy import ColumnElement, Text, and_, case, cast, insert, or_, selec
 from agent.errors import IdempotencyConflict, InvalidCursor, TaskNotOver, TaskOver, UnknownRun, UnknownTask
 from agent.events import MessageAdded, Restore
 from agent.inbox import Inbox
+from agent.store.artifacts import Artifacts, NewImage, write_images
 from agent.store.base import USER_EVENTS, QueuePosition, TaskPage, TaskRecord
 from agent.store.claims import position_of
 from agent.store.database import Database, Transaction, whole
 from agent.store.derive import advance
+from agent.store.idempotency import Keyed, keep_answer
 from agent.store.ids import new_id
 from agent.store.journal import derive_task, end_unbegun, requeue, write_event
 from agent.store.queue import AT_ONCE, due
@@ -30,10 +33,17 @@ from agent.types import Event, Limits, Priority, Status, TaskRequest, Usage
 class SqlProjectStore:
     """An :class:`~agent.store.base.ProjectStore`; ``Store.of`` makes them."""
 
-    def __init__(self, database: Database, project_id: str, *, reasoning: bool = True) -> None:
+    def __init__(
+        self, database: Database, project_id: str, kept: Artifacts | None = None, *, reasoning: bool = True
+    ) -> None:
+        """
+        Args:
+            kept: the artifacts; None where none are kept.
+        """
         self.database = database
         self.project_id = project_id
         self.reasoning = reasoning
+        self._kept = kept
 
     @whole
     async def submit(
@@ -43,23 +53,46 @@ class SqlProjectStore:
         created_by: str = "local",
         idempotency_key: str | None = None,
         traceparent: str | None = None,
+        message: MessageAdded | None = None,
+        images: Sequence[NewImage] = (),
+        keyed: Keyed[TaskRecord] | None = None,
     ) -> TaskRecord:
-        async with self.database.writing() as transaction:
+        task_id = new_id("task")
+        async with self._bytes_of(task_id, message, images) as message, self.database.writing() as transaction:
             # Two submissions with one key come one after the other.
             await read_project(transaction.db, self.project_id, lock=idempotency_key is not None)
-            if idempotency_key is not None:
-                known = await self._known(transaction, request, idempotency_key)
-                if known is not None:
-                    return known
-            task_id = await submit_task(
-                transaction,
-                self.project_id,
-                request,
-                created_by=created_by,
-                idempotency_key=idempotency_key,
-                traceparent=traceparent,
-            )
-            return await know_task(transaction.db, task_id)
+            task = await self._known(transaction, request, idempotency_key)
+            if task is None:
+                await submit_task(
+                    transaction,
+                    self.project_id,
+                    request,
+                    created_by=created_by,
+                    idempotency_key=idempotency_key,
+                    traceparent=traceparent,
+                    task_id=task_id,
+                )
+                if message is not None:
+                    await write_images(transaction, self.project_id, task_id, message, images)
+                    await write_event(transaction, task_id, "message.added", message.model_dump(mode="json"))
+                task = await know_task(transaction.db, task_id)
+            await keep_answer(transaction, self.project_id, keyed, task)
+            return task
+
+    @asynccontextmanager
+    async def _bytes_of(
+        self, task_id: str, message: MessageAdded | None, images: Sequence[NewImage]
+    ) -> AsyncIterator[MessageAdded | None]:
+        """The message with its images, whose bytes are kept before there is a task, and forgotten where none comes."""
+        if message is None or not images:
+            yield message
+            return
+        assert self._kept is not None, "images are refused where nothing keeps them"
+        try:
+            yield await self._kept.put_images(self.project_id, task_id, message, images)
+        except BaseException:
+            await self._kept.forget(self.project_id, task_id)
+            raise
 
     @whole
     async def fork(
@@ -70,6 +103,7 @@ class SqlProjectStore:
         created_by: str = "local",
         message: MessageAdded | None = None,
         limits: Limits | None = None,
+        keyed: Keyed[TaskRecord] | None = None,
     ) -> TaskRecord:
         async with self.database.writing() as transaction:
             await read_project(transaction.db, self.project_id)
@@ -79,7 +113,7 @@ class SqlProjectStore:
             if limits is None:
                 limits = Inbox(event for event in log if event.run_id is None).raised(source.request.limits)
             request = source.request.model_copy(update={"attempts": 1, "limits": limits})
-            forked = await _insert(transaction, self.project_id, request, {"created_by": created_by})
+            forked = await _insert(transaction, self.project_id, new_id("task"), request, {"created_by": created_by})
             await write_event(transaction, forked, "task.submitted", {"request": request.model_dump(mode="json")})
             run = (await know_task(transaction.db, forked)).runs[0]
             origin = {"task_id": task_id, "run_id": run_id, "at_event": at_event}
@@ -90,7 +124,9 @@ class SqlProjectStore:
             if message is not None:
                 await write_event(transaction, forked, "message.added", message.model_dump(mode="json"))
             await save_run(transaction.db, run)
-            return await know_task(transaction.db, forked)
+            task = await know_task(transaction.db, forked)
+            await keep_answer(transaction, self.project_id, keyed, task)
+            return task
 
     @whole
     async def rewind(
@@ -162,7 +198,14 @@ class SqlProjectStore:
             await changes.wait(changed, left_s)
 
     @whole
-    async def tell(self, task_id: str, type: str, body: dict[str, Any]) -> Event:  # noqa: A002
+    async def tell(
+        self,
+        task_id: str,
+        type: str,  # noqa: A002
+        body: dict[str, Any],
+        *,
+        keyed: Keyed[Event] | None = None,
+    ) -> Event:
         if type not in USER_EVENTS:
             raise ValueError(f"a user cannot say {type!r}")
         async with self.database.writing() as transaction:
@@ -176,6 +219,7 @@ class SqlProjectStore:
                 if run.status.parked and (run.waiting_on or "paused") in USER_EVENTS[type]:
                     await requeue(transaction, task_id, run, type)
             await derive_task(transaction, task_id)
+            await keep_answer(transaction, self.project_id, keyed, event)
             return event
 
     @whole
@@ -216,7 +260,9 @@ class SqlProjectStore:
             reason = f"the task waits on {task.waiting_on}" + (f": {detail}" if detail else "")
         return stands or QueuePosition(position=None, reason=reason)
 
-    async def _known(self, transaction: Transaction, request: TaskRequest, key: str) -> TaskRecord | None:
+    async def _known(self, transaction: Transaction, request: TaskRequest, key: str | None) -> TaskRecord | None:
+        if key is None:
+            return None
         where = and_(tasks.c.project_id == self.project_id, tasks.c.idempotency_key == key)
         task = await read_task(transaction.db, where)
         if task is not None and task.request != request:
@@ -268,14 +314,16 @@ async def submit_task(
     idempotency_key: str | None = None,
     eval_id: str | None = None,
     traceparent: str | None = None,
+    task_id: str | None = None,
 ) -> str:
     """Part of a transaction: write a task down and queue its runs; its id. Arguments are those of ``submit``.
 
     Args:
         eval_id: the evaluation it is part of.
+        task_id: of its own making where None.
     """
     columns = {"created_by": created_by, "idempotency_key": idempotency_key, "eval_id": eval_id}
-    task_id = await _insert(transaction, project_id, request, columns)
+    task_id = await _insert(transaction, project_id, task_id or new_id("task"), request, columns)
     body: dict[str, Any] = {"request": request.model_dump(mode="json")}
     if traceparent is not None:
         body["traceparent"] = traceparent
@@ -284,13 +332,13 @@ async def submit_task(
 
 
 async def _insert(
-    transaction: Transaction, project_id: str, request: TaskRequest, columns: Mapping[str, str | None]
+    transaction: Transaction, project_id: str, task_id: str, request: TaskRequest, columns: Mapping[str, str | None]
 ) -> str:
     """
     Args:
         columns: of the task's row; ``created_by`` and what else is known of it.
     """
-    task_id, now = new_id("task"), transaction.now
+    now = transaction.now
     values = {
         "task_id": task_id,
         "project_id": project_id,

@@ -15,14 +15,15 @@ from agent.api.completions.models import read_model
 from agent.api.completions.shapes import ChatMetadata, ChatRequest, ContentPart
 from agent.api.context import Context
 from agent.api.following import sequel
-from agent.api.images import keep_images, read_images, show_images
+from agent.api.images import keep_images, read_images
 from agent.api.problems import Problem
 from agent.api.schemas import MAX_IMAGE_CHARS, MAX_IMAGES, Image
 from agent.api.tasks import new_message, queue_task
 from agent.errors import TaskOver
 from agent.events import MessageAdded
 from agent.store.base import TaskRecord
-from agent.types import ProfileName, Said, TaskRequest
+from agent.store.idempotency import Keyed
+from agent.types import Event, ProfileName, Said, TaskRequest
 
 _NAMED = re.compile(r"\[Task (task_[0-9a-f]{32})\]\(")
 _DATA_URL = re.compile(r"data:(image/(?:png|jpeg|webp));base64,(.*)", re.DOTALL)
@@ -40,7 +41,9 @@ class Turn:
     """What a task that was not over was told; None where the task begins with it."""
 
 
-async def begin(shared: Context, headers: Mapping[str, str], asked: ChatRequest) -> Turn:
+async def begin(
+    shared: Context, headers: Mapping[str, str], asked: ChatRequest, keyed: Keyed[Turn] | None = None
+) -> Turn:
     """Tell the last message to the task of the conversation, or make a task of it.
 
     Raises:
@@ -55,8 +58,7 @@ async def begin(shared: Context, headers: Mapping[str, str], asked: ChatRequest)
     task = await _meant(shared, asked, profile, repository)
     if task is not None:
         message = new_message(text, _last(asked))
-        kept = await keep_images(shared, task.id, message.message_id, shown.images, images)
-        return await speak(shared, task, message.model_copy(update={"images": kept}))
+        return await speak(shared, task, await keep_images(shared, task.id, message, images), keyed)
     request = TaskRequest(
         repository=repository or await _only_repository(shared),
         base_commit=about.base_commit or "HEAD",
@@ -64,23 +66,36 @@ async def begin(shared: Context, headers: Mapping[str, str], asked: ChatRequest)
         conversation=_earlier(asked),
         profile=profile,
     )
-    record = await queue_task(shared, headers, request)
-    await show_images(shared, record.id, shown.images, images)
-    return Turn(record.id, record.last_seq)
+    return _turn(await queue_task(shared, headers, request, images, keyed=keyed and keyed.of(_turn)))
 
 
-async def speak(shared: Context, task: TaskRecord, message: MessageAdded) -> Turn:
+def _turn(task: TaskRecord) -> Turn:
+    """That a new task begins with."""
+    return Turn(task.id, task.last_seq)
+
+
+async def speak(shared: Context, task: TaskRecord, message: MessageAdded, keyed: Keyed[Turn] | None = None) -> Turn:
     """Tell a task something; one that is over goes on in a new one, with its files and its conversation."""
+
+    def told(event: Event) -> Turn:
+        return Turn(event.task_id, event.seq, message)
+
     if not task.status.terminal:
         try:
-            event = await shared.tasks.tell(task.id, "message.added", message.model_dump(mode="json"))
+            body = message.model_dump(mode="json")
+            return told(await shared.tasks.tell(task.id, "message.added", body, keyed=keyed and keyed.of(told)))
         except TaskOver:
             task = await shared.tasks.get(task.id)
-        else:
-            return Turn(task.id, event.seq, message)
     then, subject = await sequel(shared, task), shared.principal.subject
-    forked = await shared.tasks.fork(task.id, then.at_event, created_by=subject, message=message, limits=then.limits)
-    return Turn(forked.id, forked.last_seq)
+    forked = await shared.tasks.fork(
+        task.id,
+        then.at_event,
+        created_by=subject,
+        message=message,
+        limits=then.limits,
+        keyed=keyed and keyed.of(_turn),
+    )
+    return _turn(forked)
 
 
 async def _meant(

@@ -34,6 +34,7 @@ from agent.api.once import IdempotencyKey, first_answer
 from agent.api.problems import CHAT_PATHS, request_id
 from agent.api.web.session import address
 from agent.store.idempotency import Answer as Begun
+from agent.store.idempotency import Keyed
 
 router = APIRouter(prefix=CHAT_PATHS, tags=["chat"])
 
@@ -57,11 +58,8 @@ async def complete_chat(request: Request, shared: Shared, idempotency_key: Idemp
     agent works; else it comes when the task is over or needs you, or when the wait is over."""
     asked = await read_body(request, ChatRequest)
 
-    async def do() -> Begun:
-        turn = await begin(shared, request.headers, asked)
-        return Begun(
-            task_id=turn.task_id, status=HTTPStatus.OK, location=None, body=_TURN.dump_json(turn).decode("utf-8")
-        )
+    async def do(keyed: Keyed[Begun] | None) -> Begun:
+        return _begun(await begin(shared, request.headers, asked, keyed and keyed.of(_begun)))
 
     begun, is_replay = await first_answer(shared, request, idempotency_key, do)
     turn = _TURN.validate_json(begun.body)
@@ -79,6 +77,10 @@ async def complete_chat(request: Request, shared: Shared, idempotency_key: Idemp
     if is_replay:
         response.headers["Idempotent-Replay"] = "true"
     return response
+
+
+def _begun(turn: Turn) -> Begun:
+    return Begun(task_id=turn.task_id, status=HTTPStatus.OK, location=None, body=_TURN.dump_json(turn).decode("utf-8"))
 
 
 async def _whole(shared: Context, answer: Answer, name: dict[str, Any]) -> ChatCompletion:

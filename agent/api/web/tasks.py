@@ -13,7 +13,7 @@ from agent.api.auth import needs
 from agent.api.context import Context, Shared
 from agent.api.events import EventStream
 from agent.api.images import read_images as decoded
-from agent.api.images import show_images
+from agent.api.images import with_problem
 from agent.api.lasting import lasts
 from agent.api.problems import Problem
 from agent.api.repos import resolve_repository
@@ -32,6 +32,7 @@ from agent.api.web.html import Templates
 from agent.api.web.live import draw_entries, messages
 from agent.api.web.page import Html, page_router
 from agent.api.web.state import State, read_state
+from agent.store.artifacts import NewImage
 from agent.types import Status, TaskRequest
 
 router = page_router("tasks:read")
@@ -89,14 +90,15 @@ async def submit(request: Request, shared: Shared, html: Html) -> Response:
     form = await read_form(request)
     try:
         task, images = task_request(form), read_images(form)
-        contents = _contents(shared, task, images)
+        shown = _contents(shared, task, images)
         pinned = await resolve_repository(shared, task)
     except Rejected as rejected:
         return await _task_form(request, shared, html, form, rejected.errors, HTTPStatus.UNPROCESSABLE_ENTITY)
     except Problem as problem:
         return await _task_form(request, shared, html, form, {"repository": problem.detail}, problem.status)
-    record = await shared.tasks.submit(pinned, created_by=shared.principal.subject)
-    await show_images(shared, record.id, images, contents)
+    record = await shared.tasks.submit(
+        pinned, created_by=shared.principal.subject, message=with_problem(shown), images=shown
+    )
     return RedirectResponse(f"/tasks/{record.id}", HTTPStatus.SEE_OTHER)
 
 
@@ -174,7 +176,7 @@ async def _listing(shared: Context, status: Status | None, cursor: str | None) -
     return {"page": page, "status": status, "cursor": cursor, "seen": seen, "queue": queue, "statuses": statuses}
 
 
-def _contents(shared: Context, task: TaskRequest, images: Sequence[Image]) -> Sequence[bytes]:
+def _contents(shared: Context, task: TaskRequest, images: Sequence[Image]) -> Sequence[NewImage]:
     """
     Raises:
         Rejected

@@ -12,7 +12,8 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from agent.errors import LeaseLost, StoreError, StoreUnavailable, TaskNotOver, UnknownArtifact, UnknownTask
-from agent.store.artifacts import MAX_BYTES, Artifact, Artifacts
+from agent.events import MessageAdded
+from agent.store.artifacts import MAX_BYTES, Artifact, Artifacts, NewImage
 from agent.store.base import Claim, Project, RunResult
 from agent.store.export import Export
 from agent.store.open import open_store
@@ -25,6 +26,7 @@ pytestmark = pytest.mark.anyio
 
 REQUEST = TaskRequest(repository="/repository", problem_statement="Repair it.")
 BYTES = bytes(range(256)) * 5000
+MESSAGE = MessageAdded(message_id="m", text="It looks like this.")
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +103,7 @@ async def test_what_a_user_attaches_stands_beside_what_runs_leave_and_goes_with_
     async with open_store(url, clock=clock, artifacts=f"file://{tmp_path}/kept") as store:
         claim = await claimed(store)
         for data in (b"first", BYTES):
-            await kept(store).attach("default", claim.task.id, "messages/m/0.png", data, "image/png")
+            await kept(store).enclose("default", claim.task.id, MESSAGE, [NewImage("image/png", data)])
         (artifact,) = await kept(store).of_task("default", claim.task.id)
         assert (artifact.media_type, artifact.run_id, artifact.size) == ("image/png", claim.run_id, len(BYTES))
         assert await read(store, claim, artifact) == BYTES
@@ -109,7 +111,7 @@ async def test_what_a_user_attaches_stands_beside_what_runs_leave_and_goes_with_
         await finish(store, claim)
         await Retention(store.database, kept(store)).delete("default", claim.task.id)
         with pytest.raises(UnknownTask):
-            await kept(store).attach("default", claim.task.id, "messages/m/1.png", BYTES, "image/png")
+            await kept(store).enclose("default", claim.task.id, MESSAGE, [NewImage("image/png", BYTES)])
     assert [path for path in (tmp_path / "kept").rglob("*") if path.is_file()] == []
 
 
