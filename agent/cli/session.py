@@ -1,6 +1,7 @@
 """What a command does, to its end: on an event loop, and with a service where it needs one."""
 
 import gc
+import math
 import os
 import signal
 import sys
@@ -14,8 +15,11 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""What ends a command in order."""
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
+"""What ends a command in order, beside SIGINT, which is asyncio's own."""
+
+_DEAF_S = 5.0
+"""Longer than an end in order takes; who repeats it then means an end that hangs."""
 
 
 def with_client(server: str, work: "Callable[[Client], Awaitable[_T]]") -> _T:
@@ -38,14 +42,28 @@ def with_client(server: str, work: "Callable[[Client], Awaitable[_T]]") -> _T:
 
 
 async def _in_order(work: "Coroutine[Any, Any, _T]") -> _T:
-    """Whoever ends the process or closes its terminal has it end as Ctrl-C does."""
+    """Whoever ends the process or closes its terminal has it end as Ctrl-C does. Repeated at once, that is not heard:
+    an end that is interrupted leaves a terminal or a store behind as it should not be."""
     import asyncio
 
-    task = asyncio.current_task()
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
     assert task is not None
-    for number in set(ENDING) - {signal.SIGINT}:  # which asyncio itself does
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    return await work
+    heard_at = -math.inf
+
+    def end() -> None:
+        nonlocal heard_at
+        if loop.time() - heard_at > _DEAF_S:
+            heard_at = loop.time()
+            task.cancel()
+
+    for number in _ENDING:
+        loop.add_signal_handler(number, end)
+    try:
+        return await work
+    finally:
+        for number in _ENDING:
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)
 
 
 def complete(work: "Coroutine[Any, Any, _T]") -> _T:
@@ -65,5 +83,7 @@ def complete(work: "Coroutine[Any, Any, _T]") -> _T:
             raise Failure(ExitCode.FAILED, f"a program or a connection ended too early: {error}") from error
         raise
     finally:
+        for number in _ENDING:
+            signal.signal(number, signal.SIG_DFL)
         for begun in (in_order, work):  # Neither was, where Ctrl-C came first; Python would remark upon that.
             begun.close()

@@ -61,12 +61,16 @@ class Prompt:
         self._on_refusal = on_refusal
         self._question = ""
         self._answer: asyncio.Future[str] | None = None
-        self._editing: asyncio.Task[None] | None = None
 
     @property
     def question(self) -> str:
         """What the next line answers; empty where nothing is asked."""
         return self._question
+
+    @property
+    def whole(self) -> str:
+        """What stands in the line, with what was pasted."""
+        return self._pastes.unfold(self.buffer.text)
 
     async def pause(self) -> None:
         """Wait until the user is not in the middle of words: a key that was meant for these answers no question."""
@@ -155,18 +159,13 @@ class Prompt:
         def _(event: KeyPressEvent) -> None:
             buffer.insert_text(self._pastes.fold(event.data))
 
-        @keys.add("c-g", filter=shown)
-        def _(event: KeyPressEvent) -> None:
-            buffer.text = self._pastes.unfold(buffer.text)
-            self._editing = buffer.open_in_editor()
-
         return keys
 
     def _touch(self, _: Buffer) -> None:
         self._touched_at = time.monotonic()
 
     def _send(self, *, steer: bool) -> None:
-        text = self._pastes.unfold(self.buffer.text).strip()
+        text = self.whole.strip()
         if not text and not self._answer:
             return
         if len(text) > MAX_WORDS_CHARS:

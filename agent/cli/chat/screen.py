@@ -4,13 +4,12 @@ Nothing above those lines is ever drawn again, so scrolling, selecting and tmux 
 """
 
 import asyncio
-import subprocess
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from prompt_toolkit.application import Application, run_in_terminal
+from prompt_toolkit.application import Application
 from prompt_toolkit.filters import Condition, has_completions
 from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent, merge_key_bindings
@@ -28,6 +27,7 @@ from agent.cli.chat.lines import Lines, said, whole
 from agent.cli.chat.live import Live
 from agent.cli.chat.menu import Menu
 from agent.cli.chat.narration import Narration
+from agent.cli.chat.outside import Outside
 from agent.cli.chat.prompt import Prompt
 from agent.cli.chat.scrollback import Scrollback
 from agent.cli.chat.status import Status
@@ -84,6 +84,7 @@ class Screen(Audience):
             on_send=self._sent,
             on_refusal=self._say_briefly,
         )
+        self._outside = Outside()
         self._wake = asyncio.Event()
         self._left_at = self._escaped_at = 0.0
         self._later_tasks: set[asyncio.Task[None]] = set()
@@ -140,7 +141,7 @@ class Screen(Audience):
             serving = self._app.create_background_task(self._serve(begin))
 
         try:
-            await self._app.run_async(pre_run=start)
+            await self._to_its_end(asyncio.ensure_future(self._app.run_async(pre_run=start)))
         finally:
             if serving is not None:
                 serving.cancel()
@@ -170,14 +171,9 @@ class Screen(Audience):
         return await self._menu.choose(title, options, detail=detail)
 
     async def outside(self, command: Sequence[str], cwd: Path, text: str = "") -> int:
-        """Run a program that has the terminal for itself, such as a pager."""
-
-        def execute() -> int:
-            # The user's own shell, editor or pager: what they start themselves has their rights.
-            return subprocess.run(command, cwd=cwd, input=text or None, text=True, check=False).returncode
-
+        """Run a program that has the terminal for itself, such as a pager; it has the user's own rights."""
         await self._scrollback.written()
-        return await run_in_terminal(execute)
+        return await self._outside.run(command, cwd, text)
 
     async def submit(self, text: str, *, steer: bool) -> None:
         """Something the user typed and sent."""
@@ -258,6 +254,17 @@ class Screen(Audience):
         assert self._shown is not None, "not before run"
         return self._shown
 
+    async def _to_its_end(self, showing: asyncio.Task[None]) -> None:
+        """The application leaves the terminal as it found it once no other program has it, so whoever ends us ends
+        such a program first."""
+        try:
+            await asyncio.wait({showing})
+        finally:
+            self._outside.end()
+            showing.cancel()
+            await asyncio.wait({showing})
+        showing.result()
+
     async def _serve(self, begin: Callable[[], Awaitable[None]]) -> None:
         """Say what is in the queue, one after the other, for as long as the screen stands."""
         try:
@@ -288,6 +295,13 @@ class Screen(Audience):
         task = self._app.create_background_task(work)
         self._later_tasks.add(task)
         task.add_done_callback(self._later_tasks.discard)
+
+    async def _edit(self) -> None:
+        text = await self._outside.edit(self._prompt.whole, self._conversation.history.root)
+        if text is None:
+            self._say_briefly("the editor failed, or there is none; EDITOR names one")
+        else:
+            self._prompt.put(text)
 
     def _sent(self, text: str, steer: bool) -> None:
         self._later(self.submit(text, steer=steer))
@@ -374,8 +388,13 @@ class Screen(Audience):
             self._escape()
 
         @keys.add("c-c")
+        @keys.add("<sigint>", filter=Condition(lambda: not self._outside.busy))
         def _(event: KeyPressEvent) -> None:
             self._interrupt_or_leave()
+
+        @keys.add("c-g", filter=typing)
+        def _(event: KeyPressEvent) -> None:
+            self._later(self._edit())
 
         @keys.add("c-d", filter=typing)
         def _(event: KeyPressEvent) -> None:

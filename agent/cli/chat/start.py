@@ -1,7 +1,7 @@
 """Begins or resumes a conversation: everything that is built for it is built here."""
 
 import asyncio
-import signal
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -27,7 +27,6 @@ from agent.cli.chat.setting import Asked, Folder, open_endpoint, open_setting
 from agent.cli.chat.typed_ahead import TypedAhead
 from agent.cli.failure import ExitCode, Failure
 from agent.cli.home import home
-from agent.cli.session import ENDING
 from agent.cli.settings import Settings, Trust, load, speaks
 from agent.cli.terminal import one_line, open_terminal, printable
 from agent.errors import GitError, StoreError
@@ -64,9 +63,9 @@ async def chat(options: ChatOptions, environment: Mapping[str, str]) -> None:
     typed = TypedAhead()
     place = home(environment)
     conversations = place / "conversations"
-    folder = _folder(options, conversations, typed)
+    folder = await _folder(options, conversations, typed)
     root = _root_of(folder, options)
-    trusted = _trusted(root, Trust(place), typed)
+    trusted = await _trusted(root, Trust(place), typed)
     settings = load(environment, root if trusted else None).settings
     async with AsyncExitStack() as stack:
         asked = Asked(options.model_url, options.model, sandboxed=not options.no_sandbox)
@@ -156,9 +155,9 @@ def _say_goodbye(conversation: Conversation, next_folder: Path | None) -> None:
         print(f"To go on: mimo --resume {conversation.id}")  # noqa: T201
 
 
-def _folder(options: ChatOptions, conversations: Path, typed: TypedAhead) -> Path:
+async def _folder(options: ChatOptions, conversations: Path, typed: TypedAhead) -> Path:
     if options.resume == "list":
-        return _pick(list_conversations(conversations), typed)
+        return await _pick(list_conversations(conversations), typed)
     if options.resume is not None:
         if "/" in options.resume or not (conversations / options.resume / "journal.jsonl").is_file():
             raise Failure(ExitCode.USAGE, f"there is no conversation {options.resume}", "mimo --resume list shows them")
@@ -171,14 +170,14 @@ def _folder(options: ChatOptions, conversations: Path, typed: TypedAhead) -> Pat
     return new_folder(conversations)
 
 
-def _pick(known: list[Listed], typed: TypedAhead) -> Path:
+async def _pick(known: list[Listed], typed: TypedAhead) -> Path:
     if not known:
         raise Failure(ExitCode.USAGE, "there is no conversation to resume", "begin one: mimo")
     terminal = open_terminal()
     for number, listed in enumerate(known[:9], start=1):
         title = one_line(listed.title, max(terminal.err.width - 40, 20))
         terminal.note(f"{number}. {title}  ({when(listed)}, {listed.root})")
-    answer = _ask("Which? ", typed)
+    answer = await _ask("Which? ", typed)
     if not answer.isdecimal() or not 1 <= int(answer) <= min(len(known), 9):
         raise Failure(ExitCode.USAGE, "no conversation was chosen")
     return known[int(answer) - 1].folder
@@ -198,7 +197,7 @@ def _root_of(folder: Path, options: ChatOptions) -> Path:
     return root
 
 
-def _trusted(root: Path, trust: Trust, typed: TypedAhead) -> bool:
+async def _trusted(root: Path, trust: Trust, typed: TypedAhead) -> bool:
     """Whether the folder's own files may speak; asked once."""
     if not speaks(root):
         return False
@@ -209,21 +208,27 @@ def _trusted(root: Path, trust: Trust, typed: TypedAhead) -> bool:
             f"{root} has instructions for agents (AGENTS.md, .mimo or .agents). They can make the agent do "
             "things, and name programs that it starts."
         )
-        known = _ask("Do you trust this folder? [y/N] ", typed).lower() in ("y", "yes")
+        answer = await _ask("Do you trust this folder? [y/N] ", typed)
+        known = answer.lower() in ("y", "yes")
         trust.decide(root, known)
     return known
 
 
-def _ask(question: str, typed: TypedAhead) -> str:
+async def _ask(question: str, typed: TypedAhead) -> str:
     """What was typed before the question is no answer to it."""
     typed.take()
-    # The event loop stands still meanwhile, and with it what it does at these signals.
-    before = {number: signal.signal(number, signal.default_int_handler) for number in ENDING}
+    print(question, end="", flush=True)  # noqa: T201
+    loop, typing, answered = asyncio.get_running_loop(), sys.stdin.fileno(), asyncio.Event()
+    # Not input(): it misses a signal that comes just before it reads.
+    loop.add_reader(typing, answered.set)
     try:
-        return input(question).strip()
-    except (EOFError, KeyboardInterrupt) as error:
-        open_terminal().note("")  # The cursor stands behind the question.
-        raise Failure(ExitCode.INTERRUPTED, "no answer was given") from error
+        await answered.wait()
+        line = os.read(typing, 65_536)
+    except asyncio.CancelledError:
+        line = b""
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        loop.remove_reader(typing)
+    if not line:
+        open_terminal().note("")  # The cursor stands behind the question.
+        raise Failure(ExitCode.INTERRUPTED, "no answer was given")
+    return line.decode("utf-8", "replace").strip()

@@ -286,6 +286,30 @@ def test_a_conversation_is_resumed_from_the_list(start: Start) -> None:
     terminal.see("said before")
 
 
+@pytest.mark.parametrize("keys", [("!echo begun; exec sleep 600", ENTER), ("a word", CTRL_G)])
+def test_a_conversation_that_is_told_to_end_ends_what_has_the_terminal(
+    start: Start, tmp_path: Path, keys: Sequence[str]
+) -> None:
+    editor = tmp_path / "editor"
+    editor.write_text("#!/bin/sh\necho begun; exec sleep 600\n")
+    editor.chmod(0o700)
+    terminal = start(in_order(), VISUAL=str(editor))
+    before = terminal.settings
+    ready(terminal).type(*keys)
+    terminal.see("\nbegun")
+    terminal.send(signal.SIGTERM)
+    assert terminal.ended() == 130
+    assert terminal.settings == before
+
+
+def test_an_interrupt_from_elsewhere_is_as_that_of_the_keyboard(start: Start) -> None:
+    terminal = ready(start(in_order()))
+    terminal.type("begun")
+    terminal.see("> begun")
+    terminal.send(signal.SIGINT)
+    terminal.see_no_more("> begun")
+
+
 def test_what_was_written_in_the_editor_is_sent(start: Start, tmp_path: Path) -> None:
     editor = tmp_path / "editor"
     editor.write_text('#!/bin/sh\nprintf "%s and more" "$(cat "$1")" > "$1"\n')
