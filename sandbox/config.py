@@ -34,6 +34,18 @@ class LocalSettings(BaseModel):
         description="Folder for the sockets by which sandboxes are reached; must be the service's own, and the next "
         "service's that shall take them over. Empty: one in the folder for temporary files.",
     )
+    maker: Literal["own", "bubblewrap"] = Field(
+        "own",
+        description="Who makes a sandbox's namespaces. `own`: this service. `bubblewrap`: that program, for machines "
+        "where it may make user namespaces and others may not.",
+    )
+    bubblewrap: Path | None = Field(None, description="bwrap, for the maker of that name. Empty: the one in PATH.")
+    oldest_bubblewrap: str = Field(
+        "0.12.0",
+        pattern=r"^\d+\.\d+\.\d+$",
+        description="Older ones are refused: before 0.12.0, paths that it makes could lead out of the sandbox "
+        "(CVE-2026-87766). Name the version of a distribution's own that has the repair, such as 0.9.0, at your word.",
+    )
 
 
 class DockerSettings(BaseModel):

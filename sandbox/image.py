@@ -26,6 +26,7 @@ def blueprint(
     host_uid: int,
     program: Path,
     folder: Path,
+    bubblewrap: Path | None = None,
     tree: Path | None = None,
     way_out: Path | None = None,
 ) -> Blueprint:
@@ -33,6 +34,7 @@ def blueprint(
 
     Args:
         folder: of the sandbox's sockets.
+        bubblewrap: the program that makes it; None where we do.
         tree: the image's root; None for ``host``.
         way_out: a socket that leads out of the sandbox.
 
@@ -46,6 +48,7 @@ def blueprint(
     return Blueprint(
         root_mode=root_mode,
         host_uid=host_uid,
+        bubblewrap=str(bubblewrap or ""),
         program=str(program),
         tree=str(tree or ""),
         binds=binds,

@@ -123,7 +123,8 @@ async def _sandbox(name: str, settings: SandboxSettings) -> str:
         raise _Trouble(str(error)) from error
     if not isinstance(outcome, Exited) or outcome.output != b"works\n":
         raise _Trouble(f"a command did not run: {outcome}")
-    return "a command ran in it"
+    maker = ", made by bubblewrap" if name == "local" and settings.local.maker == "bubblewrap" else ""
+    return f"a command ran in it{maker}"
 
 
 async def _model(settings: ModelSettings | None) -> AsyncIterator[Finding]:

@@ -1,14 +1,16 @@
 """Sandboxes on this machine, made of Linux namespaces without any container engine.
 
-What holds a sandbox is described in ``sandbox/local/namespaces.py``, who watches over it in
-``sandbox/local/holder.py``; what runs in it is asked of sandboxd, over a socket where only this user comes. Either all
-of it stands or :class:`SandboxUnavailable` says what is missing; nothing ever runs with less.
+What holds a sandbox is described in ``sandbox/local/namespaces.py``, how bubblewrap makes the same in
+``sandbox/local/bubblewrap.py``, who watches over it in ``sandbox/local/holder.py``; what runs in it is asked of
+sandboxd, over a socket where only this user comes. Either all of it stands or :class:`SandboxUnavailable` says what is
+missing; nothing ever runs with less.
 
 A sandbox that nobody wants any more ends as a container does: it is closed, or its lease is over.
 """
 
 import asyncio
 import contextlib
+import logging
 import os
 import secrets
 import socket
@@ -23,7 +25,7 @@ from sandbox.egress import Door, Egress, variables
 from sandbox.errors import SandboxError, SandboxLost, SandboxUnavailable
 from sandbox.images.store import ImageStore, StoredImage
 from sandbox.inventory import Found, Handle
-from sandbox.local import folder
+from sandbox.local import bubblewrap_program, folder
 from sandbox.local.blueprint import MAX_MESSAGE, Blueprint, Verdict
 from sandbox.local.folder import END, Folder
 from sandbox.private_folder import private_folder
@@ -33,6 +35,7 @@ from sandbox.wire.dial import unix
 from sandbox.wire.link import Health
 from sandbox.wire.machine import Machine
 
+_log = logging.getLogger(__name__)
 _MAKING_S = 60.0
 _CLOSE_PATIENCE_S = 30.0
 _NUM_HOST_UIDS = 1_000_000
@@ -40,33 +43,40 @@ _NURSE = """
 import sys
 from pathlib import Path
 sys.path.append(sys.argv[1])
-from sandbox.local.holder import main
-main(int(sys.argv[2]), sys.argv[3] == "root", tuple(map(Path, sys.argv[4:])))
+from sandbox.local.holder import Way, main
+main(int(sys.argv[2]), Way("root" in sys.argv[3], "bubblewrap" in sys.argv[3], tuple(map(Path, sys.argv[4:]))))
 """
+
+
+_CAPABILITIES = frozenset(
+    {
+        Capability.BOUNDED_FILES,
+        Capability.CHECKPOINTS,
+        Capability.HOST,
+        Capability.NO_DEVICE,
+        Capability.ONE_DISK,
+        Capability.OWN_GROUPS,
+        Capability.OWN_USERS,
+        Capability.PLAIN_ROOT,
+        Capability.PROXY,
+        Capability.IMAGES,
+        Capability.REATTACH,
+    }
+)
 
 
 class LocalBackend:
     """Starts sandboxes on this machine."""
 
     name = "local"
-    capabilities = frozenset(
-        {
-            Capability.BOUNDED_FILES,
-            Capability.CHECKPOINTS,
-            Capability.HOST,
-            Capability.NO_DEVICE,
-            Capability.ONE_DISK,
-            Capability.OWN_GROUPS,
-            Capability.OWN_USERS,
-            Capability.PLAIN_ROOT,
-            Capability.PROXY,
-            Capability.IMAGES,
-            Capability.REATTACH,
-        }
-    )
 
     def __init__(self, settings: SandboxSettings) -> None:
+        self.capabilities = _CAPABILITIES
+        if settings.local.maker == "bubblewrap" and not _as_superuser(settings):
+            self.capabilities -= {Capability.BOUNDED_FILES, Capability.ONE_DISK}
         self._settings = settings
+        self._bubblewrap: Path | None = None
+        self._told: Verdict | None = None
         self._images = ImageStore(settings.image_folder())
         self._program: Path | None = None
         self._nurseries: dict[bool, _Nursery] = {}
@@ -77,14 +87,29 @@ class LocalBackend:
     async def acquire(self, spec: SandboxSpec) -> "LocalSandbox":
         if spec.network is NetworkMode.INTERNET:
             raise SandboxUnavailable("local sandboxes have no network 'internet'; allow hosts by name with 'proxy'")
-        wanted = self._settings.namespaces
-        made = await self._make(spec, root_mode=wanted == "root" or (wanted == "auto" and os.geteuid() == 0))
-        if isinstance(made, Verdict) and wanted == "auto" and os.geteuid() == 0:
+        own = self._settings.local.maker == "own"
+        if not own and self._bubblewrap is None:
+            self._bubblewrap = await asyncio.to_thread(bubblewrap_program.find, self._settings.local)
+        if not own and os.geteuid() == 0 and not _as_superuser(self._settings):
+            raise SandboxUnavailable(
+                "made by bubblewrap without privilege, a sandbox would be the superuser who runs this service; run it "
+                "as another user, or take sandbox.namespaces = 'root'"
+            )
+        made = await self._make(spec, root_mode=_as_superuser(self._settings))
+        if isinstance(made, Verdict) and own and self._settings.namespaces == "auto" and os.geteuid() == 0:
             # The superuser of a container often is one in name only.
             first, made = made, await self._make(spec, root_mode=False)
             made = first if isinstance(made, Verdict) else made
         if isinstance(made, Verdict):
             raise SandboxUnavailable(_remedy(made))
+        if (held := made.evidence) and held != self._told:
+            self._told = held
+            _log.info(
+                "action=hold_sandboxes namespaces=%r memory=%r processes=%r",
+                held.namespaces,
+                held.memory,
+                held.processes,
+            )
         return self._have(made)
 
     async def attach(self, handle: Handle, spec: SandboxSpec, term: int = 0) -> "LocalSandbox":
@@ -133,6 +158,7 @@ class LocalBackend:
                 host_uid=self._settings.first_host_uid + secrets.randbelow(_NUM_HOST_UIDS),
                 program=self._program,
                 folder=place.path,
+                bubblewrap=self._bubblewrap,
                 tree=None if found is None else found.tree,
                 way_out=None if door is None else door.socket,
             )
@@ -186,10 +212,18 @@ class LocalBackend:
             nursery = None
         try:
             if nursery is None:
-                nursery = self._nurseries[root_mode] = _Nursery(root_mode, self._settings.cgroup_parents)
+                nursery = self._nurseries[root_mode] = _Nursery(
+                    ("bubblewrap-" if self._bubblewrap else "") + ("root" if root_mode else "user"),
+                    self._settings.cgroup_parents,
+                )
             return nursery.hire(*listening)
         except OSError as error:
             raise SandboxUnavailable(f"this machine has no room for another sandbox: {error}") from error
+
+
+def _as_superuser(settings: SandboxSettings) -> bool:
+    """Whether sandboxes are made by the superuser, onto a user that nobody is."""
+    return settings.namespaces == "root" or (settings.namespaces == "auto" and os.geteuid() == 0)
 
 
 class LocalSandbox(Machine):
@@ -269,14 +303,14 @@ async def _have_built(plan: Blueprint, line: socket.socket) -> Verdict:
 class _Nursery:
     """The process that forks sandboxes; see ``sandbox/local/holder.py``."""
 
-    def __init__(self, root_mode: bool, cgroup_parents: tuple[Path, ...]) -> None:
+    def __init__(self, way: str, cgroup_parents: tuple[Path, ...]) -> None:
         self._control, theirs = socket.socketpair()
         with theirs:
             # A terminal's Ctrl-C is for the service, which then closes its sandboxes in order: hence a new session.
             self._process = subprocess.Popen(
                 [
                     *(sys.executable, "-I", "-S", "-c", _NURSE, str(Path(__file__).parents[2])),
-                    *(str(theirs.fileno()), "root" if root_mode else "user", *map(str, cgroup_parents)),
+                    *(str(theirs.fileno()), way, *map(str, cgroup_parents)),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -312,7 +346,10 @@ def _remedy(failed: Verdict) -> str:
 _REMEDIES = {
     "user and PID namespace": "allow unprivileged user namespaces (sysctl user.max_user_namespaces above 0; on Ubuntu "
     "also kernel.apparmor_restrict_unprivileged_userns=0 or a profile; in a container, a seccomp profile that lets "
-    "unshare through), or run the service as root",
+    "unshare through), run the service as root, or, where bubblewrap may make them, take "
+    "sandbox.local.maker = 'bubblewrap'",
+    "bubblewrap": "let bubblewrap make user namespaces (on Ubuntu by its AppArmor profile), and see that this user may "
+    "read what sandboxes see",
     "namespaces": "allow namespaces (in a container: run it with CAP_SYS_ADMIN and without a seccomp profile that "
     "refuses unshare and mount)",
     "control group": "see that the control groups of the settings (sandbox.cgroup_parents) may be written",

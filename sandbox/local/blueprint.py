@@ -14,6 +14,8 @@ class Blueprint:
     root_mode: bool
     """Made by the superuser, onto ``host_uid``; otherwise onto the user the service runs as."""
     host_uid: int
+    bubblewrap: str
+    """The program that makes the machine, on the host; "" where we make it ourselves."""
     program: str
     """sandboxd, on the host."""
     tree: str
@@ -54,7 +56,8 @@ class Verdict:
     step: str = ""
     detail: str = ""
     namespaces: str = ""
-    """What holds the sandbox, for operators to read: ``root`` or ``user``, and what bounds memory and processes."""
+    """What holds the sandbox, for operators to read: ``root`` or ``user``, behind ``bubblewrap`` where that made it,
+    and what bounds memory and processes."""
     memory: str = ""
     processes: str = ""
 

@@ -20,21 +20,28 @@ from sandbox import linux, rooted
 from sandbox.local.blueprint import Blueprint
 
 UID = 1000
-_GROUND = "/tmp"  # noqa: S108  # covered by a new file system of our own before anything is made in it
-ROOT = _GROUND + "/root"
+GROUND = "/tmp"  # noqa: S108
+"""Covered by a new file system of our own before anything is made in it."""
+ROOT = GROUND + "/root"
 """Where the new root is while it is being built."""
 WRITABLE = {"/workspace": "workspace", "/tmp": "tmp", "/var/tmp": "tmp", "/home/sandbox": "home", "/dev/shm": "shm"}  # noqa: S108
 """Folders that commands may write, and where each is kept on the one file system whose size is bounded."""
-_DEVICE_LINKS = {
+DEVICE_LINKS = {
     "fd": "/proc/self/fd",
     "stdin": "/proc/self/fd/0",
     "stdout": "/proc/self/fd/1",
     "stderr": "/proc/self/fd/2",
 }
+EMPTY = ("/proc", "/run", "/root", "/mnt")
+"""Folders that every root has; what an image has in them is seen."""
 DEVICES = ("null", "zero", "full", "random", "urandom")
 HIDDEN_FILES = ("kcore", "keys", "key-users", "sysrq-trigger", "timer_list", "kpagecount", "kpageflags", "kmsg", "mtrr")
 READ_ONLY_FOLDERS = ("sys", "bus", "fs", "irq", "acpi", "scsi", "pressure")
-_SEALED = linux.MOUNT_ATTR_RDONLY | linux.MOUNT_ATTR_NOSUID
+SEALED = linux.MOUNT_ATTR_RDONLY | linux.MOUNT_ATTR_NOSUID
+DISK = GROUND + "/disk"
+"""Where the one file system for all :data:`WRITABLE` folders is meanwhile."""
+STICKY = ("tmp", "shm")
+"""Those of its folders that have the mode of ``/tmp``."""
 
 
 class SetupFailed(Exception):
@@ -72,7 +79,7 @@ def enter(plan: Blueprint, map_user: Callable[[], None], kept: Sequence[str]) ->
     Returns a descriptor for each of the host's files and folders in ``kept``: read-only, and not leading out of it.
     """
     with step("root file system"):
-        brought = [linux.clone_tree(path, _SEALED | linux.MOUNT_ATTR_NODEV, recursive=False) for path in kept]
+        brought = [linux.clone_tree(path, SEALED | linux.MOUNT_ATTR_NODEV, recursive=False) for path in kept]
         root = _build_root(plan)
     with step("proc"):
         _mount_proc(root)
@@ -104,14 +111,14 @@ def _raise_loopback() -> None:
 def _build_root(plan: Blueprint) -> int:
     """Gives the new root, open. It is at :data:`ROOT`."""
     # Sources are opened before the new root hides any of them.
-    trees = {place: linux.clone_tree(real, _SEALED | linux.MOUNT_ATTR_NODEV) for place, real in plan.binds.items()}
-    devices = {name: linux.clone_tree(f"/dev/{name}", _SEALED) for name in DEVICES}
-    image = linux.clone_tree(plan.tree, _SEALED | linux.MOUNT_ATTR_NODEV, recursive=False) if plan.tree else None
-    _mount_memory(_GROUND, "mode=0755,size=8m")
-    for name in ("root", "disk", "lower", "upper", "work"):
-        Path(_GROUND, name).mkdir()
+    trees = {place: linux.clone_tree(real, SEALED | linux.MOUNT_ATTR_NODEV) for place, real in plan.binds.items()}
+    devices = {name: linux.clone_tree(f"/dev/{name}", SEALED) for name in DEVICES}
+    image = linux.clone_tree(plan.tree, SEALED | linux.MOUNT_ATTR_NODEV, recursive=False) if plan.tree else None
+    mount_memory(GROUND, "mode=0755,size=8m")
+    for name in ("root", "lower", "upper", "work"):
+        Path(GROUND, name).mkdir()
     if image is None:
-        _mount_memory(ROOT, "mode=0755,size=8m")
+        mount_memory(ROOT, "mode=0755,size=8m")
     else:
         with step("image"):
             _mount_overlay(plan, image)
@@ -126,47 +133,52 @@ def _build_root(plan: Blueprint) -> int:
     for place, tree in sorted(trees.items()):
         is_folder = os.path.isdir(tree)  # noqa: PTH112  # a descriptor
         linux.attach_tree(tree, (rooted.folder_in if is_folder else rooted.file_in)(root, place))
-    for name in ("/proc", "/run", "/root", "/mnt"):
+    for name in EMPTY:
         os.close(rooted.folder_in(root, name))
-    linux.set_mount_attributes(root, _SEALED | linux.MOUNT_ATTR_NODEV, ROOT, recursive=False)
+    linux.set_mount_attributes(root, SEALED | linux.MOUNT_ATTR_NODEV, ROOT, recursive=False)
     return root
 
 
 def _mount_overlay(plan: Blueprint, image: int) -> None:
     """The image, and over it what every sandbox has; nothing of it is changed."""
-    linux.attach_tree(image, os.open(f"{_GROUND}/lower", os.O_PATH))
-    options = ",".join(f"{kind}dir={_GROUND}/{kind}" for kind in ("lower", "upper", "work"))
+    linux.attach_tree(image, os.open(f"{GROUND}/lower", os.O_PATH))
+    options = ",".join(f"{kind}dir={GROUND}/{kind}" for kind in ("lower", "upper", "work"))
     options += "" if plan.root_mode else ",userxattr"
     linux.mount("overlay", ROOT, "overlay", linux.MS_NOSUID | linux.MS_NODEV, options)
 
 
 def _make_devices(root: int, devices: dict[str, int]) -> None:
     folder = rooted.folder_in(root, "/dev")
-    _mount_memory(_path_of(folder), "mode=0755,size=64k")
+    mount_memory(_path_of(folder), "mode=0755,size=64k")
     os.close(folder)
-    for name, points_to in _DEVICE_LINKS.items():
+    for name, points_to in DEVICE_LINKS.items():
         _link(root, f"/dev/{name}", points_to)
     for name, tree in devices.items():
         linux.attach_tree(tree, rooted.file_in(root, f"/dev/{name}"))
     os.close(rooted.folder_in(root, "/dev/shm"))  # noqa: S108  # in the sandbox
     folder = rooted.folder_in(root, "/dev")
-    linux.set_mount_attributes(folder, _SEALED | linux.MOUNT_ATTR_NODEV, "/dev", recursive=False)
+    linux.set_mount_attributes(folder, SEALED | linux.MOUNT_ATTR_NODEV, "/dev", recursive=False)
     os.close(folder)
 
 
 def _mount_disk(plan: Blueprint, root: int) -> None:
-    """One file system of bounded size for all that commands may write."""
-    disk = Path(_GROUND, "disk")
+    make_disk(plan)
+    for place, name in WRITABLE.items():
+        tree = linux.clone_tree(f"{DISK}/{name}", linux.MOUNT_ATTR_NOSUID | linux.MOUNT_ATTR_NODEV)
+        linux.attach_tree(tree, rooted.folder_in(root, place))
+
+
+def make_disk(plan: Blueprint) -> None:
+    """One file system of bounded size for all that commands may write, at :data:`DISK`."""
+    disk = Path(DISK)
+    disk.mkdir()
     inodes = max(65_536, plan.disk_bytes // 4096)
-    _mount_memory(str(disk), f"mode=0755,size={plan.disk_bytes},nr_inodes={inodes}")
+    mount_memory(DISK, f"mode=0755,size={plan.disk_bytes},nr_inodes={inodes}")
     for name in dict.fromkeys(WRITABLE.values()):
         (disk / name).mkdir()
-        (disk / name).chmod(0o1777 if name in ("tmp", "shm") else 0o755)
+        (disk / name).chmod(0o1777 if name in STICKY else 0o755)
         if plan.root_mode:
             os.chown(disk / name, plan.host_uid, plan.host_uid)
-    for place, name in WRITABLE.items():
-        tree = linux.clone_tree(str(disk / name), linux.MOUNT_ATTR_NOSUID | linux.MOUNT_ATTR_NODEV)
-        linux.attach_tree(tree, rooted.folder_in(root, place))
 
 
 def _mount_proc(root: int) -> None:
@@ -185,10 +197,10 @@ def _cover(root: int, place: str, source: str) -> None:
     """Where this kernel has ``place``, put a read-only view of ``source`` over it."""
     with contextlib.suppress(FileNotFoundError):
         target = linux.open_in_root(root, place, os.O_PATH)
-        linux.attach_tree(linux.clone_tree(source, _SEALED, recursive=False), target)
+        linux.attach_tree(linux.clone_tree(source, SEALED, recursive=False), target)
 
 
-def _mount_memory(target: str, options: str) -> None:
+def mount_memory(target: str, options: str) -> None:
     linux.mount("tmpfs", target, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, options)
 
 

@@ -65,6 +65,7 @@ func serve(arguments []string) error {
 	inherited := flags.Int("listener", -1, "descriptor of a socket that listens already")
 	processes := flags.Uint64("processes", 0, "processes and threads that this process's user may have; 0: no bound of ours")
 	group := flags.Int("memory", -1, "inherited folder of the control group that bounds memory")
+	ready := flags.Int("ready", -1, "inherited descriptor that gets one byte, and is closed, when it serves")
 	spill := flags.String("spill", os.TempDir(), "folder for output that does not fit into memory")
 	unclaimed := flags.Duration("unclaimed", 10*time.Minute, "end where nobody has set a key by then")
 	shell := flags.String("shell", "", "shell of commands; empty: bash, or else sh")
@@ -110,7 +111,20 @@ func serve(arguments []string) error {
 	if err != nil {
 		return err
 	}
+	if err := tellReady(*ready); err != nil {
+		return err
+	}
 	return daemon.serve(listener)
+}
+
+// tellReady lets whoever started this program know that it listens, behind its filter.
+func tellReady(fd int) error {
+	if fd < 0 {
+		return nil
+	}
+	defer syscall.Close(fd)
+	_, err := syscall.Write(fd, []byte{'r'})
+	return err
 }
 
 func (d *daemon) letOut(socket string, lent bool) error {

@@ -20,6 +20,7 @@ from sandbox.errors import ImageMismatch, UnknownImage
 from sandbox.images.store import ImageStore
 from sandbox.types import Backend, Command, Exited, SandboxSpec
 from tests.conformance.sandbox import dockerd
+from tests.conformance.sandbox.makers import made_by
 from tests.unit.test_sandbox_images import in_tar, saved
 
 pytestmark = pytest.mark.anyio
@@ -49,11 +50,15 @@ def _programs(*names: str) -> bytes:
     return out.getvalue()
 
 
-@pytest.fixture(params=["root", "user"] if os.geteuid() == 0 else ["user"])
+@pytest.fixture(params=["root", "user", "bubblewrap"] if os.geteuid() == 0 else ["user", "bubblewrap"])
 async def backend(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Backend]:
     store = ImageStore(tmp_path / "images")
     store.add(in_tar(saved(_programs("sh", "cat", "id", "ls", "touch")), tmp_path))
-    backend = open_backend("local", SandboxSettings(namespaces=request.param, images=tmp_path / "images"))
+    if request.param == "bubblewrap":
+        settings = SandboxSettings(local=made_by("bubblewrap"), images=tmp_path / "images")
+    else:
+        settings = SandboxSettings(namespaces=request.param, images=tmp_path / "images")
+    backend = open_backend("local", settings)
     yield backend
     await backend.close()
 

@@ -16,11 +16,12 @@ from sandbox.config import LocalSettings, SandboxSettings
 from sandbox.errors import SandboxLost, SandboxUnavailable
 from sandbox.local.backend import LocalBackend
 from sandbox.types import Backend, Command, Exited, OomKilled, Resources, SandboxSpec, TimedOut
+from tests.conformance.sandbox.makers import MAKERS, made_by
 
 pytestmark = pytest.mark.anyio
 
 SERVICE = """
-import asyncio, sys
+import asyncio, json, sys
 from sandbox.backends import open_backend
 from sandbox.config import SandboxSettings
 from sandbox.errors import SandboxUnavailable
@@ -28,7 +29,7 @@ from sandbox.local.backend import LocalBackend
 from sandbox.types import Command, SandboxSpec
 
 async def main():
-    backend = open_backend("local", SandboxSettings(local={"lease_s": 1}))
+    backend = open_backend("local", SandboxSettings(local=json.loads(sys.argv[2])))
     try:
         sandbox = await backend.acquire(SandboxSpec())
     except SandboxUnavailable as error:
@@ -44,9 +45,14 @@ asyncio.run(main())
 """
 
 
+@pytest.fixture(params=MAKERS)
+def maker(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture
-async def backend() -> AsyncIterator[Backend]:
-    backend = open_backend("local", SandboxSettings())
+async def backend(maker: str) -> AsyncIterator[Backend]:
+    backend = open_backend("local", SandboxSettings(local=made_by(maker)))
     yield backend
     await backend.close()
 
@@ -66,7 +72,7 @@ def _running(marker: str) -> list[int]:
 
 
 def _soon(happened: Callable[[], object]) -> bool:
-    give_up = time.monotonic() + 20
+    give_up = time.monotonic() + 60
     while not happened():
         if time.monotonic() > give_up:
             return False
@@ -74,10 +80,11 @@ def _soon(happened: Callable[[], object]) -> bool:
     return True
 
 
-def test_one_lease_after_a_service_was_killed_nothing_of_its_sandboxes_is_left() -> None:
+def test_one_lease_after_a_service_was_killed_nothing_of_its_sandboxes_is_left(maker: str) -> None:
     marker = str(4_000_000 + os.getpid())
     line = f"(setsid sleep {marker} &) ; sleep {marker}"
-    with subprocess.Popen([sys.executable, "-c", SERVICE, line], stdout=subprocess.PIPE) as service:
+    command = [sys.executable, "-c", SERVICE, line, made_by(maker, lease_s=1).model_dump_json()]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as service:
         assert _soon(lambda: len(_running(marker)) == 2)
         before = _leftovers()
         service.send_signal(signal.SIGKILL)
@@ -109,8 +116,8 @@ async def test_a_sandbox_whose_first_process_is_killed_is_lost_in_mid_command(ba
     await sandbox.close()
 
 
-async def test_what_a_killed_holder_left_the_next_service_removes(tmp_path: Path) -> None:
-    settings = SandboxSettings(local=LocalSettings(sockets=tmp_path / "sockets"))
+async def test_what_a_killed_holder_left_the_next_service_removes(maker: str, tmp_path: Path) -> None:
+    settings = SandboxSettings(local=made_by(maker, sockets=tmp_path / "sockets"))
     first, second = LocalBackend(settings), LocalBackend(settings)
     marker = str(2_000_000 + os.getpid())
     sandbox = await first.acquire(SandboxSpec())
@@ -152,6 +159,7 @@ async def test_a_holder_that_died_before_it_was_needed_is_replaced(backend: Back
     first = await backend.acquire(SandboxSpec())
     marker = str(8_000_000 + os.getpid())
     await first.exec(Command(f"nohup sleep {marker} > /dev/null 2>&1 &", "a", 10))
+    assert await asyncio.to_thread(_soon, lambda: _running(marker))
     [sleeper] = _running(marker)
     _, holder, nursery, *_ = _ancestors(sleeper)
     [spare] = {*_children(nursery)} - {holder}
@@ -162,8 +170,10 @@ async def test_a_holder_that_died_before_it_was_needed_is_replaced(backend: Back
         assert isinstance(await sandbox.exec(Command("true", "b", 10)), Exited)
 
 
-async def test_without_a_control_group_memory_and_processes_are_bounded_all_the_same(tmp_path: Path) -> None:
-    backend = LocalBackend(SandboxSettings(cgroup_parents=(tmp_path / "none",)))
+async def test_without_a_control_group_memory_and_processes_are_bounded_all_the_same(
+    maker: str, tmp_path: Path
+) -> None:
+    backend = LocalBackend(SandboxSettings(local=made_by(maker), cgroup_parents=(tmp_path / "none",)))
     try:
         sandbox = await backend.acquire(SandboxSpec(resources=Resources(memory_mib=192, processes=32, disk_mib=16)))
         assert sandbox.evidence is not None
@@ -196,12 +206,14 @@ async def test_nothing_is_left_of_a_sandbox_that_is_closed(backend: Backend) -> 
     assert _leftovers() <= before
 
 
-async def test_a_python_below_a_writable_folder_is_seen_read_only_and_is_no_part_of_a_tree(tmp_path: Path) -> None:
+async def test_a_python_below_a_writable_folder_is_seen_read_only_and_is_no_part_of_a_tree(
+    maker: str, tmp_path: Path
+) -> None:
     tool = tmp_path / "python" / "bin" / "tool"
     tool.parent.mkdir(parents=True)
     tool.write_text("#!/bin/sh\necho ran\n")
     tool.chmod(0o755)
-    backend = open_backend("local", SandboxSettings(python_prefixes=(tmp_path / "python",)))
+    backend = open_backend("local", SandboxSettings(local=made_by(maker), python_prefixes=(tmp_path / "python",)))
     try:
         sandbox = await backend.acquire(SandboxSpec())
         outcome = await sandbox.exec(Command(f"tool; echo x >> {tool}; rm -f {tool}; tool", "a", 10))
@@ -224,32 +236,45 @@ def test_an_unknown_backend_is_answered_with_those_there_are() -> None:
 
 def test_a_superuser_in_name_only_gets_sandboxes_without_privilege() -> None:
     """As in a container: user id 0, of a user namespace that has no other users."""
-    told = _in_user_namespace("")
+    told = _in_user_namespace("", LocalSettings(), "--map-root-user")
     assert told == "namespaces: user\n"
 
 
-def test_a_kernel_that_allows_no_namespaces_is_no_reason_to_go_without() -> None:
-    told = _in_user_namespace("echo 0 > /proc/sys/user/max_user_namespaces;")
+def test_an_ordinary_user_gets_sandboxes_of_bubblewrap_without_privilege(tmp_path: Path) -> None:
+    local = made_by("bubblewrap", sockets=tmp_path / "sockets")
+    told = _in_user_namespace("", local, "--map-user=12345", "--map-group=12345")
+    assert told == "namespaces: bubblewrap, user\n"
+
+
+def test_a_superuser_in_name_only_gets_none_of_bubblewrap_for_they_would_be_he() -> None:
+    told = _in_user_namespace("", made_by("bubblewrap"), "--map-root-user")
+    assert told.startswith("unavailable: this machine does not let us make a sandbox (bubblewrap: ")
+
+
+def test_a_kernel_that_allows_no_namespaces_is_no_reason_to_go_without(maker: str) -> None:
+    told = _in_user_namespace("echo 0 > /proc/sys/user/max_user_namespaces;", made_by(maker), "--map-root-user")
     assert told.startswith("unavailable: this machine does not let us make a sandbox (")
-    assert "user.max_user_namespaces" in told
+    assert "user.max_user_namespaces" in told or maker == "bubblewrap"
     assert "--sandbox docker" in told
 
 
-def _in_user_namespace(preparation: str) -> str:
+def _in_user_namespace(preparation: str, local: LocalSettings, *who: str) -> str:
     line = f'{preparation} exec "$0" "$@"'
-    command = ["unshare", "--user", "--map-root-user", "bash", "-c", line, sys.executable, "-c", SERVICE, "true"]
-    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=60).stdout
+    service = [sys.executable, "-c", SERVICE, "true", local.model_dump_json()]
+    command = ["unshare", "--user", *who, "bash", "-c", line, *service]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=120).stdout
 
 
 def _ancestors(pid: int) -> list[int]:
-    """Parent, grandparent, ...: first process, holder, nursery, service."""
+    """Parent, grandparent, ...: first process, holder, nursery, service; not bubblewrap, where it is between."""
     chain = []
     while pid > 1:
         try:
             pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+            if Path(f"/proc/{pid}/comm").read_text() != "bwrap\n":
+                chain.append(pid)
         except FileNotFoundError:
             break
-        chain.append(pid)
     return chain
 
 

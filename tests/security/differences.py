@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-LOCAL = ("local-root", "local-user")
+LOCAL = ("local-root", "local-user", "local-bubblewrap")
 CONTAINERS = ("docker", "kubernetes")
 
 

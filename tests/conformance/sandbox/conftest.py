@@ -15,6 +15,7 @@ from sandbox.backends import open_backend
 from sandbox.config import DockerSettings, EgressSettings, KubernetesSettings, SandboxSettings
 from sandbox.types import Backend, Capability, Command, Outcome, Resources, Sandbox, SandboxSpec
 from tests.conformance.sandbox import dockerd, pods
+from tests.conformance.sandbox.makers import made_by
 from tests.conformance.sandbox.names import PUBLIC, Names, served
 
 _request_numbers = itertools.count()
@@ -24,7 +25,7 @@ SMALL = SandboxSpec(resources=Resources(memory_mib=192, processes=64, disk_mib=4
 def _backends() -> list[str]:
     # Only the superuser can make namespaces in both ways.
     local = ["local-root", "local-user"] if os.geteuid() == 0 else ["local-user"]
-    return [*local, "docker", "kubernetes"]
+    return [*local, "local-bubblewrap", "docker", "kubernetes"]
 
 
 BACKENDS = _backends()
@@ -44,6 +45,8 @@ async def backend(request: pytest.FixtureRequest, egress: EgressSettings) -> Asy
     elif name == "kubernetes":
         kept = request.getfixturevalue("claimed_pods" if way == "claims" else "fenced_pods")
         settings = SandboxSettings(kubernetes=kept, egress=egress)
+    elif way == "bubblewrap":
+        settings = SandboxSettings(local=made_by(way), egress=egress)
     else:
         settings = SandboxSettings(namespaces=way, egress=egress)
     backend = open_backend(name, settings)

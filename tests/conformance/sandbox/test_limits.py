@@ -84,7 +84,8 @@ async def test_files_without_end_are_an_error_of_the_command_that_makes_them(run
         assert b"No space left on device" in outcome.output, outcome
         assert await say("rm -r many; echo room > file; cat file") == "room\n"
     else:
-        assert isinstance(outcome, OomKilled), outcome
+        # Without a control group, the kernel's own bound may be met first.
+        assert isinstance(outcome, OomKilled) or b"No space left on device" in outcome.output, outcome
         assert await say("echo alive") == "alive\n"
 
 
