@@ -85,7 +85,8 @@ class ChatTokenizer:
 
     def encode_text(self, text: str) -> list[int]:
         """Token ids of text in which markers mean nothing."""
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        # The library's call for several texts lets other threads go on meanwhile; that for one does not.
+        return self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
 
     def decode(self, ids: Sequence[int]) -> list[Span]:
         """Spans of sampled ids: neighbouring text is joined, bytes that are no UTF-8 become U+FFFD."""

@@ -1,5 +1,7 @@
 """Markers are tokens where the template wrote them and text everywhere else; decoding loses nothing."""
 
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,24 @@ def test_any_text_decodes_to_itself_and_no_piece_cuts_a_code_point(text: str) ->
     pieces = [span.text for token_id in SPECIAL.encode_text(text) for span in stream.push(token_id)]
     assert not stream.finish()
     assert "".join(pieces) == text
+
+
+def test_other_threads_go_on_while_a_long_text_is_encoded() -> None:
+    begun, ended = threading.Event(), threading.Event()
+
+    def encode() -> None:
+        begun.set()
+        SPECIAL.encode_text("1234567890" * 200_000)
+        ended.set()
+
+    thread = threading.Thread(target=encode)
+    thread.start()
+    begun.wait()
+    for _ in range(5):
+        time.sleep(0)  # lets the thread go on, which then does not give the interpreter back where it keeps it
+        time.sleep(0.001)
+    assert not ended.is_set()
+    thread.join()
 
 
 def test_broken_bytes_become_replacement_characters_before_the_next_marker() -> None:
