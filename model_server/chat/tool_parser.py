@@ -108,16 +108,19 @@ def typed_value(text: str, schema: JsonObject, root: JsonObject) -> tuple[Any, b
     return text, False
 
 
-def allowed_kinds(schema: object, root: JsonObject, depth: int = 0) -> Iterator[str]:
+def allowed_kinds(schema: object, root: JsonObject, followed: set[str] | None = None) -> Iterator[str]:
     """The types a schema allows, in its order; none where it does not say.
 
-    ``depth`` ends references that lead back to themselves.
+    A reference is followed once: ``followed`` holds those that were, and those that many places name, or that lead
+    back to themselves, take no time.
     """
-    if not isinstance(schema, Mapping) or depth > 8:
+    followed = set() if followed is None else followed
+    if not isinstance(schema, Mapping):
         return
     reference = schema.get("$ref")
-    if isinstance(reference, str):
-        yield from allowed_kinds(_resolve(reference, root), root, depth + 1)
+    if isinstance(reference, str) and reference not in followed:
+        followed.add(reference)
+        yield from allowed_kinds(_resolve(reference, root), root, followed)
     kind = schema.get("type")
     if isinstance(kind, str):
         yield kind
@@ -126,7 +129,7 @@ def allowed_kinds(schema: object, root: JsonObject, depth: int = 0) -> Iterator[
     for union in ("anyOf", "oneOf", "allOf"):
         choices = schema.get(union)
         for choice in choices if isinstance(choices, list | tuple) else ():
-            yield from allowed_kinds(choice, root, depth + 1)
+            yield from allowed_kinds(choice, root, followed)
 
 
 def _written_arguments(text: str, position: int, schema: JsonObject | None) -> tuple[dict[str, str], int] | None:

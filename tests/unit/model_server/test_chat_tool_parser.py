@@ -129,6 +129,16 @@ def test_references_into_the_schema_are_followed_and_a_circle_ends() -> None:
     assert json.loads(turn.calls[0].arguments) == {"v": 3, "w": "x"}
 
 
+def test_references_that_many_places_name_are_followed_once() -> None:
+    function = tool("f", v={"$ref": "#/$defs/0"})
+    function["function"]["parameters"]["$defs"] = {
+        str(level): {"anyOf": [{"$ref": f"#/$defs/{level + 1}"}] * 1000} for level in range(20)
+    } | {"20": {"type": "integer"}}
+    text = "<function=f><parameter=v>3</parameter></function>"
+    turn = parse_turn(block(text), [function], enable_thinking=False)
+    assert json.loads(turn.calls[0].arguments) == {"v": 3}
+
+
 def test_an_unknown_function_is_still_a_call_with_text_values() -> None:
     text = "\n<function=nope>\n<parameter=a>1</parameter>\n<parameter=b>2</parameter>\n</function>\n"
     turn = parse_turn(block(text), [BASH], enable_thinking=False)
