@@ -240,7 +240,7 @@ def _text(schema: JsonObject, param: str) -> str:
     longest = schema.get("maxLength")
     if longest is None:
         return "/(?s:.*)/"
-    if not isinstance(longest, int) or longest < 0:
+    if type(longest) is not int or longest < 0:
         raise GrammarError("maxLength must be a whole number", param)
     return f"/(?s:.{{0,{longest}}})/"
 
@@ -250,9 +250,9 @@ def _literal(text: str) -> str:
 
 
 def _reason(error: str) -> str:
-    """The library's message without its place in a grammar that the caller never saw."""
+    """The library's message without its state, and its place in a grammar that the caller never saw."""
     message = re.sub(r"^(at )?\d+\(\d+\): (failed to compile JSON schema: )?", "", error)
-    reason = " ".join(re.split(r"\n +\d+ \| ", message)[0].split())
+    reason = " ".join(re.split(r"\n +\d+ \| |<state>", message)[0].split())
     return reason if len(reason) <= _REASON_CHARS else reason[:_REASON_CHARS] + "..."
 
 

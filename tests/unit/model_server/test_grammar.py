@@ -197,6 +197,15 @@ def test_a_token_that_may_not_come_is_refused() -> None:
         state.accept(TOKENIZER.encode_text("x")[0])
 
 
+def test_a_form_that_grows_too_complex_is_refused_for_that_and_nothing_of_the_librarys_state() -> None:
+    choices = [{"type": "object", "properties": {f"k{index}": {}}, "required": [f"k{index}"]} for index in range(3000)]
+    state = COMPILER.turn(enable_thinking=False, answer={"anyOf": choices}).start()
+    with pytest.raises(UnfollowableGrammar) as stuck:
+        state.accept(TOKENIZER.encode_text("{")[0])
+    assert "max is 2000" in str(stuck.value)
+    assert "state" not in str(stuck.value)
+
+
 @pytest.mark.parametrize(
     ("schema", "reason"),
     [
