@@ -140,14 +140,15 @@ class _Service:
         """How long a conversation would be."""
         chat = parse_countable(await self._body(request))
         self._check_model(chat.model)
-        return {"input_tokens": len(await anyio.to_thread.run_sync(encode_prompt, chat, self._tokenizer))}
+        ids = await anyio.to_thread.run_sync(encode_prompt, chat, self._tokenizer, self._context_length)
+        return {"input_tokens": len(ids)}
 
     async def _answered(self, request: Request, chat: ChatRequest, answer: Answer) -> Response:
         self._check_model(chat.model)
         # A long conversation takes a while to encode; other streams go on meanwhile.
         salt = self._access.salt(chat.cache_salt)
         session = None if chat.session_id is None else (salt, chat.session_id)
-        spans = await anyio.to_thread.run_sync(prompt_spans, chat)
+        spans = await anyio.to_thread.run_sync(prompt_spans, chat, self._tokenizer, self._context_length)
         prompt_ids = await anyio.to_thread.run_sync(self._transcripts.encode, session, spans)
         grammar = await anyio.to_thread.run_sync(turn_grammar, chat, self._grammars)
         sampling = replace(
@@ -237,7 +238,7 @@ class _Service:
 
     def _encoded(self, asked: CompletionRequest) -> list[tuple[int, ...]]:
         return [
-            encode_text(prompt, self._tokenizer, "prompt")
+            encode_text(prompt, self._tokenizer, self._context_length)
             if isinstance(prompt, str)
             else check_ids(prompt, self._tokenizer, "prompt")
             for prompt in asked.prompts
@@ -249,8 +250,7 @@ class _Service:
         return "".join(span.text for span in self._tokenizer.decode(prompt))
 
     def _sampling(self, fields: SamplingFields, prompt_ids: Sequence[int], num_logprobs: int | None) -> SamplingParams:
-        context_length = self._engine.stats().context_length
-        sampling = sampling_params(fields, len(prompt_ids), context_length, self._tokenizer)
+        sampling = sampling_params(fields, len(prompt_ids), self._context_length, self._tokenizer)
         return replace(sampling, num_logprobs=num_logprobs)
 
     def _choices(
@@ -287,10 +287,10 @@ class _Service:
         asked = parse_tokenize(await self._body(request))
         self._check_model(asked.model)
         if isinstance(asked, ChatRequest):
-            ids = await anyio.to_thread.run_sync(encode_prompt, asked, self._tokenizer)
+            ids = await anyio.to_thread.run_sync(encode_prompt, asked, self._tokenizer, self._context_length)
         else:
-            ids = await anyio.to_thread.run_sync(encode_text, asked.prompt, self._tokenizer, "prompt")
-        return {"tokens": ids, "count": len(ids), "max_model_len": self._engine.stats().context_length}
+            ids = await anyio.to_thread.run_sync(encode_text, asked.prompt, self._tokenizer, self._context_length)
+        return {"tokens": ids, "count": len(ids), "max_model_len": self._context_length}
 
     async def _detokenize(self, request: Request) -> Json:
         asked = parse_detokenize(await self._body(request))
@@ -339,8 +339,13 @@ class _Service:
             "created": int(self._created.timestamp()),
             "created_at": self._created.isoformat(timespec="seconds"),
             "owned_by": "mimo-coder",
-            "max_model_len": self._engine.stats().context_length,
+            "max_model_len": self._context_length,
         }
+
+    @property
+    def _context_length(self) -> int:
+        """Longest prompt plus completion, tokens."""
+        return self._engine.stats().context_length
 
     def _check_model(self, name: str) -> None:
         served = self._settings.model_name

@@ -111,3 +111,27 @@ async def test_no_value_within_a_field_makes_the_server_fail(http: httpx.AsyncCl
     for value in (*ABSURD, json.dumps(DEEP)):
         answer = await post(http, "/v1/chat/completions", with_field(body, name, around.replace("VALUE", value)))
         assert answer.status_code in (200, 400), (value, answer.text)
+
+
+ENDLESS = "0123456789" * 200_000
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": ENDLESS}]}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": ENDLESS[:300]}] * 9000}),
+        ("/v1/messages", {"messages": [{"role": "user", "content": ENDLESS}], "max_tokens": 5}),
+        ("/v1/messages/count_tokens", {"messages": [{"role": "user", "content": ENDLESS}]}),
+        ("/v1/completions", {"prompt": ENDLESS}),
+        ("/tokenize", {"prompt": ENDLESS}),
+    ],
+    ids=["one message", "messages", "blocks", "count", "prompt", "tokens"],
+)
+async def test_a_text_many_times_too_long_is_refused_for_its_beginning(
+    http: httpx.AsyncClient, path: str, body: dict[str, Any]
+) -> None:
+    answer = await http.post(path, json={"model": MODEL} | body, timeout=120)
+    assert answer.status_code == 400, answer.text
+    assert "The first 1048576 characters of the prompt have " in answer.json()["error"]["message"]
+    assert " but the context holds 200. Shorten " in answer.json()["error"]["message"]
