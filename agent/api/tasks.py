@@ -15,7 +15,7 @@ from agent.api.body import described, read_body, rejected
 from agent.api.context import Context, Shared
 from agent.api.diff import changed_files
 from agent.api.etag import WITH_ETAG, IfMatch, check_unchanged, etag
-from agent.api.images import read_images, with_problem
+from agent.api.images import keep_images, read_images, with_problem
 from agent.api.log import whole_log
 from agent.api.once import IdempotencyKey, once
 from agent.api.problems import FieldError, Problem

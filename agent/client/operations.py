@@ -445,6 +445,7 @@ class ForkPoint(TypedDict):
 
     at_event: int
     message: NotRequired[str | None]
+    images: NotRequired[list[Image]]
     limits: NotRequired[Limits | None]
 
 

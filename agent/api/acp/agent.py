@@ -18,6 +18,8 @@ from acp.schema import (
     InitializeResponse,
     ListSessionsResponse,
     LoadSessionResponse,
+    McpCapabilities,
+    McpServerStdio,
     NewSessionResponse,
     PromptCapabilities,
     PromptResponse,
@@ -27,6 +29,7 @@ from acp.schema import (
     SessionMode,
     SessionModeState,
     SetSessionModeResponse,
+    SseMcpServer,
 )
 from fastapi import WebSocket, WebSocketDisconnect
 from starlette.status import WS_1008_POLICY_VIOLATION
@@ -39,7 +42,7 @@ from agent.api.lasting import Lasting
 from agent.api.problems import Problem
 from agent.api.web.session import address
 from agent.api.web.text import first_line
-from agent.client.operations import Operations, TaskSummary
+from agent.client.operations import Image, Operations, TaskSummary
 from agent.errors import AgentError, UnknownTask
 from agent.integrations.acp import words
 from agent.types import Approvals
@@ -49,6 +52,8 @@ _logger = logging.getLogger(__name__)
 _MOST_SESSIONS = 64
 """Of one connection."""
 _PAGE = 50
+_PICTURES = "See the image."
+"""What is said by a prompt of images alone."""
 
 _MODES: dict[Approvals, str] = {
     "plan": "Plan",
@@ -133,7 +138,8 @@ class ServiceAgent:
             protocol_version=min(protocol_version, acp.PROTOCOL_VERSION),
             agent_capabilities=AgentCapabilities(
                 load_session=True,
-                prompt_capabilities=PromptCapabilities(embedded_context=True),
+                mcp_capabilities=McpCapabilities(http=True),
+                prompt_capabilities=PromptCapabilities(embedded_context=True, image=self._work.shared.takes_images),
                 session_capabilities=SessionCapabilities(list=SessionListCapabilities()),
             ),
             agent_info=Implementation(name="mimo", title="MiMo", version=version("mimo-coder")),
@@ -142,17 +148,21 @@ class ServiceAgent:
 
     async def new_session(self, cwd: str, mcp_servers: Sequence[Any] | None = None, **_: Any) -> NewSessionResponse:
         async with _told():
+            ignored = await self._ignored(mcp_servers or ())
             repository = await self._repository(cwd)
             session = self._add(Session(f"session_{secrets.token_hex(16)}", cwd, self._work, self._connected))
         session.repository = repository
-        session.ignored = tuple(server.name for server in mcp_servers or ())
+        session.ignored = ignored
         modes = [SessionMode(id=mode, name=name) for mode, name in _MODES.items()]
         state = SessionModeState(current_mode_id=session.approvals, available_modes=modes)
         return NewSessionResponse(session_id=session.id, modes=state)
 
-    async def load_session(self, cwd: str, session_id: str, **_: Any) -> LoadSessionResponse:
+    async def load_session(
+        self, cwd: str, session_id: str, mcp_servers: Sequence[Any] | None = None, **_: Any
+    ) -> LoadSessionResponse:
         """Say what was said, and go on from there: a task that works is followed."""
         async with _told():
+            ignored = await self._ignored(mcp_servers or ())
             found = await self._work.api.list_tasks(label=[f"{SESSION_LABEL}={session_id}"], limit=1)
             task_id = found["tasks"][0]["id"] if found["tasks"] else session_id
             task = await self._work.shared.tasks.get(task_id)
@@ -161,6 +171,7 @@ class ServiceAgent:
                 await known.close()
                 del self._sessions[session_id]
             session = self._add(Session(session_id, cwd, self._work, self._connected))
+            session.ignored = ignored
             await session.load(task)
         mode = task.request.approvals
         only = SessionMode(id=mode, name=_MODES[mode])
@@ -190,9 +201,12 @@ class ServiceAgent:
     async def prompt(self, session_id: str, prompt: Sequence[Any], **_: Any) -> PromptResponse:
         session = self._session(session_id)
         _expect_idle(session)
-        text = "\n".join(words(block, session.cwd) for block in prompt)
+        text = "\n".join(words(block, session.cwd) for block in prompt if block.type != "image")
+        images: list[Image] = [
+            {"media_type": block.mime_type, "data": block.data} for block in prompt if block.type == "image"
+        ]
         async with _told():
-            reason = await session.prompt(text)
+            reason = await session.prompt(text or _PICTURES, images)
         return PromptResponse.model_validate({"stop_reason": reason})
 
     async def cancel(self, session_id: str, **_: Any) -> None:
@@ -216,6 +230,19 @@ class ServiceAgent:
             raise acp.RequestError.resource_not_found(session_id)
         return self._sessions[session_id]
 
+    async def _ignored(self, servers: Sequence[Any]) -> tuple[str, ...]:
+        """Names of servers of tools that the editor passes, and agents do not get: they have those of the project.
+
+        Raises:
+            RequestError: there are such servers, and the address does not say that they are left out.
+        """
+        own = {server["url"] for server in (await self._work.api.list_mcp_servers())["mcp_servers"]} if servers else ()
+        others = [server for server in servers if getattr(server, "url", None) not in own]
+        if others and self._work.terms.mcp_servers == "project":
+            reasons = " ".join(f"{server.name[:100]!r}: {_why_not(server)}." for server in others)
+            raise acp.RequestError(-32602, f"{reasons} Or connect to /acp?mcp_servers=ignore, which leaves them out.")
+        return tuple(server.name for server in others)
+
     async def _repository(self, cwd: str) -> str:
         """That which the address names, or a folder of the editor goes by."""
         names = [repo["name"] for repo in (await self._work.api.list_repos())["repos"]]
@@ -232,6 +259,17 @@ class ServiceAgent:
 def _expect_idle(session: Session) -> None:
     if session.busy:
         raise acp.RequestError.invalid_request({"reason": "a turn is under way in this session"})
+
+
+def _why_not(server: Any) -> str:
+    if isinstance(server, McpServerStdio):
+        return "this service starts no programs of its users; take it out of what your editor passes to this agent"
+    if isinstance(server, SseMcpServer):
+        return "this service does not speak SSE with servers of tools; name an address with streamable HTTP"
+    return (
+        "agents call servers that their project has; an administrator of the project adds this one by "
+        "POST /v1/mcp_servers, with what lets agents in as a secret"
+    )
 
 
 def _folder(cwd: str) -> str:

@@ -1,6 +1,7 @@
 """The address at which the Agent Client Protocol is spoken."""
 
 from http import HTTPStatus
+from typing import Literal
 
 from fastapi import APIRouter, WebSocket
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -27,6 +28,9 @@ class Terms(BaseModel):
     profile: ProfileName = "assistant"
     approvals: Approvals = "ask"
     """Of sessions whose editor chooses no mode."""
+    mcp_servers: Literal["project", "ignore"] = "project"
+    """What becomes of servers of tools that an editor passes: those that are not the project's are refused, or left out
+    with a word about it."""
 
 
 @router.get("/acp", include_in_schema=False)

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Coroutine, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import TypeVar, cast
@@ -112,7 +112,7 @@ class Session:
             await self._tell(event)
         self._watching = asyncio.ensure_future(self._watch())
 
-    async def prompt(self, text: str) -> str:
+    async def prompt(self, text: str, images: Sequence[operations.Image] = ()) -> str:
         """One turn; why it ended, in the protocol's words.
 
         Raises:
@@ -125,7 +125,7 @@ class Session:
             if self.ignored:
                 names, self.ignored = ", ".join(self.ignored), ()
                 await self._note(f"Servers of your editor are not used here ({names}); a project names its own.\n\n")
-            await self._begin(text)
+            await self._begin(text, list(images))
             if self._cancelled:
                 await self.cancel()
             return await self._turn()
@@ -139,7 +139,7 @@ class Session:
             with suppress(_TooLate):
                 await self._unless_over(self._work.api.cancel(self._task_id))
 
-    async def _begin(self, text: str) -> None:
+    async def _begin(self, text: str, images: list[operations.Image]) -> None:
         api, terms = self._work.api, self._work.terms
         if self._task_id is None:
             submitted = await api.submit(
@@ -147,6 +147,7 @@ class Session:
                     "repository": self.repository,
                     "base_commit": terms.base_commit,
                     "problem_statement": text,
+                    "images": images,
                     "profile": terms.profile,
                     "approvals": self.approvals,
                     "labels": {SESSION_LABEL: self.id, CWD_LABEL: self.cwd},
@@ -157,19 +158,20 @@ class Session:
         task = await self._work.shared.tasks.get(self._task_id)
         if not task.status.terminal:
             with suppress(_TooLate):
-                said = await self._unless_over(api.say(task.id, {"text": text}))
+                said = await self._unless_over(api.say(task.id, {"text": text, "images": images}))
                 self._mine.add(said["id"])
                 return
             task = await self._work.shared.tasks.get(self._task_id)
-        await self._go_on(task, text)
+        await self._go_on(task, text, images)
 
-    async def _go_on(self, task: TaskRecord, text: str) -> None:
+    async def _go_on(self, task: TaskRecord, text: str, images: list[operations.Image]) -> None:
         """In a new task, with the files and the conversation of one that is over."""
         shared, api = self._work.shared, self._work.api
         then = await sequel(shared, task)
         point: operations.ForkPoint = {
             "at_event": then.at_event,
             "message": text,
+            "images": images,
             "limits": cast(operations.Limits, then.limits.model_dump(mode="json")),
         }
         forked = await api.fork(task.id, point)

@@ -1,6 +1,7 @@
 """Editors work with the service by the Agent Client Protocol: its own package on the other side of a WebSocket."""
 
 import asyncio
+import base64
 import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -12,11 +13,13 @@ import httpx
 import httpx2
 import pytest
 from acp.client.connection import ClientSideConnection
+from acp.schema import HttpMcpServer, McpServerStdio, SseMcpServer
 from fastapi import FastAPI
 from httpx2.websockets import AsyncWebSocketSession, HTTPXWSException, WebSocketDisconnect
 
 from agent.api.app import create_app
 from agent.api.gate import BODY_LIMIT_BYTES
+from agent.config import ModelSettings
 from agent.identity import DEFAULT_PROJECT, ROLES, Scope
 from agent.repository import check_repository
 from agent.store.base import Project, Store
@@ -197,6 +200,68 @@ async def test_question_with_options_is_answered_in_the_editor(serve: Serve, tmp
     ((asked, options),) = editor.asked
     assert (asked.title, [option.name for option in options]) == ("Which sign?", ["+", "-"])
     assert [message["text"] for message in said["messages"]] == ["+"]
+
+
+PICTURE = b"\x89PNG\r\n\x1a\n of the editor"
+
+
+async def test_images_of_a_prompt_are_kept_with_what_is_said_first_and_next(serve: Serve, tmp_path: Path) -> None:
+    repository = str(broken_repository(tmp_path / "repository"))
+    shown = acp.image_block(base64.b64encode(PICTURE).decode(), "image/png")
+    async with open_store(f"sqlite:///{tmp_path}/mimo.db", artifacts=f"file://{tmp_path}/kept") as store:
+        app = create_app(store, check_repository, api_key=OPERATOR, model=ModelSettings(name="sees", images=True))
+        async with serve(app) as url, _connected(url, Editor()) as connection:
+            session = await connection.new_session(cwd=repository, mcp_servers=[])
+            for num_tasks, prompt in enumerate(([acp.text_block("it looks odd"), shown], [shown]), start=1):
+                turn = asyncio.ensure_future(connection.prompt(session_id=session.session_id, prompt=prompt))
+                async with asyncio.timeout(PATIENCE_S):
+                    while len((await _get(url, "/v1/tasks"))["tasks"]) < num_tasks:  # noqa: ASYNC110
+                        await asyncio.sleep(0.05)
+                await connection.cancel(session_id=session.session_id)
+                assert (await asyncio.wait_for(turn, PATIENCE_S)).stop_reason == "cancelled"
+            for task in (await _get(url, "/v1/tasks"))["tasks"]:
+                (said,) = (await _get(url, f"/v1/tasks/{task['id']}/messages"))["messages"]
+                assert len(said["images"]) == 1
+
+
+async def test_images_are_refused_with_words_where_the_model_takes_none(serve: Serve, tmp_path: Path) -> None:
+    repository = str(broken_repository(tmp_path / "repository"))
+    shown = acp.image_block(base64.b64encode(PICTURE).decode(), "image/png")
+    async with open_store(f"sqlite:///{tmp_path}/mimo.db") as store, serve(_app(store)) as url, _socket(url) as session:
+        connection = acp.connect_to_agent(Editor(), Socket(session))  # type: ignore[arg-type]
+        offered = await connection.initialize(protocol_version=acp.PROTOCOL_VERSION)
+        begun = await connection.new_session(cwd=repository, mcp_servers=[])
+        with pytest.raises(acp.RequestError, match="images_not_taken"):
+            await connection.prompt(session_id=begun.session_id, prompt=[shown])
+        await connection.close()
+    assert offered.model_dump(by_alias=True)["agentCapabilities"]["promptCapabilities"]["image"] is False
+
+
+async def test_servers_of_tools_that_the_project_does_not_have_are_refused_with_the_reason(
+    serve: Serve, store: Store, tmp_path: Path
+) -> None:
+    repository = str(broken_repository(tmp_path / "repository"))
+    own = {"name": "tracker", "url": "https://tools.example.org/mcp"}
+    known = HttpMcpServer(type="http", name="mine", url=own["url"], headers=[])
+    others: dict[str, HttpMcpServer | McpServerStdio | SseMcpServer] = {
+        "starts no programs": McpServerStdio(name="files", command="/bin/files", args=[], env=[]),
+        "does not speak SSE": SseMcpServer(type="sse", name="old", url="https://old.example.org/sse", headers=[]),
+        "an administrator of the project": HttpMcpServer(
+            type="http", name="inner", url="http://10.0.0.1/mcp", headers=[]
+        ),
+    }
+    async with serve(_app(store)) as url:
+        async with httpx.AsyncClient(headers={"Authorization": f"Bearer {OPERATOR}"}, trust_env=False) as http:
+            (await http.post(f"{url}/v1/mcp_servers", json=own)).raise_for_status()
+        async with _connected(url, Editor()) as connection:
+            session = await connection.new_session(cwd=repository, mcp_servers=[known])
+            for reason, server in others.items():
+                with pytest.raises(acp.RequestError, match=f"{server.name}.*{reason}.*mcp_servers=ignore"):
+                    await connection.new_session(cwd=repository, mcp_servers=[known, server])
+                with pytest.raises(acp.RequestError, match=reason):
+                    await connection.load_session(cwd="/", session_id=session.session_id, mcp_servers=[server])
+        async with _connected(url, Editor(), mcp_servers="ignore") as connection:
+            await connection.new_session(cwd=repository, mcp_servers=[*others.values()])
 
 
 async def test_sessions_of_other_projects_are_not_there(serve: Serve, store: Store, tmp_path: Path) -> None:
