@@ -1,6 +1,6 @@
 """What does a sandbox cost, by backend, beside the processes it is made of?
 
-    python -m benchmarks.sandbox_backends [--rounds 50] [--backends local docker kubernetes]
+    python -m benchmarks.sandbox_backends [--rounds 50] [--backends local local-bubblewrap docker kubernetes]
 
 Prints a table and writes build/bench/sandbox_backends.json. Times are wall time as the service sees it; the row for a
 plain shell says how fast the machine was meanwhile. For Docker, a daemon of its own is started, and for Kubernetes a
@@ -25,11 +25,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from deploy import bubblewrap
 from deploy.cluster.cluster import missing, start
 from sandbox import program
 from sandbox.archive import pack
 from sandbox.backends import NAMES, open_backend
-from sandbox.config import DockerSettings, SandboxSettings
+from sandbox.config import DockerSettings, LocalSettings, SandboxSettings
 from sandbox.types import Backend, Command, Sandbox, SandboxSpec
 from sandbox.wire.client import Client
 from sandbox.wire.dial import unix
@@ -38,7 +39,12 @@ from tests.conformance.sandbox import dockerd, pods
 OUT = Path("build/bench/sandbox_backends.json")
 FLOOD = 100_000_000
 PARALLEL = 8
-MISSING: dict[str, Callable[[], str]] = {"local": str, "docker": dockerd.missing, "kubernetes": missing}
+MISSING: dict[str, Callable[[], str]] = {
+    "local": str,
+    "local-bubblewrap": bubblewrap.missing,
+    "docker": dockerd.missing,
+    "kubernetes": missing,
+}
 _ids = map(str, itertools.count())
 Rows = dict[str, list[float]]
 
@@ -51,7 +57,7 @@ async def main(names: list[str], rounds: int) -> None:
             print(f"{name} is left out: {reason}")
             continue
         with _settings(name) as settings:
-            measured[name] = await _measure(open_backend(name, settings), rounds)
+            measured[name] = await _measure(open_backend(name.partition("-")[0], settings), rounds)
     _report(measured)
 
 
@@ -84,6 +90,9 @@ def _settings(name: str) -> Iterator[SandboxSettings]:
                 cluster = start(Path(folder, "state"), "bench", with_us=True)
                 stack.callback(cluster.stop)
                 yield SandboxSettings(kubernetes=stack.enter_context(pods.namespace(cluster)))
+            case "local-bubblewrap":
+                made = LocalSettings(maker="bubblewrap", bubblewrap=bubblewrap.built())
+                yield SandboxSettings(local=made)
             case _:
                 yield SandboxSettings()
 
@@ -201,6 +210,6 @@ def _figures(seconds: list[float]) -> dict[str, float]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=50, help="how often the quick operations are repeated")
-    parser.add_argument("--backends", nargs="+", choices=NAMES, default=list(NAMES), help="which to measure")
+    parser.add_argument("--backends", nargs="+", choices=MISSING, default=list(NAMES), help="which to measure")
     arguments = parser.parse_args()
     asyncio.run(main(arguments.backends, arguments.rounds))

@@ -88,13 +88,8 @@ class LocalBackend:
         if spec.network is NetworkMode.INTERNET:
             raise SandboxUnavailable("local sandboxes have no network 'internet'; allow hosts by name with 'proxy'")
         own = self._settings.local.maker == "own"
-        if not own and self._bubblewrap is None:
-            self._bubblewrap = await asyncio.to_thread(bubblewrap_program.find, self._settings.local)
-        if not own and os.geteuid() == 0 and not _as_superuser(self._settings):
-            raise SandboxUnavailable(
-                "made by bubblewrap without privilege, a sandbox would be the superuser who runs this service; run it "
-                "as another user, or take sandbox.namespaces = 'root'"
-            )
+        if not own:
+            await self._find_bubblewrap()
         made = await self._make(spec, root_mode=_as_superuser(self._settings))
         if isinstance(made, Verdict) and own and self._settings.namespaces == "auto" and os.geteuid() == 0:
             # The superuser of a container often is one in name only.
@@ -102,14 +97,7 @@ class LocalBackend:
             made = first if isinstance(made, Verdict) else made
         if isinstance(made, Verdict):
             raise SandboxUnavailable(_remedy(made))
-        if (held := made.evidence) and held != self._told:
-            self._told = held
-            _log.info(
-                "action=hold_sandboxes namespaces=%r memory=%r processes=%r",
-                held.namespaces,
-                held.memory,
-                held.processes,
-            )
+        self._tell(made.evidence)
         return self._have(made)
 
     async def attach(self, handle: Handle, spec: SandboxSpec, term: int = 0) -> "LocalSandbox":
@@ -137,6 +125,22 @@ class LocalBackend:
         await self._egress.close()
         while self._nurseries:
             await asyncio.to_thread(self._nurseries.popitem()[1].close)
+
+    async def _find_bubblewrap(self) -> None:
+        if os.geteuid() == 0 and not _as_superuser(self._settings):
+            raise SandboxUnavailable(
+                "made by bubblewrap without privilege, a sandbox would be the superuser who runs this service; run it "
+                "as another user, or take sandbox.namespaces = 'root'"
+            )
+        if self._bubblewrap is None:
+            self._bubblewrap = await asyncio.to_thread(bubblewrap_program.find, self._settings.local)
+
+    def _tell(self, held: Verdict | None) -> None:
+        """What holds sandboxes, once."""
+        if held is not None and held != self._told:
+            self._told = held
+            found = (held.namespaces, held.memory, held.processes)
+            _log.info("action=hold_sandboxes namespaces=%r memory=%r processes=%r", *found)
 
     async def _make(self, spec: SandboxSpec, *, root_mode: bool) -> "LocalSandbox | Verdict":
         """The sandbox, or what kept the kernel from making it."""

@@ -26,33 +26,35 @@ _OTHERS_SETTINGS = "/proc/sys/fs/binfmt_misc"
 
 
 def prepare(plan: Blueprint, kept: Sequence[str]) -> tuple[list[str], list[int]]:
-    """Become an ordinary user, if this process is none yet; then give the arguments, and a descriptor for each folder
-    in ``kept``: read-only, and not leading out of it. Without privilege there is no such descriptor, and none is given.
+    """Become an ordinary user, unless this process is one. Gives the arguments, and a descriptor for each folder in
+    ``kept``: read-only, and not leading out of it. Without privilege there is no such descriptor, and none is given.
 
     What the arguments name by descriptor, a program that is executed inherits.
     """
     image = os.open(plan.tree, os.O_PATH) if plan.tree else -1
     over = [plan.tree, _layer(plan, image)] if plan.tree else []
-    sources = [*plan.binds.values(), *(f"/dev/{name}" for name in namespaces.DEVICES), *over]
+    sources = [*plan.binds.values(), *map(_device, namespaces.DEVICES), *over]
     seen, brought = {source: source for source in sources}, list[int]()
     if plan.root_mode:
         linux.unshare(linux.CLONE_NEWNS)
         linux.mount("", "/", "", linux.MS_REC | linux.MS_PRIVATE)
         brought = [linux.clone_tree(path, SEALED | linux.MOUNT_ATTR_NODEV, recursive=False) for path in kept]
         seen = _stage(plan, sources)
+    root = _image([seen[layer] for layer in over]) if over else _host(plan)
+    arguments = [*_WALLS, *root, *_mounts(plan, seen, image), *_proc(seen), "--remount-ro", "/"]
+    if plan.root_mode:
         os.setgroups([])
         os.setresgid(plan.host_uid, plan.host_uid, plan.host_uid)
         os.setresuid(plan.host_uid, plan.host_uid, plan.host_uid)
         linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)  # the change of user cleared it
-    root = _image([seen[layer] for layer in over]) if over else _host(plan)
-    return [*_WALLS, *root, *_mounts(plan, seen, image), *_proc(seen), "--remount-ro", "/"], brought
+    return arguments, brought
 
 
 def _stage(plan: Blueprint, sources: Sequence[str]) -> dict[str, str]:
     """Each source -> where an ordinary user gets at it. The disk is made too, for only here it can be one."""
-    devices = "/dev/"
+    devices = set(map(_device, namespaces.DEVICES))
     trees = {
-        source: linux.clone_tree(source, SEALED | (0 if source.startswith(devices) else linux.MOUNT_ATTR_NODEV))
+        source: linux.clone_tree(source, SEALED | (0 if source in devices else linux.MOUNT_ATTR_NODEV))
         for source in sources
     }
     namespaces.mount_memory(GROUND, "mode=0755,size=8m")
@@ -117,7 +119,7 @@ def _devices(seen: dict[str, str], folder: str) -> Iterator[str]:
     for name, points_to in namespaces.DEVICE_LINKS.items():
         yield from ("--symlink", points_to, f"{folder}/{name}")
     for name in namespaces.DEVICES:
-        yield from ("--dev-bind", seen[f"/dev/{name}"], f"{folder}/{name}")
+        yield from ("--dev-bind", seen[_device(name)], f"{folder}/{name}")
     yield from ("--dir", f"{folder}/shm")
 
 
@@ -134,7 +136,11 @@ def _proc(seen: dict[str, str]) -> Iterator[str]:
         yield from ("--remount-ro", _OTHERS_SETTINGS)
     for name in namespaces.HIDDEN_FILES:
         if Path("/proc", name).exists():
-            yield from ("--dev-bind", seen["/dev/null"], f"/proc/{name}")
+            yield from ("--dev-bind", seen[_device("null")], f"/proc/{name}")
+
+
+def _device(name: str) -> str:
+    return f"/dev/{name}"
 
 
 def _where(image: int, place: str) -> str:

@@ -3,7 +3,8 @@
     <folder of all>/<id>/socket    sandboxd listens
                          holder    its holder listens: "end" ends the sandbox; what is connected closes when it is gone
                          ends_at   when its lifetime is over, in seconds since 1970
-                         out/      has the socket that leads out of it, where one does; this alone is seen inside
+                         out/      has the socket that leads out of it, where one does; is seen inside
+                         layer/    what bubblewrap lays over an image, where there are both; seen as that
 
 The holder removes its sandbox's folder. Where nobody listens any more it was killed, and whoever looks does it.
 """

@@ -191,8 +191,8 @@ def _run(group: cgroups.Group | None, line: socket.socket, way: Way) -> None:
 
 
 def _end_all(pid: int) -> None:
-    """End the child, and what it has left: what bubblewrap's child was before it began a session of its own is in the
-    group of the child's processes, and ends with its parent from then on.
+    """End the child and all that descends from it. bubblewrap's own child is in the same group of processes until it is
+    about to become sandboxd, and from then on ends with its parent.
     """
     os.kill(pid, signal.SIGKILL)
     with contextlib.suppress(ProcessLookupError):  # it had not got as far as to have a group

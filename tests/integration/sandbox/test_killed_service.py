@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.backends import open_backend
-from sandbox.config import DockerSettings, LocalSettings, SandboxSettings
+from sandbox.config import DockerSettings, SandboxSettings
 from sandbox.inventory import LastingBackend
 from sandbox.registry import RecordedBackend, open_registry
 from sandbox.toolbox.calls import Call, Caller
@@ -19,6 +19,7 @@ from sandbox.toolbox.config import ToolboxSettings
 from sandbox.toolbox.executor import Executor
 from sandbox.types import Capability, Command, Exited, SandboxSpec
 from tests.conformance.sandbox import dockerd
+from tests.conformance.sandbox.makers import made_by
 
 pytestmark = pytest.mark.anyio
 
@@ -60,18 +61,24 @@ def _serve(name: str, settings: SandboxSettings, database: str, count: int, line
     return subprocess.Popen([sys.executable, "-c", SERVICE, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
-@pytest.fixture(params=["local", "docker"])
-def kind(request: pytest.FixtureRequest) -> str:
+@pytest.fixture(params=["local", "local-bubblewrap", "docker"])
+def chosen(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
 @pytest.fixture
-def settings(kind: str, docker_address: str | None, tmp_path: Path) -> SandboxSettings:
+def kind(chosen: str) -> str:
+    return chosen.partition("-")[0]
+
+
+@pytest.fixture
+def settings(chosen: str, kind: str, docker_address: str | None, tmp_path: Path) -> SandboxSettings:
     if kind == "docker" and docker_address is None:
         pytest.skip(dockerd.missing())
     sockets = tmp_path / "s"
     docker = DockerSettings(address=docker_address, lease_s=LEASE_S, sockets=sockets)
-    return SandboxSettings(docker=docker, local=LocalSettings(lease_s=LEASE_S, sockets=sockets))
+    maker = "bubblewrap" if chosen == "local-bubblewrap" else "own"
+    return SandboxSettings(docker=docker, local=made_by(maker, lease_s=LEASE_S, sockets=sockets))
 
 
 @pytest.fixture
