@@ -21,9 +21,24 @@ Quantity = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G
 Digest = Annotated[str, StringConstraints(pattern=r"^(sha256:[0-9a-f]{64})?$")]
 # Lengths have a field of their own: a number of times in a pattern is written out by whoever compiles it, and Helm does
 # so at every call.
-Name = Annotated[str, StringConstraints(max_length=253, pattern=r"^([a-z0-9]([a-z0-9.-]*[a-z0-9])?)?$")]
-"""Of an object of the cluster; empty: none."""
-Cidr = Annotated[str, StringConstraints(pattern=r"^([0-9.]+|[0-9a-fA-F:.]+)/[0-9]{1,3}$")]
+_WORD = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?"
+_WORDS = rf"{_WORD}(\.{_WORD})*"
+_BYTE = r"(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+Name = Annotated[str, StringConstraints(max_length=253, pattern=rf"^({_WORDS})?$")]
+"""Of an object of the cluster, or a domain; empty: none."""
+NeededName = Annotated[str, StringConstraints(max_length=253, pattern=rf"^{_WORDS}$")]
+Word = Annotated[str, StringConstraints(max_length=63, pattern=rf"^({_WORD})?$")]
+"""A name without points; empty: none."""
+ReleaseName = Annotated[str, StringConstraints(pattern=r"^([a-z]([a-z0-9-]*[a-z0-9])?)?$")]
+"""As services are named after it."""
+Size = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]*(\.[0-9]+)?(k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$")]
+"""Of a volume."""
+Cidr = Annotated[
+    str,
+    StringConstraints(
+        pattern=rf"^(({_BYTE}\.){{3}}{_BYTE}/(3[0-2]|[12]?[0-9])|[0-9a-fA-F]*:[0-9a-fA-F:.]*/(12[0-8]|1[01][0-9]|[1-9]?[0-9]))$"
+    ),
+]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Registry = Annotated[
     str, StringConstraints(pattern=r"^([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]+)?(/[a-z0-9._-]+)*/?)?$")
@@ -37,15 +52,18 @@ PinnedReference = Annotated[
     str, StringConstraints(pattern=r"^([A-Za-z0-9][A-Za-z0-9._/:-]*[A-Za-z0-9]@sha256:[0-9a-f]{64})?$")
 ]
 """Of an image, whole, by its digest."""
-Folder = Annotated[str, StringConstraints(pattern=r"^(/[A-Za-z0-9._-]+)*$")]
+_STEP = r"\.?[A-Za-z0-9_-][A-Za-z0-9._-]*"
+Folder = Annotated[str, StringConstraints(pattern=rf"^(/{_STEP})*$")]
 """An absolute path; empty: none."""
-RelativePath = Annotated[str, StringConstraints(pattern=r"^/?[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$")]
+RelativePath = Annotated[str, StringConstraints(pattern=rf"^/?{_STEP}(/{_STEP})*$")]
 Label = Annotated[str, StringConstraints(max_length=63, pattern=r"^([A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)?$")]
-Device = Annotated[
-    str, StringConstraints(pattern=r"^([a-z0-9]([a-z0-9.-]*[a-z0-9])?/[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)?$")
-]
+_DEVICE = rf"{_WORDS}/[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?"
+Device = Annotated[str, StringConstraints(pattern=rf"^({_DEVICE})?$")]
 """As device plugins name what they give, such as ``nvidia.com/gpu``."""
-Host = Annotated[str, StringConstraints(pattern=r"^(\*\.)?[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")]
+Resource = Annotated[
+    str, StringConstraints(pattern=rf"^(cpu|memory|ephemeral-storage|hugepages-[0-9]+[KMG]i|{_DEVICE})$")
+]
+Host = Annotated[str, StringConstraints(pattern=rf"^(\*\.)?{_WORDS}$")]
 AllowedHost = Annotated[
     str,
     StringConstraints(
@@ -53,18 +71,15 @@ AllowedHost = Annotated[
     ),
 ]
 """As ``sandbox.hosts`` has it."""
-Domain = Annotated[str, StringConstraints(max_length=253, pattern=r"^([a-z0-9]([a-z0-9.-]*[a-z0-9])?)?$")]
 Url = Annotated[str, StringConstraints(pattern=r"^(https?://[^\s\"]+)?$")]
 RayAddress = Annotated[str, StringConstraints(pattern=r"^(ray://[A-Za-z0-9.-]+:[0-9]{1,5})?$")]
 ArtifactsUrl = Annotated[str, StringConstraints(pattern=r"^(file:///|s3://)[^\s\"$]+$")]
 Object = dict[str, Any]
 """Anything that Kubernetes takes at that place; the chart does not look into it."""
-Key = Annotated[
-    str, StringConstraints(pattern=r"^([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$")
-]
+Key = Annotated[str, StringConstraints(pattern=rf"^({_WORDS}/)?[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$")]
 """Of a label or an annotation."""
 VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*$")]
-PartName = Annotated[str, StringConstraints(max_length=63, pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$")]
+PartName = Annotated[str, StringConstraints(max_length=63, pattern=rf"^{_WORD}$")]
 """Of a container or volume within its pod."""
 UserId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
@@ -79,19 +94,21 @@ def _map(keys: Any, values: Any) -> WithJsonSchema:
 Labels = Annotated[dict[str, str], _map(Key, Label)]
 Annotations = Annotated[dict[str, str], _map(Key, str)]
 Variables = Annotated[dict[str, str], _map(VariableName, str)]
+Amounts = Annotated[dict[str, str], _map(Resource, Quantity)]
 
 
-def _settings(model: type[BaseModel], *said_elsewhere: str, **items: Any) -> WithJsonSchema:
+def _settings(model: type[BaseModel], *said_elsewhere: str, **checked: Any) -> WithJsonSchema:
     """Of a program's settings, those that nothing else in the chart decides; none has to be said.
 
     Args:
-        items: of a list whose items the program checks by code, a type that a schema can say.
+        checked: of what the program or the cluster checks, a type that a schema can say; of a list that of its items.
     """
     whole = model.model_json_schema()
     properties = {name: schema for name, schema in whole["properties"].items() if name not in said_elsewhere}
     written = _written_out(properties, whole.get("$defs", {}))
-    for name, kind in items.items():
-        written[name]["items"] = TypeAdapter(kind).json_schema()
+    for name, kind in checked.items():
+        form = TypeAdapter(kind).json_schema()
+        written[name] |= {"items": form} if written[name]["type"] == "array" else form
     return WithJsonSchema({"type": "object", "properties": written, "additionalProperties": False})
 
 
@@ -122,6 +139,8 @@ SandboxObject = Annotated[
     _settings(
         KubernetesSettings,
         *("namespace", "kubeconfig", "context", "agent_image", "host_image", "pull_policy", "service_account"),
+        node_selector=Labels,
+        tolerations=Key,
     ),
 ]
 EgressObject = Annotated[
@@ -145,8 +164,8 @@ class Image(Values):
 
 
 class Resources(Values):
-    requests: dict[str, Quantity] = Field({}, description="What is reserved.")
-    limits: dict[str, Quantity] = Field({}, description="What is not passed.")
+    requests: Amounts = Field({}, description="What is reserved.")
+    limits: Amounts = Field({}, description="What is not passed.")
 
 
 class ServiceAccount(Values):
@@ -167,12 +186,12 @@ class Volume(KubernetesObject):
 
 class VolumeMount(KubernetesObject):
     name: PartName
-    mount_path: Annotated[str, StringConstraints(pattern=r"^/[^:]*$")]
+    mount_path: Annotated[str, StringConstraints(pattern=r"^/[^:\x00-\x1f]*$")]
 
 
 class ForeignContainer(KubernetesObject):
     name: PartName
-    image: Annotated[str, StringConstraints(min_length=1)]
+    image: Annotated[Reference, StringConstraints(min_length=1)]
 
 
 class Toleration(Values):
@@ -324,11 +343,13 @@ class Global(Values):
     image_registry: Registry = Field(
         "", description="In front of every image. There are no public images yet: push ours."
     )
-    image_pull_secrets: list[Name] = Field([], description="Secrets for that registry, in the release's namespace.")
+    image_pull_secrets: list[NeededName] = Field(
+        [], description="Secrets for that registry, in the release's namespace."
+    )
     pull_policy: Literal["IfNotPresent", "Always", "Never"] = Field("IfNotPresent", description="Of every image.")
     require_digests: bool = Field(False, description="Refuse images that are not named by their digest.")
     storage_class: Name = Field("", description="Of every claim. Empty: the cluster's default.")
-    cluster_domain: Domain = Field(
+    cluster_domain: Name = Field(
         "", description="Behind `svc` in names of services, such as cluster.local. Empty: pods know it by themselves."
     )
 
@@ -359,7 +380,7 @@ class Weights(Container):
     revision: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{40})?$")] = Field(
         "", description="For `download` and `job`: the commit, in full; nothing else is fetched."
     )
-    size: Quantity = Field("400Gi", description="For `download` and `job`: of the claim.")
+    size: Size = Field("400Gi", description="For `download` and `job`: of the claim.")
     token_secret: Name = Field(
         "", description="For `download` and `job`: a Secret with `HF_TOKEN`, where the hub wants one."
     )
@@ -370,7 +391,7 @@ class CompileCache(Values):
         "claim", description="Where compiled kernels outlive the pod; without, each start compiles for minutes."
     )
     host_path: Folder = Field("/var/cache/mimo-coder", description="For `hostPath`.")
-    size: Quantity = Field("20Gi", description="For `claim`: one for each pod.")
+    size: Size = Field("20Gi", description="For `claim`: one for each pod.")
 
 
 class Rdma(Values):
@@ -392,7 +413,9 @@ class Sglang(Server):
     image: Image = Field(Image(registry="docker.io", repository="lmsysorg/sglang", tag="v0.5.23"))
     version: Tag = Field("0.5.23", description="Which preset of flags holds; of the image.")
     settings: LaunchObject = Field({}, description="LaunchSettings, by their own names.")
-    gpu_resource: Device = Field("nvidia.com/gpu", description="What the device plugin calls GPUs.")
+    gpu_resource: Annotated[Device, StringConstraints(min_length=1)] = Field(
+        "nvidia.com/gpu", description="What the device plugin calls GPUs."
+    )
     gpu_claim: GpuClaim = GpuClaim()
     shm_size: Quantity = Field("64Gi", description="Of /dev/shm; counts against the memory limit.")
     resources: Resources = Field(
@@ -527,7 +550,7 @@ class Orchestrator(Component):
 
 class Claim(Values):
     existing_claim: Name = Field("", description="One of yours. Empty: made.")
-    size: Quantity = "10Gi"
+    size: Size = "10Gi"
     access_mode: Literal["ReadWriteOnce", "ReadWriteMany"] = Field(
         "ReadWriteOnce", description="`ReadWriteMany` where workers are several."
     )
@@ -570,7 +593,7 @@ class Database(Pods):
         "the chart's own. `external`: yours.",
     )
     image: Image = Field(Image(repository="mimo-coder/postgres"), description="For `embedded`.")
-    size: Quantity = Field("20Gi", description="For `embedded`.")
+    size: Size = Field("20Gi", description="For `embedded`.")
     probes: DatabaseProbes = DatabaseProbes()
     resources: Resources = Field(
         Resources(requests={"cpu": "250m", "memory": "512Mi"}, limits={"memory": "2Gi"}),
@@ -587,7 +610,7 @@ class Database(Pods):
 
 
 class SandboxNamespace(Values):
-    name: Name = Field("", description="Empty: the release's name and `-sandboxes`.")
+    name: Word = Field("", description="Empty: the release's name and `-sandboxes`.")
     create: bool = Field(True, description="Make it. It goes with the release, and all sandboxes with it.")
 
 
@@ -729,8 +752,8 @@ class ChartValues(Values):
     """All of them."""
 
     global_: Global = Field(Global(), alias="global")
-    name_override: Name = Field("", description="Instead of the chart's name, in names and labels.")
-    fullname_override: Name = Field("", description="Instead of release and chart, in names.")
+    name_override: Word = Field("", description="Instead of the chart's name, in names and labels.")
+    fullname_override: ReleaseName = Field("", description="Instead of release and chart, in names.")
     common_labels: Labels = Field({}, description="On every object and pod.")
     common_annotations: Annotations = Field({}, description="On every object and pod.")
     model_server: ModelServer = ModelServer()

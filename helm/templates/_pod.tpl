@@ -55,7 +55,7 @@ securityContext:
   {{- include "mimo.podSecurity" . | trim | nindent 2 }}
 {{- with .root.Values.global.imagePullSecrets }}
 imagePullSecrets:
-  {{- range . }}
+  {{- range uniq . }}
   - name: {{ . | quote }}
   {{- end }}
 {{- end }}

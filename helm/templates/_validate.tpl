@@ -10,12 +10,24 @@
 {{- $problems = append $problems (printf "the release's name %q is longer than 40 characters, and pods could not be named after it; use a shorter one, or fullnameOverride" (include "mimo.fullname" .)) }}
 {{- end }}
 
+{{- if not (regexMatch "^[a-z]" (include "mimo.fullname" .)) }}
+{{- $problems = append $problems (printf "the release's name %q does not begin with a letter, as names of services must; use another, or fullnameOverride" (include "mimo.fullname" .)) }}
+{{- end }}
+
+{{- $labelled := dict "commonLabels" .Values.commonLabels "monitoring.labels" .Values.monitoring.labels }}
+{{- range $place, $pods := dict
+    "modelServer" $server "router" $router "api" $api "orchestrator" .Values.orchestrator "database" .Values.database
+    "sandbox.ray" .Values.sandbox.ray }}
+{{- $_ := set $labelled (printf "%s.podLabels" $place) $pods.podLabels }}
+{{- range $kind := list "seccompProfile" "appArmorProfile" }}
+{{- $profile := get $pods.podSecurityContext $kind }}
+{{- if ne (eq ($profile.type | default "") "Localhost") (ne ($profile.localhostProfile | default "") "") }}
+{{- $problems = append $problems (printf "%s.podSecurityContext.%s: a profile of the node's has both type Localhost and a localhostProfile, and no other has one" $place $kind) }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- $own := keys (fromYaml (include "mimo.ownLabels" (list . "api"))) }}
-{{- range $place, $labels := dict
-    "commonLabels" .Values.commonLabels "monitoring.labels" .Values.monitoring.labels
-    "modelServer.podLabels" $server.podLabels "router.podLabels" $router.podLabels "api.podLabels" $api.podLabels
-    "orchestrator.podLabels" .Values.orchestrator.podLabels "database.podLabels" .Values.database.podLabels
-    "sandbox.ray.podLabels" .Values.sandbox.ray.podLabels }}
+{{- range $place, $labels := $labelled }}
 {{- range $label, $_ := $labels }}
 {{- if or (has $label $own) (hasPrefix "mimo-coder/" $label) }}
 {{- $problems = append $problems (printf "%s.%s: by this label the chart finds its own; take it away, or choose another" $place $label) }}
@@ -45,6 +57,9 @@
 
 {{- if and .Values.evals.configMap .Values.evals.existingClaim }}
 {{- $problems = append $problems "evals.configMap and evals.existingClaim are both set: suites come from one of them" }}
+{{- end }}
+{{- if and $api.autoscaling.enabled (lt (int $api.autoscaling.maxReplicas) (int $api.autoscaling.minReplicas)) }}
+{{- $problems = append $problems "api.autoscaling.maxReplicas is less than minReplicas" }}
 {{- end }}
 {{- if and $api.ingress.enabled $api.httpRoute.enabled }}
 {{- $problems = append $problems "api.ingress and api.httpRoute are both enabled: enable one of them" }}

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from deploy.chart.__main__ import CHART
 from deploy.cluster import programs
-from tests.helm.release import HelmError
+from tests.helm.release import HelmError, helm
 from tests.helm.rendered import SITE, profile, render
 
 pytestmark = pytest.mark.skipif(
@@ -48,6 +49,11 @@ pytestmark = pytest.mark.skipif(
         ("router.probes.startup.periodSeconds=0", "at '/router/probes/startup/periodSeconds': minimum: got 0, want 1"),
         ("modelServer.weights.image=weights:1", "at '/modelServer/weights/image': 'weights:1' does not match pattern"),
         ("modelServer.sglang.gpuClaim.count=4", "at '/modelServer/sglang/gpuClaim': additional properties 'count'"),
+        ("fullnameOverride=5a", "at '/fullnameOverride': '5a' does not match pattern"),
+        ("api.key.existing=a.-b", "at '/api/key/existing': 'a.-b' does not match pattern"),
+        ("data.size=0Gi", "at '/data/size': '0Gi' does not match pattern"),
+        ("api.resources.limits.gpu=1", "at '/api/resources/limits': additional properties 'gpu' not allowed"),
+        ("sandbox.settings.node_selector.pool=a b", "at '/sandbox/settings/node_selector/pool': 'a b' does not match"),
         ("global.clusterDomain=Local", "at '/global/clusterDomain': 'Local' does not match pattern"),
         ("global.pullPolicy=never", "at '/global/pullPolicy': value must be one of 'IfNotPresent', 'Always', 'Never'"),
         ("networkPolicy.apiServer.cidrs={10.0.0.1}", "at '/networkPolicy/apiServer/cidrs/0'"),
@@ -92,6 +98,18 @@ def test_a_value_that_cannot_be_is_named_with_what_is_allowed(given: str, words:
         ),
         ("modelServer.preStopSeconds=1000", "must be more than modelServer.preStopSeconds"),
         ("sandbox.egress.allow_hosts={packages.example.org}", "set sandbox.settings.network to fence or policy"),
+        (
+            "database.mode=embedded,api.autoscaling.enabled=true,api.autoscaling.minReplicas=7",
+            "api.autoscaling.maxReplicas is less than minReplicas",
+        ),
+        (
+            "router.podSecurityContext.seccompProfile.type=Localhost",
+            "router.podSecurityContext.seccompProfile: a profile of the node's has both type Localhost",
+        ),
+        (
+            "api.podSecurityContext.appArmorProfile.localhostProfile=mimo",
+            "api.podSecurityContext.appArmorProfile: a profile of the node's has both type Localhost",
+        ),
         ("api.ingress.enabled=true,api.httpRoute.enabled=true", "enable one of them"),
         ("evals.configMap=a,evals.existingClaim=b", "suites come from one of them"),
         ("api.ingress.enabled=true", "name its hosts in api.ingress.hosts"),
@@ -143,6 +161,32 @@ def test_claims_of_devices_are_refused_where_the_cluster_has_none() -> None:
         values={**SITE, "modelServer": {"weights": {"claim": "weights"}}},
     )
     assert "claims of devices are in Kubernetes 1.34 and later, and this is v1.33.0" in said
+
+
+def test_a_release_that_services_cannot_be_named_after_is_refused() -> None:
+    with pytest.raises(HelmError) as refused:
+        helm("template", "5", str(CHART), f"--values={CHART}/values-dev.yaml")
+    assert 'the release\'s name "5" does not begin with a letter' in str(refused.value)
+
+
+def test_names_that_yaml_would_take_for_something_else_stay_names() -> None:
+    named = {
+        "global": {"imagePullSecrets": ["30", "30"], "storageClass": "1e3"},
+        "api": {"key": {"existing": "7"}, "serviceAccount": {"name": "0"}},
+        "repositories": {"existingClaim": "no", "caConfigMap": "true"},
+        "nameOverride": "9",
+    }
+    made = render(named, "dev", arguments=("--namespace=8",))
+    api = made.one("Deployment", "mimo-api")
+    spec = api["spec"]["template"]["spec"]
+    assert spec["imagePullSecrets"] == [{"name": "30"}]
+    assert made.one("PersistentVolumeClaim", "mimo-data")["spec"]["storageClassName"] == "1e3"
+    assert api["metadata"]["labels"]["app.kubernetes.io/name"] == "9"
+    assert api["metadata"]["namespace"] == "8"
+    text = str(spec)
+    assert "'claimName': 'no'" in text
+    assert "'configMap': {'name': 'true'}" in text
+    assert "'secretKeyRef': {'name': '7', 'key': 'api-key'}" in text
 
 
 def test_all_that_is_wrong_is_said_at_once() -> None:
