@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import and_, delete, insert, select
 
-from agent.errors import LeaseLost, UnknownArtifact, UnknownTask
+from agent.errors import LeaseLost, SettingsError, UnknownArtifact, UnknownTask
 from agent.events import KeptImage, MediaType, MessageAdded
 from agent.store.base import Claim
 from agent.store.blobs import Blobs
@@ -33,7 +33,7 @@ def media_type_of(name: str) -> str:
 
 
 def holds_tokens(name: str) -> bool:
-    """Whether it says what the model thought, as ids."""
+    """Whether it says what the model thought, as ids: it is sealed as reasoning is, and for the same readers."""
     return name.partition("/")[2].startswith("tokens/")
 
 
@@ -51,6 +51,8 @@ class Artifact(BaseModel):
     sha256: str
     """Of the bytes, in hexadecimal digits."""
     created_at: datetime
+    sealed_size: int | None = Field(None, exclude=True)
+    """Bytes that are stored in place of these; None where they are stored as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +80,14 @@ class Artifacts:
         """
         data, project_id, task_id = data[:MAX_BYTES], claim.task.project_id, claim.task.id
         await self._verify(claim)
-        await self._blobs.put(_path(project_id, task_id, _digest(data)), data)
+        sealed = None
+        if holds_tokens(name) and self.database.box is not None:
+            sealed = self.database.box.seal(task_id, name, data.decode())
+        await self._blobs.put(_path(project_id, task_id, _digest(data)), data if sealed is None else sealed)
         async with self.database.writing() as transaction:
             await owned_run(transaction.db, claim.run_id, claim.generation)
-            await _write(transaction, project_id, task_id, claim.run_id, name, data, media_type)
+            size = None if sealed is None else len(sealed)
+            await _write(transaction, project_id, task_id, claim.run_id, name, data, media_type, sealed_size=size)
 
     @whole
     async def enclose(
@@ -136,11 +142,22 @@ class Artifacts:
     async def read(
         self, project_id: str, task_id: str, artifact: Artifact, start: int = 0, stop: int | None = None
     ) -> AsyncIterator[bytes]:
-        """Its bytes from ``start`` up to ``stop``, in pieces."""
-        stop = artifact.size if stop is None else stop
-        if start < stop:
-            async for piece in self._blobs.read(_path(project_id, task_id, artifact.sha256), start, stop):
-                yield piece
+        """Its bytes from ``start`` up to ``stop``, in pieces.
+
+        Raises:
+            SettingsError: it is sealed, and this process has no key that opens it.
+        """
+        path, stop = _path(project_id, task_id, artifact.sha256), artifact.size if stop is None else stop
+        if start >= stop:
+            return
+        if artifact.sealed_size is not None:
+            if self.database.box is None:
+                raise SettingsError(f"the artifact {artifact.name} of {task_id} is sealed; set MIMO_SECRETS_KEY")
+            sealed = b"".join([piece async for piece in self._blobs.read(path, 0, artifact.sealed_size)])
+            yield self.database.box.open(task_id, artifact.name, sealed).encode()[start:stop]
+            return
+        async for piece in self._blobs.read(path, start, stop):
+            yield piece
 
     async def forget(self, project_id: str, task_id: str | None = None) -> None:
         """Delete the bytes of a task, or of a whole project; their rows are the caller's to delete, afterwards."""
@@ -172,7 +189,15 @@ async def write_images(
 
 
 async def _write(
-    transaction: Transaction, project_id: str, task_id: str, run_id: str, name: str, data: bytes, media_type: str
+    transaction: Transaction,
+    project_id: str,
+    task_id: str,
+    run_id: str,
+    name: str,
+    data: bytes,
+    media_type: str,
+    *,
+    sealed_size: int | None = None,
 ) -> None:
     """In the place of one of the same name."""
     artifact = Artifact(
@@ -185,7 +210,7 @@ async def _write(
     )
     earlier = delete(artifacts).where(artifacts.c.task_id == task_id, artifacts.c.name == name)
     await transaction.db.execute(earlier)
-    values = {"project_id": project_id, "task_id": task_id, **artifact.model_dump()}
+    values = {"project_id": project_id, "task_id": task_id, "sealed_size": sealed_size, **artifact.model_dump()}
     await transaction.db.execute(insert(artifacts).values(values))
 
 

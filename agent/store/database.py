@@ -111,6 +111,7 @@ class Database:
         self.engine = engine.execution_options(**{BOX: box})
         self.changes = changes
         self.now = now
+        self.box = box
         self.prices = prices
         self.unfinished: set[asyncio.Future[Any]] = set()
         """Transactions under way, also those whose caller is gone."""

@@ -67,6 +67,8 @@ projects = Table(
     Column("created_at", UtcDateTime, nullable=False),
     # Since when nobody may act in it; null while it is open.
     Column("closed_at", UtcDateTime),
+    # Seals what pages tell of where they end, see cursors.py; made with the first page.
+    Column("cursor_key", LargeBinary),
     # The account of the fair queue, see queue.py: seconds of worker time charged, the share when last served, and the
     # turns for which background runs waited.
     Column("used_s", Float, nullable=False, server_default=text("0")),
@@ -169,6 +171,8 @@ artifacts = Table(
     Column("media_type", String(128), nullable=False),
     Column("size", BigInteger, nullable=False),
     Column("sha256", String(64), nullable=False),
+    # Bytes that are stored in place of it; null where it is stored as it is.
+    Column("sealed_size", BigInteger),
     Column("created_at", UtcDateTime, nullable=False),
 )
 
@@ -273,6 +277,7 @@ webhook_deliveries = Table(
     Column("tries", JSON, nullable=False),
     Index("webhook_deliveries_by_webhook", "webhook_id", "position"),
     Index("webhook_deliveries_by_due", "due"),
+    Index("webhook_deliveries_by_creation", "created_at"),
     sqlite_autoincrement=True,
 )
 

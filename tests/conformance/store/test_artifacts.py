@@ -1,6 +1,7 @@
 """What runs leave beside their events, in every storage there is."""
 
 import base64
+import hashlib
 import json
 import os
 from collections.abc import AsyncIterator, Iterator
@@ -9,15 +10,25 @@ from pathlib import Path
 
 import boto3
 import pytest
+from cryptography.fernet import Fernet
 from moto.server import ThreadedMotoServer
 
-from agent.errors import LeaseLost, StoreError, StoreUnavailable, TaskNotOver, UnknownArtifact, UnknownTask
+from agent.errors import (
+    LeaseLost,
+    SettingsError,
+    StoreError,
+    StoreUnavailable,
+    TaskNotOver,
+    UnknownArtifact,
+    UnknownTask,
+)
 from agent.events import MessageAdded
 from agent.store.artifacts import MAX_BYTES, Artifact, Artifacts, NewImage
 from agent.store.base import Claim, Project, RunResult
 from agent.store.export import Export
 from agent.store.open import open_store
 from agent.store.retention import Retention
+from agent.store.secrets import SecretBox
 from agent.store.sql import SqlStore
 from agent.types import Status, TaskRequest
 from tests.conformance.store.conftest import Clock
@@ -203,3 +214,42 @@ async def test_address_of_another_kind_is_refused(address: str) -> None:
     with pytest.raises(StoreError, match="use file:///"):
         async with open_store("sqlite://", artifacts=address):
             pass
+
+
+async def test_tokens_of_an_answer_are_sealed_where_they_lie_and_read_as_they_were(
+    url: str, clock: Clock, tmp_path: Path
+) -> None:
+    box, folder, name = SecretBox(Fernet.generate_key().decode()), tmp_path / "kept", "1/tokens/1-0.json"
+    said = b'{"token_ids": [4711, 4712], "logprobs": [-0.5, -0.25]}'
+    url = url if url != "sqlite://" else f"sqlite:///{tmp_path / 'memory.db'}"
+    async with open_store(url, clock=clock, artifacts=f"file://{folder}", box=box) as store:
+        claim = await claimed(store)
+        await kept(store).put(claim, name, said)
+        await kept(store).put(claim, "1/patch.diff", b"diff")
+        artifact = await kept(store).get("default", claim.task.id, name)
+
+        assert (artifact.size, artifact.sha256) == (len(said), hashlib.sha256(said).hexdigest())
+        assert await read(store, claim, artifact) == said
+        assert await read(store, claim, artifact, 14, 26) == said[14:26]
+        lines = [
+            json.loads(line) async for line in Export(store.database, "default", kept(store)).lines(reasoning=True)
+        ]
+        exported = {line["artifact"]["name"]: line["artifact"]["content"] for line in lines if "artifact" in line}
+        assert base64.b64decode(exported[name]) == said
+    stored = [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
+    assert b"diff" in stored
+    assert not any(b"4711" in each for each in stored)
+
+    async with open_store(url, clock=clock, artifacts=f"file://{folder}") as store:
+        with pytest.raises(SettingsError, match="MIMO_SECRETS_KEY"):
+            await read(store, claim, artifact)
+
+
+async def test_tokens_that_a_process_without_a_key_kept_stay_readable(url: str, clock: Clock, tmp_path: Path) -> None:
+    address = f"file://{tmp_path / 'kept'}"
+    url = url if url != "sqlite://" else f"sqlite:///{tmp_path / 'memory.db'}"
+    async with open_store(url, clock=clock, artifacts=address) as store:
+        claim = await claimed(store)
+        await kept(store).put(claim, "1/tokens/1-0.json", b"{}")
+    async with open_store(url, clock=clock, artifacts=address, box=SecretBox(Fernet.generate_key().decode())) as store:
+        assert await read(store, claim, await kept(store).get("default", claim.task.id, "1/tokens/1-0.json")) == b"{}"
