@@ -1,7 +1,5 @@
 """What users do with tasks. Everything here is bound to one project; nothing else reads tasks by a user's id."""
 
-import base64
-import binascii
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -10,12 +8,13 @@ from typing import Any
 import anyio
 from sqlalchemy import ColumnElement, Text, and_, case, cast, insert, or_, select, update
 
-from agent.errors import IdempotencyConflict, InvalidCursor, TaskNotOver, TaskOver, UnknownRun, UnknownTask
+from agent.errors import IdempotencyConflict, TaskNotOver, TaskOver, UnknownRun, UnknownTask
 from agent.events import MessageAdded, Restore
 from agent.inbox import Inbox
 from agent.store.artifacts import Artifacts, NewImage, write_images
 from agent.store.base import USER_EVENTS, QueuePosition, TaskPage, TaskRecord
 from agent.store.claims import position_of
+from agent.store.cursors import open_cursor, seal_cursor
 from agent.store.database import Database, Transaction, whole
 from agent.store.derive import advance
 from agent.store.idempotency import Keyed, keep_answer
@@ -160,14 +159,16 @@ class SqlProjectStore:
         cursor: str | None = None,
         limit: int = 20,
     ) -> TaskPage:
+        before = None if cursor is None else await open_cursor(self.database, self.project_id, cursor)
         query = select(tasks).where(tasks.c.project_id == self.project_id)
-        query = query.where(*_filters(status, created_by, since, until, cursor))
+        query = query.where(*_filters(status, created_by, since, until, before))
         query = query.where(*_contents(repository, labels or {}, text))
         async with self.database.reading() as db:
             rows = (await db.execute(query.order_by(tasks.c.position.desc()).limit(limit + 1))).mappings().all()
             page = rows[:limit]
             owned = await read_runs(db, runs.c.task_id.in_([row["task_id"] for row in page]), brief=True)
-        next_cursor = _encode_cursor(page[-1]["position"]) if len(rows) > limit else None
+        more = len(rows) > limit
+        next_cursor = await seal_cursor(self.database, self.project_id, page[-1]["position"]) if more else None
         return TaskPage(
             tasks=tuple(task_record(row, owned.get(row["task_id"], ())) for row in page), next_cursor=next_cursor
         )
@@ -369,7 +370,7 @@ def _place(submitted: datetime, priority: Priority, attempt: int) -> dict[str, o
 
 
 def _filters(
-    status: Status | None, created_by: str | None, since: datetime | None, until: datetime | None, cursor: str | None
+    status: Status | None, created_by: str | None, since: datetime | None, until: datetime | None, before: int | None
 ) -> list[ColumnElement[bool]]:
     found: list[ColumnElement[bool]] = []
     if status is not None:
@@ -380,8 +381,8 @@ def _filters(
         found.append(tasks.c.created_at >= since)
     if until is not None:
         found.append(tasks.c.created_at < until)
-    if cursor is not None:
-        found.append(tasks.c.position < _decode_cursor(cursor))
+    if before is not None:
+        found.append(tasks.c.position < before)
     return found
 
 
@@ -404,18 +405,3 @@ def _contents(repository: str | None, labels: Mapping[str, str | None], text: st
 def _askable(text: str) -> str:
     """Postgres cannot even be asked for U+0000."""
     return text.replace("\0", "")
-
-
-def _encode_cursor(position: int) -> str:
-    return base64.urlsafe_b64encode(f"p{position}".encode()).decode().rstrip("=")
-
-
-def _decode_cursor(cursor: str) -> int:
-    try:
-        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode("ascii")
-    except (binascii.Error, ValueError) as error:
-        raise InvalidCursor(f"not a cursor of this service: {cursor[:64]!r}") from error
-    # SQLite integers end at 63 bits; a longer number is none of ours.
-    if not text.startswith("p") or not text[1:].isdigit() or len(text) > 19:
-        raise InvalidCursor(f"not a cursor of this service: {cursor[:64]!r}")
-    return int(text[1:])

@@ -8,11 +8,12 @@ import anyio
 import pytest
 from sqlalchemy import event, insert, text
 
-from agent.errors import IdempotencyConflict, UnknownProject, UnknownTask
+from agent.errors import IdempotencyConflict, InvalidCursor, UnknownProject, UnknownTask
 from agent.events import StepMessage
 from agent.identity import DEFAULT_PROJECT
 from agent.store.base import Claim, Project, RunResult, Store
 from agent.store.open import open_store
+from agent.store.retention import Retention
 from agent.store.sql import SqlStore
 from agent.store.tables import runs
 from agent.types import AssistantMessage, Priority, Status, TaskRequest, Usage
@@ -374,3 +375,35 @@ async def test_priority_can_be_changed_while_a_task_waits(store: Store) -> None:
     assert claim.task.id == second.id
     assert (claim.task.priority, claim.task.title, claim.task.labels) == (Priority.HIGH, "Soon", {"for": "today"})
     assert claim.task.request == second.request
+
+
+async def test_cursor_of_a_page_is_of_use_in_its_project_alone_and_says_nothing(store: SqlStore) -> None:
+    await store.put_project(Project(project_id="theirs"))
+    for project_id in ("theirs", DEFAULT_PROJECT):
+        for _ in range(3):
+            await store.of(project_id).submit(request())
+    mine, theirs = store.of(DEFAULT_PROJECT), store.of("theirs")
+
+    cursors = [(await project.list_tasks(limit=2)).next_cursor for project in (mine, theirs, mine)]
+
+    assert len(set(cursors)) == 3
+    assert {len(cursor or "") for cursor in cursors} == {len(cursors[0] or "")}
+    for stranger, cursor in ((theirs, cursors[0]), (mine, cursors[1]), (store.of("nobody"), cursors[0])):
+        with pytest.raises(InvalidCursor):
+            await stranger.list_tasks(cursor=cursor)
+    for cursor in (cursors[0], cursors[2]):
+        assert len((await mine.list_tasks(cursor=cursor)).tasks) == 1
+
+
+async def test_page_goes_on_where_it_ended_though_its_last_task_was_deleted(store: SqlStore) -> None:
+    mine = store.of(DEFAULT_PROJECT)
+    oldest, last, _ = [await mine.submit(request()) for _ in range(3)]
+    page = await mine.list_tasks(limit=2)
+    assert page.tasks[-1].id == last.id
+    await mine.cancel(last.id)
+    await Retention(store.database).delete(DEFAULT_PROJECT, last.id)
+    await mine.submit(request())
+
+    rest = await mine.list_tasks(cursor=page.next_cursor)
+
+    assert ([task.id for task in rest.tasks], rest.next_cursor) == ([oldest.id], None)
