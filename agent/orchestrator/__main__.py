@@ -19,6 +19,7 @@ from agent.integrations.addresses import MCP_NETWORKS_VARIABLE, allowed_networks
 from agent.integrations.remote import reach_of
 from agent.orchestrator.app import open_worker
 from agent.orchestrator.settings import WorkerSettings
+from agent.store.base import DELIVERIES_KEPT_FOR
 from agent.store.blobs import ADDRESS_VARIABLE
 from agent.store.secrets import secret_box_of
 from agent.telemetry import open_telemetry
@@ -75,6 +76,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--concurrency", metavar="N", type=int, default=1, help=fields["concurrency"].description)
     parser.add_argument("--lease-ttl", metavar="S", type=float, default=15.0, help=fields["lease_ttl_s"].description)
+    parser.add_argument(
+        "--keep-deliveries",
+        metavar="DAYS",
+        type=int,
+        default=DELIVERIES_KEPT_FOR.days,
+        help=fields["deliveries_kept_days"].description,
+    )
     parser.add_argument("--monitor", metavar="HOST:PORT", help=fields["monitor"].description)
     parser.add_argument("--exit-with-parent", action="store_true", help="Stop when the process that started this ends.")
     return parser
@@ -97,6 +105,7 @@ def _settings(arguments: argparse.Namespace) -> WorkerSettings:
         tries_sandboxes=True,
         concurrency=arguments.concurrency,
         lease_ttl_s=arguments.lease_ttl,
+        deliveries_kept_days=arguments.keep_deliveries,
     )
 
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
 from agent.integrations.addresses import Network
@@ -114,6 +115,7 @@ async def open_worker(
             worker_id=settings.worker_id,
             concurrency=settings.concurrency,
             lease_ttl_s=settings.lease_ttl_s,
+            deliveries_kept_for=timedelta(days=settings.deliveries_kept_days),
             may_claim=may_claim,
             metrics=metrics,
             leftovers=Leftovers(repositories, Retention(store.database)),

@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from agent.config import ModelSettings
+from agent.store.base import DELIVERIES_KEPT_FOR
 from agent.store.claims import LONGEST_LEASE
 from sandbox.config import SandboxSettings
 from sandbox.types import Resources
@@ -60,4 +61,10 @@ class WorkerSettings(BaseModel):
         gt=0,
         le=LONGEST_LEASE.total_seconds(),
         description="A run whose worker is silent for so long goes to another one, s. Renewed at a third.",
+    )
+    deliveries_kept_days: int = Field(
+        DELIVERIES_KEPT_FOR.days,
+        ge=1,
+        le=3650,
+        description="Messages of webhooks are deleted after so many days, once they are sent or given up.",
     )

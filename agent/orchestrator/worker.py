@@ -13,7 +13,7 @@ from agent.orchestrator.leftovers import Leftovers
 from agent.orchestrator.log import num_fruitless_claims
 from agent.orchestrator.metrics import WorkerMetrics
 from agent.orchestrator.runner import Runner
-from agent.store.base import Claim, RunResult, Store
+from agent.store.base import DELIVERIES_KEPT_FOR, Claim, RunResult, Store
 from agent.types import Status
 
 MAX_FRUITLESS_CLAIMS = 5
@@ -46,6 +46,7 @@ class Worker:
         lease_ttl_s: float = 15.0,
         may_claim: Callable[[], bool] = lambda: True,
         tidy_every_s: float = 600.0,
+        deliveries_kept_for: timedelta = DELIVERIES_KEPT_FOR,
         metrics: WorkerMetrics | None = None,
         leftovers: Leftovers | None = None,
     ) -> None:
@@ -60,6 +61,7 @@ class Worker:
         self._lease_ttl_s = lease_ttl_s
         self._may_claim = may_claim
         self._tidy_every_s = tidy_every_s
+        self._deliveries_kept_for = deliveries_kept_for
         self._metrics = metrics or WorkerMetrics()
         self._leftovers = leftovers
         self._kept: dict[str, _Kept] = {}
@@ -166,7 +168,7 @@ class Worker:
         while True:
             await asyncio.sleep(self._tidy_every_s)
             try:
-                await self._store.tidy(_MAX_IDLE)
+                await self._store.tidy(_MAX_IDLE, deliveries_kept_for=self._deliveries_kept_for)
                 if self._leftovers is not None:
                     await self._leftovers.remove()
             except StoreUnavailable as error:

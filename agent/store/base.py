@@ -68,6 +68,10 @@ USER_EVENTS: dict[str, frozenset[WaitingOn | Literal["paused"]]] = {
 """What a user may tell a task after it was submitted, and which waits each word ends."""
 
 
+DELIVERIES_KEPT_FOR = timedelta(days=30)
+"""So long the messages of webhooks are there to be read, where nobody says otherwise."""
+
+
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -476,11 +480,13 @@ class Store(Protocol):
         ``agent.store.queue`` says whose turn it is.
         """
 
-    async def tidy(self, max_idle: timedelta) -> None:
+    async def tidy(self, max_idle: timedelta, *, deliveries_kept_for: timedelta = DELIVERIES_KEPT_FOR) -> None:
         """Delete the tasks that their projects keep no longer, and end the runs that were queued or waited too long.
 
         Args:
             max_idle: a run that nothing happened to for so long ends as ``expired``.
+            deliveries_kept_for: messages of webhooks are deleted so long after their event; those that are still to be
+                sent are not.
         """
 
     async def wait_for_work(self, timeout_s: float) -> None:

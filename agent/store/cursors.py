@@ -36,8 +36,9 @@ async def _key(database: Database, project_id: str) -> bytes:
     from cryptography.fernet import Fernet
 
     known = select(projects.c.cursor_key).where(projects.c.project_id == project_id)
+    key: bytes | None
     async with database.reading() as db:
-        key: bytes | None = (await db.execute(known)).scalar()
+        key = (await db.execute(known)).scalar()
     if key is not None:
         return key
     unset = update(projects).where(projects.c.project_id == project_id, projects.c.cursor_key.is_(None))

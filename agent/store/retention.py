@@ -1,9 +1,11 @@
 """What is kept of a project, and for how long."""
 
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 
-from sqlalchemy import ColumnElement, and_, delete, func, insert, select
+from sqlalchemy import ColumnElement, and_, delete, func, insert, select, update
 
 from agent.errors import StoreError, TaskNotOver, UnknownTask
 from agent.identity import DEFAULT_PROJECT, Deed
@@ -83,24 +85,36 @@ class Retention:
                     await db.execute(delete(table).where(table.c.project_id == project_id))
             if project_id == DEFAULT_PROJECT:
                 await db.execute(insert(projects).values(dict(row)))
-            await db.execute(insert(audit_log).values(_deed(project_id, by).model_dump() | {"at": transaction.now}))
+            deed = _deed(project_id, by, "command", "purge", f"/v1/projects/{project_id}")
+            await db.execute(insert(audit_log).values(deed.model_dump() | {"at": transaction.now}))
             return num_tasks
 
     @whole
     async def delete_old(self) -> int:
-        """Delete the tasks that ended longer ago than their project keeps them; how many there were."""
+        """Delete the tasks that ended longer ago than their project keeps them; how many there were. The audit log of a
+        project says in one entry what went."""
         async with self.database.reading() as db:
             kept = (await db.execute(select(projects).where(projects.c.retention_days.is_not(None)))).mappings()
             limited = tuple(map(project_record, kept))
             now = await self.database.now(db)
         num_deleted = 0
         for project in limited:
-            outlived = _outlived(project, now)
+            query = select(tasks.c.task_id, tasks.c.finished_at).where(_outlived(project, now))
             async with self.database.reading() as db:
-                gone = (await db.execute(select(tasks.c.task_id).where(outlived))).scalars().all()
-            for task_id in gone:
-                num_deleted += await self._delete_task(project.project_id, task_id)
+                gone = (await db.execute(query.order_by(tasks.c.finished_at))).all()
+            sweep = _Sweep(project.project_id)
+            for task_id, finished_at in gone:
+                await self._delete_task(project.project_id, task_id, partial(sweep.note, finished_at))
+            num_deleted += sweep.num_tasks
         return num_deleted
+
+    @whole
+    async def forget_deliveries(self, kept_for: timedelta) -> int:
+        """Delete the messages of webhooks that were written longer ago, and are not to be sent again; how many."""
+        deliveries = webhook_deliveries.c
+        async with self.database.writing() as transaction:
+            old = and_(deliveries.created_at < transaction.now - kept_for, deliveries.due.is_(None))
+            return (await transaction.db.execute(delete(webhook_deliveries).where(old))).rowcount
 
     @whole
     async def mark(self) -> str:
@@ -170,12 +184,43 @@ class Retention:
         await derive_task(transaction, task_id)
         return True
 
-    async def _delete_task(self, project_id: str, task_id: str) -> int:
-        """The bytes first: where this is interrupted, the rows still say that there is something to delete."""
+    async def _delete_task(
+        self, project_id: str, task_id: str, note: Callable[[Transaction], Awaitable[None]] | None = None
+    ) -> None:
+        """The bytes first: where this is interrupted, the rows still say that there is something to delete.
+
+        Args:
+            note: part of the transaction, where the task was still there.
+        """
         if self._kept is not None:
             await self._kept.forget(project_id, task_id)
         async with self.database.writing() as transaction:
-            return await _delete(transaction, tasks.c.task_id == task_id)
+            if await _delete(transaction, tasks.c.task_id == task_id) and note is not None:
+                await note(transaction)
+
+
+@dataclass(slots=True)
+class _Sweep:
+    """What went of a project at one time, and its entry in the audit log: it is true after each of the tasks."""
+
+    project_id: str
+    num_tasks: int = 0
+    _oldest: datetime | None = None
+    _position: int | None = None
+
+    async def note(self, finished_at: datetime, transaction: Transaction) -> None:
+        self.num_tasks += 1
+        self._oldest = self._oldest or finished_at
+        ended = " to ".join(f"{at:%Y-%m-%dT%H:%M:%SZ}" for at in (self._oldest, finished_at))
+        target = f"/v1/tasks: {self.num_tasks} that ended {ended}"
+        if self._position is None:
+            deed = _deed(self.project_id, "retention", "retention", "delete", target)
+            values = deed.model_dump() | {"at": transaction.now}
+            written = await transaction.db.execute(insert(audit_log).values(values).returning(audit_log.c.position))
+            self._position = written.scalar_one()
+        else:
+            its = audit_log.c.position == self._position
+            await transaction.db.execute(update(audit_log).where(its).values(target=target))
 
 
 async def _delete(transaction: Transaction, which: ColumnElement[bool]) -> int:
@@ -185,16 +230,10 @@ async def _delete(transaction: Transaction, which: ColumnElement[bool]) -> int:
     return (await transaction.db.execute(delete(tasks).where(which))).rowcount
 
 
-def _deed(project_id: str, by: str) -> Deed:
+def _deed(project_id: str, by: str, kind: str, action: str, target: str) -> Deed:
     """As the API notes what callers do; nobody called here."""
     return Deed(
-        project_id=project_id,
-        subject=by,
-        kind="command",
-        action="purge",
-        target=f"/v1/projects/{project_id}",
-        status=200,
-        request_id="none",
+        project_id=project_id, subject=by, kind=kind, action=action, target=target, status=200, request_id="none"
     )
 
 

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from agent.log import Entry
 from agent.store.artifacts import Artifacts
-from agent.store.base import USER_EVENTS, Claim, Project, ProjectStore, RunResult, TaskRecord
+from agent.store.base import DELIVERIES_KEPT_FOR, USER_EVENTS, Claim, Project, ProjectStore, RunResult, TaskRecord
 from agent.store.batches import Batches
 from agent.store.blobs import Blobs
 from agent.store.claims import claimable, overspent_in, take_turn
@@ -111,10 +111,11 @@ class SqlStore:
                 events=await read_events(transaction.db, events.c.run_id == run.run_id),
             )
 
-    async def tidy(self, max_idle: timedelta) -> None:
+    async def tidy(self, max_idle: timedelta, *, deliveries_kept_for: timedelta = DELIVERIES_KEPT_FOR) -> None:
         retention = Retention(self.database, self.artifacts)
         await retention.delete_old()
         await retention.expire(max_idle)
+        await retention.forget_deliveries(deliveries_kept_for)
 
     async def wait_for_work(self, timeout_s: float) -> None:
         changes = self.database.changes

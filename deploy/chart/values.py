@@ -540,6 +540,12 @@ class Orchestrator(Component):
     lease_ttl_seconds: float = Field(
         15.0, gt=0, le=3600, description="A run goes to another worker after so long a silence, s."
     )
+    keep_deliveries_days: int = Field(
+        30,
+        ge=1,
+        le=3650,
+        description="Messages of webhooks are deleted after so many days, once they are sent or given up.",
+    )
     probe_every_seconds: int = Field(
         3600,
         ge=0,

@@ -83,6 +83,7 @@ args:
   - --sandbox=kubernetes
   - --concurrency={{ int .Values.orchestrator.concurrency }}
   - --lease-ttl={{ .Values.orchestrator.leaseTtlSeconds }}
+  - --keep-deliveries={{ int .Values.orchestrator.keepDeliveriesDays }}
   - --monitor=0.0.0.0:9002
   {{- with .Values.orchestrator.probeEverySeconds }}
   - --probe-every={{ int . }}

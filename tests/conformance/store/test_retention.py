@@ -15,6 +15,7 @@ from agent.store.base import Project, RunResult, TaskRecord
 from agent.store.export import Export
 from agent.store.retention import Retention
 from agent.store.sql import SqlStore
+from agent.store.webhooks import Outcome, Webhooks
 from agent.types import Event, Status, TaskRequest, WaitingOn
 from tests.conformance.store.conftest import Clock
 
@@ -46,6 +47,43 @@ async def test_tasks_are_deleted_once_their_project_keeps_them_no_longer(store: 
         await store.of("short").get(old.id)
     assert (await store.of("short").list_tasks()).tasks == (waiting,)
     assert await store.of(DEFAULT_PROJECT).get(kept.id) == kept
+
+
+async def test_audit_log_says_in_one_entry_what_a_sweep_deleted(store: SqlStore, clock: Clock) -> None:
+    await store.put_project(Project(project_id="short", retention_days=7))
+    for _ in range(3):
+        await store.of("short").submit(REQUEST)
+        claim = await store.claim("worker", 15)
+        assert claim is not None
+        await store.finish(claim.run_id, claim.generation, RunResult(status=Status.SUCCEEDED))
+        clock.advance(3600)
+    retention = Retention(store.database)
+    clock.advance(7 * DAY.total_seconds())
+
+    assert [await retention.delete_old() for _ in range(2)] == [3, 0]
+
+    (entry,) = (await store.identities.audit("short")).entries
+    assert (entry.subject, entry.action, entry.at) == ("retention", "delete", clock.now)
+    assert entry.target == "/v1/tasks: 3 that ended 2026-01-01T00:00:00Z to 2026-01-01T02:00:00Z"
+
+
+async def test_messages_of_webhooks_are_kept_for_a_time_and_until_they_are_sent(store: SqlStore, clock: Clock) -> None:
+    webhooks = Webhooks(store.database)
+    hook, _ = await webhooks.create(DEFAULT_PROJECT, "http://a", ("task.submitted",), created_by="me")
+    for _ in range(2):
+        await store.of(DEFAULT_PROJECT).submit(REQUEST)
+        clock.advance(1)
+    sent = await webhooks.take_due(1, timedelta(minutes=1))
+    await webhooks.record(sent[0], Outcome(status=200, error=None, duration_s=0.1), retry_in=timedelta(minutes=1))
+    clock.advance(30 * DAY.total_seconds() - 60)
+    await store.tidy(400 * DAY)
+    assert len((await webhooks.log(hook.id))[0]) == 2
+    clock.advance(120)
+
+    await store.tidy(400 * DAY)
+
+    (left,) = (await webhooks.log(hook.id))[0]
+    assert (left.status, left.id == sent[0].id) == ("pending", False)
 
 
 async def test_export_holds_everything_of_the_project_and_nothing_else(store: SqlStore) -> None:
