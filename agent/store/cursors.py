@@ -1,6 +1,7 @@
 """Where a page ends, for who asks for the next one: sealed, as the place itself says how much the whole service has."""
 
 from sqlalchemy import select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from agent.errors import InvalidCursor
 from agent.store.database import Database
@@ -35,16 +36,20 @@ async def _key(database: Database, project_id: str) -> bytes:
     """
     from cryptography.fernet import Fernet
 
-    known = select(projects.c.cursor_key).where(projects.c.project_id == project_id)
-    key: bytes | None
     async with database.reading() as db:
-        key = (await db.execute(known)).scalar()
+        key = await _known(db, project_id)
     if key is not None:
         return key
     unset = update(projects).where(projects.c.project_id == project_id, projects.c.cursor_key.is_(None))
     async with database.writing() as transaction:
         await transaction.db.execute(unset.values(cursor_key=Fernet.generate_key()))
-        key = (await transaction.db.execute(known)).scalar()
+        key = await _known(transaction.db, project_id)
     if key is None:
         raise InvalidCursor(f"no project {project_id}")
+    return key
+
+
+async def _known(db: AsyncConnection, project_id: str) -> bytes | None:
+    query = select(projects.c.cursor_key).where(projects.c.project_id == project_id)
+    key: bytes | None = (await db.execute(query)).scalar()
     return key
