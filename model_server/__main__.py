@@ -8,6 +8,7 @@ import argparse
 import ipaddress
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 API_KEY_VARIABLE = "MIMO_MODEL_API_KEY"
+_MAX_THREADS = 1024
+"""Where the system has no room for so many, creating them ends the process."""
 _DRAIN_S = 60
 """After SIGTERM, running answers have this long to end, s."""
 
@@ -103,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--threads",
-        type=_positive,
+        type=_threads,
         default=1,
         help="of PyTorch; and those that share a compiled step where that is faster. One is best for small models",
     )
@@ -129,15 +132,22 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not positive")
-    return value
+    if re.fullmatch("0*[1-9][0-9]{0,17}", text) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return int(text)
+
+
+def _threads(text: str) -> int:
+    if _positive(text) > _MAX_THREADS:
+        raise argparse.ArgumentTypeError(f"{text} are more than {_MAX_THREADS}")
+    return int(text)
 
 
 def _bytes(text: str) -> int:
-    power = " KMG".find(text[-1:])
-    return _positive(text[:-1]) * 1024**power if power > 0 else _positive(text)
+    parts = re.fullmatch("([0-9]+)([KMG]?)", text)
+    if parts is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of bytes, such as 500M or 2G")
+    return _positive(parts[1]) * 1024 ** " KMG".index(parts[2] or " ")
 
 
 def _check_exposure(host: str, key: str | None) -> None:

@@ -104,10 +104,24 @@ def test_more_memory_than_the_machine_has_is_named_and_exits_2(
 
 
 @pytest.mark.parametrize(
-    "option",
-    [("--threads", "0"), ("--dtype", "int8"), ("--max-running", "x"), ("--kv-memory", "2T"), ("--kv-memory", "")],
+    ("option", "value", "complaint"),
+    [
+        ("--threads", "0", "'0' is no whole number from 1 on"),
+        ("--threads", "100000", "100000 are more than 1024"),
+        ("--dtype", "int8", "invalid choice"),
+        ("--max-running", "x", "'x' is no whole number from 1 on"),
+        ("--max-running", "9" * 5000, "is no whole number"),
+        ("--kv-memory", "2T", "'2T' is no number of bytes, such as 500M or 2G"),
+        ("--kv-memory", "", "'' is no number of bytes"),
+        ("--kv-memory", "0G", "'0' is no whole number from 1 on"),
+    ],
 )
-def test_bad_options_exit_2(option: tuple[str, str]) -> None:
+def test_a_bad_option_is_named_and_exits_2(
+    option: str, value: str, complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as ended:
-        start("--checkpoint", "x", "--port", 0, *option)
+        start("--checkpoint", "x", "--port", 0, option, value)
     assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert f"argument {option}: " in said
+    assert complaint in said
