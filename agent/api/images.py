@@ -2,28 +2,17 @@
 
 import base64
 import binascii
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from agent.api.body import rejected
 from agent.api.context import Context
 from agent.api.schemas import Image
-from agent.events import MediaType, MessageAdded
+from agent.events import MessageAdded
+from agent.image import media_type_of
 from agent.store.artifacts import NewImage
 from agent.store.ids import new_id
 
 _WITH_PROBLEM = "This is what the problem looks like:"
-
-_BEGINNINGS: Mapping[MediaType, re.Pattern[bytes]] = {
-    "image/png": re.compile(rb"\x89PNG\r\n\x1a\n"),
-    "image/jpeg": re.compile(rb"\xff\xd8\xff"),
-    "image/webp": re.compile(rb"RIFF....WEBP", re.DOTALL),
-}
-
-
-def media_type_of(data: bytes) -> MediaType | None:
-    """What kind of image it is, by its beginning; None where it is none that is taken."""
-    return next((kind for kind, beginning in _BEGINNINGS.items() if beginning.match(data)), None)
 
 
 def read_images(
@@ -62,7 +51,7 @@ def _read(image: Image, pointer: str) -> NewImage:
         data = base64.b64decode(image.data, validate=True)
     except binascii.Error as error:
         raise rejected(pointer, f"Not base 64: {error}", remedy) from error
-    if not _BEGINNINGS[image.media_type].match(data):
+    if media_type_of(data) != image.media_type:
         raise rejected(pointer, f"It does not begin as {image.media_type} does", remedy)
     return NewImage(image.media_type, data)
 

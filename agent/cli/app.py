@@ -18,6 +18,7 @@ from agent.cli.options import (
     Attempts,
     Checks,
     Commit,
+    Images,
     MaxCost,
     MaxSteps,
     MaxTokens,
@@ -182,6 +183,7 @@ def run(
     temperature: Temperature = None,
     seed: Seed = None,
     thinking: Thinking = None,
+    image: Images = None,
     sandbox: Sandbox = "local",
     first_answer: Annotated[
         float | None,
@@ -212,6 +214,7 @@ def run(
     from agent.cli import arguments
     from agent.cli.answer import AnswerForm
     from agent.cli.home import home
+    from agent.cli.images import few, no_sight, read_image
     from agent.cli.run import RunOptions
     from agent.cli.run import run as execute
     from agent.cli.terminal import open_terminal
@@ -221,6 +224,8 @@ def run(
     settings, checkpoint = arguments.endpoint(os.environ, url=model_url, name=model)
     if first_answer is not None:
         settings = settings.model_copy(update={"first_token_s": first_answer})
+    if image and (checkpoint or not settings.images):
+        raise no_sight(settings.name)
     streamed = input is Input.STREAM_JSON
     options = RunOptions(
         problem=arguments.read_message() if streamed else arguments.read_problem(problem),
@@ -234,6 +239,7 @@ def run(
         checks=tuple(check or ()),
         limits=arguments.limits(max_steps=max_steps, max_tokens=max_tokens, max_cost=max_cost, timeout_s=timeout),
         sampling=arguments.sampling(temperature=temperature, seed=seed, thinking=thinking, model=None),
+        images=tuple(map(read_image, few(image or ()))),
         attempts=attempts,
         output=output,
         apply=apply,

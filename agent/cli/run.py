@@ -33,6 +33,7 @@ from agent.orchestrator.app import open_worker
 from agent.orchestrator.settings import WorkerSettings
 from agent.orchestrator.worker import Worker
 from agent.repository import check_repository
+from agent.store.artifacts import NewImage
 from agent.store.base import ProjectStore
 from agent.store.open import open_store
 from agent.tools.finish import summary_of
@@ -69,6 +70,8 @@ class RunOptions:
     checks: tuple[str, ...]
     limits: Limits
     sampling: ModelOptions
+    images: tuple[NewImage, ...]
+    """What the problem looks like."""
     attempts: int
     output: Output
     apply: bool
@@ -90,7 +93,8 @@ async def run(options: RunOptions, home: Path, terminal: Terminal) -> ExitCode:
     with _directory(home / "runs") as directory:
         async with AsyncExitStack() as stack:
             settings = await _settings(options, directory, stack, terminal)
-            store = await stack.enter_async_context(open_store(settings.store))
+            images = (directory / "images").absolute().as_uri() if options.images else None
+            store = await stack.enter_async_context(open_store(settings.store, artifacts=images))
             progress = stack.enter_context(Progress(terminal, options.heartbeat_s))
             worker = await stack.enter_async_context(
                 open_worker(
@@ -223,7 +227,7 @@ async def _work(
     terminal: Terminal,
     options: RunOptions,
 ) -> TaskView:
-    task = await tasks.submit(request)
+    task = await tasks.submit(request, message=_shown(options.images), images=options.images)
     async with _cancelled_by_signals(tasks, task.id, progress):
         working = asyncio.ensure_future(worker.drain())
         beside = [asyncio.ensure_future(progress.keep_on())]
@@ -241,6 +245,15 @@ async def _work(
                 waiting.cancel()
             await asyncio.wait({working, *beside})
     return show(await tasks.get(task.id))
+
+
+def _shown(images: Sequence[NewImage]) -> MessageAdded | None:
+    """What goes with the problem."""
+    if not images:
+        return None
+    from agent.api.images import with_problem  # Slow to import, with the whole of the API.
+
+    return with_problem(images)
 
 
 async def _listen(tasks: ProjectStore, task_id: str) -> None:

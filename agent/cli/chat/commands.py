@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 
+import anyio
 from rich.console import RenderableType
 from rich.padding import Padding
 from rich.table import Table
@@ -60,6 +61,7 @@ class Commands:
         """A program to run before that."""
         self._known: dict[str, tuple[str, Callable[[str], Awaitable[None]]]] = {
             "/help": ("what can be typed", self._help),
+            "/image": ("show the model a file's image, or the clipboard's", self._image),
             "/rewind": ("back to an earlier turn: files, conversation or both", self._rewind),
             "/fork": ("go on in a copy of this conversation", self._fork),
             "/new": ("begin another conversation; this one can be resumed", self._new),
@@ -117,6 +119,11 @@ class Commands:
             code = await self._screen.outside([shell, "-c", command], self._conversation.history.root)
             if code:
                 self._screen.note(f"exit {code}", "red")
+
+    async def _image(self, rest: str) -> None:
+        named = rest.strip("'\"").replace("\\ ", " ")
+        file = self._conversation.history.root / await anyio.Path(named).expanduser() if named else None
+        await self._screen.attach(file)
 
     async def _rewind(self, rest: str) -> None:
         conversation = self._conversation
@@ -304,6 +311,7 @@ _KEYS = [
     ("Shift-Tab", "plan, ask, accept edits, auto"),
     ("Up", "take back what is queued; what was typed before"),
     ("Ctrl-G", "write in your editor"),
+    ("Ctrl-V", "the clipboard's image; or drop a file here"),
     ("Ctrl-O", "the newest output in full"),
     ("@path", "name a file"),
     ("!command", "your own shell; the agent is not told"),

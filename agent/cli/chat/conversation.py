@@ -17,6 +17,7 @@ import anyio
 
 from agent.cli.chat.custom import CustomCommand
 from agent.cli.chat.files import FileHistory
+from agent.cli.chat.images import Images, Showing
 from agent.cli.chat.journal import (
     Compacted,
     Granted,
@@ -34,6 +35,7 @@ from agent.cli.chat.journal import (
 )
 from agent.cli.chat.turn import LEASE_TTL_S, Ears, Ended, Means, Question, Turn, said_about
 from agent.cli.chat.workplace import Host, Sandboxed, Workplace
+from agent.cli.images import no_sight
 from agent.errors import TaskOver
 from agent.events import ApprovalDecided, ApprovalRequested
 from agent.history import earlier
@@ -42,6 +44,7 @@ from agent.model import Delta, Model
 from agent.permissions.policy import Asked, Decision, Grant, Mode, decide
 from agent.profiles.base import Profile
 from agent.steps.settings import LoopSettings
+from agent.store.artifacts import NewImage
 from agent.store.base import Claim, ProjectStore, RunResult, Store
 from agent.store.open import open_store
 from agent.tools.hook import Hooks
@@ -80,6 +83,8 @@ class Setting:
     """What the profile's tool shows."""
     commands: tuple[CustomCommand, ...] = ()
     """The user's own."""
+    takes_images: bool = False
+    """Whether the model does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +143,8 @@ class Conversation:
         self._reading: asyncio.Future[str] | None = None
         """The files, before a turn."""
         self._left = left
+        self._images = Images(folder / "images")
+        self._model = Showing(setting.model, self._images) if setting.takes_images else setting.model
         self._project = store.of(DEFAULT_PROJECT)
 
     @property
@@ -225,7 +232,7 @@ class Conversation:
         begun = self.state.turns[-1]
         means = Means(
             self._setting.profile,
-            self._setting.model,
+            self._model,
             self._workplace,
             self._decide,
             await self.messages(turns=len(self.state.turns) - 1),
@@ -293,7 +300,7 @@ class Conversation:
         system = {"role": "system", "content": self._setting.profile.system_prompt(datetime.now(UTC).date())}
         options = self._setting.options.model_copy(update={"thinking": False})
         said = earlier(await _said(self.state, self._project), options)
-        completion = await self._setting.model.complete([system, *said, asked], [], options)
+        completion = await self._model.complete([system, *said, asked], [], options)
         return completion.message.content.strip()
 
     async def compact(self, focus: str = "") -> str:
@@ -318,6 +325,16 @@ class Conversation:
 
     def revoke(self, grant: Grant) -> None:
         self._journal.add(Revoked(grant=grant))
+
+    def attach(self, image: NewImage, name: str) -> str:
+        """Take an image in; the model sees it where the user says the words that this returns.
+
+        Raises:
+            Failure: the model takes none.
+        """
+        if not self._setting.takes_images:
+            raise no_sight(self._setting.options.name or "the model")
+        return self._images.keep(image, name)
 
     def queue(self, text: str) -> None:
         """To be said when the turn is over."""

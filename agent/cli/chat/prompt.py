@@ -39,6 +39,7 @@ class Prompt:
         redraw: Callable[[], None],
         on_send: Callable[[str, bool], None],
         on_refusal: Callable[[str], None],
+        on_paste: Callable[[str], str | None],
     ) -> None:
         """
         Args:
@@ -46,6 +47,7 @@ class Prompt:
             vocabulary: for completion.
             on_send: is given what was sent, and whether it is for the turn that is under way.
             on_refusal: is told why something is not sent.
+            on_paste: what to write in the place of something pasted; None where that is itself.
         """
         self._pastes = Pastes()
         self.buffer = Buffer(
@@ -59,6 +61,7 @@ class Prompt:
         self._redraw = redraw
         self._on_send = on_send
         self._on_refusal = on_refusal
+        self._on_paste = on_paste
         self._question = ""
         self._answer: asyncio.Future[str] | None = None
 
@@ -100,6 +103,10 @@ class Prompt:
         """Into the line, to be changed and sent."""
         self.buffer.text = text
         self.buffer.cursor_position = len(text)
+
+    def insert(self, text: str) -> None:
+        """Into the line, where the cursor is."""
+        self.buffer.insert_text(text)
 
     def container(self) -> HSplit:
         mark = FormattedTextControl(lambda: [("class:title", "? " if self._answer else "> ")])
@@ -157,7 +164,7 @@ class Prompt:
 
         @keys.add(Keys.BracketedPaste, filter=shown)
         def _(event: KeyPressEvent) -> None:
-            buffer.insert_text(self._pastes.fold(event.data))
+            buffer.insert_text(self._on_paste(event.data) or self._pastes.fold(event.data))
 
         return keys
 

@@ -22,6 +22,7 @@ from rich.text import Text
 from agent.cli.chat.consent import Choice, form
 from agent.cli.chat.conversation import Audience, Consent, Conversation
 from agent.cli.chat.entry import Vocabulary, list_files
+from agent.cli.chat.images import clipboard, dropped
 from agent.cli.chat.keyboard import Keyboard
 from agent.cli.chat.lines import Lines, said, whole
 from agent.cli.chat.live import Live
@@ -32,6 +33,8 @@ from agent.cli.chat.prompt import Prompt
 from agent.cli.chat.scrollback import Scrollback
 from agent.cli.chat.status import Status
 from agent.cli.chat.turn import Ended, Question
+from agent.cli.failure import Failure
+from agent.cli.images import read_image
 from agent.cli.terminal import one_line, printable
 from agent.config import Prices
 from agent.errors import GitError
@@ -83,6 +86,7 @@ class Screen(Audience):
             redraw=redraw,
             on_send=self._sent,
             on_refusal=self._say_briefly,
+            on_paste=self._attached,
         )
         self._outside = Outside()
         self._wake = asyncio.Event()
@@ -174,6 +178,14 @@ class Screen(Audience):
         """Run a program that has the terminal for itself, such as a pager; it has the user's own rights."""
         await self._scrollback.written()
         return await self._outside.run(command, cwd, text)
+
+    async def attach(self, file: Path | None) -> None:
+        """Write into the line what stands for the image of a file, or of the clipboard."""
+        try:
+            image, name = (await clipboard(), "clipboard") if file is None else (read_image(file), file.stem)
+            self._prompt.insert(f"{self._conversation.attach(image, name)} ")
+        except Failure as refused:
+            self.note(f"! {refused.message}; {refused.remedy}", "red")
 
     async def submit(self, text: str, *, steer: bool) -> None:
         """Something the user typed and sent."""
@@ -296,6 +308,17 @@ class Screen(Audience):
         self._later_tasks.add(task)
         task.add_done_callback(self._later_tasks.discard)
 
+    def _attached(self, pasted: str) -> str | None:
+        """What stands for an image whose file was dropped; None where that was none, or the model takes none."""
+        file = dropped(pasted)
+        if file is None:
+            return None
+        try:
+            return f"{self._conversation.attach(read_image(file), file.stem)} "
+        except Failure as refused:
+            self._say_briefly(f"a path as it is: {refused.message}")
+            return None
+
     async def _edit(self) -> None:
         text = await self._outside.edit(self._prompt.whole, self._conversation.history.root)
         if text is None:
@@ -391,6 +414,10 @@ class Screen(Audience):
         @keys.add("<sigint>", filter=Condition(lambda: not self._outside.busy))
         def _(event: KeyPressEvent) -> None:
             self._interrupt_or_leave()
+
+        @keys.add("c-v", filter=typing)
+        def _(event: KeyPressEvent) -> None:
+            self._later(self.attach(None))
 
         @keys.add("c-g", filter=typing)
         def _(event: KeyPressEvent) -> None:

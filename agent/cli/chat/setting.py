@@ -118,6 +118,7 @@ async def open_setting(
         hooks,
         skills,
         find_commands(own / "commands", folder.speaking),
+        takes_images=model.images and not embedded,
     )
 
 

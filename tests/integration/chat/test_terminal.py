@@ -1,6 +1,8 @@
 """``mimo`` as a person sees it: the real program on a real terminal, a scripted endpoint."""
 
+import base64
 import json
+import os
 import random
 import signal
 import subprocess
@@ -20,6 +22,7 @@ from tests.integration.chat.terminal import (
     CTRL_G,
     CTRL_O,
     CTRL_S,
+    CTRL_V,
     ENTER,
     ESCAPE,
     SHIFT_TAB,
@@ -284,6 +287,58 @@ def test_a_conversation_is_resumed_from_the_list(start: Start) -> None:
     terminal.see("Which?")
     terminal.type("1", ENTER)
     terminal.see("said before")
+
+
+PNG = b"\x89PNG\r\n\x1a\n\x00\xff rest"
+
+
+def test_an_image_is_shown_to_the_model_in_its_turn_and_in_later_ones(start: Start, tmp_path: Path) -> None:
+    shown: list[list[Message]] = []
+
+    def script(messages: Sequence[Message]) -> AssistantMessage:
+        shown.append([part for each in messages if isinstance(each["content"], list) for part in each["content"]])
+        return say(f"seen in turn {len(shown)}")
+
+    (tmp_path / "a button.png").write_bytes(PNG)
+    (tmp_path / "project" / "shot.png").write_bytes(PNG + b"2")
+    terminal = ready(start(script, MIMO_MODEL_IMAGES="1"))
+    terminal.type("What is this? ")
+    terminal.paste(str(tmp_path / "a button.png").replace(" ", "\\ "))
+    terminal.see("What is this? [image a-button.png]")
+    terminal.type(ENTER)
+    terminal.see("seen in turn 1")
+    terminal.type("/image shot.png", ENTER)
+    terminal.see("> [image shot.png]")
+    terminal.type("and this?", ENTER)
+    terminal.see("seen in turn 2")
+    first, second = (
+        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{base64.b64encode(data).decode()}"}}
+        for data in (PNG, PNG + b"2")
+    )
+    assert shown[0] == [{"type": "text", "text": "What is this? [image a-button.png]"}, first]
+    assert [part for part in shown[1] if part["type"] == "image_url"] == [first, second]
+
+
+def test_the_image_of_the_clipboard_is_taken(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "clip").write_bytes(PNG)
+    (tmp_path / "wl-paste").write_text(f"#!/bin/sh\ncat {tmp_path}/clip\n")
+    (tmp_path / "wl-paste").chmod(0o700)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    terminal = ready(start(in_order(say("seen")), MIMO_MODEL_IMAGES="1", PATH=path))
+    terminal.type(CTRL_V)
+    terminal.see("> [image clipboard.png]")
+
+
+def test_a_model_that_takes_text_alone_is_shown_no_image(start: Start, root: Path) -> None:
+    (root / "shot.png").write_bytes(PNG)
+    (root / "words.png").write_text("words")
+    terminal = ready(start(in_order(), columns=300))
+    terminal.type("/image shot.png", ENTER)
+    terminal.see("! scripted takes text alone; say in words what the images show")
+    terminal.type("/image words.png", ENTER)
+    terminal.see("words.png is no PNG, JPEG or WebP")
+    terminal.paste(str(root / "shot.png"))
+    terminal.see(f"> {root}/shot.png")
 
 
 @pytest.mark.parametrize("keys", [("!echo begun; exec sleep 600", ENTER), ("a word", CTRL_G)])

@@ -18,6 +18,7 @@ from agent.testing.serving import serving
 from .conftest import CHECK, REPAIR, Mimo, start
 
 PNG = b"\x89PNG\r\n\x1a\n\x00\xff rest"
+SHOWN = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
 
 Serve = Callable[[ScriptedEndpoint], str]
 
@@ -51,9 +52,42 @@ def test_an_image_of_the_problem_reaches_the_model(
     options = ("--repo", checkout, "--check", CHECK, "--image", tmp_path / "button.png", "--watch")
     done = mimo("task", "submit", "add() subtracts", *options, *where)
     assert done.code == 0, done.err
-    shown = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{base64.b64encode(PNG).decode()}"}}
+    shown = {"type": "image_url", "image_url": {"url": SHOWN}}
     last = endpoint.requests[-1]["messages"]
     assert [message["content"][1:] for message in last if isinstance(message["content"], list)] == [[shown]]
+
+
+def test_an_image_of_a_run_here_reaches_the_model(
+    mimo: Mimo, checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MIMO_MODEL_IMAGES", "1")
+    (tmp_path / "button.png").write_bytes(PNG)
+    endpoint = ScriptedEndpoint(REPAIR)
+    with endpoint.running() as url:
+        options = ("--repo", checkout, "--check", CHECK, "--model-url", url, "--image", tmp_path / "button.png")
+        done = mimo("run", "add() subtracts", *options)
+    assert done.code == 0, done.err
+    assert "+    return a + b" in done.out
+    parts = [
+        part
+        for each in endpoint.requests[-1]["messages"]
+        if isinstance(each["content"], list)
+        for part in each["content"]
+    ]
+    assert [part["image_url"]["url"] for part in parts if part["type"] == "image_url"] == [SHOWN]
+
+
+def test_an_image_for_a_model_of_text_alone_is_refused_before_anything_is_asked(
+    mimo: Mimo, checkout: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "button.png").write_bytes(PNG)
+    endpoint = ScriptedEndpoint(REPAIR)
+    with endpoint.running() as url:
+        shown = ("--repo", checkout, "--image", tmp_path / "button.png")
+        refused = mimo("run", "add() subtracts", *shown, "--model-url", url)
+    assert (refused.code, endpoint.requests) == (2, [])
+    assert "takes text alone" in refused.err
+    assert "takes text alone" in mimo("run", "add() subtracts", *shown).err  # by the model that ships
 
 
 def test_an_image_that_the_model_does_not_take_is_refused_and_nothing_is_submitted(
@@ -74,7 +108,7 @@ def test_what_is_no_image_is_refused_before_anything_is_sent(mimo: Mimo, checkou
     assert "No such file" in mimo(*submit, "--image", tmp_path / "nowhere.png").err
     (tmp_path / "large.png").write_bytes(PNG + bytes(1_500_000))
     assert "make it 1,500,000 or less" in mimo(*submit, "--image", tmp_path / "large.png").err
-    assert "5 are too many" in mimo(*submit, *("--image", "a.png") * 5).err
+    assert "5 images are too many" in mimo(*submit, *("--image", "a.png") * 5).err
 
 
 def test_without_images_an_older_service_is_told_of_none(mimo: Mimo, checkout: Path) -> None:

@@ -18,6 +18,7 @@ async def test_a_question_waits_for_whoever_is_in_the_middle_of_words(tmp_path: 
         redraw=lambda: None,
         on_send=lambda text, steer: None,
         on_refusal=lambda why: None,
+        on_paste=lambda text: None,
     )
     await prompt.pause()  # nothing was typed
     prompt.put("in 1")
