@@ -6,6 +6,7 @@ import logging
 from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing
 from http import HTTPStatus
+from itertools import accumulate, takewhile
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -30,6 +31,10 @@ _STUCK_S = 60.0
 HEARTBEAT = b": heartbeat\n\n"
 _CHUNK = 64
 """Most events written at once."""
+_FIRST_CHUNK = 8
+"""As many at first: how large a log's events are shows then."""
+_CHUNK_BYTES = 64 * 1024
+"""More only where a single event has more: what is written to a reader who takes nothing is all it costs."""
 _WARN = 0.75
 """How far a reader falls behind before it is warned, as a share of what is kept for it."""
 
@@ -120,6 +125,7 @@ async def _chunks(shared: Context, task_id: str, reader: "_Reader", head: int) -
     """What was comes out of the store, what is new out of the log's tail, which reaches back to where that ended."""
     yield f"retry: {_RETRY_MS}\n\n".encode()
     drafts = shared.store.drafts if reader.drafts else None
+    most = _FIRST_CHUNK
     async with shared.watching.tail(shared.tasks, task_id, head, drafts) as tail:
         while not reader.ended:
             frames = tail.since(reader.after)
@@ -127,17 +133,27 @@ async def _chunks(shared: Context, task_id: str, reader: "_Reader", head: int) -
                 yield reader.drop(tail)
                 return
             if frames is None:
-                frames = tuple(map(frame, await shared.tasks.events(task_id, after=reader.after, limit=_CHUNK)))
+                frames = tuple(map(frame, await shared.tasks.events(task_id, after=reader.after, limit=most)))
             else:
                 reader.live = True
             if frames:
-                yield reader.take(frames[:_CHUNK], tail)
+                fitting = _fitting(frames)
+                most = min(2 * len(fitting), _CHUNK)  # What did not fit is read again.
+                chunk = reader.take(fitting, tail)
+                del frames, fitting  # The reader may take its time.
+                yield chunk
             elif written := reader.unread(tail):
                 yield reader.take_drafts(written)
             else:
                 await tail.wait(shared.heartbeat_s, drafts=reader.drafts)
                 if not tail.since(reader.after) and not reader.unread(tail):
                     yield HEARTBEAT
+
+
+def _fitting(frames: Sequence[Frame]) -> Sequence[Frame]:
+    """As many of the first as are written at once."""
+    ends = accumulate(len(each.text) for each in frames[:_CHUNK])
+    return frames[: max(1, sum(1 for _ in takewhile(lambda end: end <= _CHUNK_BYTES, ends)))]
 
 
 class _Reader:

@@ -12,6 +12,8 @@ from agent.types import Event, Limits, Status, StopReason, WaitingOn
 
 _FOR_THE_USER = frozenset({WaitingOn.APPROVAL, WaitingOn.QUESTION, WaitingOn.BUDGET})
 _MOST_STEPS = 1000
+_BATCH = 50
+"""Events that are held for a reader who takes its time."""
 
 
 async def follow(shared: Context, task_id: str, after: int) -> AsyncGenerator[Event | DraftPiece | None, None]:
@@ -21,7 +23,7 @@ async def follow(shared: Context, task_id: str, after: int) -> AsyncGenerator[Ev
     async with shared.watching.tail(shared.tasks, task_id, head, shared.store.drafts) as tail:
         while True:
             task = await shared.tasks.get(task_id)
-            events = await shared.tasks.events(task_id, after=after) if task.last_seq > after else ()
+            events = await shared.tasks.events(task_id, after=after, limit=_BATCH) if task.last_seq > after else ()
             for event in events:
                 after = event.seq
                 yield event

@@ -6,7 +6,7 @@ without content from a broken one.
 """
 
 import json
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
 from agent.api.context import Context
@@ -29,24 +29,27 @@ async def messages(
     ``entries`` {last, html}, where ``last`` is the sequence number to come back with; ``state`` {facts, status} after
     all that is known; ``item.delta`` as in the REST stream; ``beat`` in silence; ``end``.
     """
-    task, num_pieces = await shared.tasks.get(task_id), 0
+    task, num_pieces, stale = await shared.tasks.get(task_id), 0, False
     async with shared.watching.tail(shared.tasks, task_id, task.last_seq, shared.store.drafts) as tail:
         while not (task.status.terminal and after >= task.last_seq):
             news = tail.since(after) != ()
-            events = await shared.tasks.events(task_id, after=after) if news else ()
+            events = await shared.tasks.events(task_id, after=after, limit=BATCH) if news else ()
             task = await shared.tasks.get(task_id)
-            for batch in _batches(events):
-                after = batch[-1].seq
-                html = draw_entries(templates, task, batch, run_id)
-                yield _message("entries", {"last": after, "html": html})
+            num_events, ended = len(events), bool(events) and events[-1].type == LAST_EVENT
             if events:
+                after, stale = events[-1].seq, True
+                message = {"last": after, "html": draw_entries(templates, task, events, run_id)}
+                del events  # The reader may take its time.
+                yield _message("entries", message)
+            if stale and (ended or num_events < BATCH):
+                stale = False
                 yield _message("state", draw_state(templates, await read_state(shared, task)))
-            if events and events[-1].type == LAST_EVENT:
+            if ended:
                 break
             if pieces := tail.drafts_since(num_pieces):
                 num_pieces = pieces[-1].number
                 yield b"".join(frame.text for frame in pieces if run_id in (None, frame.piece.run_id))
-            elif not events:
+            elif not num_events:
                 await tail.wait(shared.heartbeat_s, drafts=True)
                 if tail.since(after) == () and not tail.drafts_since(num_pieces):
                     yield _message("beat", {})
@@ -58,10 +61,6 @@ def draw_entries(templates: Templates, task: TaskRecord, events: Sequence[Event]
     wanted = events if run_id is None else [event for event in events if event.run_id in (None, run_id)]
     attempts = {run.run_id: run.attempt for run in task.runs}
     return templates.part("entries.html", entries=entries(wanted, attempts), task=task)
-
-
-def _batches(events: Sequence[Event]) -> Iterator[Sequence[Event]]:
-    return (events[start : start + BATCH] for start in range(0, len(events), BATCH))
 
 
 def _message(name: str, body: Mapping[str, Any]) -> bytes:

@@ -212,7 +212,8 @@ async def test_images_of_a_prompt_are_kept_with_what_is_said_first_and_next(serv
         app = create_app(store, check_repository, api_key=OPERATOR, model=ModelSettings(name="sees", images=True))
         async with serve(app) as url, _connected(url, Editor()) as connection:
             session = await connection.new_session(cwd=repository, mcp_servers=[])
-            for num_tasks, prompt in enumerate(([acp.text_block("it looks odd"), shown], [shown]), start=1):
+            prompts: list[list[Any]] = [[acp.text_block("it looks odd"), shown], [shown]]
+            for num_tasks, prompt in enumerate(prompts, start=1):
                 turn = asyncio.ensure_future(connection.prompt(session_id=session.session_id, prompt=prompt))
                 async with asyncio.timeout(PATIENCE_S):
                     while len((await _get(url, "/v1/tasks"))["tasks"]) < num_tasks:  # noqa: ASYNC110
