@@ -1,6 +1,7 @@
 """``python -m deploy.bubblewrap``: bubblewrap as Debian 13 ships it, for the tests on machines that have an older one.
 
-Built from Debian's source into the cache of the user, with no word to the system's own.
+Built from Debian's source, out of the pools of the package sources that this machine has, into the cache of the user,
+with no word to the system's own.
 """
 
 import hashlib
@@ -18,11 +19,8 @@ from platformdirs import user_cache_path
 
 VERSION = "0.12.0"
 _SHA256 = "9760d007363e3abba7c747489910f9f82d9fca53ba3bd3282e396fa3c97a3314"
-_SOURCES = tuple(
-    f"http://deb.debian.org/{pool}/main/b/bubblewrap/bubblewrap_{VERSION}.orig.tar.xz"
-    for pool in ("debian/pool", "debian-security/pool/updates")
-)
-"""Either has it; what comes is known by its sum."""
+_PLACES = tuple(f"{pool}/main/b/bubblewrap/bubblewrap_{VERSION}.orig.tar.xz" for pool in ("pool", "pool/updates"))
+"""In an archive of packages, or one of security updates."""
 _TIMEOUT_S = 60.0
 _NEEDS = {"meson": "meson", "ninja": "ninja-build", "pkg-config": "pkg-config", "cc": "gcc"}
 _HEADER = Path("/usr/include/sys/capability.h")
@@ -76,8 +74,9 @@ def build() -> None:
 
 
 def _fetch() -> bytes:
+    """From whichever archive has it: what comes is known by its sum."""
     problems = []
-    for source in _SOURCES:
+    for source in _sources():
         try:
             answer = httpx.get(source, timeout=_TIMEOUT_S, follow_redirects=True).raise_for_status()
         except httpx.HTTPError as error:
@@ -86,7 +85,16 @@ def _fetch() -> bytes:
         if hashlib.sha256(answer.content).hexdigest() == _SHA256:
             return answer.content
         problems.append(f"{source}: not what was expected by its SHA-256")
-    raise BubblewrapError(f"it cannot be fetched: {'; '.join(problems)}")
+    raise BubblewrapError(f"it cannot be fetched: {'; '.join(problems) or 'no package source is known'}")
+
+
+def _sources() -> list[str]:
+    """An archive keeps what any release of its distribution has, in one pool."""
+    if shutil.which("apt-get") is None:
+        raise BubblewrapError("it is fetched from where apt-get has its packages, and there is none here")
+    asked = ("apt-get", "indextargets", "--format", "$(REPO_URI)")
+    archives = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()
+    return [f"{archive}{place}" for archive in dict.fromkeys(archives) for place in _PLACES]
 
 
 def _run(*command: str, at: Path) -> None:
