@@ -147,7 +147,7 @@ def _bytes(text: str) -> int:
     parts = re.fullmatch("([0-9]+)([KMG]?)", text)
     if parts is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of bytes, such as 500M or 2G")
-    return _positive(parts[1]) * 1024 ** " KMG".index(parts[2] or " ")
+    return _positive(parts[1]) << 10 * " KMG".index(parts[2] or " ")
 
 
 def _check_exposure(host: str, key: str | None) -> None:
