@@ -85,6 +85,7 @@ func serve(arguments []string) error {
 		return err
 	}
 	frugal()
+	callItself("sandboxd")
 	syscall.Umask(0o022)
 	if err := ownDescriptors(); err != nil {
 		return err
@@ -199,6 +200,9 @@ func frugal() {
 	debug.SetMemoryLimit(16 << 20)
 	readyThreads(spareThreads)
 }
+
+// callItself sets the name that process lists show. A program that was started by its descriptor has a number for one.
+func callItself(name string) { _ = os.WriteFile("/proc/self/comm", []byte(name), 0) }
 
 // closeDoors makes this process unreadable for others of its user and binds it, and all it starts, to the filter.
 func closeDoors() error {

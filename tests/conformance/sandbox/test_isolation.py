@@ -80,6 +80,7 @@ async def test_of_roots_home_only_a_python_installation_in_it_is_seen(say, only_
 
 async def test_processes_of_the_host_are_out_of_sight(say):
     commands = (await say("ps -e -o comm=")).split()
+    assert commands[0] == "sandboxd"
     assert len(commands) < 8, commands
 
 
