@@ -56,7 +56,8 @@ def dialect_of(path: str) -> Dialect:
 
 
 def _data(body: JsonObject) -> bytes:
-    return b"data: " + json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    """In ASCII: some clients end a line at every character of Unicode that ends one, such as U+2028 or U+0085."""
+    return b"data: " + json.dumps(body, separators=(",", ":")).encode() + b"\n\n"
 
 
 def _openai_error(error: ApiError) -> JsonObject:

@@ -6,6 +6,7 @@ from itertools import repeat
 from typing import Any
 
 import httpx
+import httpx2
 import openai
 import pytest
 from openai import AsyncOpenAI
@@ -89,6 +90,36 @@ async def test_streamed_and_whole_answers_are_the_same_message(text: str, ending
     assert chunks[-2].choices[0].finish_reason == choice.finish_reason == ending
     assert chunks[-1].usage == whole.usage
     assert getattr(chunks[-2], "mimo", None) == getattr(whole, "mimo", None)
+
+
+async def test_clients_that_end_lines_wherever_unicode_does_get_every_event_whole() -> None:
+    text = "a\u2028b\x85c\x0bd\u2029e"
+    body = {"model": MODEL, "messages": [USER], "stream": True}
+    async with service(answering(text + IM_END)) as (_, url), httpx.AsyncClient(base_url=f"{url}/v1") as http:
+        said = await http.post("/chat/completions", json=body)
+    *events, last = [line.removeprefix("data: ") for line in said.text.splitlines() if line]
+    assert last == "[DONE]"
+    assert "".join(json.loads(event)["choices"][0]["delta"].get("content", "") for event in events) == text
+
+
+async def test_a_stream_cut_at_any_byte_is_no_whole_answer_to_the_official_client() -> None:
+    body = {"model": MODEL, "messages": [USER], "stream": True}
+    async with service(answering(f"é😀{IM_END}")) as (_, url), httpx.AsyncClient(base_url=f"{url}/v1") as http:
+        whole = (await http.post("/chat/completions", json=body)).content
+    ended = whole.index(b"\n\n", whole.index(b'"finish_reason":"stop"')) + 2
+    cuts = [whole[:length] for length in range(len(whole) + 1)]
+    unread = iter(cuts)
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=next(unread))
+
+    proxy = httpx2.AsyncClient(transport=httpx2.MockTransport(answer))
+    async with AsyncOpenAI(base_url="http://model", api_key="none", max_retries=0, http_client=proxy) as client:
+        messages = [(await streamed(client))[0] for _ in cuts]
+    for length, message in enumerate(messages):
+        assert "é😀".startswith(message["content"])
+        is_whole = (message["content"], message.get("ending")) == ("é😀", "stop")
+        assert is_whole == (length >= ended), length
 
 
 async def test_a_tool_call_has_typed_arguments_and_its_reasoning_is_counted() -> None:
