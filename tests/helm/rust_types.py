@@ -34,14 +34,21 @@ Types = Mapping[str, Mapping[str, Field]]
 """Name of a type -> its fields, or its words, as they are written in an object."""
 
 
+class NotFetched(Exception):
+    """Cargo cannot fetch a crate, for these reasons."""
+
+
 def types(crate: str, module: str) -> Types:
     """Those of a crate that is pinned by its hash.
 
     Raises:
-        CalledProcessError: Cargo cannot fetch it.
+        NotFetched: it is not to be had, or this Cargo is too old for it.
     """
     asked = ["cargo", "metadata", "--locked", "--format-version=1", f"--manifest-path={_PINS}"]
-    known = json.loads(subprocess.run(asked, capture_output=True, check=True).stdout)["packages"]
+    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise NotFetched(done.stderr.strip())
+    known = json.loads(done.stdout)["packages"]
     [manifest] = [each["manifest_path"] for each in known if each["name"] == crate]
     text = Path(manifest).with_name("src").joinpath(f"{module}.rs").read_text()
     return {name: dict(_fields(body)) for _, name, body in _BLOCK.findall(text)}

@@ -8,7 +8,7 @@ import pytest
 
 from deploy.cluster import programs
 from tests.helm.rendered import Object, profile, render
-from tests.helm.rust_types import Types, misfits, types
+from tests.helm.rust_types import NotFetched, Types, misfits, types
 
 pytestmark = [
     pytest.mark.skipif(
@@ -18,6 +18,14 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("cargo") is None, reason="not installed: cargo"),
     pytest.mark.timeout(600),
 ]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _fetched() -> None:
+    try:
+        types("kcr_ray_io", "v1/rayclusters")
+    except NotFetched as reason:
+        pytest.skip(f"cargo: {reason}")
 
 
 def groups() -> tuple[Object, str, Types]:
