@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.padding import Padding
 from rich.text import Text
 
 from agent.api.schemas import EventView
@@ -121,7 +120,7 @@ def answer(text: str) -> RenderableType:
     """Markdown of the model; control characters in it stay visible and steer nothing."""
     from agent.cli.chat.markdown import PlainMarkdown  # Slow to import, and not needed before the first answer.
 
-    return Padding(PlainMarkdown(printable(text), hyperlinks=False), (0, 0, 1, 2))
+    return PlainMarkdown(printable(text))
 
 
 def named(call: ToolCall, room: int) -> str:

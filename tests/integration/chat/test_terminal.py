@@ -289,6 +289,19 @@ def test_a_conversation_is_resumed_from_the_list(start: Start) -> None:
     terminal.see("said before")
 
 
+@pytest.mark.parametrize("columns", [40, 100])
+def test_code_in_an_answer_stands_between_single_blank_lines_in_the_terminals_colours(
+    start: Start, columns: int
+) -> None:
+    code = "Like this:\n\n```python\ndef f():\n    return 1\n```\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\nThat is all.\n"
+    terminal = ready(start(in_order(say(code)), columns=columns))
+    terminal.type("how?", ENTER)
+    terminal.see(
+        "\n\n  Like this:\n\n    def f():\n        return 1\n\n   a  b\n   ────\n   1  2\n\n  That is all.\n\n"
+    )
+    assert not any(len(color) == 6 for color in terminal.colors)  # as pyte writes those that are no names
+
+
 PNG = b"\x89PNG\r\n\x1a\n\x00\xff rest"
 
 
