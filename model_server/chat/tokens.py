@@ -4,6 +4,8 @@ import codecs
 import json
 from collections.abc import Iterable, Sequence
 from functools import cache
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -158,11 +160,11 @@ def _spans(text: str) -> list[Span]:
 
 def _joined(spans: Iterable[Span]) -> list[Span]:
     joined: list[Span] = []
-    for span in spans:
-        if joined and not span.control and not joined[-1].control:
-            joined[-1] = Span(joined[-1].text + span.text, control=False)
+    for control, alike in groupby(spans, attrgetter("control")):
+        if control:
+            joined += alike
         else:
-            joined.append(span)
+            joined += _spans("".join(span.text for span in alike))
     return joined
 
 

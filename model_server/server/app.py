@@ -181,24 +181,12 @@ class _Service:
         asked = parse_completion(await self._body(request))
         self._check_model(asked.model)
         prompts = await anyio.to_thread.run_sync(self._encoded, asked)
-        echoes = [
-            Echo(self._text(prompt), prompt_ids if asked.scores_prompt else ()) if asked.echo else Echo()
-            for prompt, prompt_ids in zip(asked.prompts, prompts, strict=True)
-            for _ in range(asked.n)
-        ]
-        answer = CompletionAnswer(
-            _new_id("cmpl-"),
-            self._settings.model_name,
-            self._tokenizer,
-            asked.include_usage,
-            echoes,
-            only_scores=asked.only_scores,
-        )
+        name = _new_id("cmpl-")
         requests = [
             self._placed(
                 request,
                 GenerateRequest(
-                    answer.id,
+                    name,
                     prompt_ids,
                     self._sampling(asked, prompt_ids, asked.logprobs),
                     scored_from=0 if asked.scores_prompt else None,
@@ -207,6 +195,19 @@ class _Service:
             )
             for prompt_ids in prompts
         ]
+        echoes = [
+            Echo(self._text(prompt), prompt_ids if asked.scores_prompt else ()) if asked.echo else Echo()
+            for prompt, prompt_ids in zip(asked.prompts, prompts, strict=True)
+            for _ in range(asked.n)
+        ]
+        answer = CompletionAnswer(
+            name,
+            self._settings.model_name,
+            self._tokenizer,
+            asked.include_usage,
+            echoes,
+            only_scores=asked.only_scores,
+        )
         choices = self._choices(requests, asked.n, asked.stop, PlainText)
         return (StreamedAnswer if asked.stream else WholeAnswer)(choices, answer)
 
@@ -295,7 +296,7 @@ class _Service:
     async def _detokenize(self, request: Request) -> Json:
         asked = parse_detokenize(await self._body(request))
         self._check_model(asked.model)
-        return {"text": "".join(span.text for span in self._tokenizer.decode(asked.tokens))}
+        return {"text": await anyio.to_thread.run_sync(self._text, asked.tokens)}
 
     async def _export(self) -> Response:
         series = self._metrics.text(await self._engine.series())

@@ -123,7 +123,7 @@ class TextToTokens(Fields):
 
 class TokensToText(Fields):
     model: str
-    tokens: Annotated[list[TokenId], Field(max_length=10_000_000)]
+    tokens: Annotated[list[TokenId], Field(max_length=2**20)]
 
 
 def parse_tokenize(body: bytes) -> ChatRequest | TextToTokens:

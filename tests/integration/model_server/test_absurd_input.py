@@ -135,3 +135,16 @@ async def test_a_text_many_times_too_long_is_refused_for_its_beginning(
     assert answer.status_code == 400, answer.text
     assert "The first 1048576 characters of the prompt have " in answer.json()["error"]["message"]
     assert " but the context holds 200. Shorten " in answer.json()["error"]["message"]
+
+
+async def test_more_tokens_than_any_text_has_are_not_read(http: httpx.AsyncClient) -> None:
+    answer = await http.post("/detokenize", json={"model": MODEL, "tokens": [1] * (2**20 + 1)}, timeout=120)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "tokens"
+
+
+async def test_an_endless_prompt_that_is_to_be_repeated_is_refused_for_its_length(http: httpx.AsyncClient) -> None:
+    body = {"model": MODEL, "prompt": [1] * 2**20, "echo": True}
+    answer = await http.post("/v1/completions", json=body, timeout=120)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == "context_length_exceeded"
