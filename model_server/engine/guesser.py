@@ -1,6 +1,5 @@
 """Guesses the next tokens of the sequences of a step: from their own past where it says something, else with the
 prediction layers, and in both cases only as far as it pays.
-
 """
 
 from collections.abc import Sequence as Several
