@@ -8,7 +8,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
-from agent.api.server import server_settings
+from agent.api.server import Connection, server_settings
 from agent.store.base import Store
 from agent.store.open import open_store
 
@@ -26,9 +26,9 @@ def serve() -> Serve:
     """Serves an application over real HTTP; yields its address. A port of 0 is a free one."""
 
     @asynccontextmanager
-    async def serving(app: FastAPI, port: int = 0) -> AsyncIterator[str]:
+    async def serving(app: FastAPI, port: int = 0, connection: type[Connection] = Connection) -> AsyncIterator[str]:
         listener = socket.create_server(("127.0.0.1", port))
-        server = _Server(server_settings(app, stop_s=0))
+        server = _Server(server_settings(app, stop_s=0, connection=connection))
         running = asyncio.ensure_future(server.serve(sockets=[listener]))
         try:
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"
