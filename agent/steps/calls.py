@@ -1,5 +1,6 @@
 """What the tools do: each call of an answer is checked, allowed, announced, made and observed."""
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from agent.steps.bounds import Bounds
 from agent.steps.record import Record
 from agent.steps.user import User
 from agent.tools.ask_user import AskUserArguments
-from agent.tools.base import Before, Tool, ToolContext, ToolResult
+from agent.tools.base import Before, Foreseeing, Tool, ToolContext, ToolResult
 from agent.tools.check import check
 from agent.trajectory import Step
 from agent.types import Keep, Observation, Snapshot, TaskRequest, ToolCall
@@ -85,6 +86,11 @@ class Calls:
         if isinstance(checked[1], AskUserArguments):
             self._observe(step, call.id, None, await self._user.ask(done, checked[1], intent_id))
             return
+        if not intent and self._user.to_be_asked(step, call, intent_id):
+            vain = await self._bounds.unless(asyncio.Event(), self._foreseen(*checked, intent_id))
+            if vain is not None:
+                self._observe(step, call.id, None, vain)
+                return
         allowed = intent.call if intent else self._user.allowed(step, call, intent_id)
         if isinstance(allowed, ToolResult):
             self._observe(step, call.id, None, allowed)
@@ -111,6 +117,16 @@ class Calls:
         result, kept = await self._bounds.unless_stopped(self._perform(done, *checked, intent_id, again=again))
         result = _told(result, allowed) if allowed != call else result
         self._observe(step, call.id, intent_id, result, kept, time.monotonic() - since)
+
+    async def _foreseen(self, tool: Tool, arguments: Any, intent_id: str) -> ToolResult | None:
+        """Why the call is in vain, as far as that can be told without making it."""
+        if not isinstance(tool, Foreseeing):
+            return None
+        context = ToolContext(self._sandbox, f"{self._name}{intent_id}", self._task.limits.command_timeout_s)
+        try:
+            return await tool.foresee(arguments, context)
+        except SandboxRejected:
+            return None  # The call itself says what it is.
 
     async def _perform(
         self, done: Sequence[Step], tool: Tool, arguments: Any, intent_id: str, *, again: bool

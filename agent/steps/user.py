@@ -43,6 +43,11 @@ class User:
             if finished or message.delivery != "queue"
         ]
 
+    def to_be_asked(self, step: Step, call: ToolCall, intent_id: str) -> bool:
+        """Whether they are about to be asked about a call, for the first time."""
+        asked = any(request.approval_id == self._approval_id(intent_id) for request in step.requests)
+        return not asked and isinstance(self._approve(call), Asked)
+
     def allowed(self, step: Step, call: ToolCall, intent_id: str) -> ToolCall | ToolResult:
         """The call as it may be made, which they may have changed; or why it is not made.
 
@@ -86,13 +91,16 @@ class User:
 
     def _decision(self, step: Step, call: ToolCall, intent_id: str, parts: tuple[str, ...]) -> ApprovalDecided:
         """What they decided about a call; asks and waits where that is not known."""
-        approval_id = f"{self._record.run_id}-{intent_id}"
+        approval_id = self._approval_id(intent_id)
         if decided := self._inbox.decisions().get(approval_id):
             return decided
         if all(request.approval_id != approval_id for request in step.requests):
             request = ApprovalRequested(step=step.number, approval_id=approval_id, call=call, parts=parts)
             self._record.add("approval.requested", request)
         raise Parked(WaitingOn.APPROVAL, approval_id=approval_id)
+
+    def _approval_id(self, intent_id: str) -> str:
+        return f"{self._record.run_id}-{intent_id}"
 
     def _asked_at(self, question_id: str) -> int:
         asked = (event for event in self._record.events if event.type == "question.asked")

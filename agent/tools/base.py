@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ValidationError
 
@@ -71,6 +71,14 @@ class Tool(Protocol):
 
     async def run(self, arguments: Any, context: ToolContext) -> ToolResult:
         """Do the work; ``arguments`` is a checked instance of ``self.arguments``."""
+
+
+@runtime_checkable
+class Foreseeing(Protocol):
+    """A tool that can tell beforehand that a call is in vain: nobody need be asked whether it may be made."""
+
+    async def foresee(self, arguments: Any, context: ToolContext) -> ToolResult | None:
+        """What the model would read of a call that cannot work as the files are now; None of one that may."""
 
 
 def function_schema(tool: Tool) -> dict[str, Any]:

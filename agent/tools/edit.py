@@ -2,7 +2,7 @@
 
 from agent.tools.base import ToolContext, ToolResult
 from agent.tools.str_replace import StrReplace, StrReplaceArguments, refusal, replace
-from agent.tools.text_file import edit_text, numbered
+from agent.tools.text_file import edit_text, foresee_edit, numbered
 
 _AROUND = 3
 _MOST_SHOWN = 40
@@ -17,6 +17,9 @@ class Edit:
 
     async def run(self, arguments: StrReplaceArguments, context: ToolContext) -> ToolResult:
         return await edit_text(context, self.name, arguments.path, lambda text: _edited(text, arguments))
+
+    async def foresee(self, arguments: StrReplaceArguments, context: ToolContext) -> ToolResult | None:
+        return await foresee_edit(context, arguments.path, lambda text: _edited(text, arguments))
 
 
 def _edited(text: str, wanted: StrReplaceArguments) -> tuple[ToolResult, str | None]:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from agent.tools.base import Tool, ToolContext, ToolResult, fit
+from agent.tools.base import Foreseeing, Tool, ToolContext, ToolResult, fit
 from agent.tools.bash import describe_ending
 from sandbox.types import Command, Exited, Sandbox
 
@@ -83,3 +83,6 @@ class Hooked:
         if said := await self.hooks.run("after_tool", about, context.sandbox, context.call_id):
             return replace(result, text=f"{result.text}\n[a hook says: {said}]")
         return result
+
+    async def foresee(self, arguments: BaseModel, context: ToolContext) -> ToolResult | None:
+        return await self.tool.foresee(arguments, context) if isinstance(self.tool, Foreseeing) else None

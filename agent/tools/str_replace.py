@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from agent.tools.base import ToolContext, ToolResult
 from agent.tools.syntax import breaks
-from agent.tools.text_file import edit_text
+from agent.tools.text_file import edit_text, foresee_edit
 
 _NEAREST_LINES = 3
 
@@ -37,13 +37,16 @@ class StrReplace:
         self._checks_syntax = checks_syntax
 
     async def run(self, arguments: StrReplaceArguments, context: ToolContext) -> ToolResult:
-        def change(text: str) -> tuple[ToolResult, str | None]:
-            result, changed = replace(text, arguments.old_str, arguments.new_str)
-            if changed is not None and self._checks_syntax and (why := refusal(arguments.path, text, changed)):
-                return why, None
-            return result, changed
+        return await edit_text(context, self.name, arguments.path, lambda text: self._edited(text, arguments))
 
-        return await edit_text(context, self.name, arguments.path, change)
+    async def foresee(self, arguments: StrReplaceArguments, context: ToolContext) -> ToolResult | None:
+        return await foresee_edit(context, arguments.path, lambda text: self._edited(text, arguments))
+
+    def _edited(self, text: str, wanted: StrReplaceArguments) -> tuple[ToolResult, str | None]:
+        result, changed = replace(text, wanted.old_str, wanted.new_str)
+        if changed is not None and self._checks_syntax and (why := refusal(wanted.path, text, changed)):
+            return why, None
+        return result, changed
 
 
 def refusal(path: str, before: str, after: str) -> ToolResult | None:

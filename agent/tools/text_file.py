@@ -30,6 +30,15 @@ async def edit_text(context: ToolContext, tool: str, path: str, change: Change) 
     return await write_text(context.sandbox, path, changed) or result
 
 
+async def foresee_edit(context: ToolContext, path: str, change: Change) -> ToolResult | None:
+    """Why the change cannot be made as the file is now; None where it can."""
+    text = await read_text(context.sandbox, path)
+    if isinstance(text, ToolResult):
+        return text
+    result, changed = change(text)
+    return result if changed is None else None
+
+
 async def read_text(sandbox: Sandbox, path: str) -> str | ToolResult:
     """The text of a file; a :class:`ToolResult` says why there is none."""
     try:

@@ -114,6 +114,20 @@ async def test_a_refused_call_is_not_made_and_the_model_reads_why(
     assert (root / "calc.py").read_text().endswith("a - b\n")
 
 
+@pytest.mark.parametrize("sandboxed", [True, False])
+async def test_an_edit_that_cannot_be_made_is_not_asked_about(
+    open_chat: Open, root: Path, recorder: Recorder, sandboxed: bool
+) -> None:
+    missed = call("str_replace", path="calc.py", old_str="a * b", new_str="a + b")
+    recorder.consents = [Consent(True)]
+    async with open_chat(in_order(missed, EDIT, say("done")), sandboxed=sandboxed) as chat:
+        await chat.say("repair it")
+        told = [each["content"] for each in await chat.messages() if each["role"] == "tool"]
+    assert "old_str was not found; nearest lines:" in told[0]
+    assert [asked.parts[0].text for asked in recorder.asked] == ["str_replace"]
+    assert (root / "calc.py").read_text().endswith("a + b\n")
+
+
 async def test_always_holds_for_the_conversation_and_after_it_was_opened_again(
     open_chat: Open, recorder: Recorder
 ) -> None:
