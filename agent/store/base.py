@@ -565,4 +565,4 @@ class Store(Protocol):
         """
 
     async def close(self) -> None:
-        """Free connections."""
+        """Wait for what is being written."""

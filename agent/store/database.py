@@ -144,9 +144,9 @@ class Database:
             yield db
 
     async def close(self) -> None:
+        """Wait for the transactions under way. A connection that one has, disposing of the engine would leave open."""
         if self.unfinished:
             await asyncio.wait(self.unfinished)
-        await self.engine.dispose()
 
 
 @asynccontextmanager

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import anyio
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from agent.config import Prices
 from agent.errors import StoreError
@@ -94,10 +94,16 @@ async def _open(
     if url.get_backend_name() == "sqlite":
         drafts = PipedDrafts(Path(f"{url.database}-drafts")) if is_file(url) else Drafts()
         engine = await open_sqlite(url)
+        stack.push_async_callback(_dispose, engine)
         now = now or _told_by(lambda: datetime.now(UTC))
         return Database(engine, Changes(POLL_S), now, one_writer=True, box=box, prices=prices), drafts
     engine, changes, drafts = await stack.enter_async_context(_postgres().connected(url, box))
     return Database(engine, changes, now or _postgres().server_time, box=box, prices=prices), drafts
+
+
+async def _dispose(engine: AsyncEngine) -> None:
+    with anyio.CancelScope(shield=True):
+        await engine.dispose()
 
 
 def _told_by(clock: Callable[[], datetime]) -> Clock:

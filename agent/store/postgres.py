@@ -55,11 +55,16 @@ async def open_postgres(url: URL) -> AsyncEngine:
 
 @asynccontextmanager
 async def connected(url: URL, box: "SecretBox | None") -> AsyncIterator[tuple[AsyncEngine, Changes, Drafts]]:
-    """As :func:`open_postgres`, and what the server calls out while this is open. The caller disposes of the engine."""
+    """As :func:`open_postgres`, and what the server calls out while this is open."""
     engine, changes = await open_postgres(url), PostgresChanges()
     drafts = PostgresDrafts(url, engine, box)
-    async with drafts.opened(), changes.listening(url, {WATCHED_CHANNEL: drafts.hear_watched}):
-        yield engine, changes, drafts
+    try:
+        async with drafts.opened(), changes.listening(url, {WATCHED_CHANNEL: drafts.hear_watched}):
+            yield engine, changes, drafts
+    finally:
+        # Not before nobody has a connection: one that comes back to an engine that was disposed of stays open.
+        with anyio.CancelScope(shield=True):
+            await engine.dispose()
 
 
 async def server_time(db: AsyncConnection) -> datetime:
@@ -102,7 +107,8 @@ class PostgresChanges(Changes):
             yield
         finally:
             listener.cancel()
-            await asyncio.wait([listener])
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait([listener])
 
     def _connected(self, is_connected: bool) -> None:
         self.poll_s = _LISTENING_POLL_S if is_connected else _DEAF_POLL_S

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+import anyio
 from pydantic import ValidationError
 from sqlalchemy import URL, text
 from sqlalchemy.exc import DBAPIError
@@ -69,7 +70,8 @@ class PostgresDrafts(Drafts):
         finally:
             for work in self._works:
                 work.cancel()
-            await asyncio.wait(self._works)
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait(self._works)
 
     def hear_watched(self, task_id: str) -> None:
         now = time.monotonic()
@@ -122,7 +124,12 @@ class PostgresDrafts(Drafts):
             self._something.clear()
             said = list(self._unsent)
             self._unsent.clear()
-            await self._notify(said)
+            notifying = asyncio.ensure_future(self._notify(said))
+            try:
+                await asyncio.shield(notifying)
+            except asyncio.CancelledError:  # Half a conversation would leave a connection open.
+                await asyncio.wait([notifying])
+                raise
 
     async def _remind(self) -> None:
         """Of what is watched: workers that began since must know, and others forget."""

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import psycopg
 import pytest
 from cryptography.fernet import Fernet
@@ -135,3 +136,24 @@ async def test_what_goes_through_the_server_is_sealed_where_there_is_a_key(postg
     assert tuple(heard) == PIECES
     assert len(overheard) == len(PIECES)
     assert not any("again" in payload or "reasoning" in payload for payload in overheard)
+
+
+async def test_store_that_is_closed_while_it_sends_leaves_no_connection_open(postgres: PostgresServer) -> None:
+    url = postgres.new_database()
+
+    async def say_on(store: SqlStore) -> None:
+        while True:
+            store.drafts.say("task_1", PIECES[:1])
+            await anyio.lowlevel.checkpoint()
+
+    for num_reads in range(6):
+        async with anyio.create_task_group() as saying, open_store(url) as store:
+            saying.start_soon(say_on, store)
+            for _ in range(num_reads):
+                await store.of("default").list_tasks()
+            saying.cancel_scope.cancel()
+
+    with psycopg.connect(url, autocommit=True) as asking, anyio.fail_after(120):
+        others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        while asking.execute(others.encode()).fetchone() != (0,):  # noqa: ASYNC110 - nobody tells us
+            await anyio.sleep(0.05)
