@@ -9,7 +9,7 @@ from http import HTTPStatus
 from urllib.parse import quote, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import cookie_parser
+from starlette.requests import ClientDisconnect, cookie_parser
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -75,6 +75,8 @@ class Gate:
                 await self._let_in(scope)
             await body.check_length(scope)
             await self._app(scope, body.receive, answer.send)
+        except ClientDisconnect:
+            logger.info("action=client_gone path=%s", scope["path"])
         except Problem as problem:
             if problem.status is HTTPStatus.UNAUTHORIZED and _is_a_person(scope):
                 there = RedirectResponse(f"{SIGN_IN_PATH}?next={quote(scope['path'])}", HTTPStatus.SEE_OTHER)
@@ -102,7 +104,7 @@ class Gate:
                 remedy="Call it by 127.0.0.1 or localhost; to serve others, start it with --host and an API key.",
             )
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and _place(origin) != host:
             raise Problem(
                 HTTPStatus.FORBIDDEN,
                 "foreign_origin",
@@ -140,6 +142,14 @@ def _is_open(path: str) -> bool:
 def _is_a_person(scope: Scope) -> bool:
     """Whether a browser asks for a page; programs are told what is wrong instead of being sent elsewhere."""
     return scope["method"] == "GET" and "text/html" in Headers(scope=scope).get("accept", "")
+
+
+def _place(origin: str) -> str | None:
+    """Host and port of an Origin header; None where it is no address."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None
 
 
 def _host_name(host: str) -> str:

@@ -1,6 +1,7 @@
 """Clients that begin a request and do not end it, over real sockets."""
 
 import asyncio
+import logging
 from pathlib import Path
 
 import httpx
@@ -61,6 +62,22 @@ async def test_client_that_does_not_end_its_request_is_hung_up_on(
         async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE_S) as http:
             assert (await http.get(f"{url}/livez")).status_code == 200
     assert received.count(b"HTTP/1.1 ") == len(said) - 1
+
+
+async def test_client_that_goes_in_the_middle_of_its_request_leaves_no_error(
+    store: Store, serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with serve(create_app(store, _resolve)) as url:
+        address = httpx.URL(url)
+        _, writer = await asyncio.open_connection(address.host, address.port)
+        writer.write(POST + b"{")
+        await writer.drain()
+        writer.close()
+        async with asyncio.timeout(PATIENCE_S):
+            while "action=client_gone" not in caplog.text:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+    assert "Traceback" not in caplog.text
 
 
 async def test_client_that_ended_its_request_is_waited_for(store: Store, serve: Serve) -> None:

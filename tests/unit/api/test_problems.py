@@ -173,8 +173,9 @@ async def test_name_of_another_host_is_refused(api: httpx.AsyncClient) -> None:
     _problem(await api.get("/v1/tasks", headers={"Host": "rebound.example:8700"}), 421, "foreign_host")
 
 
-async def test_page_of_another_origin_is_refused(api: httpx.AsyncClient) -> None:
-    answer = await api.post("/v1/tasks", json=TASK, headers={"Origin": "https://elsewhere.example"})
+@pytest.mark.parametrize("origin", ["https://elsewhere.example", "http://[bad", "null", ""])
+async def test_page_of_another_origin_is_refused(api: httpx.AsyncClient, origin: str) -> None:
+    answer = await api.post("/v1/tasks", json=TASK, headers={"Origin": origin})
 
     _problem(answer, 403, "foreign_origin")
 
