@@ -6,11 +6,11 @@ from http import HTTPStatus
 from fastapi import Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 
-from agent.api import messages
+from agent.api import images, messages
 from agent.api.auth import needs
 from agent.api.context import Context, Shared
 from agent.api.problems import Problem
-from agent.api.web.form import checked, read_form, read_labels
+from agent.api.web.form import Rejected, checked, read_form, read_images, read_labels
 from agent.api.web.page import Html, page_router
 from agent.api.web.state import State, read_state
 from agent.events import ApprovalDecided, BudgetGranted, MessageAdded, TaskUpdated
@@ -27,6 +27,13 @@ async def add_message(request: Request, task_id: str, shared: Shared) -> Respons
     form = await read_form(request)
     given = {"message_id": new_id("msg"), "text": form.get("text", "").strip()}
     message = checked(MessageAdded, {**given, "delivery": form.get("delivery", "steer")}, "Write a message first.")
+    task = await shared.tasks.get(task_id)
+    try:
+        shown = images.read_images(shared, task.request.model.name or shared.model_name, read_images(form))
+    except Rejected as rejected:
+        detail = " ".join(rejected.errors.values())
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_request", detail, remedy="Go back.") from rejected
+    message = await images.keep_images(shared, task_id, message, shown)
     await shared.tasks.tell(task_id, "message.added", message.model_dump(mode="json"))
     if "hx-request" in request.headers:  # The page goes on, and reads the message from the log.
         return Response(status_code=HTTPStatus.NO_CONTENT)

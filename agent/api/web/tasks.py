@@ -112,7 +112,8 @@ async def show_activity(
     shown = next((owned for owned in state.task.runs if owned.run_id == run), None)
     entries = Markup(draw_entries(html, state.task, events, shown.run_id if shown else None))  # noqa: S704 - of our own template
     after = events[-1].seq if events else 0
-    return _task_page(html, request, "activity", state, entries=entries, after=after, run=shown)
+    sight = _takes_images(shared)
+    return _task_page(html, request, "activity", state, entries=entries, after=after, run=shown, takes_images=sight)
 
 
 @router.get("/tasks/{task_id}/live", dependencies=[lasts("page")])
@@ -176,6 +177,10 @@ async def _listing(shared: Context, status: Status | None, cursor: str | None) -
     return {"page": page, "status": status, "cursor": cursor, "seen": seen, "queue": queue, "statuses": statuses}
 
 
+def _takes_images(shared: Context) -> bool:
+    return shared.takes_images and shared.store.artifacts is not None
+
+
 def _contents(shared: Context, task: TaskRequest, images: Sequence[Image]) -> Sequence[NewImage]:
     """
     Raises:
@@ -202,5 +207,5 @@ async def _task_form(
         errors=errors,
         repositories=repositories,
         model_name=shared.model_name,
-        takes_images=shared.takes_images and shared.store.artifacts is not None,
+        takes_images=_takes_images(shared),
     )

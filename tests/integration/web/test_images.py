@@ -10,7 +10,7 @@ from agent.config import ModelSettings
 from agent.identity import DEFAULT_PROJECT
 from agent.store.open import open_store
 
-from .conftest import Tab, resolve_commit, serving
+from .conftest import Tab, resolve_commit, serving, task
 
 pytestmark = pytest.mark.anyio
 
@@ -46,6 +46,52 @@ async def test_chosen_images_are_kept_with_the_task_and_others_refused_in_words(
         (kept,) = await store.artifacts.of_task(DEFAULT_PROJECT, task.id)
         found = [piece async for piece in store.artifacts.read(DEFAULT_PROJECT, task.id, kept)]
         assert (kept.media_type, b"".join(found)) == ("image/png", PNG)
+
+
+async def test_images_chosen_and_pasted_go_with_a_message(tab: Tab, tmp_path: Path) -> None:
+    picture, large = tmp_path / "button.png", tmp_path / "large.png"
+    picture.write_bytes(PNG)
+    large.write_bytes(PNG + bytes(1_500_000))
+    async with open_store(f"sqlite:///{tmp_path}/mimo.db", artifacts=f"file://{tmp_path}/kept") as store:
+        submitted = await store.of(DEFAULT_PROJECT).submit(task())
+        app = create_app(store, resolve_commit, model=ModelSettings(name="sees", images=True))
+        async with serving(app) as service:
+            page = tab.page
+            await page.goto(f"{service}/tasks/{submitted.id}")
+            text, chosen, hidden = (
+                page.get_by_label("Message"),
+                page.get_by_label("Images"),
+                page.locator("[name^=image_]"),
+            )
+            await chosen.set_input_files([large])
+            assert (
+                await chosen.evaluate("input => input.validationMessage")
+                == "Choose up to four images, 1.5 MB together."
+            )
+            await chosen.set_input_files([picture])
+            await expect(hidden).to_have_count(1)
+            assert await chosen.evaluate("input => input.validationMessage") == ""
+            await text.fill("Like this.")
+            await text.press("Control+Enter")
+            await expect(page.get_by_text("[image messages/")).to_have_count(1)
+            await expect(hidden).to_have_count(0)
+            await text.evaluate(
+                """text => {
+                  const data = new DataTransfer();
+                  const beginning = new Uint8Array([137, 80, 78, 71, 13, 10, 26, 10]);
+                  data.items.add(new File([beginning], "a.png", {type: "image/png"}));
+                  text.dispatchEvent(new ClipboardEvent("paste", {clipboardData: data, bubbles: true}));
+                }"""
+            )
+            await expect(hidden).to_have_count(1)
+            await text.fill("Or this.")
+            await text.press("Control+Enter")
+            await expect(page.get_by_text("[image messages/")).to_have_count(2)
+            assert tab.complaints == []
+            await page.goto("about:blank")
+        assert store.artifacts is not None
+        kept = await store.artifacts.of_task(DEFAULT_PROJECT, submitted.id)
+        assert [artifact.media_type for artifact in kept] == ["image/png", "image/png"]
 
 
 async def test_where_the_model_takes_text_alone_no_images_are_asked_for(tab: Tab, service: str) -> None:

@@ -16,13 +16,18 @@ addEventListener("submit", (event) => {
 });
 
 addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && event.target.form) event.target.form.requestSubmit();
+  const { form } = event.target;
+  if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey) || !form) return;
+  if (!form.querySelector("[type=submit]:disabled")) form.requestSubmit(); // Chosen images are not read yet.
 });
 
 // Chosen images go with the form's other fields, as text; it is sent once they are read.
 addEventListener("change", async (event) => {
   const { files, form, dataset } = event.target;
   if (!dataset.images) return;
+  const bytes = [...files].reduce((sum, file) => sum + file.size, 0);
+  event.target.setCustomValidity(files.length > 4 || bytes > 1.5e6 ? "Choose up to four images, 1.5 MB together." : "");
+  event.target.reportValidity();
   const send = form.querySelector("[type=submit]");
   send.disabled = true;
   for (const old of form.querySelectorAll(`[name^="${dataset.images}_"]`)) old.remove();
@@ -37,6 +42,24 @@ addEventListener("change", async (event) => {
     form.append(field);
   }
   send.disabled = false;
+});
+
+// Images that are pasted or dropped into a message are chosen with it.
+for (const kind of ["paste", "drop"]) {
+  addEventListener(kind, (event) => {
+    const input = event.target.form?.querySelector("[data-images]");
+    const files = (event.clipboardData || event.dataTransfer)?.files;
+    if (!input || ![...files || []].some((file) => file.type.startsWith("image/"))) return;
+    event.preventDefault();
+    input.files = files;
+    input.dispatchEvent(new Event("change", { bubbles: true }));
+  });
+}
+
+// What is sent is gone from the form, with what was read of it.
+addEventListener("reset", (event) => {
+  const input = event.target.querySelector("[data-images]");
+  if (input) for (const old of event.target.querySelectorAll(`[name^="${input.dataset.images}_"]`)) old.remove();
 });
 
 function duration(seconds) {
