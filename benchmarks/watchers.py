@@ -25,6 +25,7 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
+from agent.api.server import allow_most_files
 from agent.identity import DEFAULT_PROJECT
 from agent.store.base import RunResult, Store
 from agent.store.open import open_store
@@ -60,10 +61,9 @@ class Load:
 
 
 def _raise_file_limit(num_watchers: int) -> None:
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    if hard < num_watchers + 100:
-        sys.exit(f"only {hard} files may be open here; ask for fewer watchers")
+    most = allow_most_files()
+    if most < num_watchers + 100:
+        sys.exit(f"only {most} files may be open here; ask for fewer watchers")
 
 
 async def _measure(load: Load) -> tuple[list[float], int]:

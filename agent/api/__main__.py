@@ -16,7 +16,7 @@ from agent.api.app import create_app
 from agent.api.chores import at_work
 from agent.api.gate import LOOPBACK_HOSTS
 from agent.api.issuers import FILE_VARIABLE, IdentitySettings, identity_settings
-from agent.api.server import server_settings
+from agent.api.server import allow_most_files, server_settings
 from agent.api.streams import PER_CALLER, PER_PROJECT
 from agent.api.suites import suites_folder
 from agent.config import ModelSettings, model_settings
@@ -54,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     for name in ("httpx", "mcp"):  # Each request that they make or answer is in the log already.
         logging.getLogger(name).setLevel(logging.WARNING)
+    allow_most_files()
     try:
         asyncio.run(_serve(arguments, api_key, identity, secret_box, networks, model, reach))
     except (StoreError, SettingsError) as error:

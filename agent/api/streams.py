@@ -12,10 +12,10 @@ from agent.identity import Principal
 Kind = Literal["events", "page", "chat", "editor"]
 """Readers of the event stream (waits by MCP among them), pages of tasks, answers to chat programs, editors."""
 
-PER_CALLER = 256
-"""A dashboard of many tasks has room, and a client that forgets to close is stopped before others notice."""
-PER_PROJECT = 1024
-"""So many watchers of one task have an event within 0.4 s (``benchmarks.watchers``)."""
+PER_CALLER = 1024
+"""So many watchers of one task have an event within 0.4 s (``benchmarks.watchers``), and a client that forgets to close
+is stopped before others notice."""
+PER_PROJECT = 4096
 
 _RETRY_S = 10
 """When to come back, s. Nobody knows when a stream will end."""

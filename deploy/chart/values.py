@@ -526,9 +526,9 @@ class Api(Component):
     )
     identity: Object = Field({}, description="Whose tokens are believed: IdentitySettings, by their own names.")
     streams_per_caller: int = Field(
-        256, ge=1, description="Most event streams, editors and answers to chat programs of one caller at once, a pod."
+        1024, ge=1, description="Most event streams, editors and answers to chat programs of one caller at once, a pod."
     )
-    streams_per_project: int = Field(1024, ge=1, description="The same of one project.")
+    streams_per_project: int = Field(4096, ge=1, description="The same of one project.")
     ingress: Ingress = Ingress()
     http_route: HttpRoute = HttpRoute()
     autoscaling: ApiAutoscaling = ApiAutoscaling()

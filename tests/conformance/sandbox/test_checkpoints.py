@@ -202,6 +202,7 @@ async def test_a_collected_store_still_restores_what_was_kept(rewindable, store,
 
 async def test_a_tree_that_never_rests_is_refused(rewindable, store, run):
     await run("(while :; do date +%N > file; head -c 3000000 /dev/urandom > large; done) > /dev/null 2>&1 &")
+    await run("until [ -s large ]; do sleep 0.01; done")
     with pytest.raises(SandboxRejected, match="changes while it is saved"):
         await _save_often(rewindable, store)
 

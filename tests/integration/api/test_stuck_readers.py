@@ -46,11 +46,12 @@ class Service:
 
 
 @asynccontextmanager
-async def _service(store_url: str) -> AsyncIterator[Service]:
+async def _service(store_url: str, *, files: int | None = None) -> AsyncIterator[Service]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
     command = [sys.executable, "-m", "agent.api", "--store", store_url, "--port", str(port)]
-    process = await anyio.open_process(command, stdout=None, stderr=None)
+    limit = [] if files is None else ["prlimit", f"--nofile={files}:4096"]
+    process = await anyio.open_process([*limit, *command], stdout=None, stderr=None)
     try:
         async with asyncio.timeout(PATIENCE_S), httpx.AsyncClient(trust_env=False) as http:
             while True:
@@ -113,3 +114,15 @@ async def test_readers_that_take_nothing_cost_little_and_hold_nobody_up(path: st
                 peak = service.peak_bytes()
         assert num_read == len(await mine.events(task.id))
     assert (peak - alone) / NUM_STUCK < MOST_BYTES_EACH
+
+
+async def test_more_readers_have_room_than_a_shell_allows_files(tmp_path: Path) -> None:
+    store_url = f"sqlite:///{tmp_path}/mimo.db"
+    async with open_store(store_url) as store:
+        task = await store.of(DEFAULT_PROJECT).submit(
+            TaskRequest(repository="/repo", problem_statement="add() subtracts")
+        )
+    async with _service(store_url, files=64) as service:
+        with ExitStack() as reading:
+            for _ in range(100):
+                reading.enter_context(await _stick(service, f"/v1/tasks/{task.id}/events"))
