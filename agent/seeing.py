@@ -5,8 +5,9 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from agent.model import Completion, Delta, Model, StreamGuard
-from agent.types import Message, ModelOptions
+from agent.model import Model
+from agent.rewriting import Rewriting
+from agent.types import Message
 
 Load = Callable[[str, str], Awaitable[bytes | None]]
 """The bytes of a task's artifact; None where they are no longer kept."""
@@ -16,25 +17,17 @@ _REFERENCE = re.compile(r"artifact:(image/[a-z]+);([^/;]+)/(.+)")
 _GONE = {"type": "text", "text": "[an image that is no longer kept]"}
 
 
-class Seeing:
-    """Implements :class:`agent.model.Model`; puts the bytes in the place of references, as data URLs."""
+class Seeing(Rewriting):
+    """Puts the bytes in the place of references, as data URLs."""
 
     def __init__(self, model: Model, load: Load) -> None:
-        self._model = model
+        super().__init__(model)
         self._load = load
         self._parts: dict[str, dict[str, Any]] = {}
         """By reference: a view only grows, so each is asked for again and again."""
 
-    async def complete(
-        self,
-        messages: Sequence[Message],
-        tools: Sequence[dict[str, Any]],
-        options: ModelOptions,
-        on_delta: Callable[[Delta], None] | None = None,
-        watch: StreamGuard | None = None,
-    ) -> Completion:
-        shown = [await self._shown(message) for message in messages]
-        return await self._model.complete(shown, tools, options, on_delta, watch)
+    async def _rewritten(self, messages: Sequence[Message]) -> Sequence[Message]:
+        return [await self._shown(message) for message in messages]
 
     async def _shown(self, message: Message) -> Message:
         if not isinstance(message["content"], list):

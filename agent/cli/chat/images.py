@@ -5,16 +5,17 @@ import base64
 import re
 import shlex
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from agent.cli.failure import ExitCode, Failure
 from agent.cli.images import image_of
-from agent.model import Completion, Delta, Model, StreamGuard
+from agent.model import Model
+from agent.rewriting import Rewriting
 from agent.store.artifacts import NewImage
-from agent.types import Message, ModelOptions
+from agent.types import Message
 
 _NAMED = re.compile(r"\[image ([\w-]+\.(?:png|jpeg|webp))\]")
 
@@ -54,23 +55,15 @@ def _part(file: Path) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": f"data:image/{file.suffix[1:]};base64,{data}"}}
 
 
-class Showing:
-    """Implements :class:`agent.model.Model`; shows each image with the user's words that name it."""
+class Showing(Rewriting):
+    """Shows each image with the user's words that name it."""
 
     def __init__(self, model: Model, images: Images) -> None:
-        self._model = model
+        super().__init__(model)
         self._images = images
 
-    async def complete(
-        self,
-        messages: Sequence[Message],
-        tools: Sequence[dict[str, Any]],
-        options: ModelOptions,
-        on_delta: Callable[[Delta], None] | None = None,
-        watch: StreamGuard | None = None,
-    ) -> Completion:
-        shown = [self._shown(message) for message in messages]
-        return await self._model.complete(shown, tools, options, on_delta, watch)
+    async def _rewritten(self, messages: Sequence[Message]) -> Sequence[Message]:
+        return list(map(self._shown, messages))
 
     def _shown(self, message: Message) -> Message:
         if message["role"] != "user" or not (parts := self._images.parts(message["content"])):
