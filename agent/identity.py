@@ -102,5 +102,5 @@ class AuditEntry(Deed):
 class AuditPage(_Record):
     entries: tuple[AuditEntry, ...]
     """Newest first."""
-    next_before: int | None
+    next_cursor: str | None
     """Give it back for the next page; None at the end."""

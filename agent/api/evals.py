@@ -99,7 +99,7 @@ class EvalList(_Shape):
     """Newest first."""
 
     evals: tuple[Evaluation, ...]
-    next_before: int | None = Field(description="Value of before for the next page; null at the end.")
+    next_cursor: str | None = Field(description="Value of cursor for the next page; null at the end.")
 
 
 class SuiteList(_Shape):
@@ -142,12 +142,12 @@ async def submit_eval(request: Request, shared: Shared, idempotency_key: Idempot
 @router.get("/evals", dependencies=[needs("tasks:read")])
 async def list_evals(
     shared: Shared,
-    before: Annotated[int | None, Query(ge=1, le=2**53, description="next_before of the page before.")] = None,
+    cursor: Annotated[str | None, Query(description="next_cursor of the page before.")] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> EvalList:
     """Those of the project, newest first."""
-    found, next_before = await shared.evals.all(shared.principal.project_id, before=before, limit=limit)
-    return EvalList(evals=found, next_before=next_before)
+    found, next_cursor = await shared.evals.all(shared.principal.project_id, cursor=cursor, limit=limit)
+    return EvalList(evals=found, next_cursor=next_cursor)
 
 
 @router.get("/evals/{eval_id}", dependencies=[needs("tasks:read")])

@@ -22,6 +22,7 @@ from agent.errors import (
     AgentError,
     CannotRewind,
     IdempotencyConflict,
+    InvalidCursor,
     RequestUnderWay,
     StoreUnavailable,
     TaskNotOver,
@@ -148,6 +149,16 @@ def invalid_input(errors: Sequence[Mapping[str, Any]]) -> Problem:
     )
 
 
+def invalid_parameter(name: str, detail: str) -> Problem:
+    return Problem(
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        "invalid_request",
+        f"{name}: {detail}",
+        remedy="Correct the parameter; /openapi.json describes it.",
+        errors=[FieldError(parameter=name, detail=detail)],
+    )
+
+
 def install(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
     """Make every error of ``app`` a problem document; ``routes`` are asked which methods a path has."""
 
@@ -158,6 +169,7 @@ def install(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
     app.add_exception_handler(Problem, _on_problem)
     for kind in _AGENT_ERRORS:
         app.add_exception_handler(kind, _on_agent_error)
+    app.add_exception_handler(InvalidCursor, _on_invalid_cursor)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, on_http_exception)
     app.add_exception_handler(Exception, _on_bug)
@@ -229,6 +241,11 @@ _AGENT_ERRORS: dict[type[AgentError], tuple[HTTPStatus, str, str]] = {
 
 _PASSING = (RequestUnderWay, StoreUnavailable)
 """Waiting helps."""
+
+
+async def _on_invalid_cursor(request: Request, _: Exception) -> JSONResponse:
+    detail = "not a cursor that this service gave here; leave it out for the first page"
+    return problem_response(invalid_parameter("cursor", detail), request.scope)
 
 
 async def _on_validation_error(request: Request, error: Exception) -> JSONResponse:

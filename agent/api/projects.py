@@ -66,11 +66,11 @@ async def me(principal: Caller) -> Me:
 @router.get("/audit", dependencies=[needs("projects:admin")])
 async def audit(
     shared: Shared,
-    before: Annotated[int | None, Query(ge=1, le=2**63 - 1, description="next_before of the page before.")] = None,
+    cursor: Annotated[str | None, Query(description="next_cursor of the page before.")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> AuditPage:
     """Who changed what in your project, newest first."""
-    return await shared.store.identities.audit(shared.principal.project_id, before=before, limit=limit)
+    return await shared.store.identities.audit(shared.principal.project_id, cursor=cursor, limit=limit)
 
 
 @router.get("/projects")

@@ -18,7 +18,7 @@ from agent.api.etag import WITH_ETAG, IfMatch, check_unchanged, etag
 from agent.api.images import keep_images, read_images, with_problem
 from agent.api.log import whole_log
 from agent.api.once import IdempotencyKey, once
-from agent.api.problems import FieldError, Problem
+from agent.api.problems import Problem, invalid_parameter
 from agent.api.repos import resolve_repository
 from agent.api.schemas import (
     Delivery,
@@ -35,7 +35,7 @@ from agent.api.schemas import (
     summarise,
 )
 from agent.api.service import usage_of
-from agent.errors import InvalidCursor, TaskOver
+from agent.errors import TaskOver
 from agent.events import MessageAdded
 from agent.inbox import Inbox
 from agent.mining import Mining, mining
@@ -91,20 +91,17 @@ async def list_tasks(
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> TaskList:
     """Tasks, newest first."""
-    try:
-        page = await shared.tasks.list_tasks(
-            status=status,
-            created_by=created_by,
-            repository=repository,
-            labels=dict(map(_label, label or ())),
-            text=q,
-            since=since,
-            until=until,
-            cursor=cursor,
-            limit=limit,
-        )
-    except InvalidCursor as error:
-        raise invalid_cursor() from error
+    page = await shared.tasks.list_tasks(
+        status=status,
+        created_by=created_by,
+        repository=repository,
+        labels=dict(map(_label, label or ())),
+        text=q,
+        since=since,
+        until=until,
+        cursor=cursor,
+        limit=limit,
+    )
     return TaskList(tasks=tuple(map(summarise, page.tasks)), next_cursor=page.next_cursor)
 
 
@@ -384,17 +381,3 @@ def check_problem(task: TaskRequest, at: str = "") -> None:
     """
     if not task.problem_statement.strip():
         raise rejected(f"{at}/problem_statement", "The problem statement is blank", "Say what is wrong or wanted.")
-
-
-def invalid_cursor() -> Problem:
-    return invalid_parameter("cursor", "not a cursor that this service gave; leave it out for the first page")
-
-
-def invalid_parameter(name: str, detail: str) -> Problem:
-    return Problem(
-        HTTPStatus.UNPROCESSABLE_ENTITY,
-        "invalid_request",
-        f"{name}: {detail}",
-        remedy="Correct the parameter; /openapi.json describes it.",
-        errors=[FieldError(parameter=name, detail=detail)],
-    )

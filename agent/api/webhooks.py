@@ -52,7 +52,7 @@ class DeliveryList(_Shape):
     """Messages, newest first."""
 
     deliveries: tuple[DeliveryRecord, ...]
-    next_before: int | None = Field(description="Value of before for the next page; null at the end.")
+    next_cursor: str | None = Field(description="Value of cursor for the next page; null at the end.")
 
 
 BODIES = (NewWebhook, WebhookChange)
@@ -102,13 +102,13 @@ async def delete_webhook(webhook_id: str, shared: Shared) -> None:
 async def list_deliveries(
     webhook_id: str,
     shared: Shared,
-    before: Annotated[int | None, Query(ge=1, le=2**53, description="next_before of the page before.")] = None,
+    cursor: Annotated[str | None, Query(description="next_cursor of the page before.")] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> DeliveryList:
     """What the service was or is to be told, and how each try ended."""
     await find(shared, webhook_id)
-    found, next_before = await shared.webhooks.log(webhook_id, before=before, limit=limit)
-    return DeliveryList(deliveries=found, next_before=next_before)
+    found, next_cursor = await shared.webhooks.log(shared.principal.project_id, webhook_id, cursor=cursor, limit=limit)
+    return DeliveryList(deliveries=found, next_cursor=next_cursor)
 
 
 @router.post("/{webhook_id}/deliveries/{delivery_id}/redeliver", dependencies=_ADMIN, status_code=HTTPStatus.ACCEPTED)

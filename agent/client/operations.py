@@ -122,7 +122,7 @@ class AuditEntry(TypedDict):
 
 class AuditPage(TypedDict):
     entries: list[AuditEntry]
-    next_before: int | None
+    next_cursor: str | None
 
 
 class BudgetGranted(TypedDict):
@@ -315,7 +315,7 @@ class DeliveryList(TypedDict):
     """Messages, newest first."""
 
     deliveries: list[DeliveryRecord]
-    next_before: int | None
+    next_cursor: str | None
 
 
 class DeliveryRecord(TypedDict):
@@ -339,7 +339,7 @@ class EvalList(TypedDict):
     """Newest first."""
 
     evals: list[Evaluation]
-    next_before: int | None
+    next_cursor: str | None
 
 
 class EvalReport(TypedDict):
@@ -1694,10 +1694,10 @@ class Operations:
         )
         return answer
 
-    async def list_evals(self, *, before: int | None = None, limit: int | None = None) -> EvalList:
+    async def list_evals(self, *, cursor: str | None = None, limit: int | None = None) -> EvalList:
         """Those of the project, newest first."""
         answer: EvalList = json.loads(
-            await self._send("GET", "/v1/evals", _given(before=before, limit=limit), {}, None)
+            await self._send("GET", "/v1/evals", _given(cursor=cursor, limit=limit), {}, None)
         )
         return answer
 
@@ -1773,12 +1773,12 @@ class Operations:
         await self._send("DELETE", f"/v1/webhooks/{_in(webhook_id)}", {}, {}, None)
 
     async def list_deliveries(
-        self, webhook_id: str, *, before: int | None = None, limit: int | None = None
+        self, webhook_id: str, *, cursor: str | None = None, limit: int | None = None
     ) -> DeliveryList:
         """What the service was or is to be told, and how each try ended."""
         answer: DeliveryList = json.loads(
             await self._send(
-                "GET", f"/v1/webhooks/{_in(webhook_id)}/deliveries", _given(before=before, limit=limit), {}, None
+                "GET", f"/v1/webhooks/{_in(webhook_id)}/deliveries", _given(cursor=cursor, limit=limit), {}, None
             )
         )
         return answer
@@ -1902,10 +1902,10 @@ class Operations:
         answer: Me = json.loads(await self._send("GET", "/v1/me", {}, {}, None))
         return answer
 
-    async def audit(self, *, before: int | None = None, limit: int | None = None) -> AuditPage:
+    async def audit(self, *, cursor: str | None = None, limit: int | None = None) -> AuditPage:
         """Who changed what in your project, newest first."""
         answer: AuditPage = json.loads(
-            await self._send("GET", "/v1/audit", _given(before=before, limit=limit), {}, None)
+            await self._send("GET", "/v1/audit", _given(cursor=cursor, limit=limit), {}, None)
         )
         return answer
 

@@ -1,6 +1,11 @@
-"""Where a page ends, for who asks for the next one: sealed, as the place itself says how much the whole service has."""
+"""Pages of a project's rows, newest first. Where one ends, for who asks for the next, is sealed: the place itself would
+say how much the whole service has.
+"""
 
-from sqlalchemy import select, update
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Column, RowMapping, Select, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from agent.errors import InvalidCursor
@@ -8,24 +13,44 @@ from agent.store.database import Database
 from agent.store.tables import projects
 
 
-async def seal_cursor(database: Database, project_id: str, position: int) -> str:
-    """Text that says nothing, and is of use in this project only."""
+async def page_of(
+    database: Database, project_id: str, query: Select[Any], position: Column[int], cursor: str | None, limit: int
+) -> tuple[Sequence[RowMapping], str | None]:
+    """Rows of the project, from where the cursor says, and the cursor of the next page; None at the end.
+
+    Args:
+        position: what the rows are in the order of.
+
+    Raises:
+        InvalidCursor: no such page of the project ended in it.
+    """
+    if cursor is not None:
+        query = query.where(position < await _opened(database, project_id, position, cursor))
+    async with database.reading() as db:
+        rows = (await db.execute(query.order_by(position.desc()).limit(limit + 1))).mappings().all()
+    if len(rows) <= limit:
+        return rows, None
+    return rows[:limit], await _sealed(database, project_id, position, rows[limit - 1][position.name])
+
+
+async def _sealed(database: Database, project_id: str, position: Column[int], value: int) -> str:
+    """Text that says nothing, and is of use in this project and for these rows only."""
     from cryptography.fernet import Fernet  # Slow to import, and most commands turn no page.
 
-    return Fernet(await _key(database, project_id)).encrypt(str(position).encode()).decode("ascii")
+    text = f"{position.table.name} {value}"
+    return Fernet(await _key(database, project_id)).encrypt(text.encode()).decode("ascii")
 
 
-async def open_cursor(database: Database, project_id: str, cursor: str) -> int:
-    """
-    Raises:
-        InvalidCursor: no page of the project ended in it.
-    """
+async def _opened(database: Database, project_id: str, position: Column[int], cursor: str) -> int:
     from cryptography.fernet import Fernet, InvalidToken
 
     try:
-        return int(Fernet(await _key(database, project_id)).decrypt(cursor.encode()))
+        table, _, value = Fernet(await _key(database, project_id)).decrypt(cursor.encode()).decode().partition(" ")
     except InvalidToken as error:
         raise InvalidCursor(f"not a cursor of this project: {cursor[:64]!r}") from error
+    if table != position.table.name:
+        raise InvalidCursor(f"a cursor of {table}, not of {position.table.name}")
+    return int(value)
 
 
 async def _key(database: Database, project_id: str) -> bytes:

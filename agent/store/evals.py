@@ -9,6 +9,7 @@ from sqlalchemy import ColumnElement, RowMapping, and_, func, insert, select, up
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from agent.store.base import TaskRecord
+from agent.store.cursors import page_of
 from agent.store.database import Database, whole
 from agent.store.idempotency import Keyed, keep_answer
 from agent.store.ids import new_id
@@ -93,15 +94,16 @@ class Evals:
 
     @whole
     async def all(
-        self, project_id: str, *, before: int | None = None, limit: int = 20
-    ) -> tuple[tuple[Evaluation, ...], int | None]:
-        """Those of a project, newest first, and what to give as ``before`` for more of them; None at the end."""
+        self, project_id: str, *, cursor: str | None = None, limit: int = 20
+    ) -> tuple[tuple[Evaluation, ...], str | None]:
+        """Those of a project, newest first, and the cursor of the next page; None at the end.
+
+        Raises:
+            InvalidCursor: no page of them ended in it.
+        """
         query = select(evals).where(evals.c.project_id == project_id)
-        if before is not None:
-            query = query.where(evals.c.position < before)
+        page, next_cursor = await page_of(self.database, project_id, query, evals.c.position, cursor, limit)
         async with self.database.reading() as db:
-            rows = (await db.execute(query.order_by(evals.c.position.desc()).limit(limit + 1))).mappings().all()
-            page = rows[:limit]
             its = tasks.c.eval_id.in_([row["eval_id"] for row in page])
             counted = select(tasks.c.eval_id, tasks.c.status, func.count().label("num")).where(its)
             counts = (await db.execute(counted.group_by(tasks.c.eval_id, tasks.c.status))).all()
@@ -109,7 +111,7 @@ class Evals:
             _evaluation(row, {Status(each.status): each.num for each in counts if each.eval_id == row["eval_id"]})
             for row in page
         )
-        return found, page[-1]["position"] if len(rows) > limit else None
+        return found, next_cursor
 
     @whole
     async def get(self, project_id: str, eval_id: str) -> Submitted | None:

@@ -69,12 +69,12 @@ class Export:
         for kind, records in found.items():
             for record in records:
                 yield _line(kind, record)
-        before = None
+        cursor = None
         while True:
-            evaluations, before = await Evals(database).all(project_id, before=before, limit=_PAGE)
+            evaluations, cursor = await Evals(database).all(project_id, cursor=cursor, limit=_PAGE)
             for evaluation in evaluations:
                 yield _line("eval", evaluation)
-            if before is None:
+            if cursor is None:
                 return
 
     async def _tasks(self, reasoning: bool) -> AsyncIterator[str]:
@@ -120,13 +120,13 @@ class Export:
 
     async def _deeds(self) -> AsyncIterator[str]:
         """Newest first."""
-        before = None
+        cursor = None
         while True:
-            page = await Identities(self._database).audit(self._project_id, before=before, limit=_PAGE)
+            page = await Identities(self._database).audit(self._project_id, cursor=cursor, limit=_PAGE)
             for entry in page.entries:
                 yield _line("deed", entry)
-            before = page.next_before
-            if before is None:
+            cursor = page.next_cursor
+            if cursor is None:
                 return
 
 

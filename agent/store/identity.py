@@ -16,6 +16,7 @@ from sqlalchemy import ColumnElement, RowMapping, and_, delete, insert, or_, sel
 
 from agent.errors import StoreUnavailable
 from agent.identity import ApiKey, AuditEntry, AuditPage, Deed, Scope, SecretNote
+from agent.store.cursors import page_of
 from agent.store.database import Database, whole
 from agent.store.tables import api_keys, audit_log, project_secrets, projects
 
@@ -177,17 +178,16 @@ class Identities:
             await transaction.db.execute(insert(audit_log).values(deed.model_dump() | {"at": transaction.now}))
 
     @whole
-    async def audit(self, project_id: str, *, before: int | None = None, limit: int = 100) -> AuditPage:
-        """What was done in a project."""
+    async def audit(self, project_id: str, *, cursor: str | None = None, limit: int = 100) -> AuditPage:
+        """What was done in a project.
+
+        Raises:
+            InvalidCursor: no page of the log ended in it.
+        """
         query = select(audit_log).where(audit_log.c.project_id == project_id)
-        if before is not None:
-            query = query.where(audit_log.c.position < before)
-        async with self.database.reading() as db:
-            found = (await db.execute(query.order_by(audit_log.c.position.desc()).limit(limit + 1))).mappings().all()
-        entries = tuple(AuditEntry.model_validate({k: v for k, v in row.items() if k != "position"}) for row in found)
-        return AuditPage(
-            entries=entries[:limit], next_before=found[limit - 1]["position"] if len(found) > limit else None
-        )
+        page, next_cursor = await page_of(self.database, project_id, query, audit_log.c.position, cursor, limit)
+        entries = tuple(AuditEntry.model_validate({k: v for k, v in row.items() if k != "position"}) for row in page)
+        return AuditPage(entries=entries, next_cursor=next_cursor)
 
 
 def _hash(token: str) -> str:

@@ -14,7 +14,7 @@ from agent.inbox import Inbox
 from agent.store.artifacts import Artifacts, NewImage, write_images
 from agent.store.base import USER_EVENTS, QueuePosition, TaskPage, TaskRecord
 from agent.store.claims import position_of
-from agent.store.cursors import open_cursor, seal_cursor
+from agent.store.cursors import page_of
 from agent.store.database import Database, Transaction, whole
 from agent.store.derive import advance
 from agent.store.idempotency import Keyed, keep_answer
@@ -159,16 +159,12 @@ class SqlProjectStore:
         cursor: str | None = None,
         limit: int = 20,
     ) -> TaskPage:
-        before = None if cursor is None else await open_cursor(self.database, self.project_id, cursor)
         query = select(tasks).where(tasks.c.project_id == self.project_id)
-        query = query.where(*_filters(status, created_by, since, until, before))
+        query = query.where(*_filters(status, created_by, since, until))
         query = query.where(*_contents(repository, labels or {}, text))
+        page, next_cursor = await page_of(self.database, self.project_id, query, tasks.c.position, cursor, limit)
         async with self.database.reading() as db:
-            rows = (await db.execute(query.order_by(tasks.c.position.desc()).limit(limit + 1))).mappings().all()
-            page = rows[:limit]
             owned = await read_runs(db, runs.c.task_id.in_([row["task_id"] for row in page]), brief=True)
-        more = len(rows) > limit
-        next_cursor = await seal_cursor(self.database, self.project_id, page[-1]["position"]) if more else None
         return TaskPage(
             tasks=tuple(task_record(row, owned.get(row["task_id"], ())) for row in page), next_cursor=next_cursor
         )
@@ -370,7 +366,7 @@ def _place(submitted: datetime, priority: Priority, attempt: int) -> dict[str, o
 
 
 def _filters(
-    status: Status | None, created_by: str | None, since: datetime | None, until: datetime | None, before: int | None
+    status: Status | None, created_by: str | None, since: datetime | None, until: datetime | None
 ) -> list[ColumnElement[bool]]:
     found: list[ColumnElement[bool]] = []
     if status is not None:
@@ -381,8 +377,6 @@ def _filters(
         found.append(tasks.c.created_at >= since)
     if until is not None:
         found.append(tasks.c.created_at < until)
-    if before is not None:
-        found.append(tasks.c.position < before)
     return found
 
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from sqlalchemy import RowMapping, Select, delete, func, insert, select, update
 
 from agent.errors import SettingsError
+from agent.store.cursors import page_of
 from agent.store.database import Database, Transaction, whole
 from agent.store.secrets import KEY_VARIABLE, SecretBox
 from agent.store.tables import webhook_deliveries as deliveries
@@ -173,15 +174,16 @@ class Webhooks:
 
     @whole
     async def log(
-        self, webhook_id: str, *, before: int | None = None, limit: int = 20
-    ) -> tuple[tuple[DeliveryRecord, ...], int | None]:
-        """What was or is to be said, newest first, and what to give as ``before`` for more of it; None at the end."""
+        self, project_id: str, webhook_id: str, *, cursor: str | None = None, limit: int = 20
+    ) -> tuple[tuple[DeliveryRecord, ...], str | None]:
+        """What was or is to be said, newest first, and the cursor of the next page; None at the end.
+
+        Raises:
+            InvalidCursor: no page of deliveries ended in it.
+        """
         query = select(deliveries).where(deliveries.c.webhook_id == webhook_id)
-        if before is not None:
-            query = query.where(deliveries.c.position < before)
-        async with self.database.reading() as db:
-            rows = (await db.execute(query.order_by(deliveries.c.position.desc()).limit(limit + 1))).mappings().all()
-        return tuple(map(_delivery, rows[:limit])), rows[limit - 1]["position"] if len(rows) > limit else None
+        page, next_cursor = await page_of(self.database, project_id, query, deliveries.c.position, cursor, limit)
+        return tuple(map(_delivery, page)), next_cursor
 
     @whole
     async def redeliver(self, webhook_id: str, delivery_id: str) -> DeliveryRecord | None:

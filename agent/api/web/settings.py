@@ -3,9 +3,9 @@
 import re
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import Query, Request, Response
+from fastapi import Request, Response
 from fastapi.responses import RedirectResponse
 
 from agent.api.access import NewKey, NewSecret
@@ -93,12 +93,12 @@ async def make_webhook(request: Request, shared: Shared, html: Html) -> Response
 
 @router.get("/settings/webhooks/{webhook_id}", dependencies=_ADMIN)
 async def show_webhook(
-    request: Request, webhook_id: str, shared: Shared, html: Html, before: Annotated[int | None, Query(ge=1)] = None
+    request: Request, webhook_id: str, shared: Shared, html: Html, cursor: str | None = None
 ) -> Response:
     """What a service was told, and how each try ended."""
     webhook = await find(shared, webhook_id)
-    deliveries, next_before = await shared.webhooks.log(webhook_id, before=before)
-    return html.page(request, "webhook.html", webhook=webhook, deliveries=deliveries, next_before=next_before)
+    deliveries, next_cursor = await shared.webhooks.log(shared.principal.project_id, webhook_id, cursor=cursor)
+    return html.page(request, "webhook.html", webhook=webhook, deliveries=deliveries, next_cursor=next_cursor)
 
 
 @router.post("/settings/webhooks/{webhook_id}/enabled", dependencies=_ADMIN)
@@ -127,11 +127,9 @@ async def redeliver(request: Request, webhook_id: str, delivery_id: str, shared:
 
 
 @router.get("/settings/audit", dependencies=_ADMIN)
-async def show_audit(
-    request: Request, shared: Shared, html: Html, before: Annotated[int | None, Query(ge=1, le=2**63 - 1)] = None
-) -> Response:
+async def show_audit(request: Request, shared: Shared, html: Html, cursor: str | None = None) -> Response:
     """Who changed what in the project."""
-    page = await shared.store.identities.audit(shared.principal.project_id, before=before, limit=100)
+    page = await shared.store.identities.audit(shared.principal.project_id, cursor=cursor, limit=100)
     return html.page(request, "audit.html", page=page)
 
 

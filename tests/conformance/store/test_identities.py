@@ -71,6 +71,7 @@ async def test_secret_that_two_set_at_once_is_one_of_theirs(store: SqlStore, clo
 
 
 async def test_audit_log_keeps_order_and_projects_apart(store: SqlStore, clock: Clock) -> None:
+    await store.put_project(Project(project_id="web"))
     for number in range(3):
         for project in ("web", "data"):
             deed = Deed(
@@ -85,8 +86,8 @@ async def test_audit_log_keeps_order_and_projects_apart(store: SqlStore, clock: 
             await store.identities.record(deed)
         clock.advance(1)
     first = await store.identities.audit("web", limit=2)
-    second = await store.identities.audit("web", limit=2, before=first.next_before)
+    second = await store.identities.audit("web", limit=2, cursor=first.next_cursor)
 
     assert [entry.target[-1] for entry in (*first.entries, *second.entries)] == ["2", "1", "0"]
-    assert second.next_before is None
+    assert second.next_cursor is None
     assert first.entries[0].at == clock.now - timedelta(seconds=1)

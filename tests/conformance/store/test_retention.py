@@ -77,12 +77,12 @@ async def test_messages_of_webhooks_are_kept_for_a_time_and_until_they_are_sent(
     await webhooks.record(sent[0], Outcome(status=200, error=None, duration_s=0.1), retry_in=timedelta(minutes=1))
     clock.advance(30 * DAY.total_seconds() - 60)
     await store.tidy(400 * DAY)
-    assert len((await webhooks.log(hook.id))[0]) == 2
+    assert len((await webhooks.log(DEFAULT_PROJECT, hook.id))[0]) == 2
     clock.advance(120)
 
     await store.tidy(400 * DAY)
 
-    (left,) = (await webhooks.log(hook.id))[0]
+    (left,) = (await webhooks.log(DEFAULT_PROJECT, hook.id))[0]
     assert (left.status, left.id == sent[0].id) == ("pending", False)
 
 

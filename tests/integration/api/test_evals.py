@@ -142,7 +142,7 @@ async def test_one_task_that_cannot_be_used_refuses_them_all(http: httpx.AsyncCl
     answer = await http.post("/v1/evals", json=body)
 
     assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "#/tasks/1/repository")
-    assert (await http.get("/v1/evals")).json() == {"evals": [], "next_before": None}
+    assert (await http.get("/v1/evals")).json() == {"evals": [], "next_cursor": None}
     assert (await http.get("/v1/tasks")).json()["tasks"] == []
 
 
@@ -252,10 +252,10 @@ async def test_evaluation_that_cannot_be_is_pointed_at(
 async def test_evaluations_are_paged_newest_first(http: httpx.AsyncClient) -> None:
     made = [(await _submit(http, name=f"number {number}", tasks=[_task(1)]))["id"] for number in range(3)]
     first = (await http.get("/v1/evals?limit=2")).json()
-    rest = (await http.get(f"/v1/evals?limit=2&before={first['next_before']}")).json()
+    rest = (await http.get(f"/v1/evals?limit=2&cursor={first['next_cursor']}")).json()
 
     assert [each["id"] for each in first["evals"] + rest["evals"]] == made[::-1]
-    assert rest["next_before"] is None
+    assert rest["next_cursor"] is None
 
 
 async def test_request_that_is_sent_twice_is_done_once(http: httpx.AsyncClient) -> None:

@@ -247,16 +247,31 @@ async def test_audit_log_is_read_in_pages(http: httpx.AsyncClient) -> None:
     for number in range(5):
         await http.put(f"/v1/projects/web/secrets/S{number}", json={"value": "x"})
     found: list[str] = []
-    before = None
+    cursor = None
     while True:
-        query: dict[str, Any] = {"limit": 2} | ({} if before is None else {"before": before})
+        query: dict[str, Any] = {"limit": 2} | ({} if cursor is None else {"cursor": cursor})
         page = (await http.get("/v1/audit", params=query, headers={"Mimo-Project": "web"})).json()
         found += [entry["target"] for entry in page["entries"]]
-        before = page["next_before"]
-        if before is None:
+        cursor = page["next_cursor"]
+        if cursor is None:
             break
 
     assert found == [f"/v1/projects/web/secrets/S{number}" for number in (4, 3, 2, 1, 0)]
+
+
+async def test_cursor_is_of_no_use_to_another_project_nor_for_another_list(http: httpx.AsyncClient) -> None:
+    for number in range(2):
+        await http.put(f"/v1/projects/web/secrets/S{number}", json={"value": "x"})
+    web = {"Mimo-Project": "web"}
+    cursor = (await http.get("/v1/audit", params={"limit": 1}, headers=web)).json()["next_cursor"]
+    assert not cursor.isdecimal()
+
+    elsewhere = await http.get("/v1/audit", params={"cursor": cursor})
+    other_lists = [await http.get(path, params={"cursor": cursor}, headers=web) for path in ("/v1/tasks", "/v1/evals")]
+
+    for refused in (elsewhere, *other_lists):
+        assert refused.status_code == 422
+        assert refused.json()["errors"][0]["parameter"] == "cursor"
 
 
 # Settings.
