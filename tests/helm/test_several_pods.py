@@ -164,7 +164,10 @@ async def test_an_upgrade_brings_the_tables_up_to_date_before_any_pod_is_replace
     """With pods that refuse older tables."""
     keep_database(wide[0], guest[0], "older", revision="0001")
     release, place = guest
+    before = release.pods("api")
     release.upgrade("--set=database.urlSecret=older")
+    # Until they are gone, a task may still come to them, and with it to the database that they know.
+    release.kubectl("wait", "--for=delete", "--timeout=120s", *(f"pod/{name}" for name in before))
     await all_succeed(release, exercise, place, lambda: None)
 
 
