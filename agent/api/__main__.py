@@ -16,7 +16,7 @@ from agent.api.app import create_app
 from agent.api.chores import at_work
 from agent.api.gate import LOOPBACK_HOSTS
 from agent.api.issuers import FILE_VARIABLE, IdentitySettings, identity_settings
-from agent.api.server import allow_most_files, server_settings
+from agent.api.server import allow_most_files, collect_rarely, server_settings
 from agent.api.streams import PER_CALLER, PER_PROJECT
 from agent.api.suites import suites_folder
 from agent.config import ModelSettings, model_settings
@@ -134,6 +134,7 @@ async def _serve(
         )
         config = server_settings(app, stop_s=_STOP_S, host=arguments.host, port=arguments.port)
         async with at_work(app, Sender(Webhooks(store.database, secret_box), allowed=networks)):
+            collect_rarely()
             await uvicorn.Server(config).serve()
 
 

@@ -1,6 +1,7 @@
 """How an application is served, whichever process does it."""
 
 import asyncio
+import gc
 import logging
 import resource
 
@@ -90,3 +91,12 @@ def allow_most_files() -> int:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     return most
+
+
+def collect_rarely() -> None:
+    """Have the garbage collector leave alone what is there from the start, and look at what has lived for long twenty
+    times more rarely than it does by itself: beside a thousand readers that takes 0.3 s, in which none of them hears
+    anything. What dies young is found as before."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(700, 10, 200)
