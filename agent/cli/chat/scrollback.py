@@ -60,10 +60,12 @@ class Scrollback:
     async def _flush(self) -> None:
         keep_keys()
         while self._waiting:
-            if self._app.is_running and not self._app.is_done:
-                await run_in_terminal(self._write_waiting)
-            else:
+            if not self._app.is_running:
                 self._write_waiting()
+            elif self._app.is_done:
+                return  # Its lines stand there yet; close() prints the rest once it has taken them away.
+            else:
+                await run_in_terminal(self._write_waiting)
 
     def _write_waiting(self) -> None:
         text = "".join(self._waiting)

@@ -604,6 +604,16 @@ def test_escape_twice_asks_where_to_go_back_to(start: Start) -> None:
     terminal.see_no_more("Back to before which turn?")
 
 
+def test_leaving_by_a_command_takes_the_live_lines_away(start: Start) -> None:
+    terminal = ready(start(in_order(say("done"))))
+    terminal.type("repair it", ENTER)
+    terminal.see("tokens · /help")
+    terminal.type("/exit", ENTER)
+    assert terminal.ended() == 0
+    left = terminal.screen.split("done")[1].split()
+    assert left[:5] == [">", "/exit", "To", "go", "on:"]
+
+
 def test_leaving_while_a_command_runs_ends_both(start: Start, root: Path) -> None:
     terminal = ready(start(in_order(call("bash", command="touch begun; sleep 600")), "--mode", "auto", "--no-sandbox"))
     terminal.type("wait", ENTER)
