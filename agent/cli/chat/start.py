@@ -17,6 +17,7 @@ from agent.cli.chat.conversation import (
     ConversationBusy,
     Listed,
     Setting,
+    expect_free,
     list_conversations,
     new_folder,
     open_conversation,
@@ -64,6 +65,11 @@ async def chat(options: ChatOptions, environment: Mapping[str, str]) -> None:
     place = home(environment)
     conversations = place / "conversations"
     folder = await _folder(options, conversations, typed)
+    if folder.exists():
+        try:
+            expect_free(folder)  # A model may take long to start, to no end.
+        except ConversationBusy as error:
+            raise Failure(ExitCode.FAILED, str(error), "leave it there first, or begin another: mimo") from error
     root = _root_of(folder, options)
     trusted = await _trusted(root, Trust(place), typed)
     settings = load(environment, root if trusted else None).settings

@@ -584,6 +584,16 @@ def test_a_conversation_that_another_terminal_has_open_is_not_gone_over_to(start
     second.see("still here")
 
 
+def test_a_conversation_that_another_terminal_has_open_is_refused_with_what_to_do(start: Start) -> None:
+    first = ready(start(in_order(say("done"))))
+    first.type("hello there", ENTER)
+    first.see("tokens · /help")
+    second = start(in_order(), "--continue", "--model-url", "http://127.0.0.1:9/v1")
+    assert second.ended() == 1
+    assert "is open in another terminal" in second.text
+    assert "leave it there first, or begin another: mimo" in second.text
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_at_a_question_before_the_screen_ends_it(start: Start, root: Path, number: signal.Signals) -> None:
     (root / "AGENTS.md").write_text("Be kind.")
