@@ -15,6 +15,7 @@ AgentError
 ├── UnusableCron             no cron expression, no time zone, or a time that never comes; the message says which
 ├── SettingsError            a file of settings cannot be read, or says what cannot be
 ├── StoreUnavailable         the store cannot be used now: its server is away, its disk is full
+│   └── StoreTooNew          it holds what a newer release wrote; the message says what
 └── StoreError               the store cannot be opened; the message says why
 """
 
@@ -109,6 +110,10 @@ class UnusableCron(AgentError):
 
 class StoreUnavailable(AgentError):
     """The store cannot be used now: its server is away, or its disk is full. A later try may succeed."""
+
+
+class StoreTooNew(StoreUnavailable):
+    """A newer release wrote what is read here. While all are brought up to date, others understand it."""
 
 
 class StoreError(AgentError):

@@ -24,6 +24,7 @@ from agent.errors import (
     IdempotencyConflict,
     InvalidCursor,
     RequestUnderWay,
+    StoreTooNew,
     StoreUnavailable,
     TaskNotOver,
     TaskOver,
@@ -237,9 +238,14 @@ _AGENT_ERRORS: dict[type[AgentError], tuple[HTTPStatus, str, str]] = {
         "Wait as long as the Retry-After header says, s, and send the same request again.",
     ),
     StoreUnavailable: (HTTPStatus.SERVICE_UNAVAILABLE, "store_unavailable", "Try again in a moment."),
+    StoreTooNew: (
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "store_too_new",
+        "Try again once all of the service is of the newer release.",
+    ),
 }
 
-_PASSING = (RequestUnderWay, StoreUnavailable)
+_PASSING = (RequestUnderWay, StoreTooNew, StoreUnavailable)
 """Waiting helps."""
 
 

@@ -78,7 +78,7 @@ class Named(Generic[_Settings, _Record]):
         return gone.rowcount > 0
 
     def _values(self, settings: _Settings, updated_by: str, updated_at: datetime) -> dict[str, Any]:
-        dumped = settings.model_dump(mode="json", include=set(self._settings.model_fields))
+        dumped = settings.model_dump(mode="json", include=set(self._settings.model_fields), exclude_defaults=True)
         return {"settings": dumped, "updated_by": updated_by, "updated_at": updated_at}
 
     def _read(self, row: RowMapping | dict[str, Any]) -> _Record:

@@ -2,10 +2,11 @@
 
 from typing import Any
 
+from pydantic import ValidationError
 from sqlalchemy import ColumnElement, RowMapping, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from agent.errors import LeaseLost, UnknownProject
+from agent.errors import LeaseLost, StoreTooNew, UnknownProject
 from agent.store.base import Project, RunRecord, TaskRecord
 from agent.store.reasoning import opened
 from agent.store.tables import events, projects, runs, tasks
@@ -36,7 +37,7 @@ async def _submitted(db: AsyncConnection, row: RowMapping) -> TaskRequest | None
         return None
     query = select(events.c.body).where(events.c.task_id == row["task_id"], events.c.seq == 1)
     body = opened(db, row["task_id"], (await db.execute(query)).scalar_one())
-    return TaskRequest.model_validate(body["request"])
+    return stored_request(row["task_id"], body["request"])
 
 
 async def know_task(db: AsyncConnection, task_id: str) -> TaskRecord:
@@ -125,12 +126,28 @@ def run_record(row: RowMapping) -> RunRecord:
     return RunRecord.model_validate({name: row[name] for name in _RUN_FIELDS if name in row})
 
 
+def stored_request(task_id: str, stored: dict[str, Any]) -> TaskRequest:
+    """
+    Raises:
+        StoreTooNew: it has what this release does not know.
+    """
+    try:
+        return TaskRequest.model_validate(stored)
+    except ValidationError as error:
+        unknown = [".".join(map(str, each["loc"])) for each in error.errors() if each["type"] == "extra_forbidden"]
+        if len(unknown) < error.error_count():
+            raise
+        raise StoreTooNew(
+            f"task {task_id} has {', '.join(unknown)}, which this release does not know; a newer one wrote it"
+        ) from error
+
+
 def task_record(row: RowMapping, owned: tuple[RunRecord, ...], request: TaskRequest | None = None) -> TaskRecord:
     """
     Args:
         request: as it was submitted; None for what the row has of it.
     """
-    request = request or TaskRequest.model_validate(row["request"])
+    request = request or stored_request(row["task_id"], row["request"])
     return TaskRecord(
         id=row["task_id"],
         project_id=row["project_id"],

@@ -139,7 +139,7 @@ class Schedules:
                 "name": name,
                 "cron": cron,
                 "time_zone": time_zone,
-                "task": task.model_dump(mode="json"),
+                "task": task.model_dump(mode="json", exclude_defaults=True),
                 "any_path": any_path,
                 "overlap": overlap,
                 "enabled": enabled,

@@ -339,7 +339,8 @@ async def _insert(
     values = {
         "task_id": task_id,
         "project_id": project_id,
-        "request": beside_log(transaction.db, request).model_dump(mode="json"),
+        # Without what is as it is by itself: the release before reads it too, though it knows fewer fields.
+        "request": beside_log(transaction.db, request).model_dump(mode="json", exclude_defaults=True),
         "priority": request.priority,
         "status": Status.QUEUED,
         "created_at": now,

@@ -30,7 +30,7 @@ from agent.cli.failure import ExitCode, Failure
 from agent.cli.home import home
 from agent.cli.settings import Settings, Trust, load, speaks
 from agent.cli.terminal import one_line, open_terminal, printable
-from agent.errors import GitError, StoreError
+from agent.errors import GitError, StoreError, StoreUnavailable
 from agent.permissions.policy import Mode
 
 _RESUMED_TURNS = 5
@@ -112,7 +112,7 @@ async def _converse(
                 await screen.run(conversation, commands.names, commands, begin)
             finally:
                 _say_goodbye(conversation, commands.next_folder)
-    except (ConversationBusy, JournalDamaged, GitError, StoreError, OSError) as error:
+    except (ConversationBusy, JournalDamaged, GitError, StoreError, StoreUnavailable, OSError) as error:
         raise Failure(ExitCode.FAILED, str(error)) from error
     if commands.between:
         # What went wrong it says itself; the conversation goes on in any case.

@@ -6,12 +6,15 @@ from typing import Any
 
 import anyio
 import pytest
+from sqlalchemy import select, update
 
-from agent.errors import InvalidCursor, LeaseLost, TaskNotOver, UnknownRun, UnknownTask
+from agent.errors import InvalidCursor, LeaseLost, StoreTooNew, TaskNotOver, UnknownRun, UnknownTask
 from agent.events import RunStopped, StepMessage
 from agent.identity import DEFAULT_PROJECT
 from agent.store.base import Claim, ProjectStore, RunRecord, RunResult, Store, TaskRecord
 from agent.store.derive import replay
+from agent.store.sql import SqlStore
+from agent.store.tables import tasks
 from agent.types import (
     AssistantMessage,
     Event,
@@ -76,6 +79,30 @@ async def test_submitted_task_is_queued_and_reads_back_as_it_was(store: Store, c
     assert [run.attempt for run in submitted.runs] == [1, 2]
     assert submitted.created_at == submitted.updated_at == clock.now
     assert (submitted.started_at, submitted.finished_at, submitted.duration_s) == (None, None, None)
+
+
+async def test_a_task_keeps_only_what_differs_from_the_defaults_so_that_older_releases_can_read_it(
+    store: SqlStore,
+) -> None:
+    task = await users(store).submit(request(labels={"team": "a"}))
+
+    async with store.database.reading() as db:
+        kept = (await db.execute(select(tasks.c.request))).scalar_one()
+
+    assert set(kept) == {"repository", "problem_statement", "labels"}
+    assert (await users(store).get(task.id)).request == task.request
+
+
+async def test_a_task_of_a_newer_release_is_said_to_be_one(store: SqlStore) -> None:
+    task = await users(store).submit(request())
+    async with store.database.writing() as transaction:
+        newer = task.request.model_dump(mode="json", exclude_defaults=True) | {"limits": {"of_tomorrow": 1}}
+        await transaction.db.execute(update(tasks).values(request=newer))
+
+    with pytest.raises(StoreTooNew, match=r"limits\.of_tomorrow"):
+        await users(store).get(task.id)
+    with pytest.raises(StoreTooNew):
+        await store.claim("worker", 60)
 
 
 async def test_submission_is_the_first_event(store: Store) -> None:
