@@ -37,7 +37,8 @@ async def _submitted(db: AsyncConnection, row: RowMapping) -> TaskRequest | None
         return None
     query = select(events.c.body).where(events.c.task_id == row["task_id"], events.c.seq == 1)
     body = opened(db, row["task_id"], (await db.execute(query)).scalar_one())
-    return stored_request(row["task_id"], body["request"])
+    # The rest is the row's: it leaves out what an older release may not know.
+    return stored_request(row["task_id"], row["request"] | {"conversation": body["request"]["conversation"]})
 
 
 async def know_task(db: AsyncConnection, task_id: str) -> TaskRecord:
