@@ -32,7 +32,7 @@ async def read_task(db: AsyncConnection, where: ColumnElement[bool], *, lock: bo
 
 
 async def _submitted(db: AsyncConnection, row: RowMapping) -> TaskRequest | None:
-    """What the log begins with; None where the row has all of it: only what was said before holds reasoning."""
+    """With what was said before, as the log has it; None where the row has all: nothing else in a request is sealed."""
     if not row["request"].get("conversation"):
         return None
     query = select(events.c.body).where(events.c.task_id == row["task_id"], events.c.seq == 1)
