@@ -1,10 +1,10 @@
 """What waits and what runs, read for the queue."""
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, RowMapping, and_, func, or_, select, text, union_all, update
+from sqlalchemy import ColumnElement, RowMapping, and_, func, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from agent.config import Prices
@@ -12,8 +12,9 @@ from agent.store.base import QueuePosition
 from agent.store.database import Transaction
 from agent.store.queue import Account, Allowance, Head, Turn, charge, next_turn, overspent, standing
 from agent.store.rows import LIVING
+from agent.store.spending import UsedByUser, first_of_month, midnight, used_since
 from agent.store.tables import projects, runs, tasks
-from agent.types import Status, Usage
+from agent.types import Status
 
 _CLAIM_LOCK = 6_459_002
 """Number of the advisory lock of Postgres under which turns are taken: caps hold only if one takes them at a time."""
@@ -100,9 +101,8 @@ async def _accounts(db: AsyncConnection, now: datetime, prices: Prices | None) -
         running[row.project_id][row.created_by] += 1
         held_s[row.project_id] += charge(row.claimed_at, now)
     found = (await db.execute(select(projects))).mappings().all()
-    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
-    today = await _used_since(db, midnight, _limited(found, _DAILY))
-    month = await _used_since(db, midnight.replace(day=1), _limited(found, _MONTHLY))
+    today = await used_since(db, midnight(now), _limited(found, _DAILY))
+    month = await used_since(db, first_of_month(now), _limited(found, _MONTHLY))
     return [
         Account(
             project_id=row["project_id"],
@@ -124,11 +124,8 @@ def _limited(found: Sequence[RowMapping], names: Sequence[str]) -> list[str]:
     return [row["project_id"] for row in found if any(row[name] is not None for name in names)]
 
 
-_ByUser = Mapping[str, Usage]
-
-
 def _allowances(
-    row: RowMapping, today: _ByUser, month: _ByUser, prices: Prices | None
+    row: RowMapping, today: UsedByUser, month: UsedByUser, prices: Prices | None
 ) -> tuple[Allowance, Allowance, Allowance]:
     tokens = {user: used.prompt_tokens - used.cached_tokens + used.completion_tokens for user, used in today.items()}
     of_today, of_month = "units of money of today (UTC)", "units of money of this month (UTC)"
@@ -139,28 +136,8 @@ def _allowances(
     )
 
 
-def _costs(used: _ByUser, prices: Prices | None) -> dict[str, float] | None:
+def _costs(used: UsedByUser, prices: Prices | None) -> dict[str, float] | None:
     return None if prices is None else {user: prices.cost(usage) for user, usage in used.items()}
-
-
-async def _used_since(db: AsyncConnection, since: datetime, project_ids: Sequence[str]) -> Mapping[str, _ByUser]:
-    """By project and user. A run that worked since then counts with all it used: whoever began it yesterday began
-    early."""
-    used: defaultdict[str, dict[str, Usage]] = defaultdict(dict)
-    if not project_ids:
-        return used
-    # Two ranges of one index, apart: SQLite would not take it for either behind an OR.
-    ended = runs.c.finished_at >= since
-    living = and_(runs.c.finished_at.is_(None), or_(runs.c.started_at >= since, runs.c.claimed_at.is_not(None)))
-    columns = select(runs.c.project_id, runs.c.created_by, runs.c.usage).where(runs.c.project_id.in_(project_ids))
-    worked = union_all(columns.where(ended), columns.where(living)).subquery().c
-    owner = (worked.project_id, worked.created_by)
-    sums = [func.coalesce(func.sum(worked.usage[name].as_integer()), 0).label(name) for name in Usage.model_fields]
-    query = select(*owner, *sums).group_by(*owner)
-    for row in (await db.execute(query)).mappings():
-        usage = Usage(**{name: int(row[name]) for name in Usage.model_fields})
-        used[row["project_id"]][row["created_by"]] = usage
-    return used
 
 
 async def _first(db: AsyncConnection, head: Head, now: datetime) -> RowMapping:

@@ -11,6 +11,7 @@ from agent.store.derive import advance, task_status
 from agent.store.queue import charge
 from agent.store.reasoning import sealed
 from agent.store.rows import EVENT_FIELDS, read_runs, save_run
+from agent.store.spending import add_run
 from agent.store.tables import events, projects, runs, tasks
 from agent.store.webhooks import announce
 from agent.types import Event, Status, StopReason
@@ -57,6 +58,7 @@ async def end_run(transaction: Transaction, task_id: str, run: RunRecord, result
     ended = advance(run, event).model_copy(update={"verdict": result.verdict, "patch": result.patch})
     await let_go(transaction, run.run_id)
     await save_run(transaction.db, ended, patch=result.patch)
+    await add_run(transaction, run.run_id)
 
 
 async def end_unbegun(transaction: Transaction, task: TaskRecord) -> None:
@@ -66,12 +68,12 @@ async def end_unbegun(transaction: Transaction, task: TaskRecord) -> None:
             await end_run(transaction, task.id, run, CANCELLED)
 
 
-async def requeue(transaction: Transaction, task_id: str, run: RunRecord, by: str, **columns: Any) -> None:
+async def requeue(transaction: Transaction, task_id: str, run: RunRecord, by: str) -> None:
     """Queue a parked run again, at the place it had."""
     event = await write_event(
         transaction, task_id, "run.requeued", {"by": by}, run_id=run.run_id, generation=run.generation
     )
-    await save_run(transaction.db, advance(run, event), lease_until=None, idle_since=transaction.now, **columns)
+    await save_run(transaction.db, advance(run, event), lease_until=None, idle_since=transaction.now)
 
 
 async def let_go(transaction: Transaction, run_id: str) -> None:

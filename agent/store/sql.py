@@ -29,6 +29,7 @@ from agent.store.rows import (
     run_record,
     save_run,
 )
+from agent.store.spending import Spending
 from agent.store.tables import events, projects, runs, tasks
 from agent.store.tasks import SqlProjectStore
 from agent.types import Event, Status, VerdictKind, WaitingOn
@@ -112,6 +113,7 @@ class SqlStore:
             )
 
     async def tidy(self, max_idle: timedelta, *, deliveries_kept_for: timedelta = DELIVERIES_KEPT_FOR) -> None:
+        await Spending(self.database).tidy()  # First: what a deleted task used still counts.
         retention = Retention(self.database, self.artifacts)
         await retention.delete_old()
         await retention.expire(max_idle)

@@ -7,6 +7,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Date,
     DateTime,
     Dialect,
     Float,
@@ -24,6 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.types import TypeDecorator
 
 from agent.identity import DEFAULT_PROJECT
+from agent.types import Usage
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -139,11 +141,31 @@ runs = Table(
     Column("error", ANY_TEXT),
     Column("started_at", UtcDateTime),
     Column("finished_at", UtcDateTime),
+    # When what it used went into used_by_day; null while it has not.
+    Column("summed_at", UtcDateTime),
     Index("runs_by_status", "status", "position"),
     Index("runs_by_project", "project_id", "status", "due"),
-    # What a project used in a time is summed over it, see claims.py.
+    # Of programs before revision 0012 only.
     Index("runs_by_end", "project_id", "finished_at"),
+    Index(
+        "runs_not_summed",
+        "project_id",
+        "finished_at",
+        sqlite_where=text("summed_at IS NULL"),
+        postgresql_where=text("summed_at IS NULL"),
+    ),
     sqlite_autoincrement=True,
+)
+
+# What ended runs used, by the day of their end in UTC, see spending.py.
+
+used_by_day = Table(
+    "used_by_day",
+    metadata,
+    Column("project_id", String(64), primary_key=True),
+    Column("day", Date, primary_key=True),
+    Column("created_by", String(256), primary_key=True),
+    *(Column(name, BigInteger, nullable=False) for name in Usage.model_fields),
 )
 
 events = Table(

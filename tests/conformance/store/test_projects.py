@@ -253,19 +253,17 @@ async def test_user_who_spent_the_money_of_a_month_waits_for_the_next_one(store:
 
 
 @pytest.mark.parametrize("limit", ["daily_cost", "monthly_cost"])
-async def test_what_was_spent_is_summed_over_an_index_however_many_runs_ended_before(
-    store: SqlStore, clock: Clock, limit: str
-) -> None:
-    await store.put_project(Project(project_id="team", **{limit: 10}))
+async def test_no_run_that_ended_is_read_to_know_what_was_spent(store: SqlStore, clock: Clock, limit: str) -> None:
+    clock.advance(20 * 86_400)
+    await store.put_project(Project(project_id="team", **{limit: 1000}))
     task = await store.of("team").submit(request())
+    await ended_by_the_program_before(store, clock, 5000, task.id, prompt_tokens=1)
+    await store.tidy(timedelta(days=7))
     engine = store.database.engine
-    ended = {"project_id": "team", "task_id": task.id, "attempt": 1, "status": Status.SUCCEEDED, "patch": ""}
-    ended |= {"steps": 1, "usage": Usage().model_dump(), "generation": 1, "created_by": "ada"}
-    ends = [clock.now - timedelta(days=40, seconds=number) for number in range(5000)]
-    rows = [ended | {"run_id": f"run_{number}", "finished_at": end} for number, end in enumerate(ends)]
     async with engine.begin() as db:
-        await db.execute(insert(runs), rows)
         await db.execute(text("ANALYZE"))
+        ended = await db.execute(text("SELECT count(*) FROM runs WHERE finished_at IS NOT NULL AND summed_at IS NULL"))
+        assert ended.scalar() == 0
 
     asked: list[tuple[str, Any]] = []
 
@@ -280,9 +278,49 @@ async def test_what_was_spent_is_summed_over_an_index_however_many_runs_ended_be
     explain = "EXPLAIN" if engine.dialect.name == "postgresql" else "EXPLAIN QUERY PLAN"
     async with engine.begin() as db:
         plan = "\n".join(map(str, (await db.exec_driver_sql(f"{explain} {statement}", parameters)).all()))
-    assert plan.count("runs_by_end") == 2, plan
+    assert plan.count("runs_not_summed") == 2, plan
     assert "Seq Scan on runs" not in plan
     assert "SCAN runs" not in plan
+
+
+async def test_what_the_program_before_ended_counts_once_whether_it_is_summed_or_not(
+    store: SqlStore, clock: Clock
+) -> None:
+    clock.advance(20 * 86_400)
+    await store.put_project(Project(project_id="team", monthly_cost=0.5))
+    task = await store.of("team").submit(request())
+    await use(store, await claimed(store), prompt_tokens=1000)
+    await ended_by_the_program_before(store, clock, 1200, task.id, prompt_tokens=500)
+    said = {("team", "local"): "the project has used 0.601 of its 0.5 units of money of this month (UTC)"}
+
+    assert await store.overspent({("team", "local")}) == said
+    for _ in range(2):
+        await store.tidy(timedelta(days=7))
+        assert await store.overspent({("team", "local")}) == said
+    clock.advance(15 * 86_400)
+    assert await store.overspent({("team", "local")}) == {}
+
+
+async def test_what_was_spent_stays_spent_when_its_tasks_are_deleted(store: SqlStore) -> None:
+    await store.put_project(Project(project_id="team", monthly_cost=1))
+    for _ in range(2):
+        await store.of("team").submit(request())
+    claim = await claimed(store)
+    await use(store, claim, completion_tokens=100_000)
+
+    await Retention(store.database).delete("team", claim.task.id)
+
+    assert await store.claim("worker", 15) is None
+
+
+async def ended_by_the_program_before(store: SqlStore, clock: Clock, num_runs: int, task_id: str, **used: int) -> None:
+    """Runs that ended within this month, in no sum."""
+    ended = {"project_id": "team", "task_id": task_id, "attempt": 1, "status": Status.SUCCEEDED, "patch": ""}
+    ended |= {"steps": 1, "usage": Usage(**used).model_dump(), "generation": 1, "created_by": "ada"}
+    ends = [clock.now - timedelta(seconds=number) for number in range(num_runs)]
+    rows = [ended | {"run_id": f"run_{number}", "finished_at": end} for number, end in enumerate(ends)]
+    async with store.database.engine.begin() as db:
+        await db.execute(insert(runs), rows)
 
 
 async def test_where_nothing_has_a_price_a_limit_of_money_holds_everybody_back(url: str, clock: Clock) -> None:
