@@ -12,7 +12,7 @@ import asyncio
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import inf
 from pathlib import Path
 from random import Random
@@ -26,6 +26,7 @@ from evals.synthesis.tasks import TaskSource, load_manifest
 from model_server.chat.template import render
 from model_server.chat.tokens import ChatTokenizer
 from model_server.engine.backend import KernelChoice, choose_kernels
+from model_server.engine.cache_plan import plan_cache
 from model_server.engine.draft_policy import NO_SPECULATION, Speculation
 from model_server.engine.engine import EmbeddedEngine
 from model_server.types import GenerateRequest, SamplingParams
@@ -37,6 +38,7 @@ _REPORT = Path("build/bench/speculation.json")
 _NUM_TASKS = 12
 _MAX_TOKENS = 160
 _ROUNDS = 8
+_CONTEXT = 16384
 
 
 _MODES = {
@@ -64,7 +66,7 @@ async def measure(batch: int, kernels: KernelChoice) -> list[Result]:
     """All engines answer the same prompts, in turn, as often as there are rounds."""
     requests = _requests(ChatTokenizer.load(_CHECKPOINT))
     groups = [requests[first : first + batch] for first in range(0, len(requests), batch)]
-    engines = {mode: _engine(batch, allowed, kernels) for mode, allowed in _MODES.items()}
+    engines = {mode: _engine(batch, len(requests), allowed, kernels) for mode, allowed in _MODES.items()}
     best = {mode: [inf] * len(groups) for mode in engines}
     num_tokens = 0
     for _ in range(_ROUNDS):
@@ -83,10 +85,19 @@ async def measure(batch: int, kernels: KernelChoice) -> list[Result]:
     return results
 
 
-def _engine(batch: int, allowed: Speculation, kernels: KernelChoice) -> EmbeddedEngine:
+def _engine(batch: int, num_requests: int, allowed: Speculation, kernels: KernelChoice) -> EmbeddedEngine:
     model = load_model(_CHECKPOINT, torch.float32, keep_fp8=kernels.name == "cpu")
     backend, drafter = kernels.build(model, model.config.max_position_embeddings)
-    return EmbeddedEngine(model, max_running=batch, speculation=allowed, backend=backend, drafter=drafter)
+    plan = replace(plan_cache(model.config, torch.float32, batch, _CONTEXT), num_snapshots=2 * num_requests)
+    return EmbeddedEngine(
+        model,
+        max_running=batch,
+        context_length=_CONTEXT,
+        plan=plan,
+        speculation=allowed,
+        backend=backend,
+        drafter=drafter,
+    )
 
 
 def _requests(tokenizer: ChatTokenizer) -> list[GenerateRequest]:

@@ -7,10 +7,12 @@ A guess is one more row in the next step. It pays if the chance that it holds is
 All of it is measured while it happens. What steps take depends on their contexts, on the engine's own work and on what
 else the machine does; the chance is the share of guesses at that place that held lately, after a like sign. Guesses
 begin as if they were good and cost nothing. What does not pay is tried again now and then, because chances change with
-what is generated.
+what is generated. Whatever the estimates say, a source whose guesses lately took more time than they saved rests as
+long as that is more than a small share of all time.
 """
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -42,6 +44,12 @@ _MARGIN = 1.1
 """A guess must promise so much more than it costs: measurements are noisy, and not to guess is safe."""
 _FIRST_CHANCE = 0.9
 """High, so that every source is tried at first."""
+_MAY_LOSE = 0.015
+"""Share of the time that guesses of one source may take beyond what they save."""
+_LOSS_STEPS = 4096
+"""Steps after which a loss is as good as forgotten."""
+_LONG_STEP = 16.0
+"""No step counts as a loss of more than so many steps without guesses."""
 
 
 @dataclass(slots=True)
@@ -101,16 +109,27 @@ class _Steps:
     num_guessing: int = 0
     """Steps with guesses since the last one without."""
 
-    def add(self, num_guessed: int, source: Source | None, seconds: float) -> None:
+    def add(self, num_guessed: Mapping[Source, int], seconds: float, is_usual: bool) -> None:
+        """Where several sources share a step, what it took beyond what was expected goes to each by its guesses."""
         if not num_guessed:
             self.plain.add(self._without_spike(seconds, 0.0), _FORGET_TIMES)
             self.num_guessing = 0
             return
         self.num_guessing += 1
-        if source is not None:
-            guess = self.guesses[source]
-            seconds = self._without_spike(seconds, num_guessed * max(guess.value, 0.0))
-            guess.add((seconds - self.plain.value) / num_guessed, _FORGET_TIMES)
+        if is_usual:
+            expected = sum(count * max(self.guesses[source].value, 0.0) for source, count in num_guessed.items())
+            more = self._without_spike(seconds, expected) - self.plain.value
+            error = more - sum(count * self.guesses[source].value for source, count in num_guessed.items())
+            squares = sum(count**2 for count in num_guessed.values())
+            for source, count in num_guessed.items():
+                guess = self.guesses[source]
+                guess.add(guess.value + error * count / squares, _FORGET_TIMES)
+
+    def share(self, source: Source, num_guessed: Mapping[Source, int]) -> float:
+        """Of the time that a step with these guesses took more, what goes to those of a source."""
+        costs = {each: count * max(self.guesses[each].value, 0.0) for each, count in num_guessed.items()}
+        total = sum(costs.values())
+        return costs[source] / total if total else num_guessed[source] / sum(num_guessed.values())
 
     def _without_spike(self, seconds: float, expected_more: float) -> float:
         return min(seconds, _SPIKE * (self.plain.value + expected_more)) if self.plain.count else seconds
@@ -119,6 +138,14 @@ class _Steps:
     def is_known(self) -> bool:
         """False where the next step is to be one without guesses; at first that is often."""
         return self.num_guessing < min(self.plain.count, _REST_EVERY)
+
+
+@dataclass(slots=True)
+class _Guessed:
+    """The guesses of one source in a step."""
+
+    num_guessed: int = 0
+    num_held: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +185,12 @@ class DraftPolicy:
     _plans: dict[tuple[Source, int], _Plan] = field(default_factory=dict)
     """By number of sequences; made anew now and then."""
     _num_steps: int = 0
+    _now: dict[Source, _Guessed] = field(default_factory=lambda: defaultdict(_Guessed))
+    """Of the step at hand."""
+    _seconds: float = 0.0
+    """That the last steps took, about as many as losses are remembered for."""
+    _lost: dict[Source, float] = field(default_factory=lambda: dict.fromkeys(_SIGNS, 0.0))
+    """By source: the seconds of these that were lost by guessing."""
 
     def __post_init__(self) -> None:
         self._records = {
@@ -177,7 +210,7 @@ class DraftPolicy:
         """Asked once a step of so many sequences: whether a guess from the source may be made."""
         if self.allowed.always or not self.longest(source):
             return self.longest(source) > 0
-        if not self._steps[num_sequences].is_known:
+        if not self._steps[num_sequences].is_known or self._lost[source] > _MAY_LOSE * self._seconds:
             return False
         plan = self._plan(source, num_sequences)
         return plan.pays or self._num_steps >= plan.next_try
@@ -190,13 +223,26 @@ class DraftPolicy:
         return length or int(self._num_steps >= self._records[source, sign].due)
 
     def observe(self, source: Source, sign: Sign, num_guessed: int, num_held: int) -> None:
-        """What became of a guess."""
+        """What became of a guess in the step at hand."""
         self._records[source, sign].add(num_guessed, num_held, self._num_steps)
+        self._now[source].num_guessed += num_guessed
+        self._now[source].num_held += num_held
 
-    def observe_step(self, num_sequences: int, num_rows: int, source: Source | None, seconds: float) -> None:
-        """A step of sequences that decode, guesses among its rows, took so long, with making them. ``source``: that of
-        all guesses; None where there were several or making them took what it does not take every time."""
-        self._steps[num_sequences].add(num_rows - num_sequences, source, seconds)
+    def observe_step(self, num_sequences: int, seconds: float, is_usual: bool = True) -> None:
+        """The step at hand, of sequences that decode, took so long, with making the guesses that were observed.
+        ``is_usual``: False where making them took what it does not take every time."""
+        guessed, self._now = self._now, defaultdict(_Guessed)
+        steps = self._steps[num_sequences]
+        num_guessed = {source: of.num_guessed for source, of in guessed.items()}
+        steps.add(num_guessed, seconds, is_usual)
+        self._seconds += seconds - self._seconds / _LOSS_STEPS
+        more = min(seconds, _LONG_STEP * steps.plain.value) - steps.plain.value
+        for source in self._lost:
+            loss = 0.0
+            if source in guessed:
+                saved = guessed[source].num_held * steps.plain.value / num_sequences
+                loss = more * steps.share(source, num_guessed) - saved
+            self._lost[source] = max(self._lost[source] * (1 - 1 / _LOSS_STEPS) + loss, 0.0)
         self._num_steps += 1
         if self._num_steps % _REFRESH == 0:
             self._plans.clear()

@@ -326,9 +326,9 @@ class EmbeddedEngine:
         num_rows = self._execute(step, at_once)
         seconds = time.thread_time() - started
         if is_plain:  # each row was a step
-            num_rows, seconds = 1, seconds / num_rows
+            seconds /= num_rows
             self._ahead.observe(seconds)
-        self._guesser.observe_step(len(step), num_rows, seconds)
+        self._guesser.observe_step(len(step), seconds)
 
     def _guessed(self, step: list[ScheduledSequence]) -> list[ScheduledSequence]:
         guesses = self._guesser.guess([part.sequence for part in step])

@@ -49,8 +49,8 @@ class Guesser:
         self._policy = policy
         self._memories: dict[Sequence, _Memory] = {}
         self.num_guessed = self.num_held = 0
-        self._source: Source | None = None
-        """Of all guesses of the step; None where there are several, or the layers had much to read first."""
+        self._is_usual = True
+        """False in a step where the layers have much to read first."""
 
     @property
     def num_hidden(self) -> int:
@@ -62,12 +62,7 @@ class Guesser:
         guesses: dict[Sequence, Guess] = {}
         if self._policy.is_wanted("lookup", len(sequences)):
             self._ask_past(sequences, guesses)
-        self._source = "lookup"
-        if self._policy.is_wanted("layers", len(sequences)):
-            num_from_past = len(guesses)
-            has_read = self._ask_layers(sequences, guesses)
-            if len(guesses) > num_from_past:
-                self._source = None if num_from_past or not has_read else "layers"
+        self._is_usual = not self._policy.is_wanted("layers", len(sequences)) or self._ask_layers(sequences, guesses)
         return guesses
 
     def judge(self, sequence: Sequence, guess: Guess, num_held: int) -> None:
@@ -81,10 +76,10 @@ class Guesser:
         if guess.source == "layers":
             self._memory(sequence).sign = "held" if num_held == num_guessed else "failed"
 
-    def observe_step(self, num_sequences: int, num_rows: int, seconds: float) -> None:
+    def observe_step(self, num_sequences: int, seconds: float) -> None:
         """The step that :meth:`guess` was asked for took so long, with guessing; see
         :meth:`model_server.engine.draft_policy.DraftPolicy.observe_step`."""
-        self._policy.observe_step(num_sequences, num_rows, self._source, seconds)
+        self._policy.observe_step(num_sequences, seconds, self._is_usual)
 
     def replace_drafter(self, drafter: TokenDrafter) -> None:
         """Go on with another one, while no sequence runs."""

@@ -13,18 +13,15 @@ def policy(row_share: float, *, held: float = 1.0, num_sequences: int = 1, sourc
     sign: Sign = "short" if source == "lookup" else "held"
     longest = made.longest(source)
     for step in range(200):
-        run(made, row_share, num_sequences=num_sequences, num_guessed=0)
-        run(made, row_share, num_sequences=num_sequences, num_guessed=1, source=source)
+        run(made, row_share, num_sequences=num_sequences)
         made.observe(source, sign, longest, longest if (step * held) % 1 + held >= 1 else 0)
+        run(made, row_share, num_sequences=num_sequences, num_guessed=longest)
     return made
 
 
-def run(
-    made: DraftPolicy, row_share: float, *, num_sequences: int, num_guessed: int, source: Source | None = "lookup"
-) -> None:
-    """One step."""
-    num_rows = num_sequences + num_guessed
-    made.observe_step(num_sequences, num_rows, source, STEP_S * (1 + row_share * (num_rows - 1)))
+def run(made: DraftPolicy, row_share: float, *, num_sequences: int = 1, num_guessed: int = 0) -> None:
+    """One step, after what became of its guesses was observed."""
+    made.observe_step(num_sequences, STEP_S * (1 + row_share * (num_sequences + num_guessed - 1)))
 
 
 def test_guesses_that_hold_go_as_far_as_may_be() -> None:
@@ -36,7 +33,7 @@ def test_guesses_that_hold_go_as_far_as_may_be() -> None:
 def test_before_anything_is_known_one_step_goes_without_guesses_and_then_they_are_made() -> None:
     fresh = DraftPolicy(Speculation())
     assert not fresh.is_wanted("lookup", 1)
-    run(fresh, 0.2, num_sequences=1, num_guessed=0)
+    run(fresh, 0.2)
     assert fresh.is_wanted("lookup", 1)
     assert fresh.length("lookup", "long", 1) == 8
     assert fresh.length("layers", "first", 1) == 3
@@ -46,12 +43,14 @@ def test_before_anything_is_known_one_step_goes_without_guesses_and_then_they_ar
 def test_guesses_that_never_hold_are_made_only_now_and_then_and_ever_more_rarely() -> None:
     hopeless = policy(0.2, held=0.0)
     tries = []
-    for step in range(12_000):
-        run(hopeless, 0.2, num_sequences=1, num_guessed=0)
-        if hopeless.is_wanted("lookup", 1) and (length := hopeless.length("lookup", "short", 1)):
+    for step in range(20_000):
+        wanted = hopeless.is_wanted("lookup", 1)
+        length = hopeless.length("lookup", "short", 1) if wanted else 0
+        if length:
             hopeless.observe("lookup", "short", length, 0)
             assert length == 1
             tries.append(step)
+        run(hopeless, 0.2, num_guessed=length)
     pauses = [after - before for before, after in pairwise(tries)]
     assert 3 < len(tries) < 20
     assert pauses == sorted(pauses)
@@ -61,11 +60,12 @@ def test_what_begins_to_hold_again_is_found_out_by_a_few_tries() -> None:
     changed = policy(0.2, held=0.0)
     num_tries = 0
     while num_tries < 10:
-        run(changed, 0.2, num_sequences=1, num_guessed=0)
+        run(changed, 0.2)
         if changed.is_wanted("lookup", 1) and (length := changed.length("lookup", "short", 1)):
             if length > 1:
                 break
             changed.observe("lookup", "short", length, length)
+            run(changed, 0.2, num_guessed=length)
             num_tries += 1
     assert 0 < num_tries < 10
 
@@ -88,21 +88,50 @@ def test_guesses_that_take_long_to_make_must_hold_more_often() -> None:
     slow = policy(0.2, held=0.6, source="layers")
     assert slow.length("layers", "held", 1) > 0
     for _ in range(100):
-        run(slow, 0.7, num_sequences=1, num_guessed=1, source="layers")
+        slow.observe("layers", "first", 1, 1)
+        run(slow, 0.7, num_guessed=1)
     assert slow.length("layers", "held", 1) == 0
     assert slow.length("lookup", "short", 1) > 0
 
 
-def test_steps_that_also_did_what_is_done_once_tell_nothing_of_guesses() -> None:
+def test_a_step_that_also_did_what_is_done_once_does_not_tell_what_a_guess_takes() -> None:
     good = policy(0.2, held=0.6, source="layers")
     for _ in range(100):
-        run(good, 5.0, num_sequences=1, num_guessed=1, source=None)
+        good.observe("layers", "first", 1, 1)
+        good.observe_step(1, 6 * STEP_S, is_usual=False)
     assert good.length("layers", "held", 1) > 0
+
+
+def test_steps_with_guesses_of_both_sources_tell_what_each_takes() -> None:
+    mixed = policy(0.2, source="lookup")
+    for step in range(400):
+        for _ in range(1 + step % 3):
+            mixed.observe("lookup", "short", 1, 1)
+        for _ in range(1 + step % 2):
+            mixed.observe("layers", "held", 1, 1)
+        mixed.observe_step(1, STEP_S * (1 + 0.2 * (1 + step % 3) + 1.5 * (1 + step % 2)))
+    assert mixed.length("lookup", "short", 1) > 0
+    assert mixed.length("layers", "held", 1) == 0
+
+
+def test_what_guesses_take_beyond_what_they_save_stays_a_small_share_whatever_was_expected() -> None:
+    deceived = DraftPolicy(Speculation(layers=0))
+    guessed = lost = 0.0
+    for step in range(20_000):
+        is_plain = not deceived.is_wanted("lookup", 8)
+        if not is_plain:  # good ones at first, then none holds; and what they take is never told
+            deceived.observe("lookup", "short", 8, 8 if step < 100 else 0)
+            guessed += 1
+            lost += 2 * STEP_S if step >= 100 else 0
+        deceived.observe_step(8, STEP_S if is_plain else 3 * STEP_S, is_usual=is_plain)
+    assert guessed > 100
+    assert lost < 0.03 * 20_000 * STEP_S
 
 
 def test_one_step_that_took_forever_changes_little() -> None:
     disturbed = policy(0.2)
-    disturbed.observe_step(1, 2, "lookup", 1000 * STEP_S)
+    disturbed.observe("lookup", "short", 1, 1)
+    disturbed.observe_step(1, 1000 * STEP_S)
     assert disturbed.length("lookup", "short", 1) == 8
 
 
@@ -119,14 +148,16 @@ def test_now_and_then_a_step_goes_without_guesses_to_be_measured() -> None:
     guessing = []
     for _ in range(200):
         guessing.append(good.is_wanted("lookup", 1))
-        run(good, 0.2, num_sequences=1, num_guessed=int(guessing[-1]))
+        if guessing[-1]:
+            good.observe("lookup", "short", 1, 1)
+        run(good, 0.2, num_guessed=int(guessing[-1]))
     assert 1 <= guessing.count(False) <= 5
 
 
 def test_a_source_that_is_switched_off_is_never_asked() -> None:
     off = DraftPolicy(Speculation(lookup=0, layers=0))
     for _ in range(1000):
-        run(off, 0.1, num_sequences=1, num_guessed=0)
+        run(off, 0.1)
         assert not off.is_wanted("lookup", 1)
         assert not off.is_wanted("layers", 1)
 
