@@ -45,13 +45,30 @@ class Claim(Record):
         address = next(iter(self.status.sandbox.pod_ips), None)
         if ready is None or ready.status == "True":
             return PodState(address)
-        cause = next((_REFUSALS[words] for words in _REFUSALS if words in ready.message), None)
-        return PodState(address, cause=cause, detail=ready.message)
+        detail = ready.message or ready.reason
+        if ready.reason in _ENDS:
+            return PodState(over=True, cause=_ENDS[ready.reason], detail=detail)
+        return PodState(address, cause=_why_not(ready), detail=detail)
 
 
 class Pool(Object):
     """A SandboxWarmPool as the API server sends it, which stands for one kind of sandboxes."""
 
 
+def _why_not(ready: Condition) -> Cause | None:
+    """None where it may still come."""
+    if ready.reason in _REFUSED:
+        return Cause.REFUSED
+    return next((_REFUSALS[words] for words in _REFUSALS if words in ready.message), None)
+
+
+_ENDS = {
+    "ClaimExpired": Cause.DEADLINE,
+    "SandboxExpired": Cause.DEADLINE,
+    "PodFailed": Cause.ENDED,
+    "PodSucceeded": Cause.ENDED,
+}
+_REFUSED = ("InvalidMetadata", "InvalidConfiguration", "EnvVarsInjectionRejected", "VolumeClaimTemplatesError")
+"""With these and those of :data:`_ENDS`, the controller does not try again."""
 _REFUSALS = {"exceeded quota": Cause.FULL, "forbidden": Cause.REFUSED, "is invalid": Cause.REFUSED}
-"""The controller passes on the API server's words, and tries again whatever they are. The first that fits counts."""
+"""Otherwise it passes on the API server's words, and tries again whatever they are. The first that fits counts."""

@@ -1,9 +1,14 @@
-"""What is read out of a claim's status, as the agent-sandbox controller writes it."""
+"""What is read out of a claim's status, as the agent-sandbox controller writes it, and held against its own client."""
+
+from typing import Any
 
 import pytest
+from k8s_agent_sandbox import constants
 
+from sandbox.kubernetes import claim_manifest
 from sandbox.kubernetes.claim import Claim
 from sandbox.kubernetes.state import Cause
+from sandbox.testing.agent_sandbox.definitions import CORE, definitions
 
 FULL = (
     'Error seen: pods "one" is forbidden: exceeded quota: sandboxes, requested: pods=1, used: pods=1, limited: pods=1'
@@ -15,6 +20,10 @@ INVALID = 'Error seen: Pod "one" is invalid: spec.containers[0].image: Required 
 def _claim(*conditions: dict[str, str], **sandbox: object) -> Claim:
     status = {"conditions": list(conditions), "sandbox": {"name": "one", **sandbox}}
     return Claim.model_validate({"metadata": {"name": "one"}, "status": status})
+
+
+def _specs() -> list[Any]:
+    return [definition["spec"] for definition in definitions()]
 
 
 def _ready(status: str, reason: str, message: str) -> dict[str, str]:
@@ -38,6 +47,27 @@ def test_what_the_cluster_refused_the_controller_is_told(message: str, cause: Ca
 def test_what_the_controller_has_yet_to_see_is_waited_for(reason: str) -> None:
     state = _claim(_ready("False", reason, "not yet")).state()
     assert (state.cause, state.over, state.detail) == (None, False, "not yet")
+
+
+@pytest.mark.parametrize("reason", sorted(constants.TERMINAL_CLAIM_READY_REASONS))
+def test_what_the_controllers_own_client_gives_up_is_not_waited_for(reason: str) -> None:
+    state = _claim(_ready("False", reason, "")).state()
+    assert (state.over or state.cause is Cause.REFUSED, state.detail) == (True, reason)
+
+
+def test_a_claim_that_has_expired_is_over_for_its_lifetime() -> None:
+    state = _claim(_ready("False", "ClaimExpired", "Claim has expired"), podIPs=["10.0.0.1"]).state()
+    assert (state.over, state.cause) == (True, Cause.DEADLINE)
+
+
+def test_claims_and_sandboxes_are_called_what_the_controllers_own_client_calls_them() -> None:
+    assert f"{constants.CLAIM_API_GROUP}/{constants.CLAIM_API_VERSION}" == claim_manifest.VERSION
+    assert constants.SANDBOX_API_GROUP == CORE
+    named = {(spec["group"], spec["versions"][0]["name"], spec["names"]["plural"]) for spec in _specs()}
+    assert {
+        (constants.CLAIM_API_GROUP, constants.CLAIM_API_VERSION, constants.CLAIM_PLURAL_NAME),
+        (constants.SANDBOX_API_GROUP, constants.SANDBOX_API_VERSION, constants.SANDBOX_PLURAL_NAME),
+    } <= named
 
 
 def test_a_claim_whose_pod_has_finished_is_over() -> None:
