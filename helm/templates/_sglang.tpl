@@ -264,6 +264,8 @@ image: {{ include "mimo.image" (list . .Values.modelServer.sglang.image) }}
 imagePullPolicy: {{ .Values.global.pullPolicy }}
 command: [python3, -c, {{ .Files.Get "files/download.py" | quote }}]
 args: [{{ $weights.repository | quote }}, {{ $weights.revision | quote }}, {{ printf "/weights/%s" $weights.path | quote }}]
+# What it says last is in its pod's status.
+terminationMessagePolicy: FallbackToLogsOnError
 {{ include "mimo.surroundings" (dict
   "of" . "values" $weights "path" "modelServer.weights"
   "variables" (list "mimo.hubVariables") "mounts" (list "mimo.fetchedMount")) }}
