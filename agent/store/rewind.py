@@ -69,7 +69,8 @@ async def rewind(transaction: Transaction, run: RunRecord, task_id: str, to_step
     if not Inbox(await read_events(transaction.db, events.c.task_id == task_id)).paused:
         await say.of_user("task.paused", {})
     if run.status is not Status.PAUSED:
-        await say.of_run("run.parked", {"status": Status.PAUSED, "waiting_on": None})
+        # It is no longer tried again by itself.
+        await say.of_run("run.parked", {"status": Status.PAUSED, "waiting_on": None}, lease_until=None)
 
 
 def _split(steps: Sequence[Step], to_step: int) -> tuple[list[Step], list[Step]]:
@@ -96,10 +97,10 @@ class _Words:
     async def of_user(self, kind: str, body: dict[str, Any]) -> None:
         await write_event(self._transaction, self._task_id, kind, body)
 
-    async def of_run(self, kind: str, body: dict[str, Any]) -> None:
+    async def of_run(self, kind: str, body: dict[str, Any], **columns: Any) -> None:
         run = self._run
         event = await write_event(
             self._transaction, self._task_id, kind, body, run_id=run.run_id, generation=run.generation
         )
         self._run = advance(run, event)
-        await save_run(self._transaction.db, self._run, lease_until=None)
+        await save_run(self._transaction.db, self._run, **columns)

@@ -231,7 +231,10 @@ def _said(task_id: str, after: int) -> Any:
 async def _ends_wait(db: AsyncConnection, task_id: str, wait: WaitingOn | Literal["paused"], seen: int) -> str | None:
     """The word in the log that ends the wait before it began."""
     kinds = [kind for kind, ended in USER_EVENTS.items() if wait in ended]
-    said = await read_events(db, and_(_said(task_id, 0), events.c.type.in_((*kinds, "task.paused"))))
+    last_words = ("task.paused", "task.cancel_requested")
+    said = await read_events(db, and_(_said(task_id, 0), events.c.type.in_((*kinds, *last_words))))
+    if any(event.type == "task.cancel_requested" for event in said):  # A worker ends it, whatever this one has read.
+        return "task.cancel_requested"
     if wait == "paused" and said:  # The user's last word counts, read or not.
         return said[-1].type if said[-1].type == "task.resumed" else None
     return next((event.type for event in said if event.seq > seen and event.type in kinds), None)

@@ -165,9 +165,9 @@ class SqlProjectStore:
         page, next_cursor = await page_of(self.database, self.project_id, query, tasks.c.position, cursor, limit)
         async with self.database.reading() as db:
             owned = await read_runs(db, runs.c.task_id.in_([row["task_id"] for row in page]), brief=True)
-        return TaskPage(
-            tasks=tuple(task_record(row, owned.get(row["task_id"], ())) for row in page), next_cursor=next_cursor
-        )
+        # One that was deleted after the page was read has no runs.
+        found = (task_record(row, owned[row["task_id"]]) for row in page if row["task_id"] in owned)
+        return TaskPage(tasks=tuple(found), next_cursor=next_cursor)
 
     @whole
     async def events(
@@ -270,7 +270,7 @@ class SqlProjectStore:
         change = {name: body[name] for name in ("title", "labels", "priority") if name in body}
         if change:
             await transaction.db.execute(update(tasks).where(self._mine(task.id)).values(change))
-        if "priority" in change:
+        if "priority" in change and not task.cancel_requested:  # It has the first place of all, to be ended.
             for run in task.runs:
                 place = _place(task.created_at, Priority(change["priority"]), run.attempt)
                 await transaction.db.execute(update(runs).where(runs.c.run_id == run.run_id).values(place))

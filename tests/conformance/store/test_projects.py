@@ -1,7 +1,10 @@
 """What keeps projects apart, and how they share the workers."""
 
+import sqlite3
 from collections import Counter
+from contextlib import closing
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -16,7 +19,7 @@ from agent.store.open import open_store
 from agent.store.retention import Retention
 from agent.store.sql import SqlStore
 from agent.store.tables import runs
-from agent.types import AssistantMessage, Priority, Status, TaskRequest, Usage
+from agent.types import AssistantMessage, Priority, Status, TaskRequest, Usage, WaitingOn
 from tests.conformance.store.conftest import Clock
 
 pytestmark = pytest.mark.anyio
@@ -413,6 +416,37 @@ async def test_priority_can_be_changed_while_a_task_waits(store: Store) -> None:
     assert claim.task.id == second.id
     assert (claim.task.priority, claim.task.title, claim.task.labels) == (Priority.HIGH, "Soon", {"for": "today"})
     assert claim.task.request == second.request
+
+
+async def test_cancelled_task_goes_first_whatever_becomes_of_its_priority(store: Store) -> None:
+    await store.put_project(Project(project_id="team", daily_tokens=100))
+    team = store.of("team")
+    task = await team.submit(request())
+    claim = await claimed(store)
+    await answer(store, claim, completion_tokens=100)
+    await store.park(claim.run_id, claim.generation, Status.WAITING, WaitingOn.QUESTION, {})
+    await team.cancel(task.id)
+
+    await team.tell(task.id, "task.updated", {"priority": "low"})
+
+    assert (await claimed(store)).task.id == task.id
+
+
+async def test_task_that_is_deleted_while_a_page_is_read_is_not_on_it(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    async with open_store(f"sqlite:///{path}") as store:
+        mine = store.of(DEFAULT_PROJECT)
+        gone, stays = [await mine.submit(request()) for _ in range(2)]
+
+        def delete(_db: Any, _cursor: Any, statement: str, *_: Any) -> None:
+            if "FROM runs" in statement:
+                with closing(sqlite3.connect(path)) as other, other:
+                    for table in ("events", "runs", "tasks"):
+                        other.execute(f"DELETE FROM {table} WHERE task_id = ?", (gone.id,))
+
+        event.listen(store.database.engine.sync_engine, "before_cursor_execute", delete)
+
+        assert [task.id for task in (await mine.list_tasks()).tasks] == [stays.id]
 
 
 async def test_cursor_of_a_page_is_of_use_in_its_project_alone_and_says_nothing(store: SqlStore) -> None:

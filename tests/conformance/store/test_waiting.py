@@ -160,6 +160,34 @@ async def test_pause_that_was_taken_back_before_the_worker_paused_is_none(store:
     assert (await users(store).get(task.id)).status is Status.QUEUED
 
 
+@pytest.mark.parametrize("waiting_on", [None, WaitingOn.QUESTION, WaitingOn.CAPACITY])
+async def test_run_that_is_cancelled_just_before_its_worker_lets_go_is_ended(
+    store: Store, waiting_on: WaitingOn | None
+) -> None:
+    task = await users(store).submit(REQUEST)
+    claim = await claimed(store)
+    await users(store).cancel(task.id)
+
+    status: Parked = Status.PAUSED if waiting_on is None else Status.WAITING
+    await store.park(claim.run_id, claim.generation, status, waiting_on, {}, seen=0)
+
+    again = await claimed(store)
+    assert (again.run_id, again.task.cancel_requested) == (claim.run_id, True)
+
+
+async def test_run_that_waits_for_the_service_is_tried_again_though_its_files_went_back(
+    store: Store, clock: Clock
+) -> None:
+    task = await users(store).submit(REQUEST)
+    await parked(store, WaitingOn.CAPACITY)
+
+    await users(store).rewind(task.id, 0, "files")
+
+    assert await store.claim("worker", 15) is None
+    clock.advance(6)
+    assert (await claimed(store)).task.id == task.id
+
+
 async def test_worker_that_let_go_can_write_no_more(store: Store) -> None:
     await users(store).submit(REQUEST)
     claim = await parked(store, WaitingOn.QUESTION)
