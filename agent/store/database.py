@@ -115,7 +115,9 @@ class Database:
         self.prices = prices
         self.unfinished: set[asyncio.Future[Any]] = set()
         """Transactions under way, also those whose caller is gone."""
-        self._reader = self.engine.execution_options(**{READ_ONLY: True})
+        # In SQLite a transaction reads what there was when it began; in Postgres only where it is asked to.
+        one_moment = {"isolation_level": "REPEATABLE READ"} if engine.dialect.name == "postgresql" else {}
+        self._reader = self.engine.execution_options(**{READ_ONLY: True}, **one_moment)
         self._turn = asyncio.Lock() if one_writer else nullcontext()
 
     @asynccontextmanager

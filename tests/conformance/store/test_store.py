@@ -13,6 +13,7 @@ from agent.events import RunStopped, StepMessage
 from agent.identity import DEFAULT_PROJECT
 from agent.store.base import Claim, ProjectStore, RunRecord, RunResult, Store, TaskRecord
 from agent.store.derive import replay
+from agent.store.rows import know_task
 from agent.store.sql import SqlStore
 from agent.store.tables import tasks
 from agent.types import (
@@ -103,6 +104,20 @@ async def test_a_task_of_a_newer_release_is_said_to_be_one(store: SqlStore) -> N
         await users(store).get(task.id)
     with pytest.raises(StoreTooNew):
         await store.claim("worker", 60)
+
+
+async def test_what_is_read_at_once_is_of_one_moment(store: SqlStore, url: str) -> None:
+    if url == "sqlite://":
+        pytest.skip("one connection: nobody writes while somebody reads")
+    task = await users(store).submit(request())
+
+    async with store.database.reading() as db:
+        before = await know_task(db, task.id)
+        await users(store).cancel(task.id)
+        after = await know_task(db, task.id)
+
+    assert after == before
+    assert (await users(store).get(task.id)).status is Status.CANCELLED
 
 
 async def test_submission_is_the_first_event(store: Store) -> None:
