@@ -46,9 +46,17 @@ class Keyed(Generic[_Made]):
 
 
 async def keep_answer(transaction: Transaction, project_id: str, keyed: Keyed[_Made] | None, made: _Made) -> None:
-    """Part of the transaction that makes something: whoever asks again is answered, whatever becomes of who made it."""
-    if keyed is not None:
-        await _keep(transaction, project_id, keyed.key, keyed.answer(made))
+    """Part of the transaction that makes something: whoever asks again is answered, whatever becomes of who made it.
+
+    Raises:
+        RequestUnderWay: the request was taken for abandoned, and done again meanwhile.
+    """
+    if keyed is None:
+        return
+    unanswered = and_(_its(project_id, keyed.key), answers.c.status.is_(None))
+    kept = await transaction.db.execute(update(answers).where(unanswered).values(keyed.answer(made).model_dump()))
+    if kept.rowcount == 0:
+        raise RequestUnderWay(f"the request with the key {keyed.key!r} was sent twice, and the other was done first")
 
 
 class Idempotency:
@@ -83,7 +91,7 @@ class Idempotency:
     async def finish(self, project_id: str, key: str, answer: Answer) -> None:
         """Keep the answer for those who ask again."""
         async with self.database.writing() as transaction:
-            await _keep(transaction, project_id, key, answer)
+            await transaction.db.execute(update(answers).where(_its(project_id, key)).values(answer.model_dump()))
 
     @whole
     async def forget(self, project_id: str, key: str) -> None:
@@ -99,10 +107,6 @@ class Idempotency:
         if row is None or row["status"] is None:
             raise RequestUnderWay(f"the request with the key {key!r} is being answered now")
         return Answer.model_validate({name: row[name] for name in Answer.model_fields})
-
-
-async def _keep(transaction: Transaction, project_id: str, key: str, answer: Answer) -> None:
-    await transaction.db.execute(update(answers).where(_its(project_id, key)).values(answer.model_dump()))
 
 
 def _its(project_id: str, key: str) -> Any:

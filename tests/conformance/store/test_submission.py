@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import StoreUnavailable, TaskOver
+from agent.errors import RequestUnderWay, StoreUnavailable, TaskOver
 from agent.events import MessageAdded
 from agent.identity import DEFAULT_PROJECT
 from agent.store.artifacts import NewImage
@@ -121,3 +121,17 @@ async def test_request_whose_process_died_after_it_was_done_is_not_done_again(
     assert await idempotency.begin(DEFAULT_PROJECT, KEY, FINGERPRINT) == answer
     await idempotency.forget(DEFAULT_PROJECT, KEY)
     assert await idempotency.begin(DEFAULT_PROJECT, KEY, FINGERPRINT) == answer
+
+
+async def test_request_that_took_so_long_that_it_was_made_again_is_done_once(store: SqlStore, clock: Clock) -> None:
+    idempotency = Idempotency(store.database)
+    for _ in range(2):
+        assert await idempotency.begin(DEFAULT_PROJECT, KEY, FINGERPRINT) is None
+        clock.advance(3600)
+    first = await users(store).submit(REQUEST, keyed=Keyed(KEY, of_task))
+
+    with pytest.raises(RequestUnderWay):
+        await users(store).submit(REQUEST, keyed=Keyed(KEY, of_task))
+
+    assert [task.id for task in (await users(store).list_tasks()).tasks] == [first.id]
+    assert await idempotency.begin(DEFAULT_PROJECT, KEY, FINGERPRINT) == of_task(first)
