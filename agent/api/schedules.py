@@ -145,7 +145,7 @@ async def change(shared: Context, schedule_id: str, wanted: ScheduleChange) -> S
     changes: dict[str, Any] = wanted.model_dump(exclude_none=True, exclude={"task"})
     if wanted.task is not None:
         await _try(shared, wanted.task)
-        changes["task"] = wanted.task.model_dump(mode="json")
+        changes["task"] = wanted.task
         changes["any_path"] = shared.principal.may("service:admin")
     try:
         after = await shared.schedules.change(shared.principal.project_id, schedule_id, changes)
@@ -201,7 +201,7 @@ async def find(shared: Context, schedule_id: str) -> Schedule:
         Problem: 404.
     """
     project = shared.principal.project_id
-    schedule = await shared.schedules.get(project, schedule_id) if schedule_id.isprintable() else None
+    schedule = await shared.schedules.get(project, schedule_id)
     if schedule is None:
         raise _unknown(schedule_id)
     return schedule

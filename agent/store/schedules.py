@@ -139,7 +139,7 @@ class Schedules:
                 "name": name,
                 "cron": cron,
                 "time_zone": time_zone,
-                "task": task.model_dump(mode="json", exclude_defaults=True),
+                "task": _kept(task),
                 "any_path": any_path,
                 "overlap": overlap,
                 "enabled": enabled,
@@ -166,7 +166,7 @@ class Schedules:
 
     @whole
     async def change(self, project_id: str, schedule_id: str, changes: Mapping[str, Any]) -> Schedule | None:
-        """Set some of its columns; None where the project has no such schedule.
+        """Set some of its columns, ``task`` to a :class:`TaskRequest`; None where the project has no such schedule.
 
         A schedule that is switched on, or gets another time, is next due after now.
 
@@ -181,6 +181,8 @@ class Schedules:
             then = {**row, **changes}
             # Who looks at it now looks at what it was.
             values = {**changes, "taken_until": None}
+            if "task" in changes:
+                values["task"] = _kept(changes["task"])
             if any(then[name] != row[name] for name in ("cron", "time_zone", "enabled")):
                 at = next_time(then["cron"], then["time_zone"], transaction.now)
                 values["next_run_at"] = at if then["enabled"] else None
@@ -268,6 +270,11 @@ class Schedules:
             task_id = await submit_task(transaction, project_id, request, created_by=created_by)
             await _write(transaction, schedule_id, {"last_task_id": task_id, "last_error": None, **_ran(transaction)})
             return task_id
+
+
+def _kept(task: TaskRequest) -> dict[str, Any]:
+    """Without what is as it is by itself: the release before reads it too, though it knows fewer fields."""
+    return task.model_dump(mode="json", exclude_defaults=True)
 
 
 async def _still(transaction: Transaction, due: Due) -> RowMapping | None:

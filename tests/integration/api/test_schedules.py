@@ -12,6 +12,7 @@ import anyio
 import httpx
 import pytest
 from fastapi import FastAPI
+from sqlalchemy import select
 
 from agent.api.app import create_app
 from agent.api.chores import at_work
@@ -24,6 +25,7 @@ from agent.store.evals import Evals
 from agent.store.open import open_store
 from agent.store.retention import Retention
 from agent.store.schedules import Schedules
+from agent.store.tables import schedules
 from agent.store.webhooks import Webhooks
 from tests.postgres import PostgresServer, postgres_server
 
@@ -392,6 +394,19 @@ async def test_change_of_what_somebody_changed_meanwhile_is_refused(http: httpx.
     assert (first.status_code, second.status_code) == (200, 412)
     assert second.json()["code"] == "schedule_changed"
     assert (await http.get(address)).headers["etag"] == first.headers["etag"] != seen
+
+
+async def test_changed_task_keeps_only_what_differs_from_the_defaults_so_that_older_releases_can_read_it(
+    http: httpx.AsyncClient, process: tuple[Store, FastAPI]
+) -> None:
+    made = await _schedule(http)
+    task = {"repository": "/other", "problem_statement": "update the dependencies", "limits": {"max_steps": 7}}
+
+    changed = await http.patch(f"/v1/schedules/{made['id']}", json={"task": task})
+
+    assert changed.json()["task"]["limits"]["max_steps"] == 7
+    async with process[0].database.reading() as db:
+        assert (await db.execute(select(schedules.c.task))).scalar_one() == task
 
 
 async def test_schedules_and_evaluations_go_with_their_project(
