@@ -244,7 +244,7 @@ async def _view(shared: Context, eval_id: str) -> EvalView:
         Problem: 404.
     """
     project = shared.principal.project_id
-    found = await shared.evals.get(project, eval_id) if eval_id.isprintable() else None
+    found = await shared.evals.get(project, eval_id)
     if found is None:
         raise Problem(
             HTTPStatus.NOT_FOUND,

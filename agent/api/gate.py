@@ -94,6 +94,13 @@ class Gate:
             await problem_response(problem, scope)(scope, receive, send)
 
     def _admit(self, scope: Scope) -> None:
+        if "\0" in scope["path"]:  # Postgres cannot even be asked for such an id.
+            raise Problem(
+                HTTPStatus.NOT_FOUND,
+                "not_found",
+                "No path of this service has the character U+0000.",
+                remedy="Check the path; /openapi.json lists every resource.",
+            )
         headers = Headers(scope=scope)
         host = headers.get("host", "")
         if self._hosts is not None and _host_name(host) not in self._hosts:

@@ -65,7 +65,7 @@ class Shelf(Generic[_Settings, _Record]):
         Raises:
             Problem: 404.
         """
-        found = await self.kept(shared).get(shared.principal.project_id, name) if name.isprintable() else None
+        found = await self.kept(shared).get(shared.principal.project_id, name)
         if found is None:
             raise self._unknown(name)
         return found

@@ -173,7 +173,7 @@ async def create_key(project_id: InPath, request: Request, response: Response, s
 async def revoke_key(project_id: InPath, key_id: str, shared: Shared) -> ApiKey:
     """End a key at once. Revoking it again changes nothing."""
     await _administered(shared, project_id)
-    key = await shared.store.identities.revoke_key(project_id, key_id) if key_id.isprintable() else None
+    key = await shared.store.identities.revoke_key(project_id, key_id)
     if key is None:
         raise Problem(
             HTTPStatus.NOT_FOUND,

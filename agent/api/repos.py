@@ -64,7 +64,7 @@ async def list_repos(shared: Shared) -> RepoList:
 
 @router.get("/{name}", dependencies=[needs("tasks:read")])
 async def show_repo(name: str, shared: Shared) -> Repo:
-    repo = await shared.remotes.repos.get(shared.principal.project_id, name) if name.isprintable() else None
+    repo = await shared.remotes.repos.get(shared.principal.project_id, name)
     if repo is None:
         raise _unknown(name)
     return repo

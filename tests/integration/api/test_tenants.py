@@ -422,8 +422,9 @@ SEEN_AS = {
     "evals": "eval",
     "audit_log": "deed",
     "idempotent_answers": None,
+    "used_by_day": None,
 }
-"""As what the rows of a table are exported; None: not at all, as they only say what was answered already."""
+"""As what the rows of a table are exported; None: not at all, as they only repeat what was answered, or sum up runs."""
 
 
 async def test_an_export_holds_all_that_a_tenant_has_and_none_of_its_secrets(tenants: Tenants) -> None:
