@@ -69,7 +69,7 @@ def leave() -> None:
         linux.mount("", "/", "", linux.MS_REC | linux.MS_PRIVATE)
         socket.sethostname("sandbox")
     with step("loopback"):
-        _raise_loopback()
+        raise_loopback()
 
 
 def enter(plan: Blueprint, map_user: Callable[[], None], kept: Sequence[str]) -> list[int]:
@@ -99,7 +99,7 @@ def enter(plan: Blueprint, map_user: Callable[[], None], kept: Sequence[str]) ->
     return brought
 
 
-def _raise_loopback() -> None:
+def raise_loopback() -> None:
     """Tests start servers on 127.0.0.1; it is the sandbox's own."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         get_flags, set_flags, up = 0x8913, 0x8914, 0x1

@@ -3,8 +3,6 @@
 import asyncio
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -80,23 +78,6 @@ async def test_a_program_that_is_no_bubblewrap_is_refused(tmp_path: Path) -> Non
 async def test_no_sandbox_of_its_is_the_superuser() -> None:
     with pytest.raises(SandboxUnavailable, match="would be the superuser"):
         await _acquire(made_by("bubblewrap"), namespaces="user")
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="the suite itself is without privilege")
-@pytest.mark.timeout(900)
-def test_what_isolates_its_sandboxes_does_so_without_privilege(tmp_path: Path) -> None:
-    made_by("bubblewrap")
-    ordinary = ["unshare", "--user", "--map-user=12345", "--map-group=12345"]
-    suite = [sys.executable, "-m", "pytest", "-n0", "-p", "no:cacheprovider", "--color=no"]
-    done = subprocess.run(
-        [*ordinary, *suite, "-k", "local-bubblewrap", "tests/conformance/sandbox/test_isolation.py"],
-        env={**os.environ, "TMPDIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
-    assert " passed" in done.stdout, done.stdout
 
 
 async def test_what_it_says_when_it_cannot_make_one_is_passed_on(tmp_path: Path) -> None:
