@@ -121,12 +121,14 @@ async def artifacts_of(shared: Context, task_id: str) -> tuple[Artifact, ...]:
 
 def _headers(artifact: Artifact) -> dict[str, str]:
     digest = base64.b64encode(bytes.fromhex(artifact.sha256)).decode()
+    # Most are written by hostile code: a browser is to save them, and to take them for nothing else. Images come from
+    # people, and were looked at when they came.
+    shown = "inline" if artifact.media_type.startswith("image/") else "attachment"
     return {
         "ETag": f'"{artifact.sha256}"',
         "Repr-Digest": f"sha-256=:{digest}:",  # RFC 9530
         "Accept-Ranges": "bytes",
-        # Written by hostile code: a browser is to save it, and to take it for nothing else.
-        "Content-Disposition": f"attachment; filename*=UTF-8''{quote(artifact.name.rpartition('/')[2])}",
+        "Content-Disposition": f"{shown}; filename*=UTF-8''{quote(artifact.name.rpartition('/')[2])}",
         "X-Content-Type-Options": "nosniff",
         "Content-Security-Policy": "sandbox",
     }

@@ -19,6 +19,7 @@ from agent.events import (
     BudgetGranted,
     CacheFell,
     GuardTripped,
+    KeptImage,
     MessageAdded,
     NoteWritten,
     QuestionAsked,
@@ -47,6 +48,7 @@ class Asked:
     kind: ClassVar[str] = "asked"
     text: str
     label: str
+    images: tuple[KeptImage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +163,7 @@ def _content(event: Event) -> Content | None:
             return Asked(body["request"]["problem_statement"], "Task")
         case "message.added":
             message = MessageAdded.model_validate(body)
-            shown = "".join(f"\n[image {image.name}]" for image in message.images)
-            return Asked(message.text + shown, _DELIVERIES[message.delivery])
+            return Asked(message.text, _DELIVERIES[message.delivery], message.images)
         case "question.asked":
             return Asked(QuestionAsked.model_validate(body).text, "The agent asks")
         case "note.written":

@@ -1,9 +1,10 @@
-"""Images that are chosen in the form of a new task."""
+"""Images that people choose, and see again."""
 
+import base64
 from pathlib import Path
 
 import pytest
-from playwright.async_api import expect
+from playwright.async_api import Locator, expect
 
 from agent.api.app import create_app
 from agent.config import ModelSettings
@@ -14,7 +15,16 @@ from .conftest import Tab, resolve_commit, serving, task
 
 pytestmark = pytest.mark.anyio
 
-PNG = b"\x89PNG\r\n\x1a\n\x00\xff rest"
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
+)
+"""One pixel."""
+
+
+async def _is_seen(image: Locator) -> None:
+    await expect(image).to_be_visible()
+    await expect(image).to_have_js_property("complete", True)
+    await expect(image).to_have_js_property("naturalWidth", 1)
 
 
 async def _send(tab: Tab, service: str, chosen: list[Path]) -> None:
@@ -39,7 +49,7 @@ async def test_chosen_images_are_kept_with_the_task_and_others_refused_in_words(
                 "error: Failed to load resource: the server responded with a status of 422 (Unprocessable Entity)"
             ]
             await _send(tab, service, [picture])
-            await expect(tab.page.get_by_text("[image messages/")).to_be_visible()
+            await _is_seen(tab.page.locator("#log img"))
             await tab.page.goto("about:blank")
         (task,) = (await store.of(DEFAULT_PROJECT).list_tasks(limit=5)).tasks
         assert store.artifacts is not None
@@ -73,20 +83,25 @@ async def test_images_chosen_and_pasted_go_with_a_message(tab: Tab, tmp_path: Pa
             assert await chosen.evaluate("input => input.validationMessage") == ""
             await text.fill("Like this.")
             await text.press("Control+Enter")
-            await expect(page.get_by_text("[image messages/")).to_have_count(1)
+            await _is_seen(page.locator("#log img"))
             await expect(hidden).to_have_count(0)
             await text.evaluate(
-                """text => {
+                """(text, bytes) => {
                   const data = new DataTransfer();
-                  const beginning = new Uint8Array([137, 80, 78, 71, 13, 10, 26, 10]);
-                  data.items.add(new File([beginning], "a.png", {type: "image/png"}));
+                  data.items.add(new File([new Uint8Array(bytes)], "a.png", {type: "image/png"}));
                   text.dispatchEvent(new ClipboardEvent("paste", {clipboardData: data, bubbles: true}));
-                }"""
+                }""",
+                list(PNG),
             )
             await expect(hidden).to_have_count(1)
             await text.fill("Or this.")
             await text.press("Control+Enter")
-            await expect(page.get_by_text("[image messages/")).to_have_count(2)
+            await expect(page.locator("#log img")).to_have_count(2)
+            await _is_seen(page.locator("#log img").last)
+            async with page.expect_popup() as opening:
+                await page.locator("#log img").last.click()
+            alone = await opening.value
+            await _is_seen(alone.locator("img"))
             assert tab.complaints == []
             await page.goto("about:blank")
         assert store.artifacts is not None
