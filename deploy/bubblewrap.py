@@ -1,10 +1,8 @@
 """``python -m deploy.bubblewrap``: bubblewrap as Debian 13 ships it, for the tests on machines that have an older one.
 
-Built from Debian's source, out of the pools of the package sources that this machine has, into the cache of the user,
-with no word to the system's own.
+Built from Debian's source into the cache of the user, with no word to the system's own.
 """
 
-import hashlib
 import io
 import os
 import shutil
@@ -13,15 +11,14 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-import httpx
 import typer
 from platformdirs import user_cache_path
 
+from deploy import pool
+
 VERSION = "0.12.0"
 _SHA256 = "9760d007363e3abba7c747489910f9f82d9fca53ba3bd3282e396fa3c97a3314"
-_PLACES = tuple(f"{pool}/main/b/bubblewrap/bubblewrap_{VERSION}.orig.tar.xz" for pool in ("pool", "pool/updates"))
-"""In an archive of packages, or one of security updates."""
-_TIMEOUT_S = 60.0
+_SOURCE = f"main/b/bubblewrap/bubblewrap_{VERSION}.orig.tar.xz"
 _NEEDS = {"meson": "meson", "ninja": "ninja-build", "pkg-config": "pkg-config", "cc": "gcc"}
 _HEADER = Path("/usr/include/sys/capability.h")
 _OPTIONS = (
@@ -34,7 +31,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help="bubblewrap f
 
 
 class BubblewrapError(Exception):
-    """It cannot be had here."""
+    """It cannot be built here."""
 
 
 def packages() -> list[str]:
@@ -57,7 +54,8 @@ def build() -> None:
     """Fetch and compile it, unless it is there.
 
     Raises:
-        BubblewrapError: it cannot be fetched, or the compiler says no.
+        PoolError: no package source of this machine has it.
+        BubblewrapError: something to build it with is missing, or the compiler says no.
     """
     if built().exists():
         return
@@ -65,36 +63,12 @@ def build() -> None:
         raise BubblewrapError(f"it needs the Debian packages {' '.join(absent)}")
     built().parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=built().parent) as folder:
-        with tarfile.open(fileobj=io.BytesIO(_fetch())) as source:
+        with tarfile.open(fileobj=io.BytesIO(pool.fetch(_SOURCE, _SHA256))) as source:
             source.extractall(folder, filter="data")
         (tree,) = Path(folder).iterdir()
         _run("meson", "setup", *_OPTIONS, "made", at=tree)
         _run("ninja", "-C", "made", at=tree)
         (tree / "made" / "bwrap").replace(built())  # two that build at once build the same
-
-
-def _fetch() -> bytes:
-    """From whichever archive has it: what comes is known by its sum."""
-    problems = []
-    for source in _sources():
-        try:
-            answer = httpx.get(source, timeout=_TIMEOUT_S, follow_redirects=True).raise_for_status()
-        except httpx.HTTPError as error:
-            problems.append(f"{source}: {error}")
-            continue
-        if hashlib.sha256(answer.content).hexdigest() == _SHA256:
-            return answer.content
-        problems.append(f"{source}: not what was expected by its SHA-256")
-    raise BubblewrapError(f"it cannot be fetched: {'; '.join(problems) or 'no package source is known'}")
-
-
-def _sources() -> list[str]:
-    """An archive keeps what any release of its distribution has, in one pool."""
-    if shutil.which("apt-get") is None:
-        raise BubblewrapError("it is fetched from where apt-get has its packages, and there is none here")
-    asked = ("apt-get", "indextargets", "--format", "$(REPO_URI)")
-    archives = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()
-    return [f"{archive}{place}" for archive in dict.fromkeys(archives) for place in _PLACES]
 
 
 def _run(*command: str, at: Path) -> None:
@@ -114,7 +88,7 @@ def build_or_say_why_not() -> None:
     """Build it, once, and print where it is."""
     try:
         build()
-    except BubblewrapError as error:
+    except (BubblewrapError, pool.PoolError) as error:
         typer.echo(f"deploy.bubblewrap: {error}", err=True)
         raise typer.Exit(1) from error
     typer.echo(built())

@@ -2,7 +2,8 @@
 # Makes this checkout ready: system packages, then .venv with the locked Python packages and our own.
 # Written for Debian 12; elsewhere it says what to install. Does nothing, quickly, when nothing changed.
 # With --for-tests also what only tests need: Docker, Postgres, Prometheus, sshd, Chromium, an emulator of arm64 and
-# virtual machines, none of which is started, the programs of a Kubernetes cluster, bubblewrap, and SGLang's parser.
+# virtual machines, none of which is started, the programs of a Kubernetes cluster, bubblewrap, Docker Compose, and
+# SGLang's parser.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -33,6 +34,7 @@ main() {
             .venv/bin/python -m deploy.cluster build || echo "setup: without a cluster the tests on one are skipped"
             .venv/bin/python -m deploy.vm --fetch || echo "setup: without a kernel no virtual machine is tried"
             .venv/bin/python -m deploy.bubblewrap build || echo "setup: without bubblewrap no sandbox of its is tried"
+            .venv/bin/python -m deploy.compose || echo "setup: without Docker Compose its tests are skipped"
             tests/contract/sglang/setup.sh || echo "setup: without SGLang's packages its contract tests are skipped"
             ;;
         --for-cluster)
