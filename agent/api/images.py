@@ -59,15 +59,3 @@ def _read(image: Image, pointer: str) -> NewImage:
 def with_problem(images: Sequence[NewImage]) -> MessageAdded | None:
     """What the agent of a new task is shown with its problem."""
     return MessageAdded(message_id=new_id("msg"), text=_WITH_PROBLEM) if images else None
-
-
-async def keep_images(shared: Context, task_id: str, message: MessageAdded, images: Sequence[NewImage]) -> MessageAdded:
-    """The message with what :func:`read_images` returned, for a task that it is about to be said to.
-
-    Raises:
-        UnknownTask: the task was deleted meanwhile.
-    """
-    if not images:
-        return message
-    assert shared.store.artifacts is not None, "read_images refuses them then"
-    return await shared.store.artifacts.enclose(shared.principal.project_id, task_id, message, images)

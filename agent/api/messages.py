@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request, Response
 from agent.api.auth import needs
 from agent.api.body import described, read_body
 from agent.api.context import Context, Shared
-from agent.api.images import keep_images, read_images
+from agent.api.images import read_images
 from agent.api.log import whole_log
 from agent.api.once import IdempotencyKey, once
 from agent.api.problems import Problem
@@ -47,9 +47,7 @@ async def say(task_id: str, request: Request, shared: Shared, idempotency_key: I
 
     async def do(keyed: Keyed[tuple[str, MessageView]] | None) -> tuple[str, MessageView]:
         await _expect_run(shared, task_id, said.expected_run_id)
-        whole = await keep_images(shared, task_id, message, images)
-        body = whole.model_dump(mode="json")
-        return added(await shared.tasks.tell(task_id, "message.added", body, keyed=keyed and keyed.of(added)))
+        return added(await shared.tasks.say(task_id, message, images, keyed=keyed and keyed.of(added)))
 
     return await once(shared, request, idempotency_key, do)
 

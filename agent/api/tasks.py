@@ -15,7 +15,7 @@ from agent.api.body import described, read_body, rejected
 from agent.api.context import Context, Shared
 from agent.api.diff import changed_files
 from agent.api.etag import WITH_ETAG, IfMatch, check_unchanged, etag
-from agent.api.images import keep_images, read_images, with_problem
+from agent.api.images import read_images, with_problem
 from agent.api.log import whole_log
 from agent.api.once import IdempotencyKey, once
 from agent.api.problems import Problem, invalid_parameter
@@ -231,7 +231,8 @@ async def fork(task_id: str, request: Request, shared: Shared, idempotency_key: 
             task_id,
             point.at_event,
             created_by=shared.principal.subject,
-            message=message and await keep_images(shared, task_id, message, images),
+            message=message,
+            images=images,
             limits=point.limits,
             keyed=keyed and keyed.of(_fresh),
         )

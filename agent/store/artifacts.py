@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import and_, delete, insert, select
+from sqlalchemy import ColumnElement, and_, delete, insert, select
 
-from agent.errors import LeaseLost, SettingsError, UnknownArtifact, UnknownTask
+from agent.errors import LeaseLost, SettingsError, UnknownArtifact
 from agent.events import KeptImage, MediaType, MessageAdded
 from agent.store.base import Claim
 from agent.store.blobs import Blobs
@@ -89,29 +89,14 @@ class Artifacts:
             size = None if sealed is None else len(sealed)
             await _write(transaction, project_id, task_id, claim.run_id, name, data, media_type, sealed_size=size)
 
-    @whole
-    async def enclose(
-        self, project_id: str, task_id: str, message: MessageAdded, images: Sequence[NewImage]
-    ) -> MessageAdded:
-        """The message with the images, kept, for a task that it is about to be said to.
-
-        Raises:
-            UnknownTask: there is no such task.
-            StoreUnavailable: the database or the storage went away.
-        """
-        message = await self.put_images(project_id, task_id, message, images)
-        try:
-            async with self.database.writing() as transaction:
-                await write_images(transaction, project_id, task_id, message, images)
-        except UnknownTask:
-            await self.forget(project_id, task_id)
-            raise
-        return message
-
     async def put_images(
         self, project_id: str, task_id: str, message: MessageAdded, images: Sequence[NewImage]
     ) -> MessageAdded:
-        """The message with the images, whose bytes are kept; :func:`write_images` makes them the task's."""
+        """The message with the images, whose bytes are kept; :func:`write_images` makes them the task's.
+
+        Raises:
+            StoreUnavailable: the storage went away.
+        """
         for image in images:
             await self._blobs.put(_path(project_id, task_id, _digest(image.data)), image.data)
         kept = (
@@ -123,21 +108,23 @@ class Artifacts:
     @whole
     async def of_task(self, project_id: str, task_id: str) -> tuple[Artifact, ...]:
         """All of a task's, by name."""
-        columns = [artifacts.c[name] for name in Artifact.model_fields]
-        mine = and_(artifacts.c.project_id == project_id, artifacts.c.task_id == task_id)
+        query = select(*_COLUMNS).where(_of(project_id, task_id)).order_by(artifacts.c.name)
         async with self.database.reading() as db:
-            rows = (await db.execute(select(*columns).where(mine).order_by(artifacts.c.name))).mappings()
+            rows = (await db.execute(query)).mappings()
             return tuple(Artifact.model_validate(dict(row)) for row in rows)
 
+    @whole
     async def get(self, project_id: str, task_id: str, name: str) -> Artifact:
         """
         Raises:
             UnknownArtifact: the task has none of this name.
         """
-        for artifact in await self.of_task(project_id, task_id):
-            if artifact.name == name:
-                return artifact
-        raise UnknownArtifact(f"task {task_id} has no artifact {name[:200]!r}")
+        its = and_(_of(project_id, task_id), artifacts.c.name == name)
+        async with self.database.reading() as db:
+            row = (await db.execute(select(*_COLUMNS).where(its))).mappings().first()
+        if row is None:
+            raise UnknownArtifact(f"task {task_id} has no artifact {name[:200]!r}")
+        return Artifact.model_validate(dict(row))
 
     async def read(
         self, project_id: str, task_id: str, artifact: Artifact, start: int = 0, stop: int | None = None
@@ -175,15 +162,11 @@ class Artifacts:
 async def write_images(
     transaction: Transaction, project_id: str, task_id: str, message: MessageAdded, images: Sequence[NewImage]
 ) -> None:
-    """Part of a transaction: the rows of images, which name the run of the newest attempt.
-
-    Raises:
-        UnknownTask: there is no such task.
-    """
+    """Part of a transaction: the rows of new images of a message, which name the run of the newest attempt."""
+    if not images:
+        return
     newest = select(runs.c.run_id).where(runs.c.task_id == task_id).order_by(runs.c.attempt.desc()).limit(1)
-    run_id = (await transaction.db.execute(newest)).scalar()
-    if run_id is None:
-        raise UnknownTask(f"no task {task_id}")
+    run_id = (await transaction.db.execute(newest)).scalar_one()
     for kept, image in zip(message.images, images, strict=True):
         await _write(transaction, project_id, task_id, run_id, kept.name, image.data, image.media_type)
 
@@ -212,6 +195,13 @@ async def _write(
     await transaction.db.execute(earlier)
     values = {"project_id": project_id, "task_id": task_id, "sealed_size": sealed_size, **artifact.model_dump()}
     await transaction.db.execute(insert(artifacts).values(values))
+
+
+_COLUMNS = [artifacts.c[name] for name in Artifact.model_fields]
+
+
+def _of(project_id: str, task_id: str) -> ColumnElement[bool]:
+    return and_(artifacts.c.project_id == project_id, artifacts.c.task_id == task_id)
 
 
 def _name(message: MessageAdded, number: int, image: NewImage) -> str:

@@ -319,6 +319,7 @@ class ProjectStore(Protocol):
         *,
         created_by: str = "local",
         message: MessageAdded | None = None,
+        images: "Sequence[NewImage]" = (),
         limits: Limits | None = None,
         keyed: "Keyed[TaskRecord] | None" = None,
     ) -> TaskRecord:
@@ -329,7 +330,7 @@ class ProjectStore(Protocol):
         Args:
             message: the agent reads it before it goes on, also where it had finished.
             limits: its own; None for those of the source, with what had been granted by then.
-            keyed: as in :meth:`submit`.
+            images, keyed: as in :meth:`submit`.
 
         Raises:
             UnknownTask: the project has no such task.
@@ -407,6 +408,24 @@ class ProjectStore(Protocol):
 
         Args:
             keyed: as in :meth:`submit`.
+
+        Raises:
+            UnknownTask: the project has no such task.
+            TaskOver: the task has ended.
+        """
+
+    async def say(
+        self,
+        task_id: str,
+        message: MessageAdded,
+        images: "Sequence[NewImage]" = (),
+        *,
+        keyed: "Keyed[Event] | None" = None,
+    ) -> Event:
+        """As :meth:`tell` with ``message.added``, together with the images of the message.
+
+        Args:
+            images, keyed: as in :meth:`submit`.
 
         Raises:
             UnknownTask: the project has no such task.

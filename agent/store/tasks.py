@@ -86,12 +86,16 @@ class SqlProjectStore:
         if message is None or not images:
             yield message
             return
-        assert self._kept is not None, "images are refused where nothing keeps them"
         try:
-            yield await self._kept.put_images(self.project_id, task_id, message, images)
+            yield await self._artifacts.put_images(self.project_id, task_id, message, images)
         except BaseException:
-            await self._kept.forget(self.project_id, task_id)
+            await self._artifacts.forget(self.project_id, task_id)
             raise
+
+    @property
+    def _artifacts(self) -> Artifacts:
+        assert self._kept is not None, "images are refused where nothing keeps them"
+        return self._kept
 
     @whole
     async def fork(
@@ -101,10 +105,12 @@ class SqlProjectStore:
         *,
         created_by: str = "local",
         message: MessageAdded | None = None,
+        images: Sequence[NewImage] = (),
         limits: Limits | None = None,
         keyed: Keyed[TaskRecord] | None = None,
     ) -> TaskRecord:
-        async with self.database.writing() as transaction:
+        forked = new_id("task")
+        async with self._bytes_of(forked, message, images) as message, self.database.writing() as transaction:
             await read_project(transaction.db, self.project_id)
             source = await self._locked(transaction, task_id)
             log = await read_events(transaction.db, and_(events.c.task_id == task_id, events.c.seq <= at_event))
@@ -112,7 +118,7 @@ class SqlProjectStore:
             if limits is None:
                 limits = Inbox(event for event in log if event.run_id is None).raised(source.request.limits)
             request = source.request.model_copy(update={"attempts": 1, "limits": limits})
-            forked = await _insert(transaction, self.project_id, new_id("task"), request, {"created_by": created_by})
+            await _insert(transaction, self.project_id, forked, request, {"created_by": created_by})
             await write_event(transaction, forked, "task.submitted", {"request": request.model_dump(mode="json")})
             run = (await know_task(transaction.db, forked)).runs[0]
             origin = {"task_id": task_id, "run_id": run_id, "at_event": at_event}
@@ -121,6 +127,7 @@ class SqlProjectStore:
                 copied = await write_event(transaction, forked, event.type, event.body, run_id=run.run_id)
                 run = advance(run, copied)
             if message is not None:
+                await write_images(transaction, self.project_id, forked, message, images)
                 await write_event(transaction, forked, "message.added", message.model_dump(mode="json"))
             await save_run(transaction.db, run)
             task = await know_task(transaction.db, forked)
@@ -206,18 +213,49 @@ class SqlProjectStore:
         if type not in USER_EVENTS:
             raise ValueError(f"a user cannot say {type!r}")
         async with self.database.writing() as transaction:
-            task = await self._locked(transaction, task_id)
-            if task.status.terminal:
-                raise TaskOver(f"task {task_id} had ended as {task.status}")
-            event = await write_event(transaction, task_id, type, body)
-            if type == "task.updated":
-                await self._update(transaction, task, body)
-            for run in task.runs:
-                if run.status.parked and (run.waiting_on or "paused") in USER_EVENTS[type]:
-                    await requeue(transaction, task_id, run, type)
-            await derive_task(transaction, task_id)
+            event = await self._hear(transaction, task_id, type, body)
             await keep_answer(transaction, self.project_id, keyed, event)
             return event
+
+    @whole
+    async def say(
+        self,
+        task_id: str,
+        message: MessageAdded,
+        images: Sequence[NewImage] = (),
+        *,
+        keyed: Keyed[Event] | None = None,
+    ) -> Event:
+        if images:
+            message = await self._artifacts.put_images(self.project_id, task_id, message, images)
+        try:
+            async with self.database.writing() as transaction:
+                event = await self._hear(transaction, task_id, "message.added", message.model_dump(mode="json"))
+                await write_images(transaction, self.project_id, task_id, message, images)
+                await keep_answer(transaction, self.project_id, keyed, event)
+                return event
+        except UnknownTask:
+            if images:  # It was deleted meanwhile, and its bytes before these.
+                await self._artifacts.forget(self.project_id, task_id)
+            raise
+
+    async def _hear(self, transaction: Transaction, task_id: str, word: str, body: dict[str, Any]) -> Event:
+        """Write a word of the user, and let it end the waits that it ends.
+
+        Raises:
+            UnknownTask, TaskOver: as :meth:`tell`.
+        """
+        task = await self._locked(transaction, task_id)
+        if task.status.terminal:
+            raise TaskOver(f"task {task_id} had ended as {task.status}")
+        event = await write_event(transaction, task_id, word, body)
+        if word == "task.updated":
+            await self._update(transaction, task, body)
+        for run in task.runs:
+            if run.status.parked and (run.waiting_on or "paused") in USER_EVENTS[word]:
+                await requeue(transaction, task_id, run, word)
+        await derive_task(transaction, task_id)
+        return event
 
     @whole
     async def cancel(self, task_id: str) -> TaskRecord:

@@ -5,7 +5,7 @@ its task (``telling.closing``); the last such line is how the next request finds
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Self
@@ -15,12 +15,13 @@ from agent.api.completions.models import read_model
 from agent.api.completions.shapes import ChatMetadata, ChatRequest, ContentPart
 from agent.api.context import Context
 from agent.api.following import sequel
-from agent.api.images import keep_images, read_images
+from agent.api.images import read_images
 from agent.api.problems import Problem
 from agent.api.schemas import MAX_IMAGE_CHARS, MAX_IMAGES, Image
 from agent.api.tasks import new_message, queue_task
 from agent.errors import TaskOver
 from agent.events import MessageAdded
+from agent.store.artifacts import NewImage
 from agent.store.base import TaskRecord
 from agent.store.idempotency import Keyed
 from agent.types import Event, ProfileName, Said, TaskRequest
@@ -58,7 +59,7 @@ async def begin(
     task = await _meant(shared, asked, profile, repository)
     if task is not None:
         message = new_message(text, _last(asked))
-        return await speak(shared, task, await keep_images(shared, task.id, message, images), keyed)
+        return await speak(shared, task, message, images, keyed)
     request = TaskRequest(
         repository=repository or await _only_repository(shared),
         base_commit=about.base_commit or "HEAD",
@@ -74,16 +75,17 @@ def _turn(task: TaskRecord) -> Turn:
     return Turn(task.id, task.last_seq)
 
 
-async def speak(shared: Context, task: TaskRecord, message: MessageAdded, keyed: Keyed[Turn] | None = None) -> Turn:
+async def speak(
+    shared: Context,
+    task: TaskRecord,
+    message: MessageAdded,
+    images: Sequence[NewImage] = (),
+    keyed: Keyed[Turn] | None = None,
+) -> Turn:
     """Tell a task something; one that is over goes on in a new one, with its files and its conversation."""
-
-    def told(event: Event) -> Turn:
-        return Turn(event.task_id, event.seq, message)
-
     if not task.status.terminal:
         try:
-            body = message.model_dump(mode="json")
-            return told(await shared.tasks.tell(task.id, "message.added", body, keyed=keyed and keyed.of(told)))
+            return _told(await shared.tasks.say(task.id, message, images, keyed=keyed and keyed.of(_told)))
         except TaskOver:
             task = await shared.tasks.get(task.id)
     then, subject = await sequel(shared, task), shared.principal.subject
@@ -92,10 +94,15 @@ async def speak(shared: Context, task: TaskRecord, message: MessageAdded, keyed:
         then.at_event,
         created_by=subject,
         message=message,
+        images=images,
         limits=then.limits,
         keyed=keyed and keyed.of(_turn),
     )
     return _turn(forked)
+
+
+def _told(event: Event) -> Turn:
+    return Turn(event.task_id, event.seq, MessageAdded.model_validate(event.body))
 
 
 async def _meant(

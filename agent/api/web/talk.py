@@ -33,8 +33,7 @@ async def add_message(request: Request, task_id: str, shared: Shared) -> Respons
     except Rejected as rejected:
         detail = " ".join(rejected.errors.values())
         raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_request", detail, remedy="Go back.") from rejected
-    message = await images.keep_images(shared, task_id, message, shown)
-    await shared.tasks.tell(task_id, "message.added", message.model_dump(mode="json"))
+    await shared.tasks.say(task_id, message, shown)
     if "hx-request" in request.headers:  # The page goes on, and reads the message from the log.
         return Response(status_code=HTTPStatus.NO_CONTENT)
     return _back(task_id)

@@ -114,7 +114,7 @@ async def test_what_a_user_attaches_stands_beside_what_runs_leave_and_goes_with_
     async with open_store(url, clock=clock, artifacts=f"file://{tmp_path}/kept") as store:
         claim = await claimed(store)
         for data in (b"first", BYTES):
-            await kept(store).enclose("default", claim.task.id, MESSAGE, [NewImage("image/png", data)])
+            await store.of("default").say(claim.task.id, MESSAGE, [NewImage("image/png", data)])
         (artifact,) = await kept(store).of_task("default", claim.task.id)
         assert (artifact.media_type, artifact.run_id, artifact.size) == ("image/png", claim.run_id, len(BYTES))
         assert await read(store, claim, artifact) == BYTES
@@ -122,7 +122,7 @@ async def test_what_a_user_attaches_stands_beside_what_runs_leave_and_goes_with_
         await finish(store, claim)
         await Retention(store.database, kept(store)).delete("default", claim.task.id)
         with pytest.raises(UnknownTask):
-            await kept(store).enclose("default", claim.task.id, MESSAGE, [NewImage("image/png", BYTES)])
+            await store.of("default").say(claim.task.id, MESSAGE, [NewImage("image/png", BYTES)])
     assert [path for path in (tmp_path / "kept").rglob("*") if path.is_file()] == []
 
 

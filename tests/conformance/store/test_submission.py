@@ -78,6 +78,33 @@ async def test_images_of_a_task_that_cannot_be_written_are_forgotten(store: SqlS
     assert files(tmp_path / "kept") == []
 
 
+@pytest.mark.parametrize("door", ["say", "fork"])
+async def test_message_and_its_images_are_there_together_or_not_at_all(store: SqlStore, door: str) -> None:
+    def refuse(_: object) -> Answer:
+        raise StoreUnavailable("whatever goes wrong in the end")
+
+    async def say(keyed: Keyed[Event] | None = None, of_fork: Keyed[TaskRecord] | None = None) -> str:
+        if door == "say":
+            return (await users(store).say(task.id, MESSAGE, IMAGES, keyed=keyed)).task_id
+        return (await users(store).fork(task.id, 1, message=MESSAGE, images=IMAGES, keyed=of_fork)).id
+
+    assert store.artifacts is not None
+    task = await users(store).submit(REQUEST)
+    with pytest.raises(StoreUnavailable):
+        await say(Keyed(KEY, refuse), Keyed(KEY, refuse))
+    assert await store.artifacts.of_task(DEFAULT_PROJECT, task.id) == ()
+    assert await store.user_events(task.id) == ()
+    assert len((await users(store).list_tasks()).tasks) == 1
+
+    told = await say()
+
+    (word,) = await store.user_events(told)
+    kept = await store.artifacts.of_task(DEFAULT_PROJECT, told)
+    shown = MessageAdded.model_validate(word.body).images
+    assert [(image.task_id, image.name) for image in shown] == [(told, artifact.name) for artifact in kept]
+    assert len(kept) == len(IMAGES)
+
+
 def answer_of(task_id: str, body: str) -> Answer:
     return Answer(task_id=task_id, status=202, location=None, body=body)
 
