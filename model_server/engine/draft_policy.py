@@ -4,6 +4,9 @@ A guess is one more row in the next step. It pays if the chance that it holds is
 
     chance * (time a token takes without guesses) > time of guessing, and of the row
 
+A sequence that is alone takes several steps at once where none has guesses; one with guesses goes by itself, and its
+guesses must make up for that too.
+
 All of it is measured while it happens. What steps take depends on their contexts, on the engine's own work and on what
 else the machine does; the chance is the share of guesses at that place that held lately, after a like sign. Guesses
 begin as if they were good and cost nothing. What does not pay is tried again now and then, because chances change with
@@ -36,6 +39,8 @@ _REFRESH = 8
 _TRY_EVERY = 256
 """Steps without a kind of guess that does not pay before it is tried again."""
 _TRY_AT_LEAST_EVERY = 4096
+_ALONE_EVERY = 32
+"""Times that steps are taken several at once after which one goes by itself, to know what that takes."""
 _REST_EVERY = 64
 """Steps with guesses after which one goes without, to know what that takes."""
 _SPIKE = 3.0
@@ -44,10 +49,12 @@ _MARGIN = 1.1
 """A guess must promise so much more than it costs: measurements are noisy, and not to guess is safe."""
 _FIRST_CHANCE = 0.9
 """High, so that every source is tried at first."""
-_MAY_LOSE = 0.015
-"""Share of the time that guesses of one source may take beyond what they save."""
 _LOSS_STEPS = 4096
 """Steps after which a loss is as good as forgotten."""
+_MAY_LOSE = 60
+"""Steps without guesses: a source that lost the time of so many rests. It is 1.5 % of those remembered."""
+_LOSES_AGAIN = 30
+"""What is left of a loss when its source is let go on: enough for a few good guesses to pay for a bad start."""
 _LONG_STEP = 16.0
 """No step counts as a loss of more than so many steps without guesses."""
 
@@ -103,36 +110,52 @@ class _Steps:
     """What steps of so many sequences take, s."""
 
     plain: _Mean = field(default_factory=_Mean)
-    """One without guesses."""
+    """One without guesses, several at once or by itself, as it comes."""
+    by_itself: _Mean = field(default_factory=_Mean)
+    """One without guesses that was not one of several."""
+    num_at_once: int = 0
+    """Times that several were taken at once since one was taken by itself."""
     guesses: dict[Source, _Mean] = field(default_factory=lambda: {source: _Mean() for source in _SIGNS})
     """What one guess more adds: making it, and its row."""
     num_guessing: int = 0
     """Steps with guesses since the last one without."""
 
+    def add_plain(self, seconds: float, num_at_once: int, is_asked_for: bool) -> None:
+        """``is_asked_for``: it would have been one of several otherwise."""
+        seconds = self._without_spike(seconds, 0.0)
+        if num_at_once == 1:
+            self.by_itself.add(seconds, _FORGET_TIMES)
+            self.num_at_once = 0
+        else:
+            self.num_at_once += 1
+        if not is_asked_for:
+            self.plain.add(seconds, _FORGET_TIMES)
+            self.num_guessing = 0
+
     def add(self, num_guessed: Mapping[Source, int], seconds: float, is_usual: bool) -> None:
         """Where several sources share a step, what it took beyond what was expected goes to each by its guesses."""
-        if not num_guessed:
-            self.plain.add(self._without_spike(seconds, 0.0), _FORGET_TIMES)
-            self.num_guessing = 0
-            return
         self.num_guessing += 1
         if is_usual:
             expected = sum(count * max(self.guesses[source].value, 0.0) for source, count in num_guessed.items())
-            more = self._without_spike(seconds, expected) - self.plain.value
+            more = self._without_spike(seconds, expected) - self.by_itself.value
             error = more - sum(count * self.guesses[source].value for source, count in num_guessed.items())
             squares = sum(count**2 for count in num_guessed.values())
             for source, count in num_guessed.items():
                 guess = self.guesses[source]
                 guess.add(guess.value + error * count / squares, _FORGET_TIMES)
 
-    def share(self, source: Source, num_guessed: Mapping[Source, int]) -> float:
-        """Of the time that a step with these guesses took more, what goes to those of a source."""
-        costs = {each: count * max(self.guesses[each].value, 0.0) for each, count in num_guessed.items()}
-        total = sum(costs.values())
-        return costs[source] / total if total else num_guessed[source] / sum(num_guessed.values())
+    def taken(self, num_guessed: Mapping[Source, int], seconds: float, is_usual: bool) -> dict[Source, float]:
+        """What a step with these guesses took more than one without, by source."""
+        more = min(seconds, _LONG_STEP * self.plain.value) - self.plain.value
+        if not is_usual and (num_lookup := num_guessed.get("lookup")):  # only the layers do more than usual
+            lookup = min(num_lookup * max(self.guesses["lookup"].value, 0.0), more)
+            return {"lookup": lookup, "layers": more - lookup}
+        costs = {source: count * max(self.guesses[source].value, 0.0) for source, count in num_guessed.items()}
+        parts = costs if any(costs.values()) else num_guessed
+        return {source: more * parts[source] / sum(parts.values()) for source in num_guessed}
 
     def _without_spike(self, seconds: float, expected_more: float) -> float:
-        return min(seconds, _SPIKE * (self.plain.value + expected_more)) if self.plain.count else seconds
+        return min(seconds, _SPIKE * (self.by_itself.value + expected_more)) if self.by_itself.count else seconds
 
     @property
     def is_known(self) -> bool:
@@ -185,12 +208,13 @@ class DraftPolicy:
     _plans: dict[tuple[Source, int], _Plan] = field(default_factory=dict)
     """By number of sequences; made anew now and then."""
     _num_steps: int = 0
+    _is_asked_for: bool = False
+    """That the step at hand goes by itself."""
     _now: dict[Source, _Guessed] = field(default_factory=lambda: defaultdict(_Guessed))
     """Of the step at hand."""
-    _seconds: float = 0.0
-    """That the last steps took, about as many as losses are remembered for."""
     _lost: dict[Source, float] = field(default_factory=lambda: dict.fromkeys(_SIGNS, 0.0))
-    """By source: the seconds of these that were lost by guessing."""
+    """By source: time that its guesses took lately beyond what they saved, s."""
+    _resting: set[Source] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self._records = {
@@ -210,7 +234,7 @@ class DraftPolicy:
         """Asked once a step of so many sequences: whether a guess from the source may be made."""
         if self.allowed.always or not self.longest(source):
             return self.longest(source) > 0
-        if not self._steps[num_sequences].is_known or self._lost[source] > _MAY_LOSE * self._seconds:
+        if source in self._resting or not self._steps[num_sequences].is_known:
             return False
         plan = self._plan(source, num_sequences)
         return plan.pays or self._num_steps >= plan.next_try
@@ -228,21 +252,37 @@ class DraftPolicy:
         self._now[source].num_guessed += num_guessed
         self._now[source].num_held += num_held
 
-    def observe_step(self, num_sequences: int, seconds: float, is_usual: bool = True) -> None:
+    def goes_by_itself(self) -> bool:
+        """Asked where a sequence that is alone would take several steps at once: whether it is to take one."""
+        steps = self._steps[1]
+        self._is_asked_for = bool(steps.plain.count) and steps.num_at_once >= min(steps.plain.count, _ALONE_EVERY)
+        return self._is_asked_for
+
+    def observe_step(self, num_sequences: int, seconds: float, *, num_at_once: int = 1, is_usual: bool = True) -> None:
         """The step at hand, of sequences that decode, took so long, with making the guesses that were observed.
-        ``is_usual``: False where making them took what it does not take every time."""
+
+        Args:
+            num_at_once: it was one of so many without guesses, and took its share of their time.
+            is_usual: False where making guesses took what it does not take every time.
+        """
         guessed, self._now = self._now, defaultdict(_Guessed)
         steps = self._steps[num_sequences]
         num_guessed = {source: of.num_guessed for source, of in guessed.items()}
-        steps.add(num_guessed, seconds, is_usual)
-        self._seconds += seconds - self._seconds / _LOSS_STEPS
-        more = min(seconds, _LONG_STEP * steps.plain.value) - steps.plain.value
+        if guessed:
+            steps.add(num_guessed, seconds, is_usual)
+        else:
+            steps.add_plain(seconds, num_at_once, self._is_asked_for)
+        self._is_asked_for = False
+        taken = steps.taken(num_guessed, seconds, is_usual) if guessed else {}
         for source in self._lost:
-            loss = 0.0
+            loss = self._lost[source] * (1 - 1 / _LOSS_STEPS)
             if source in guessed:
-                saved = guessed[source].num_held * steps.plain.value / num_sequences
-                loss = more * steps.share(source, num_guessed) - saved
-            self._lost[source] = max(self._lost[source] * (1 - 1 / _LOSS_STEPS) + loss, 0.0)
+                loss += taken[source] - guessed[source].num_held * steps.plain.value / num_sequences
+            self._lost[source] = max(loss, 0.0)
+            if loss > _MAY_LOSE * steps.plain.value:
+                self._resting.add(source)
+            elif loss < _LOSES_AGAIN * steps.plain.value:
+                self._resting.discard(source)
         self._num_steps += 1
         if self._num_steps % _REFRESH == 0:
             self._plans.clear()
@@ -265,11 +305,12 @@ class DraftPolicy:
         steps = self._steps[num_sequences]
         worth = steps.plain.value / num_sequences
         cost = _MARGIN * steps.guesses[source].value
+        at_all = _MARGIN * max(steps.by_itself.value - steps.plain.value, 0.0)
         best, best_gain, chance, gained = 0, 0.0, 1.0, 0.0
         for length in range(1, self.longest(source) + 1):
             chance *= self._records[source, sign].chance(length - 1)
             gained += chance
-            gain = gained * worth - length * cost
+            gain = gained * worth - length * cost - at_all
             if gain > best_gain:
                 best, best_gain = length, gain
         return best

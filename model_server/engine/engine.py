@@ -323,12 +323,16 @@ class EmbeddedEngine:
         """A step of sequences that decode; several at once where one is alone and has no guess."""
         is_plain = len(step) == 1 and not step[0].guess.tokens
         at_once = self._ahead.most(step[0].sequence) if is_plain and self._decoder is not None else 1
+        if at_once > 1 and self._guesser.goes_by_itself():
+            at_once = 1
         num_rows = self._execute(step, at_once)
         seconds = time.thread_time() - started
-        if is_plain:  # each row was a step
-            seconds /= num_rows
-            self._ahead.observe(seconds)
-        self._guesser.observe_step(len(step), seconds)
+        if not is_plain:
+            self._guesser.observe_step(len(step), seconds)
+            return
+        seconds /= num_rows  # each row was a step
+        self._ahead.observe(seconds)
+        self._guesser.observe_step(1, seconds, num_rows)
 
     def _guessed(self, step: list[ScheduledSequence]) -> list[ScheduledSequence]:
         guesses = self._guesser.guess([part.sequence for part in step])

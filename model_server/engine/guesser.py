@@ -76,10 +76,14 @@ class Guesser:
         if guess.source == "layers":
             self._memory(sequence).sign = "held" if num_held == num_guessed else "failed"
 
-    def observe_step(self, num_sequences: int, seconds: float) -> None:
+    def goes_by_itself(self) -> bool:
+        """See :meth:`model_server.engine.draft_policy.DraftPolicy.goes_by_itself`."""
+        return self._policy.goes_by_itself()
+
+    def observe_step(self, num_sequences: int, seconds: float, num_at_once: int = 1) -> None:
         """The step that :meth:`guess` was asked for took so long, with guessing; see
         :meth:`model_server.engine.draft_policy.DraftPolicy.observe_step`."""
-        self._policy.observe_step(num_sequences, seconds, self._is_usual)
+        self._policy.observe_step(num_sequences, seconds, num_at_once=num_at_once, is_usual=self._is_usual)
 
     def replace_drafter(self, drafter: TokenDrafter) -> None:
         """Go on with another one, while no sequence runs."""

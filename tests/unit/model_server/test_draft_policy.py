@@ -115,17 +115,33 @@ def test_steps_with_guesses_of_both_sources_tell_what_each_takes() -> None:
 
 
 def test_what_guesses_take_beyond_what_they_save_stays_a_small_share_whatever_was_expected() -> None:
-    deceived = DraftPolicy(Speculation(layers=0))
-    guessed = lost = 0.0
+    deceived = DraftPolicy(Speculation(lookup=0))
+    num_guessing, lost = 0, 0.0
     for step in range(20_000):
-        is_plain = not deceived.is_wanted("lookup", 8)
+        is_plain = not deceived.is_wanted("layers", 8)
         if not is_plain:  # good ones at first, then none holds; and what they take is never told
-            deceived.observe("lookup", "short", 8, 8 if step < 100 else 0)
-            guessed += 1
+            deceived.observe("layers", "first", 3, 24 if step < 100 else 0)
+            num_guessing += 1
             lost += 2 * STEP_S if step >= 100 else 0
         deceived.observe_step(8, STEP_S if is_plain else 3 * STEP_S, is_usual=is_plain)
-    assert guessed > 100
+    assert num_guessing > 100
     assert lost < 0.03 * 20_000 * STEP_S
+
+
+def test_several_steps_at_once_are_given_up_only_for_guesses_that_make_up_for_it() -> None:
+    def lengths(step_by_itself_s: float) -> int:
+        made = DraftPolicy(Speculation())
+        for _ in range(200):
+            if made.goes_by_itself():
+                made.observe_step(1, step_by_itself_s)
+            else:
+                made.observe_step(1, STEP_S, num_at_once=8)
+            made.observe("lookup", "short", 2, 2)
+            made.observe_step(1, step_by_itself_s + 2 * 0.2 * STEP_S)
+        return made.length("lookup", "short", 1)
+
+    assert lengths(2 * STEP_S) == 8
+    assert lengths(20 * STEP_S) == 0
 
 
 def test_one_step_that_took_forever_changes_little() -> None:
