@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--host", default="127.0.0.1", help="Address to listen on; beyond loopback a key is needed.")
     parser.add_argument("--port", type=int, default=8080, help="TCP port.")
     parser.add_argument(
-        "--requests-per-minute", type=int, metavar="N", help="Most requests of one caller; without it, any number."
+        "--requests-per-minute", type=_count, metavar="N", help="Most requests of one caller; without it, any number."
     )
     for whose, most in (("caller", PER_CALLER), ("project", PER_PROJECT)):
         parser.add_argument(

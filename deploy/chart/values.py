@@ -525,6 +525,9 @@ class Api(Component):
         Secret(), description="Key `secrets-key` of that Secret: seals the secrets of projects."
     )
     identity: Object = Field({}, description="Whose tokens are believed: IdentitySettings, by their own names.")
+    requests_per_minute: int = Field(
+        0, ge=0, description="Most requests of one caller in a minute, a pod. 0: any number."
+    )
     streams_per_caller: int = Field(
         1024, ge=1, description="Most event streams, editors and answers to chat programs of one caller at once, a pod."
     )

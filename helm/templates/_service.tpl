@@ -9,6 +9,9 @@ args:
   - --store=$(MIMO_STORE)
   - --host=0.0.0.0
   - --port=8080
+  {{- with int .Values.api.requestsPerMinute }}
+  - --requests-per-minute={{ . }}
+  {{- end }}
   - --streams-per-caller={{ int .Values.api.streamsPerCaller }}
   - --streams-per-project={{ int .Values.api.streamsPerProject }}
   {{- include "mimo.items" (list 2 .Values.api.extraArgs) }}

@@ -1,7 +1,9 @@
-"""Every variable that the service reads is set by the chart, or is named here with the reason why it is not."""
+"""Every variable and option of the service is set by the chart, or is named here with the reason why it is not."""
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,13 +29,22 @@ NOT_IN_THE_CHART = {
 }
 OF_THE_CHART = {"MIMO_STORE"}
 """Which only the chart's own command lines read."""
+OPTIONS_NOT_IN_THE_CHART = {
+    "--artifacts": "the variable MIMO_ARTIFACTS says it",
+    "--help": "for people",
+}
+OF_WORKERS_NOT_IN_THE_CHART = {
+    **OPTIONS_NOT_IN_THE_CHART,
+    "--exit-with-parent": "for workers that another program starts",
+    "--registry": "all workers of a store have one by themselves",
+}
 NETWORKS = {"repositories": "10.1.0.0/16", "webhooks": "10.2.0.0/16", "mcp": "10.3.0.0/16"}
 EVERYTHING: dict[str, Any] = {
     "repositories": {"hosts": ["git.example.org"], "networks": [NETWORKS["repositories"]], "caConfigMap": "authority"},
     "webhooks": {"networks": [NETWORKS["webhooks"]]},
     "mcp": {"networks": [NETWORKS["mcp"]]},
     "evals": {"configMap": "suites"},
-    "api": {"identity": {"public_url": "https://mimo.example.org"}},
+    "api": {"identity": {"public_url": "https://mimo.example.org"}, "requestsPerMinute": 600},
     "modelServer": {
         "client": {
             "images": True,
@@ -54,6 +65,30 @@ def test_every_variable_of_the_service_is_set_by_the_chart_or_has_a_reason() -> 
 
     assert set_by_chart - OF_THE_CHART == _read_by_the_service() - set(NOT_IN_THE_CHART)
     assert set(NOT_IN_THE_CHART) <= _read_by_the_service(), "a reason for what nobody reads"
+
+
+@pytest.mark.parametrize(
+    ("name", "program", "reasons"),
+    [
+        ("api", "agent.api", OPTIONS_NOT_IN_THE_CHART),
+        ("orchestrator", "agent.orchestrator", OF_WORKERS_NOT_IN_THE_CHART),
+    ],
+)
+def test_every_option_of_a_program_is_given_by_the_chart_or_has_a_reason(
+    name: str, program: str, reasons: dict[str, str]
+) -> None:
+    [container] = [each for each in _ours(render(EVERYTHING, "dev")) if each["name"] == name]
+    said = subprocess.run([sys.executable, "-m", program, "--help"], capture_output=True, text=True, check=True).stdout
+    options = set(re.findall(r"^  (?:-\w, )?(--[a-z-]+)", said, re.MULTILINE))
+
+    assert {argument.partition("=")[0] for argument in container["args"]} == options - set(reasons)
+    assert set(reasons) <= options, "a reason for what there is not"
+
+
+def test_callers_have_any_number_of_requests_unless_a_value_says_how_many() -> None:
+    for given, wanted in (({}, []), ({"requestsPerMinute": 600}, ["--requests-per-minute=600"])):
+        [api] = [each for each in _ours(render({"api": given}, "dev")) if each["name"] == "api"]
+        assert [argument for argument in api["args"] if argument.startswith("--requests")] == wanted
 
 
 def test_settings_of_the_model_are_read_by_api_and_workers_as_they_were_given() -> None:
