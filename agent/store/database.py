@@ -19,6 +19,7 @@ import anyio
 import sqlalchemy.exc
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.pool import QueuePool
 
 from agent.config import Prices
 from agent.errors import LeaseLost, StoreUnavailable
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 READ_ONLY = "mimo_read_only"
 """Execution option of connections that never write: on SQLite they begin without the write lock."""
+
+_PATIENCE_S = 30.0
+"""So long one waits for a connection."""
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -119,6 +123,8 @@ class Database:
         one_moment = {"isolation_level": "REPEATABLE READ"} if engine.dialect.name == "postgresql" else {}
         self._reader = self.engine.execution_options(**{READ_ONLY: True}, **one_moment)
         self._turn = asyncio.Lock() if one_writer else nullcontext()
+        assert isinstance(engine.pool, QueuePool), engine.pool
+        self._places = asyncio.Semaphore(engine.pool.size())
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[Transaction]:
@@ -127,7 +133,7 @@ class Database:
             StoreUnavailable: the database went away, or its disk is full. Nothing was written, unless it went away
                 in the moment of the commit.
         """
-        async with _translated(), self._turn, self.engine.begin() as db:
+        async with _translated(), self._turn, self._place(), self.engine.begin() as db:
             transaction = Transaction(db, await self.now(db))
             yield transaction
             if transaction.touched:
@@ -142,8 +148,21 @@ class Database:
         Raises:
             StoreUnavailable: the database went away.
         """
-        async with _translated(), self._reader.begin() as db:
+        async with _translated(), self._place(), self._reader.begin() as db:
             yield db
+
+    @asynccontextmanager
+    async def _place(self) -> AsyncIterator[None]:
+        """Of a connection, in turn: the pool by itself lets who comes later go before who waits."""
+        try:
+            async with asyncio.timeout(_PATIENCE_S):
+                await self._places.acquire()
+        except TimeoutError as error:
+            raise StoreUnavailable("the store cannot be used: all its connections are busy") from error
+        try:
+            yield
+        finally:
+            self._places.release()
 
     async def close(self) -> None:
         """Wait for the transactions under way. A connection that one has, disposing of the engine would leave open."""
