@@ -6,7 +6,6 @@ import logging
 from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing
 from http import HTTPStatus
-from itertools import accumulate, takewhile
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -19,7 +18,7 @@ from agent.api.drafts import DraftFrame
 from agent.api.lasting import Lasting, lasts
 from agent.api.problems import Problem
 from agent.api.schemas import LAST_EVENT, EventPage, show_event
-from agent.api.watching import Frame, Tail, frame
+from agent.api.watching import FIRST_PART, PART, Frame, Tail, fitting, frame
 
 logger = logging.getLogger(__name__)
 
@@ -29,12 +28,6 @@ _RETRY_MS = 2000
 _STUCK_S = 60.0
 """A reader who takes nothing for so long is gone; what it had buffered is all it cost."""
 HEARTBEAT = b": heartbeat\n\n"
-_CHUNK = 64
-"""Most events written at once."""
-_FIRST_CHUNK = 8
-"""As many at first: how large a log's events are shows then."""
-_CHUNK_BYTES = 64 * 1024
-"""More only where a single event has more: what is written to a reader who takes nothing is all it costs."""
 _WARN = 0.75
 """How far a reader falls behind before it is warned, as a share of what is kept for it."""
 
@@ -125,7 +118,7 @@ async def _chunks(shared: Context, task_id: str, reader: "_Reader", head: int) -
     """What was comes out of the store, what is new out of the log's tail, which reaches back to where that ended."""
     yield f"retry: {_RETRY_MS}\n\n".encode()
     drafts = shared.store.drafts if reader.drafts else None
-    most = _FIRST_CHUNK
+    most = FIRST_PART
     async with shared.watching.tail(shared.tasks, task_id, head, drafts) as tail:
         while not reader.ended:
             frames = tail.since(reader.after)
@@ -137,10 +130,10 @@ async def _chunks(shared: Context, task_id: str, reader: "_Reader", head: int) -
             else:
                 reader.live = True
             if frames:
-                fitting = _fitting(frames)
-                most = min(2 * len(fitting), _CHUNK)  # What did not fit is read again.
-                chunk = reader.take(fitting, tail)
-                del frames, fitting  # The reader may take its time.
+                part = fitting(frames)
+                most = min(2 * len(part), PART)  # What did not fit is read again.
+                chunk = reader.take(part, tail)
+                del frames, part  # The reader may take its time.
                 yield chunk
             elif written := reader.unread(tail):
                 yield reader.take_drafts(written)
@@ -148,12 +141,6 @@ async def _chunks(shared: Context, task_id: str, reader: "_Reader", head: int) -
                 await tail.wait(shared.heartbeat_s, drafts=reader.drafts)
                 if not tail.since(reader.after) and not reader.unread(tail):
                     yield HEARTBEAT
-
-
-def _fitting(frames: Sequence[Frame]) -> Sequence[Frame]:
-    """As many of the first as are written at once."""
-    ends = accumulate(len(each.text) for each in frames[:_CHUNK])
-    return frames[: max(1, sum(1 for _ in takewhile(lambda end: end <= _CHUNK_BYTES, ends)))]
 
 
 class _Reader:
@@ -197,7 +184,7 @@ class _Reader:
     def _warning(self, tail: Tail) -> bytes:
         """Once each time the reader falls far behind."""
         lag = tail.lag(self.after)
-        slow = self.live and lag >= _WARN * tail.size
+        slow = self.live and tail.share_behind(self.after) >= _WARN
         warn, self._warned = slow and not self._warned, slow
         return _note("stream.slow", lag=lag, dropped_at=tail.size) if warn else b""
 

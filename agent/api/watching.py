@@ -2,10 +2,10 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from itertools import islice
+from itertools import accumulate, islice, takewhile
 from typing import Protocol
 
 from agent.api.drafts import DraftFrame, DraftTail
@@ -16,6 +16,16 @@ from agent.types import Event
 _READ_S = 30.0
 """Longest single wait for events; longer silence is waited for again."""
 
+MOST_KEPT_BYTES = 4 * 1024 * 1024
+"""Of a log that is watched: a run that writes large events costs the service no more than others."""
+
+PART = 64
+"""Most events that are read or written at once."""
+FIRST_PART = 8
+"""As many at first: how large a log's events are shows then."""
+_PART_BYTES = 64 * 1024
+"""More only where a single event has more: what is written to a reader who takes nothing is all it costs."""
+
 
 class EventLog(Protocol):
     """What is asked of a store here."""
@@ -23,7 +33,7 @@ class EventLog(Protocol):
     reasoning: bool
     """Whether its events hold the model's reasoning: whoever may not see it follows another tail."""
 
-    async def wait_for_events(self, task_id: str, *, after: int, timeout_s: float) -> tuple[Event, ...]: ...
+    async def wait_for_events(self, task_id: str, *, after: int, timeout_s: float, limit: int) -> tuple[Event, ...]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +54,12 @@ def frame(event: Event) -> Frame:
     return Frame(event.seq, event.type, text.encode(), event.type == LAST_EVENT)
 
 
+def fitting(frames: Sequence[Frame]) -> Sequence[Frame]:
+    """As many of the first as are read or written at once."""
+    ends = accumulate(len(each.text) for each in frames[:PART])
+    return frames[: max(1, sum(1 for _ in takewhile(lambda end: end <= _PART_BYTES, ends)))]
+
+
 class Tail:
     """The newest events of one log while it grows, for those who read as fast as it does."""
 
@@ -51,13 +67,15 @@ class Tail:
         """
         Args:
             head: sequence number of the newest event there is; the tail holds what comes later.
-            size: so many events are kept for readers who are not quite as fast.
+            size: so many events are kept for readers who are not quite as fast, as far as they are no more than
+                ``MOST_KEPT_BYTES``.
             reasoning: whether drafts show it.
         """
         self.size = size
         self.num_watchers = 0
         self._base = self._head = head
         self._frames: deque[Frame] = deque()
+        self._num_bytes = 0
         self._changed = asyncio.Event()
         self._failure: Exception | None = None
         self._drafts = DraftTail(reasoning=reasoning)
@@ -66,6 +84,11 @@ class Tail:
     def lag(self, after: int) -> int:
         """How many events a reader who has had ``after`` is behind."""
         return max(0, self._head - after)
+
+    def share_behind(self, after: int) -> float:
+        """How much of what is kept a reader who has had ``after`` is behind."""
+        num_bytes = sum(len(each.text) for each in islice(reversed(self._frames), self.lag(after)))
+        return max(self.lag(after) / self.size, num_bytes / MOST_KEPT_BYTES)
 
     def since(self, after: int) -> Sequence[Frame] | None:
         """What follows ``after``; None where the tail does not reach back so far."""
@@ -98,19 +121,27 @@ class Tail:
     async def follow(self, log: EventLog, task_id: str) -> None:
         """Read until the log ends. What goes wrong is told to every reader."""
         try:
+            most = FIRST_PART
             while not (self._frames and self._frames[-1].last):
-                self._extend(await log.wait_for_events(task_id, after=self._head, timeout_s=_READ_S))
+                events = await log.wait_for_events(task_id, after=self._head, timeout_s=_READ_S, limit=most)
+                part = fitting(tuple(map(frame, events)))
+                self._extend(part, events)
+                # What did not fit is read again.
+                most = min(2 * (most if len(part) == len(events) else len(part)), PART)
         except Exception as error:  # noqa: BLE001 - raised again by each reader
             self._failure = error
             self._wake()
 
-    def _extend(self, events: Iterable[Event]) -> None:
-        for event in events:
-            self._frames.append(frame(event))
-            self._head = event.seq
+    def _extend(self, frames: Sequence[Frame], events: Sequence[Event]) -> None:
+        for each, event in zip(frames, events, strict=False):
+            self._frames.append(each)
+            self._num_bytes += len(each.text)
+            self._head = each.seq
             self._drafts.end(event)
-        while len(self._frames) > self.size:
-            self._base = self._frames.popleft().seq
+        while len(self._frames) > self.size or (self._num_bytes > MOST_KEPT_BYTES and len(self._frames) > 1):
+            oldest = self._frames.popleft()
+            self._base = oldest.seq
+            self._num_bytes -= len(oldest.text)
         self._wake()
 
     def _wake(self) -> None:

@@ -390,7 +390,9 @@ class ProjectStore(Protocol):
             UnknownTask: the project has no such task.
         """
 
-    async def wait_for_events(self, task_id: str, *, after: int, timeout_s: float) -> tuple[Event, ...]:
+    async def wait_for_events(
+        self, task_id: str, *, after: int, timeout_s: float, limit: int = 1000
+    ) -> tuple[Event, ...]:
         """As :meth:`events`, but waits for the first one; empty where none came in time.
 
         Events of this process wake the caller at once, those of other processes within 0.3 s.

@@ -190,12 +190,14 @@ class SqlProjectStore:
                 raise self._unknown(task_id)
         return found if self.reasoning else tuple(map(hidden, found))
 
-    async def wait_for_events(self, task_id: str, *, after: int, timeout_s: float) -> tuple[Event, ...]:
+    async def wait_for_events(
+        self, task_id: str, *, after: int, timeout_s: float, limit: int = 1000
+    ) -> tuple[Event, ...]:
         deadline = anyio.current_time() + timeout_s
         changes = self.database.changes
         while True:
             changed = changes.of_task(task_id)
-            found = await self.events(task_id, after=after)
+            found = await self.events(task_id, after=after, limit=limit)
             left_s = deadline - anyio.current_time()
             if found or left_s <= 0:
                 return found

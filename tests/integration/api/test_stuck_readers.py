@@ -28,6 +28,9 @@ EVENT_CHARS = 200_000
 MOST_BYTES_EACH = 8 * 1024 * 1024
 """All events are 16 MB, and in memory more than twice as much; what one reader is told at once is a part of them."""
 
+MOST_BYTES_KEPT = 24 * 1024 * 1024
+"""The last 256 events, as many as are kept of a log with small ones, are 51 MB."""
+
 
 @pytest.fixture
 def anyio_backend() -> str:
@@ -114,6 +117,27 @@ async def test_readers_that_take_nothing_cost_little_and_hold_nobody_up(path: st
                 peak = service.peak_bytes()
         assert num_read == len(await mine.events(task.id))
     assert (peak - alone) / NUM_STUCK < MOST_BYTES_EACH
+
+
+async def test_log_of_large_events_costs_its_watchers_service_no_more_the_longer_it_is(tmp_path: Path) -> None:
+    store_url = f"sqlite:///{tmp_path}/mimo.db"
+    async with open_store(store_url) as store:
+        task = await store.of(DEFAULT_PROJECT).submit(TaskRequest(repository="/repo", problem_statement="subtracts"))
+        claim = await store.claim("worker", 3600)
+        assert claim is not None
+        peaks: list[int] = []
+        async with _service(store_url) as service, httpx.AsyncClient(trust_env=False, timeout=PATIENCE_S) as http:
+            address = f"http://127.0.0.1:{service.port}/v1/tasks/{task.id}/events"
+            async with httpx_sse.aconnect_sse(http, "GET", address, headers={"Accept": "text/event-stream"}) as source:
+                told = source.aiter_sse()
+                last = 2
+                for _ in range(32):
+                    entries = [("note", {"text": "x" * EVENT_CHARS})] * 10
+                    while (event := await anext(told)).id != str(last):
+                        assert event.event != "stream.dropped"
+                    last = (await store.extend(claim.run_id, claim.generation, entries))[-1].seq
+                    peaks.append(service.peak_bytes())
+    assert peaks[-1] - peaks[3] < MOST_BYTES_KEPT
 
 
 async def test_more_readers_have_room_than_a_shell_allows_files(tmp_path: Path) -> None:
