@@ -84,6 +84,30 @@ async def test_a_lost_connection_costs_no_event(
         await expect(page.locator("#connection")).to_be_empty()
 
 
+async def test_a_machine_without_network_is_told_and_catches_up(
+    service: str, store: Store, tasks: ProjectStore, page: Page
+) -> None:
+    submitted = await tasks.submit(task())
+    agent = await Agent.claims(store)
+    await page.goto(f"{service}/tasks/{submitted.id}")
+    await _wait_for(page, await agent.log("note", {"text": "before"}))
+    await page.context.set_offline(True)
+    await expect(page.locator("#connection")).to_contain_text("connection is lost")
+    await agent.log("note", {"text": "meanwhile"})
+    await page.get_by_label("Message to the agent").fill("hello")
+    await page.get_by_role("button", name="Send").click()
+    await expect(page.get_by_text("It could not be sent; try again.")).to_be_visible()
+    await page.context.set_offline(False)
+    await _wait_for(page, await agent.log("note", {"text": "after"}))
+    last = (await tasks.get(submitted.id)).last_seq
+    await page.get_by_role("button", name="Send").click()
+    await _wait_for(page, last + 1)
+
+    await expect(page.get_by_label("Message to the agent")).to_have_value("")
+    await expect(page.locator("#connection")).to_be_empty()
+    assert await page.evaluate(SHOWN) == await _logged(tasks, submitted.id)
+
+
 async def test_a_page_opened_again_shows_the_same(service: str, store: Store, tasks: ProjectStore, page: Page) -> None:
     submitted = await tasks.submit(task())
     agent = await Agent.claims(store)

@@ -14,7 +14,7 @@ const newest = document.getElementById("newest");
 const waiting = [];
 const shown = {};
 let after = Number(log.dataset.after);
-let source, silence, wait = 500, adding = false, unfolded = false;
+let source, silence, retry, wait = 500, over = false, adding = false, unfolded = false;
 
 function connect() {
   const query = new URLSearchParams({ after });
@@ -42,6 +42,7 @@ function connect() {
   source.addEventListener("end", () => {
     heard();
     stop();
+    over = true;
     document.getElementById("say")?.remove();
   });
   source.addEventListener("error", lost);
@@ -68,9 +69,17 @@ function stop() {
 function lost() {
   stop();
   connection.textContent = "The connection is lost; trying again. Nothing will be missing.";
-  setTimeout(connect, wait);
+  clearTimeout(retry);
+  retry = setTimeout(connect, wait);
   wait = Math.min(wait * 2, LONGEST_WAIT_MS);
 }
+
+// A machine that goes to sleep or changes its network knows before the connection does.
+addEventListener("offline", () => { if (!over) lost(); });
+addEventListener("online", () => {
+  wait = 500;
+  if (!over) lost();
+});
 
 function add() {
   adding = true;

@@ -28,6 +28,7 @@ addEventListener("change", async (event) => {
   const bytes = [...files].reduce((sum, file) => sum + file.size, 0);
   event.target.setCustomValidity(files.length > 4 || bytes > 1.5e6 ? "Choose up to four images, 1.5 MB together." : "");
   event.target.reportValidity();
+  tell(event.target);
   const send = form.querySelector("[type=submit]");
   send.disabled = true;
   for (const old of form.querySelectorAll(`[name^="${dataset.images}_"]`)) old.remove();
@@ -44,6 +45,11 @@ addEventListener("change", async (event) => {
   send.disabled = false;
 });
 
+function tell({ files, labels: [label] }) {
+  if (files.length) label.dataset.chosen = files.length;
+  else delete label.dataset.chosen;
+}
+
 // Images that are pasted or dropped into a message are chosen with it.
 for (const kind of ["paste", "drop"]) {
   addEventListener(kind, (event) => {
@@ -59,7 +65,9 @@ for (const kind of ["paste", "drop"]) {
 // What is sent is gone from the form, with what was read of it.
 addEventListener("reset", (event) => {
   const input = event.target.querySelector("[data-images]");
-  if (input) for (const old of event.target.querySelectorAll(`[name^="${input.dataset.images}_"]`)) old.remove();
+  if (!input) return;
+  for (const old of event.target.querySelectorAll(`[name^="${input.dataset.images}_"]`)) old.remove();
+  setTimeout(() => tell(input)); // It is empty after this.
 });
 
 function duration(seconds) {
