@@ -344,7 +344,7 @@ class Global(Values):
         "", description="In front of every image. There are no public images yet: push ours."
     )
     image_pull_secrets: list[NeededName] = Field(
-        [], description="Secrets for that registry, in the release's namespace."
+        [], description="Secrets for that registry, in the release's namespace and in that of sandboxes."
     )
     pull_policy: Literal["IfNotPresent", "Always", "Never"] = Field("IfNotPresent", description="Of every image.")
     require_digests: bool = Field(False, description="Refuse images that are not named by their digest.")

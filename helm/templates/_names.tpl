@@ -20,12 +20,19 @@ app.kubernetes.io/instance: {{ (index . 0).Release.Name | quote }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end }}
 
-{{- /* (list . component) -> the chart's own labels, on its objects and pods */ -}}
-{{- define "mimo.ownLabels" -}}
+{{- /* (list . component) -> the chart's own labels on its pods. None is of the chart's version: a change of the chart
+       alone is no reason to load a model anew. */ -}}
+{{- define "mimo.podLabels" -}}
 {{- $root := index . 0 -}}
 {{ include "mimo.selector" . }}
 app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ $root.Release.Service }}
+{{- end }}
+
+{{- /* (list . component) -> the chart's own labels on its objects */ -}}
+{{- define "mimo.ownLabels" -}}
+{{- $root := index . 0 -}}
+{{ include "mimo.podLabels" . }}
 helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" }}
 {{- end }}
 

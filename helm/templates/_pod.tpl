@@ -6,7 +6,7 @@
 {{- $common := .root.Values -}}
 metadata:
   labels:
-    {{- include "mimo.ownLabels" (list .root .component) | nindent 4 }}
+    {{- include "mimo.podLabels" (list .root .component) | nindent 4 }}
     {{- with merge (dict) (.labels | default dict) (.values.podLabels | default dict) $common.commonLabels }}
     {{- toYaml . | nindent 4 }}
     {{- end }}

@@ -6,8 +6,11 @@
 {{- $sqlite := eq .Values.database.mode "sqlite" }}
 {{- $problems := list }}
 
-{{- if gt (len (include "mimo.fullname" .)) 40 }}
-{{- $problems = append $problems (printf "the release's name %q is longer than 40 characters, and pods could not be named after it; use a shorter one, or fullnameOverride" (include "mimo.fullname" .)) }}
+{{- /* Pods of a StatefulSet have a label of its name and 11 characters more, which may be 63: names of 52. Those of a
+       LeaderWorkerSet's groups have a number of the group in between. */}}
+{{- $longest := ternary 36 39 $server.leaderWorkerSet.enabled }}
+{{- if gt (len (include "mimo.fullname" .)) $longest }}
+{{- $problems = append $problems (printf "the release's name %q is longer than %d characters, and pods could not be named after it; use a shorter one, or fullnameOverride" (include "mimo.fullname" .) $longest) }}
 {{- end }}
 
 {{- if not (regexMatch "^[a-z]" (include "mimo.fullname" .)) }}
@@ -61,6 +64,9 @@
 {{- if and $api.autoscaling.enabled (lt (int $api.autoscaling.maxReplicas) (int $api.autoscaling.minReplicas)) }}
 {{- $problems = append $problems "api.autoscaling.maxReplicas is less than minReplicas" }}
 {{- end }}
+{{- if and $api.autoscaling.enabled (not $api.resources.requests.cpu) }}
+{{- $problems = append $problems "api.autoscaling is by a share of the processor time that is reserved, and none is: set api.resources.requests.cpu" }}
+{{- end }}
 {{- if and $api.ingress.enabled $api.httpRoute.enabled }}
 {{- $problems = append $problems "api.ingress and api.httpRoute are both enabled: enable one of them" }}
 {{- end }}
@@ -85,6 +91,9 @@
 {{- if and (eq $weights.source $source) (not (get $weights $needed)) }}
 {{- $problems = append $problems (printf "modelServer.weights.source is %s: set modelServer.weights.%s" $source $needed) }}
 {{- end }}
+{{- end }}
+{{- if and (eq $weights.source "image") (semverCompare "<1.31.0-0" .Capabilities.KubeVersion.Version) }}
+{{- $problems = append $problems (printf "modelServer.weights.source is image: volumes out of images are in Kubernetes 1.31 and later, and this is %s; use another source" .Capabilities.KubeVersion.Version) }}
 {{- end }}
 {{- $gpus := int (fromJson (include "mimo.launchSettings" .)).gpus }}
 {{- if mod $gpus (int (include "mimo.sglangNodes" .)) }}

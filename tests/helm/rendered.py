@@ -69,7 +69,7 @@ def render(values: Mapping[str, Any] | None = None, *profiles: str, arguments: t
 
 def profile(name: str, *arguments: str) -> Rendered:
     """A profile of the chart on a cluster that has all it asks for."""
-    return render(_site(name), *PROFILES[name], arguments=(*arguments, f"--api-versions={LWS}"))
+    return render(site(name), *PROFILES[name], arguments=(*arguments, f"--api-versions={LWS}"))
 
 
 def lint(name: str) -> str:
@@ -80,7 +80,7 @@ def lint(name: str) -> str:
     """
     files = [f"--values={CHART}/values-{each}.yaml" for each in PROFILES[name]]
     has_all = "--set=modelServer.leaderWorkerSet.assumeInstalled=true"
-    return helm("lint", "--strict", str(CHART), *files, f"--set-json={json.dumps(_site(name))}", has_all)
+    return helm("lint", "--strict", str(CHART), *files, f"--set-json={json.dumps(site(name))}", has_all)
 
 
 def containers(template: Object) -> list[Object]:
@@ -110,7 +110,8 @@ def _render(values: str, profiles: tuple[str, ...], arguments: tuple[str, ...]) 
     return Rendered([each for each in yaml.load_all(text, _Strict) if each is not None])
 
 
-def _site(name: str) -> Mapping[str, Any]:
+def site(name: str) -> Mapping[str, Any]:
+    """What a profile has to be told."""
     return {} if name == "dev" else {**SITE, **_DIGESTS}
 
 

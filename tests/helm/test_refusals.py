@@ -113,7 +113,9 @@ def test_a_value_that_cannot_be_is_named_with_what_is_allowed(given: str, words:
         ("api.ingress.enabled=true,api.httpRoute.enabled=true", "enable one of them"),
         ("evals.configMap=a,evals.existingClaim=b", "suites come from one of them"),
         ("api.ingress.enabled=true", "name its hosts in api.ingress.hosts"),
-        ("fullnameOverride=a-name-that-goes-on-and-on-and-on-and-on-and-on", "is longer than 40 characters"),
+        (f"fullnameOverride={'a' * 40}", "is longer than 39 characters"),
+        (f"modelServer.leaderWorkerSet.enabled=true,fullnameOverride={'a' * 37}", "is longer than 36 characters"),
+        ("database.mode=embedded,api.autoscaling.enabled=true", "set api.resources.requests.cpu"),
         ("sandbox.ray.mode=pods", "set database.mode to embedded or external, or sandbox.ray.mode to none"),
         ("sandbox.ray.mode=pods,database.mode=embedded", "set data.accessMode to ReadWriteMany"),
         ("sandbox.ray.mode=kuberay", "install the KubeRay operator (ray.io/v1), set sandbox.ray.assumeInstalled"),
@@ -161,6 +163,12 @@ def test_claims_of_devices_are_refused_where_the_cluster_has_none() -> None:
         values={**SITE, "modelServer": {"weights": {"claim": "weights"}}},
     )
     assert "claims of devices are in Kubernetes 1.34 and later, and this is v1.33.0" in said
+
+
+def test_volumes_out_of_images_are_refused_where_the_cluster_has_none() -> None:
+    weights = {"source": "image", "image": f"weights@sha256:{'0' * 64}"}
+    said = refusal("--kube-version=1.30.0", values={**SITE, "modelServer": {"weights": weights}})
+    assert "volumes out of images are in Kubernetes 1.31 and later, and this is v1.30.0" in said
 
 
 def test_a_release_that_services_cannot_be_named_after_is_refused() -> None:

@@ -1,8 +1,11 @@
 """What the chart makes of its profiles, as far as that shows without a cluster."""
 
 import base64
+import json
+import shutil
 import tomllib
 from itertools import chain
+from pathlib import Path
 
 import pytest
 import yaml
@@ -16,7 +19,8 @@ from model_server.sglang.arguments import LaunchSettings
 from model_server.sglang.command import plan_launch
 from sandbox.config import KubernetesSettings, SandboxSettings
 from sandbox.kubernetes.fences import Bounds, Executors, fences
-from tests.helm.rendered import PROFILES, SITE, Object, Rendered, containers, lint, profile, render
+from tests.helm.release import helm
+from tests.helm.rendered import PROFILES, SITE, Object, Rendered, containers, lint, profile, render, site
 
 pytestmark = pytest.mark.skipif(
     bool(programs.missing()) or not programs.are_built(),
@@ -394,6 +398,56 @@ def test_a_changed_setting_of_sandboxes_starts_the_worker_anew() -> None:
     given = [{"sandbox": {"settings": {"lease_s": lease_s}}} for lease_s in (30, 40)]
     before, after = (render(values, "dev").one("Deployment", "mimo-api") for values in given)
     assert before["spec"]["template"] != after["spec"]["template"]
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_names_that_pods_of_stateful_sets_get_fit_into_their_labels(name: str) -> None:
+    """Of the longest release: the label ``controller-revision-hash`` is such a name and up to eleven characters."""
+    longest = "a" * (36 if name == "two-node-lws" else 39)
+    made = profile(name, f"--set=fullnameOverride={longest}")
+    names = [each["metadata"]["name"] for each in made.of("StatefulSet")]
+    groups = [f"{each['metadata']['name']}-99" for each in made.of("LeaderWorkerSet")]
+    assert all(len(name) + 11 <= 63 for name in names + groups)
+
+
+def test_a_change_of_the_chart_alone_replaces_no_pod(tmp_path: Path) -> None:
+    other = tmp_path / "chart"
+    shutil.copytree(CHART, other)
+    about = (other / "Chart.yaml").read_text()
+    (other / "Chart.yaml").write_text(about.replace("\nversion: ", "\nversion: 9"))
+    values = (f"--values={CHART}/values-dev.yaml", "--set=database.mode=embedded")
+    before, after = (
+        [each for each in yaml.safe_load_all(helm("template", "mimo", str(chart), *values)) if each is not None]
+        for chart in (CHART, other)
+    )
+    kinds = ("Deployment", "StatefulSet")
+    templates = [
+        {each["metadata"]["name"]: each["spec"]["template"] for each in made if each["kind"] in kinds}
+        for made in (before, after)
+    ]
+    assert templates[0] == templates[1]
+    assert before[0]["metadata"]["labels"]["helm.sh/chart"] != after[0]["metadata"]["labels"]["helm.sh/chart"]
+
+
+def test_pods_of_sandboxes_may_fetch_from_the_registry_as_those_of_the_release() -> None:
+    made = render({"global": {"imagePullSecrets": ["mine", "mine", "30"]}}, "dev")
+    account = made.one("ServiceAccount", "mimo-sandbox")
+    assert account["imagePullSecrets"] == [{"name": "mine"}, {"name": "30"}]
+    assert "imagePullSecrets" not in render({}, "dev").one("ServiceAccount", "mimo-sandbox")
+
+
+def test_every_part_whose_series_may_be_read_is_watched() -> None:
+    values = {"router": {"enabled": True}, "database": {"mode": "embedded"}, "monitoring": {"serviceMonitors": True}}
+    made = render(values, "dev")
+    watched = [each["metadata"]["name"] for each in made.of("ServiceMonitor") + made.of("PodMonitor")]
+    assert sorted(watched) == ["mimo-api", "mimo-model-server", "mimo-orchestrator", "mimo-router"]
+
+
+@pytest.mark.parametrize(("name", "secret"), [("dev", "mimo-keys"), ("hardened", "mimo-api-key")])
+def test_what_is_said_at_the_end_names_the_secret_that_has_the_key(name: str, secret: str) -> None:
+    values = [f"--values={CHART}/values-{each}.yaml" for each in PROFILES[name]]
+    said = helm("install", "mimo", str(CHART), "--dry-run=client", *values, f"--set-json={json.dumps(site(name))}")
+    assert f"get secret {secret} --output jsonpath='{{.data.api-key}}'" in said
 
 
 def selectors(each: Object) -> list[Object]:
