@@ -25,8 +25,8 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
-from agent.api.server import allow_most_files
 from agent.identity import DEFAULT_PROJECT
+from agent.open_files import allow_most_files
 from agent.store.base import RunResult, Store
 from agent.store.open import open_store
 from agent.types import Status, TaskRequest

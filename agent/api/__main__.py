@@ -16,7 +16,7 @@ from agent.api.app import create_app
 from agent.api.chores import at_work
 from agent.api.gate import LOOPBACK_HOSTS
 from agent.api.issuers import FILE_VARIABLE, IdentitySettings, identity_settings
-from agent.api.server import allow_most_files, collect_rarely, server_settings
+from agent.api.server import collect_rarely, server_settings
 from agent.api.streams import PER_CALLER, PER_PROJECT
 from agent.api.suites import suites_folder
 from agent.config import ModelSettings, model_settings
@@ -24,6 +24,7 @@ from agent.errors import SettingsError, StoreError
 from agent.integrations.addresses import NETWORKS_VARIABLE, Network, allowed_networks
 from agent.integrations.remote import Reach, reach_of
 from agent.integrations.webhooks import Sender
+from agent.open_files import allow_most_files
 from agent.repository import check_repository
 from agent.store.blobs import ADDRESS_VARIABLE
 from agent.store.open import open_store

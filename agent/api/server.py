@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import logging
-import resource
 
 import h11
 import uvicorn
@@ -83,14 +82,6 @@ def server_settings(
         ws_max_size=BODY_LIMIT_BYTES,
         ws_per_message_deflate=False,  # A message would be bounded only after it was unpacked.
     )
-
-
-def allow_most_files() -> int:
-    """Let this process have as many files open as the system allows: each connection is one, and shells and units begin
-    at 1,024. How many that is."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    return most
 
 
 def collect_rarely() -> None:

@@ -17,6 +17,7 @@ from agent.config import ModelSettings, model_settings
 from agent.errors import SettingsError, StoreError
 from agent.integrations.addresses import MCP_NETWORKS_VARIABLE, allowed_networks
 from agent.integrations.remote import reach_of
+from agent.open_files import allow_most_files
 from agent.orchestrator.app import open_worker
 from agent.orchestrator.settings import WorkerSettings
 from agent.store.base import DELIVERIES_KEPT_FOR
@@ -45,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     for client in ("httpx", "httpx2"):
         logging.getLogger(client).setLevel(logging.WARNING)
+    allow_most_files()
     parent = os.getppid() if arguments.exit_with_parent else None
     try:
         asyncio.run(_work(settings, parent))

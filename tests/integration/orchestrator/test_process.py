@@ -1,5 +1,6 @@
 """Worker processes: killed, stopped, orphaned."""
 
+import resource
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -103,3 +104,17 @@ async def test_worker_ends_with_its_parent(store: SqlStore, processes: Processes
         await parent.stdin.aclose()
         await parent.wait()
         await seen(store, task, lambda event: event.type == "run.released")
+
+
+async def test_worker_may_have_more_files_open_than_a_shell_allows(
+    store: SqlStore, processes: Processes, make_request: MakeRequest
+) -> None:
+    task = await users(store).submit(make_request())
+    async with await anyio.open_process(
+        ["prlimit", "--nofile=256:4096", *START, *processes.arguments], stdout=None, stderr=None
+    ) as worker:
+        await seen(store, task, lambda event: event.type == "run.provisioned")
+        allowed = resource.prlimit(worker.pid, resource.RLIMIT_NOFILE)
+        worker.send_signal(signal.SIGTERM)
+
+    assert allowed == (4096, 4096)
