@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 
 from sandbox.config import KubernetesSettings
 from sandbox.inventory import Found
-from sandbox.kubernetes import manifest
+from sandbox.kubernetes import claim_manifest, manifest
 from sandbox.kubernetes.claim import Claim, Pool
-from sandbox.kubernetes.claim_manifest import FOR_CLAIM, VERSION, claim, kind
+from sandbox.kubernetes.claim_manifest import FOR_CLAIM, VERSION
 from sandbox.kubernetes.cluster import Cluster, Refusal
 from sandbox.kubernetes.following import Following
 from sandbox.kubernetes.pod import Pod
@@ -58,7 +58,9 @@ class Claims:
 
     async def ask_for(self, name: str, spec: SandboxSpec, *, again: bool = True) -> None:
         kind = await self._kind(spec, self._settings.warm if again else 0)
-        wanted = claim(spec, self._settings, name=name, kind=kind, service=self._service, now=self._now())
+        wanted = claim_manifest.claim(
+            spec, self._settings, name=name, kind=kind, service=self._service, now=self._now()
+        )
         await self._cluster.ask("POST", self._claims, _STRICT, body=wanted)
 
     async def end(self, name: str) -> bool:
@@ -69,15 +71,13 @@ class Claims:
         """The pod is the controller's, and goes with its node."""
 
     async def held(self) -> Sequence[Held]:
-        claims, _ = await list_objects(self._cluster, self._claims, manifest.LABEL, Claim)
-        return [Held(_found(each), each.state().over) for each in claims]
+        return [Held(_found(each), each.state().over) for each in await self._all()]
 
     async def tidy(self) -> None:
         """Remove the kinds that no claim names and that are a day old."""
         self._kinds = {kind: known for kind, known in self._kinds.items() if self._is_known(kind)}
         pools, _ = await list_objects(self._cluster, f"{self._objects}/sandboxwarmpools", manifest.POOL_LABEL, Pool)
-        claims, _ = await list_objects(self._cluster, self._claims, manifest.LABEL, Claim)
-        needed = {each.kind for each in claims} | set(self._kinds)
+        needed = {each.kind for each in await self._all()} | set(self._kinds)
         for pool in pools:
             if pool.name not in needed and self._now() > pool.created_at + _UNUSED_S:
                 for objects in ("sandboxwarmpools", "sandboxtemplates"):
@@ -87,9 +87,14 @@ class Claims:
         for watch in self._watches:
             await watch.close()
 
+    async def _all(self) -> Sequence[Claim]:
+        """Whoever's they are."""
+        claims, _ = await list_objects(self._cluster, self._claims, manifest.LABEL, Claim)
+        return claims
+
     async def _kind(self, spec: SandboxSpec, warm: int) -> str:
         """The name of what ``spec`` needs; it is there on return."""
-        name, template, pool = kind(spec, self._settings, warm)
+        name, template, pool = claim_manifest.kind(spec, self._settings, warm)
         if not self._is_known(name):
             for objects, wanted in (("sandboxtemplates", template), ("sandboxwarmpools", pool)):
                 try:

@@ -26,7 +26,7 @@ from sandbox.errors import SandboxError, SandboxLost, SandboxUnavailable
 from sandbox.images.store import ImageStore, StoredImage
 from sandbox.inventory import Found, Handle
 from sandbox.local import bubblewrap_program, folder
-from sandbox.local.blueprint import MAX_MESSAGE, Blueprint, Verdict
+from sandbox.local.blueprint import MAX_MESSAGE, Blueprint, Verdict, Way
 from sandbox.local.folder import END, Folder
 from sandbox.private_folder import private_folder
 from sandbox.types import Capability, NetworkMode, SandboxSpec
@@ -41,13 +41,11 @@ _CLOSE_PATIENCE_S = 30.0
 _NUM_HOST_UIDS = 1_000_000
 _NURSE = """
 import sys
-from pathlib import Path
 sys.path.append(sys.argv[1])
-from sandbox.local.holder import Way, main
-main(int(sys.argv[2]), Way("root" in sys.argv[3], "bubblewrap" in sys.argv[3], tuple(map(Path, sys.argv[4:]))))
+from sandbox.local.blueprint import Way
+from sandbox.local.holder import main
+main(int(sys.argv[2]), Way.parse(sys.argv[3]))
 """
-
-
 _CAPABILITIES = frozenset(
     {
         Capability.BOUNDED_FILES,
@@ -216,10 +214,9 @@ class LocalBackend:
             nursery = None
         try:
             if nursery is None:
-                nursery = self._nurseries[root_mode] = _Nursery(
-                    ("bubblewrap-" if self._bubblewrap else "") + ("root" if root_mode else "user"),
-                    self._settings.cgroup_parents,
-                )
+                parents = self._settings.cgroup_parents
+                way = Way(root_mode=root_mode, bubblewrap=self._bubblewrap is not None, cgroup_parents=parents)
+                nursery = self._nurseries[root_mode] = _Nursery(way)
             return nursery.hire(*listening)
         except OSError as error:
             raise SandboxUnavailable(f"this machine has no room for another sandbox: {error}") from error
@@ -307,14 +304,14 @@ async def _have_built(plan: Blueprint, line: socket.socket) -> Verdict:
 class _Nursery:
     """The process that forks sandboxes; see ``sandbox/local/holder.py``."""
 
-    def __init__(self, way: str, cgroup_parents: tuple[Path, ...]) -> None:
+    def __init__(self, way: Way) -> None:
         self._control, theirs = socket.socketpair()
         with theirs:
             # A terminal's Ctrl-C is for the service, which then closes its sandboxes in order: hence a new session.
             self._process = subprocess.Popen(
                 [
                     *(sys.executable, "-I", "-S", "-c", _NURSE, str(Path(__file__).parents[2])),
-                    *(str(theirs.fileno()), way, *map(str, cgroup_parents)),
+                    *(str(theirs.fileno()), way.encode()),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

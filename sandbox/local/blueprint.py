@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 
 MAX_MESSAGE = 150_000
 """Bytes of either when encoded; the kernel's usual bound on a message is a third higher."""
@@ -67,3 +68,22 @@ class Verdict:
     @classmethod
     def parse(cls, data: bytes) -> "Verdict":
         return cls(**json.loads(data))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """How all sandboxes of one nursery are made."""
+
+    root_mode: bool
+    """By the superuser, or without privilege."""
+    bubblewrap: bool
+    cgroup_parents: tuple[Path, ...]
+    """Where their groups are made; empty: looked for."""
+
+    def encode(self) -> str:
+        return json.dumps([self.root_mode, self.bubblewrap, *map(str, self.cgroup_parents)])
+
+    @classmethod
+    def parse(cls, text: str) -> "Way":
+        root_mode, bubblewrap, *parents = json.loads(text)
+        return cls(root_mode=root_mode, bubblewrap=bubblewrap, cgroup_parents=tuple(map(Path, parents)))

@@ -35,7 +35,7 @@ from typing import NoReturn
 
 from sandbox import linux
 from sandbox.local import bubblewrap, cgroups, namespaces
-from sandbox.local.blueprint import MAX_MESSAGE, Blueprint, Verdict
+from sandbox.local.blueprint import MAX_MESSAGE, Blueprint, Verdict, Way
 from sandbox.local.folder import END, Folder
 from sandbox.local.process import ends_here
 
@@ -71,17 +71,6 @@ class _Inherited:
     """Told when it serves."""
     errors: int
     """Its standard error."""
-
-
-@dataclass(frozen=True, slots=True)
-class Way:
-    """How all sandboxes of a nursery are made."""
-
-    root_mode: bool
-    """By the superuser, or without privilege."""
-    bubblewrap: bool
-    cgroup_parents: tuple[Path, ...]
-    """Where their groups are made; empty: looked for."""
 
 
 def main(control_fd: int, way: Way) -> None:
