@@ -38,7 +38,7 @@ class Terminal:
             self.result(patch)
             return
         for line in patch.splitlines():
-            self.out.print(Text(printable(line), _style(line)), soft_wrap=True, highlight=False)
+            self.out.print(Text(printable(line), diff_style(line)), soft_wrap=True, highlight=False)
 
 
 def open_terminal(*, quiet: bool = False, no_color: bool = False) -> Terminal:
@@ -76,7 +76,8 @@ def last_words(text: str, width: int) -> str:
     return f"…{line[at:]}"
 
 
-def _style(line: str) -> str:
+def diff_style(line: str) -> str:
+    """How a line of a diff looks."""
     if line.startswith(("+++ ", "--- ", "diff ", "index ", "new file", "deleted file")):
         return "bold"
     return {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], "")

@@ -78,7 +78,9 @@ class Session(Audience):
 
     async def consent(self, call: ToolCall, asked: Asked) -> Consent:
         asking = form(call, asked, _TITLE_CHARS)
-        about = self._telling.proposed(self._telling.expect(None), call, "\n".join(asking.detail))
+        about = self._telling.proposed(
+            self._telling.expect(None), call, "\n".join(line.plain for line in asking.detail)
+        )
         options = [
             PermissionOption(option_id=choice.name, name=text, kind=_KINDS[choice])
             for choice, text in asking.options

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import anyio
 from rich.console import RenderableType
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -22,6 +21,7 @@ from agent.cli.chat.conversation import (
     list_conversations,
     new_folder,
 )
+from agent.cli.chat.indented import Indented
 from agent.cli.chat.lines import answer, diff_lines, spent
 from agent.cli.chat.screen import Screen
 from agent.cli.report import age
@@ -186,9 +186,10 @@ class Commands:
         if self._busy() or not self._conversation.state.turns:
             return
         self._screen.note("summing up …")
-        summary = await self._conversation.compact(rest)
-        shown = summary or "the model said nothing; all stays as it was"
-        self._screen.note(shown)
+        if summary := await self._conversation.compact(rest):
+            self._screen.print(answer(summary))
+        else:
+            self._screen.note("the model said nothing; all stays as it was")
 
     async def _btw(self, rest: str) -> None:
         if rest:
@@ -325,7 +326,7 @@ def _table(rows: Iterable[tuple[str, str]]) -> RenderableType:
     table.add_column(overflow="fold")
     for name, meaning in rows:
         table.add_row(Text(printable(name)), Text(printable(meaning)))
-    return Padding(table, (0, 0, 0, 2))
+    return Indented(table)
 
 
 def _size(message: Message) -> int:

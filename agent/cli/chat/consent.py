@@ -4,7 +4,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from agent.cli.chat.lines import named, shown_edit
+from rich.text import Text
+
+from agent.cli.chat.lines import edited, named
 from agent.cli.terminal import one_line
 from agent.permissions.kinds import Kind
 from agent.permissions.policy import Asked, Part
@@ -28,7 +30,7 @@ class Choice(Enum):
 class Form:
     """The question about one call."""
 
-    detail: Sequence[str]
+    detail: Sequence[Text]
     """What it would do, a line each."""
     options: Sequence[tuple[Choice, str]]
 
@@ -40,9 +42,9 @@ def form(call: ToolCall, asked: Asked, width: int) -> Form:
     """
     room = width - 6  # Beside the number of an option.
     if asked.parts and asked.parts[0].command is None and call.name != "bash":
-        detail = [named(call, room), *(str(line) for line in shown_edit(call, width))]
+        detail = [Text(named(call, room)), *edited(call, room, "Ctrl-O")]
     else:
-        detail = list(_commands(asked.parts, room))
+        detail = list(map(Text, _commands(asked.parts, room)))
     options = [(Choice.YES, "yes")]
     if all(part.kind is Kind.EDIT for part in asked.parts):
         options.append((Choice.ALL_EDITS, one_line("yes, and accept all edits from now on", room)))

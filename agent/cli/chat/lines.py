@@ -5,13 +5,15 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from agent.api.schemas import EventView
+from agent.cli.chat.indented import Indented
 from agent.cli.progress import describe, ending
-from agent.cli.terminal import one_line, printable
-from agent.events import GuardTripped, MessageTaken, StepMessage, ToolCompleted, ToolIntent
+from agent.cli.terminal import diff_style, one_line, printable
+from agent.events import GuardTripped, MessageTaken, QuestionAsked, StepMessage, ToolCompleted, ToolIntent
 from agent.types import Event, ToolCall, Usage
 
 _DIFF_LINES = 12
@@ -30,6 +32,9 @@ class Lines:
         """What the newest call gave back, whole."""
         self.last_thought = ""
         self._calls: dict[str, ToolCall] = {}
+        """By the id of the intent, until they are over."""
+        self._said: dict[str, ToolCall] = {}
+        """By the id that the model gave them, in its newest answer."""
 
     def of(
         self, event: Event | EventView, *, streamed: bool = False, thought_shown: bool = False
@@ -51,7 +56,11 @@ class Lines:
                 intent = ToolIntent.model_validate(event.body)
                 self._calls[intent.intent_id] = intent.call
             case "approval.decided" if event.body["decision"] == "deny":
-                yield Text(f"  ✗ not allowed: {one_line(event.body['reason'] or 'no reason given', self.width)}", "red")
+                reason = one_line(event.body["reason"] or "no reason given", self.width)
+                yield Indented(Text(f"not allowed: {reason}", "red"), "  ✗ ", "red")
+            case "question.asked":
+                asked = QuestionAsked.model_validate(event.body)
+                yield Indented(Text(printable(asked.text), "bold"), "  ? ", "bold")
             case "tool.completed":
                 yield from self._completed(ToolCompleted.model_validate(event.body))
             case "guard.tripped":
@@ -64,10 +73,12 @@ class Lines:
 
     def _message(self, said_: StepMessage, *, streamed: bool, thought_shown: bool) -> Iterator[RenderableType]:
         message = said_.message
+        self._said = {call.id: call for call in message.tool_calls}
         if message.reasoning_content:
             self.last_thought = message.reasoning_content
             if not thought_shown:
-                yield thought(said_.duration_s, said_.usage.reasoning_tokens or said_.usage.completion_tokens)
+                num_tokens = said_.usage.reasoning_tokens or said_.usage.completion_tokens
+                yield thought(said_.duration_s, num_tokens, self.width)
         if message.content.strip() and not streamed and said_.aborted is None:
             yield answer(message.content)
 
@@ -75,8 +86,7 @@ class Lines:
         observation = done.observation
         call = self._calls.pop(done.intent_id or "", None)
         if call is None:
-            if observation.call_id and not done.denied:
-                yield Text(f"  ✗ unusable call: {one_line(observation.text, self.width - 20)}", "red")
+            yield from self._not_made(done)
             return
         self.last_output = observation.text
         if done.finished:
@@ -93,7 +103,18 @@ class Lines:
         if observation.error:
             yield from self._tail(observation.text)
         else:
-            yield from shown_edit(call, self.width)
+            yield from (Indented(line, " " * 6) for line in edited(call, self.width - 8, "/diff"))
+
+    def _not_made(self, done: ToolCompleted) -> Iterator[RenderableType]:
+        """The user answered, or refused it, which is said already, or it was no call that can be made."""
+        observation = done.observation
+        if not observation.error:
+            yield said(observation.text)
+        elif observation.call_id and not done.denied:
+            meant = self._said.get(observation.call_id)
+            what = f"{named(meant, self.width // 2)}: " if meant else ""
+            why = one_line(observation.text.removeprefix("[error] "), max(self.width - cell_len(what) - 6, 16))
+            yield Indented(Text(f"{what}{why}", "red"), "  ✗ ", "red")
 
     def _tail(self, text: str) -> Iterator[RenderableType]:
         lines = [line for line in printable(text).splitlines() if line.strip() and not line.startswith("[exit")]
@@ -107,13 +128,18 @@ def said(text: str) -> RenderableType:
     """Something the user said."""
     lines = printable(text).splitlines() or [""]
     shown = lines if len(lines) <= 12 else [*lines[:10], f"… {len(lines) - 10} lines more"]
-    return Group("", *(Text(f"{'> ' if at == 0 else '  '}{line}", "bold") for at, line in enumerate(shown)), "")
+    return Group("", Indented(Text("\n".join(shown), "bold"), "> ", "bold"), "")
 
 
-def thought(seconds: float, num_tokens: int) -> Text:
+def thought(seconds: float, num_tokens: int, width: int) -> Text:
     """Thinking in one line; ``/thinking`` shows all of it."""
+    line = f"  ✻ thought for {seconds:.1f} s · {tokens(num_tokens)}"
     speed = f" · {num_tokens / seconds:.0f} tokens/s" if seconds >= 1 else ""
-    return Text(f"  ✻ thought for {seconds:.1f} s · {num_tokens} tokens{speed}", "dim")
+    return Text(line + (speed if cell_len(line + speed) <= width else ""), "dim")
+
+
+def tokens(number: int) -> str:
+    return f"{number} token{'' if number == 1 else 's'}"
 
 
 def answer(text: str) -> RenderableType:
@@ -138,19 +164,19 @@ def whole(call: ToolCall) -> str:
     command = given.get("command")
     if call.name == "bash" and isinstance(command, str):
         return command
+    if changed := edit(call):
+        return "\n".join([named(call, 400), *changed])
     return f"{call.name} {json.dumps(given, indent=2, ensure_ascii=False) if given else call.arguments}"
 
 
 def diff_lines(patch: str) -> Iterator[Text]:
     for line in printable(patch).splitlines():
-        yield Text(line, _DIFF.get(line[:1], ""))
+        if not line.startswith("index "):  # It says nothing to people, in 90 letters.
+            yield Text(line, diff_style(line))
 
 
 def spent(usage: Usage) -> str:
     return f"{usage.prompt_tokens:,} tokens read ({usage.cached_tokens:,} cached), {usage.completion_tokens:,} written"
-
-
-_DIFF = {"+": "green", "-": "red", "@": "cyan"}
 
 
 def _summary(call: ToolCall) -> Iterator[RenderableType]:
@@ -161,21 +187,30 @@ def _summary(call: ToolCall) -> Iterator[RenderableType]:
         yield Text("  ✓ finished", "green")
 
 
-def shown_edit(call: ToolCall, width: int) -> Iterator[Text]:
-    """What an edit takes away and adds, in a few lines; nothing for other calls."""
+def edit(call: ToolCall) -> list[str]:
+    """What an edit takes away and adds, line by line; nothing for other calls."""
     given = _arguments(call)
     if "new_str" not in given:
-        return
+        return []
     old, new = str(given.get("old_str", "")).splitlines(), str(given.get("new_str", "")).splitlines()
     while old and new and old[0] == new[0]:
         old, new = old[1:], new[1:]
     while old and new and old[-1] == new[-1]:
         old, new = old[:-1], new[:-1]
-    lines = [*((f"- {line}", "red") for line in old), *((f"+ {line}", "green") for line in new)]
-    for line, style in lines[:_DIFF_LINES]:
-        yield Text(f"      {one_line(line, width - 8)}", style)
+    return [*(f"- {line}" for line in old), *(f"+ {line}" for line in new)]
+
+
+def edited(call: ToolCall, width: int, rest: str) -> Iterator[Text]:
+    """The same in a few lines of at most ``width`` columns.
+
+    Args:
+        rest: what shows the others.
+    """
+    lines = edit(call)
+    for line in lines[:_DIFF_LINES]:
+        yield Text(one_line(line, width), diff_style(line))
     if len(lines) > _DIFF_LINES:
-        yield Text(f"      … {len(lines) - _DIFF_LINES} lines more: /diff", "dim")
+        yield Text(f"… {len(lines) - _DIFF_LINES} lines more: {rest}", "dim")
 
 
 def _arguments(call: ToolCall) -> dict[str, Any]:

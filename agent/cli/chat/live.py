@@ -5,7 +5,7 @@ import time
 from prompt_toolkit.formatted_text import StyleAndTextTuples
 from rich.cells import cell_len
 
-from agent.cli.chat.lines import Stream
+from agent.cli.chat.lines import Stream, tokens
 from agent.cli.terminal import last_words, one_line, printable
 
 _LINES = 6
@@ -69,7 +69,7 @@ class Live:
         facts = [self.doing]
         if seconds >= 1:
             facts.append(f"{seconds:.0f} s")
-        numbers = [f"{self.num_pieces} tokens"] if self.num_pieces else []
+        numbers = [tokens(self.num_pieces)] if self.num_pieces else []
         if self.num_pieces and seconds >= 1:
             numbers.append(f"{self.num_pieces / seconds:.0f} tokens/s")
         mark = _TURNING[int(time.monotonic() * 4) % len(_TURNING)]

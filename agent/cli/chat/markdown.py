@@ -1,5 +1,6 @@
 """Markdown as a terminal shows it best."""
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -7,7 +8,7 @@ from rich.markdown import CodeBlock, Heading, Markdown, MarkdownElement
 from rich.segment import Segment
 from rich.syntax import Syntax
 
-_INDENT = "  "
+from agent.cli.chat.indented import Indented
 
 
 class _Heading(Heading):
@@ -38,20 +39,20 @@ class _Markdown(Markdown):
     }
 
 
-class PlainMarkdown:
-    """A text, or a part of one that came so far: indented, and with one blank line after it, whatever it ends with."""
+class PlainMarkdown(Indented):
+    """A text, or a part of one that came so far: between blank lines, whatever it begins and ends with."""
 
     def __init__(self, text: str) -> None:
-        self._markdown = _Markdown(text, hyperlinks=False)
+        super().__init__(_Markdown(text, hyperlinks=False))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        narrow = options.update(width=max(options.max_width - len(_INDENT), 1))
-        lines = console.render_lines(self._markdown, narrow, pad=False)
+        yield Segment.line()
+        yield from super().__rich_console__(console, options)
+        yield Segment.line()
+
+    def _lines(self, console: Console, options: ConsoleOptions) -> Sequence[list[Segment]]:
+        lines = list(super()._lines(console, options))
         for end in (0, -1):
             while lines and not "".join(segment.text for segment in lines[end]).strip():
                 lines.pop(end)
-        for line in lines:
-            yield Segment(_INDENT)
-            yield from line
-            yield Segment.line()
-        yield Segment.line()
+        return lines

@@ -7,15 +7,21 @@ from dataclasses import dataclass
 from prompt_toolkit.filters import Condition
 from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from rich.console import Console
+from rich.text import Text
+
+_STYLES = {"bold": "class:title", "dim": "class:dim", "red": "fg:ansired", "green": "fg:ansigreen"}
+"""What rich's styles are called here."""
 
 
 @dataclass(slots=True)
 class _Question:
-    title: StyleAndTextTuples
+    title: Sequence[Text]
     options: Sequence[str]
     answer: "asyncio.Future[int | None]"
-    chosen: int
-    """What Enter means; -1: nothing yet."""
+    pointed_at: int = 0
+    moved: bool = False
+    """By the arrow keys."""
 
 
 class Menu:
@@ -24,7 +30,8 @@ class Menu:
     def __init__(self, redraw: Callable[[], None], typing: Callable[[], bool]) -> None:
         """
         Args:
-            typing: whether the user is in the middle of words; then Enter, which was meant for these, means nothing.
+            typing: whether the user is in the middle of words, begun before the question or after; Enter, which was
+                meant for these, then means nothing.
         """
         self._redraw = redraw
         self._typing = typing
@@ -34,12 +41,10 @@ class Menu:
     def open(self) -> bool:
         return self._question is not None
 
-    async def choose(self, title: str, options: Sequence[str], *, detail: Sequence[str] = ()) -> int | None:
+    async def choose(self, title: str, options: Sequence[str], *, detail: Sequence[Text] = ()) -> int | None:
         """Ask for one of the options, by number or by the arrow keys; None where the user leaves it."""
-        head: StyleAndTextTuples = [("class:title", title)]
-        head.extend(("", f"\n  {line}") for line in detail)
-        first = -1 if self._typing() else 0
-        self._question = _Question(head, options, asyncio.get_running_loop().create_future(), first)
+        head = [Text(title, "bold"), *detail]
+        self._question = _Question(head, options, asyncio.get_running_loop().create_future())
         self._redraw()
         try:
             return await self._question.answer
@@ -51,15 +56,17 @@ class Menu:
         if self._question is not None and not self._question.answer.done():
             self._question.answer.set_result(chosen)
 
-    def lines(self) -> StyleAndTextTuples:
+    def lines(self, width: int) -> StyleAndTextTuples:
         question = self._question
         if question is None:
             return []
-        lines: StyleAndTextTuples = [*question.title]
+        title, *detail = question.title
+        lines = [*_wrapped(title, width, ""), *(line for each in detail for line in _wrapped(each, width, "  "))]
+        chosen = self._chosen(question)
         for at, option in enumerate(question.options):
-            mark = "❯" if at == question.chosen else " "
-            lines.append(("class:title" if at == question.chosen else "", f"\n{mark} {at + 1}. {option}"))
-        return lines
+            text = Text(option, "bold" if at == chosen else "")
+            lines += _wrapped(text, width, f"{'❯' if at == chosen else ' '} {at + 1}. ")
+        return [(style, line if at == 0 else f"\n{line}") for at, (style, line) in enumerate(lines)]
 
     def keys(self) -> KeyBindings:
         keys = KeyBindings()
@@ -76,8 +83,8 @@ class Menu:
         @keys.add("enter", filter=open_)
         def _(event: KeyPressEvent) -> None:
             assert self._question is not None
-            if self._question.chosen >= 0:
-                self.answer(self._question.chosen)
+            if (chosen := self._chosen(self._question)) is not None:
+                self.answer(chosen)
 
         @keys.add("escape", filter=open_)
         def _(event: KeyPressEvent) -> None:
@@ -94,9 +101,20 @@ class Menu:
         return keys
 
     def _move(self, step: int) -> None:
-        assert self._question is not None
-        at = self._question.chosen
-        if at < 0 < step:
-            self._question.chosen = 0
-        else:
-            self._question.chosen = (max(at, 0) + step) % len(self._question.options)
+        question = self._question
+        assert question is not None
+        at = self._chosen(question)
+        first = 0 if step > 0 else -1
+        question.pointed_at = (first if at is None else at + step) % len(question.options)
+        question.moved = True
+
+    def _chosen(self, question: _Question) -> int | None:
+        """What Enter means; None: nothing yet."""
+        return question.pointed_at if question.moved or not self._typing() else None
+
+
+def _wrapped(text: Text, width: int, mark: str) -> list[tuple[str, str]]:
+    """The lines of a text with a mark before it, each with its style."""
+    wrapped = text.wrap(Console(width=width), max(width - len(mark), 1))
+    marks = (mark, " " * len(mark))
+    return [(_STYLES.get(str(text.style), ""), f"{marks[at > 0]}{line.plain}") for at, line in enumerate(wrapped)]

@@ -106,7 +106,7 @@ class Narration:
     def _say_thought(self) -> None:
         """Thinking is over: one line of it stays."""
         if self._live.doing == "thinking":
-            self._scrollback.print(thought(self._live.seconds, self._live.num_pieces))
+            self._scrollback.print(thought(self._live.seconds, self._live.num_pieces, self._scrollback.width))
             self._thought = True
             self._do("writing")
 

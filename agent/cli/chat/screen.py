@@ -35,7 +35,7 @@ from agent.cli.chat.status import Status
 from agent.cli.chat.turn import Ended, Question
 from agent.cli.failure import Failure
 from agent.cli.images import read_image
-from agent.cli.terminal import one_line, printable
+from agent.cli.terminal import one_line
 from agent.config import Prices
 from agent.errors import GitError
 from agent.model import Delta
@@ -169,7 +169,7 @@ class Screen(Audience):
     def note(self, text: str, style: str = "dim") -> None:
         self._scrollback.note(text, style)
 
-    async def choose(self, title: str, options: Sequence[str], *, detail: Sequence[str] = ()) -> int | None:
+    async def choose(self, title: str, options: Sequence[str], *, detail: Sequence[Text] = ()) -> int | None:
         """Ask for one of the options; None where the user leaves it."""
         await self._pause()
         return await self._menu.choose(title, options, detail=detail)
@@ -177,6 +177,7 @@ class Screen(Audience):
     async def outside(self, command: Sequence[str], cwd: Path, text: str = "") -> int:
         """Run a program that has the terminal for itself, such as a pager; it has the user's own rights."""
         await self._scrollback.written()
+        self._scrollback.interrupted()
         return await self._outside.run(command, cwd, text)
 
     async def attach(self, file: Path | None) -> None:
@@ -249,7 +250,6 @@ class Screen(Audience):
                 return Consent(False, reason=(await self._prompt.ask("Tell it why"))[:2000])
 
     async def answer(self, question: Question) -> str:
-        self.print(Text(f"  ? {printable(question.text)}", "bold"))
         self._bell()
         if question.options:
             options = [one_line(option, self.width - 6) for option in question.options]
@@ -363,7 +363,7 @@ class Screen(Audience):
             [
                 _lines(self._live_lines),
                 _lines(self._queue_lines),
-                _lines(self._menu.lines, wrap=True),
+                _lines(lambda: self._menu.lines(self.width)),
                 ConditionalContainer(self._prompt.container(), typing),
                 Window(status, height=1),
             ]
@@ -459,7 +459,7 @@ class Screen(Audience):
         self._left_at = now
 
 
-def _lines(text: Callable[[], StyleAndTextTuples], *, wrap: bool = False) -> ConditionalContainer:
+def _lines(text: Callable[[], StyleAndTextTuples]) -> ConditionalContainer:
     """Lines that take no room while there are none."""
-    window = Window(FormattedTextControl(text), dont_extend_height=True, wrap_lines=wrap)
+    window = Window(FormattedTextControl(text), dont_extend_height=True)
     return ConditionalContainer(window, Condition(lambda: bool(text())))

@@ -5,9 +5,9 @@ import io
 
 from prompt_toolkit.application import Application, run_in_terminal
 from rich.console import Console, RenderableType
-from rich.padding import Padding
 from rich.text import Text
 
+from agent.cli.chat.indented import Indented
 from agent.cli.chat.keyboard import keep_keys
 from agent.cli.terminal import printable
 
@@ -19,6 +19,8 @@ class Scrollback:
         self._app = app
         self._no_color = no_color
         self._waiting: list[str] = []
+        self._after_blank = False
+        """The newest line is blank."""
         self._printing: asyncio.Task[None] | None = None
 
     @property
@@ -26,6 +28,7 @@ class Scrollback:
         return max(self._app.output.get_size().columns, 20)
 
     def print(self, *things: RenderableType) -> None:
+        """Below what was printed before; of blank lines between the two, one is kept."""
         out = io.StringIO()
         console = Console(
             file=out,
@@ -38,13 +41,19 @@ class Scrollback:
         )
         for thing in things:
             console.print(thing, soft_wrap=False)
-        self._waiting.append(out.getvalue())
+        text = out.getvalue()
+        self._waiting.append(text.lstrip("\n") if self._after_blank else text)
+        self._after_blank = f"\n{text}".endswith("\n\n")
         if self._printing is None or self._printing.done():
             self._printing = asyncio.ensure_future(self._flush())
 
     def note(self, text: str, style: str = "dim") -> None:
         """A line of ours."""
-        self.print(Padding(Text(printable(text), style), (0, 0, 0, 2)))
+        self.print(Indented(Text(printable(text), style)))
+
+    def interrupted(self) -> None:
+        """Somebody else wrote to the terminal."""
+        self._after_blank = False
 
     async def written(self) -> None:
         """Wait until all of it is on the screen."""

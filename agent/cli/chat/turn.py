@@ -177,10 +177,12 @@ class Turn:
                 asking = self._ears.consent(ApprovalRequested.model_validate(bodies[-1]))
                 if decided := await self._unless_interrupted(asking):
                     await self._told("approval.decided", decided.model_dump(mode="json"))
-            case _:
-                asked = [event.body for event in self._log.events if event.type == "question.asked"]
-                body = asked[-1] if asked else {"text": str(wait.body.get("detail", "What now?"))}
-                question = Question(str(body["text"]), tuple(body.get("options", ())))
+            case waiting_on:
+                assert waiting_on is WaitingOn.QUESTION, (
+                    waiting_on
+                )  # A turn ends at its limits, and where the model is away.
+                asked = [event.body for event in self._log.events if event.type == "question.asked"][-1]
+                question = Question(str(asked["text"]), tuple(asked.get("options", ())))
                 if answer := await self._unless_interrupted(self._ears.answer(question)):
                     await self.tell(answer)
 

@@ -136,6 +136,54 @@ def test_enter_in_the_middle_of_words_allows_nothing(start: Start, root: Path) -
     assert (root / "calc.py").read_text().endswith("a - b\n")
 
 
+def test_words_typed_at_a_question_allow_nothing(start: Start, root: Path) -> None:
+    terminal = ready(start(in_order(call("bash", command="rm calc.py"), say("as you like"))))
+    terminal.type("clean up", ENTER)
+    terminal.see("4. no, and tell it why")
+    terminal.type("5", "I need it", ENTER)
+    terminal.see_no_more("❯")
+    terminal.type("3")
+    terminal.see("as you like")
+    terminal.see("> I need it")
+    assert (root / "calc.py").exists()
+
+
+def test_an_answer_to_the_agents_question_stands_below_it_also_when_it_is_shown_again(
+    start: Start, tmp_path: Path
+) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "config.toml").write_text('profile = "assistant"\n')
+    ask = call("ask_user", question="Which database, of all that there are in this world?", options=["one", "two"])
+    terminal = ready(start(in_order(ask, say("a good choice")), columns=40))
+    terminal.type("choose", ENTER)
+    terminal.see("3. something else")
+    terminal.type("2")
+    exchange = "\n\n> two\n\n  a good choice\n"
+    terminal.see(f"\n\n  ? Which database, of all that there\n    are in this world?{exchange}")
+    terminal.see("tokens · /help")
+    terminal.type("/fork", ENTER)
+    terminal.see(exchange, times=2)
+    assert terminal.text.count("are in this world?") == 2
+
+
+def test_a_call_that_cannot_be_made_is_named(start: Start) -> None:
+    missing = call("str_replace", path="/workspace/nowhere.py", old_str="a", new_str="b")
+    terminal = ready(start(in_order(missing, say("as you see"))))
+    terminal.type("repair it", ENTER)
+    terminal.see("✗ edit /workspace/nowhere.py: ")
+    terminal.see("as you see")
+
+
+def test_a_narrower_window_shows_no_blank_lines_where_there_were_none(start: Start) -> None:
+    terminal = ready(start(in_order(say("| a | b |\n|---|---|\n| 1 | 2 |\n\n```\ncode\n```\n")), columns=100))
+    terminal.type("show me", ENTER)
+    terminal.see("tokens · /help")
+    terminal.type("/help", ENTER)
+    terminal.see("the agent is not told")
+    printed = terminal.raw.split(b"show me", 1)[1].decode()
+    assert not [line for line in printed.split("\r\n") if line.endswith(" ")]
+
+
 def test_what_was_begun_before_a_question_in_words_is_no_part_of_the_answer(start: Start) -> None:
     typed = threading.Event()
     heard: list[str] = []
