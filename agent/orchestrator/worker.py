@@ -64,7 +64,8 @@ class Worker:
         self._deliveries_kept_for = deliveries_kept_for
         self._metrics = metrics or WorkerMetrics()
         self._leftovers = leftovers
-        self._kept: dict[str, _Kept] = {}
+        self._kept: set[_Kept] = set()
+        """A run may be here twice: whose lease ran out unnoticed may have claimed it anew."""
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Work until ``stopping`` is set; runs under way are then given back, so that other workers go on with them."""
@@ -120,7 +121,8 @@ class Worker:
     async def _own(self, claim: Claim, stopping: asyncio.Event) -> None:
         """Have a run until it ended, its lease was lost, or the worker stops."""
         _log.info("action=claim task=%s run=%s generation=%d", claim.task.id, claim.run_id, claim.generation)
-        kept = self._kept[claim.run_id] = _Kept(claim)
+        kept = _Kept(claim)
+        self._kept.add(kept)
         self._metrics.claimed(claim)
         try:
             await _first_of(self._do(claim, kept.inbox), kept.until_lost(), stopping.wait())
@@ -138,7 +140,7 @@ class Worker:
             await self._give_up(claim, f"internal error: {type(bug).__name__}: {bug}")
         finally:
             self._metrics.let_go()
-            del self._kept[claim.run_id]
+            self._kept.discard(kept)
 
     async def _do(self, claim: Claim, inbox: Inbox) -> None:
         if num_fruitless_claims(claim.events) > MAX_FRUITLESS_CLAIMS:
@@ -175,19 +177,19 @@ class Worker:
                 _log.warning("action=wait_for_store error=%r", str(error))
 
     async def _listen(self) -> None:
-        said = await self._store.said([kept.claim.task.id for kept in self._kept.values()])
-        for kept in tuple(self._kept.values()):
+        said = await self._store.said([kept.claim.task.id for kept in self._kept])
+        for kept in tuple(self._kept):
             task_id = kept.claim.task.id
             if said.get(task_id, 0) > kept.inbox.last_seq:
                 kept.inbox.put(await self._store.user_events(task_id, after=kept.inbox.last_seq))
 
     async def _renew(self) -> None:
         """All at once: the store does in one transaction what comes at one moment."""
-        await asyncio.gather(*(self._renew_one(kept) for kept in tuple(self._kept.values())))
+        await asyncio.gather(*(self._renew_one(kept) for kept in tuple(self._kept)))
 
     async def _hold(self) -> None:
         """Tell runs whose user has used up what there is for now, so that they wait after the step they are at."""
-        kept = tuple(self._kept.values())
+        kept = tuple(self._kept)
         overspent = await self._store.overspent(
             {(run.claim.task.project_id, run.claim.task.created_by) for run in kept}
         )

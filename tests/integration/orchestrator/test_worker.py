@@ -15,6 +15,7 @@ from agent.store.sql import SqlStore
 from agent.testing import ScriptedModel, turns
 from agent.types import Message, ModelOptions, Status, TaskRequest
 from tests.integration.orchestrator.conftest import PATCH, REPAIR, Clock, users
+from tests.integration.orchestrator.processes import over, seen
 
 pytestmark = pytest.mark.anyio
 
@@ -140,6 +141,28 @@ async def test_worker_that_lost_its_lease_stops_writing_and_takes_the_next_task(
     log = await events(store, lost)
     taken_over = log.index(("run.claimed", 2))
     assert [generation for _, generation in log[taken_over:]] == [2]
+
+
+async def test_worker_that_was_too_slow_to_keep_its_run_goes_on_with_it(
+    store: SqlStore, make_worker: MakeWorker, make_request: MakeRequest, clock: Clock
+) -> None:
+    task = await users(store).submit(make_request())
+    model, stopping = HeldModel(held_from=2), asyncio.Event()
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(make_worker(model=model, concurrency=2, lease_ttl_s=600).run(stopping))
+        await model.asked.wait()
+        clock.advance(700)
+        await seen(store, task, lambda event: event.type == "run.claimed" and event.generation == 2)
+        model.go.set()
+        ended = await over(store, task)
+        following = await over(store, await users(store).submit(make_request()))
+        stopping.set()
+
+    assert (ended.status, ended.patch) == (Status.SUCCEEDED, PATCH)
+    assert following.status is Status.SUCCEEDED
+    log = await events(store, task)
+    assert {generation for _, generation in log[log.index(("run.claimed", 2)) : -1]} == {2}
 
 
 async def _take_over(store: SqlStore, clock: Clock) -> Claim:
