@@ -1,5 +1,5 @@
-"""A virtual machine for one command. QEMU emulates the processor where it may not use the real one's help: then all of
-it takes some ten times as long."""
+"""A virtual machine for one command. QEMU emulates the processor, so all of it takes some ten times as long; with the
+real one's help (KVM), machines that are virtual themselves were seen to stop."""
 
 import os
 import re

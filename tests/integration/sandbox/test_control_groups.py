@@ -12,6 +12,7 @@ from deploy.vm.machine import missing, run
 from sandbox.backends import open_backend
 from sandbox.config import SandboxSettings
 from sandbox.types import Resources, SandboxSpec
+from tests.conformance.sandbox.makers import MAKERS, made_by
 
 pytestmark = pytest.mark.anyio
 
@@ -33,8 +34,9 @@ def _groups_with(memory_bytes: int) -> list[Path]:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="control groups need the superuser, or what he lets others have")
-async def test_a_local_sandbox_is_in_a_group_with_its_bounds() -> None:
-    backend = open_backend("local", SandboxSettings(namespaces="root"))
+@pytest.mark.parametrize("maker", MAKERS)
+async def test_a_local_sandbox_is_in_a_group_with_its_bounds(maker: str) -> None:
+    backend = open_backend("local", SandboxSettings(namespaces="root", local=made_by(maker)))
     try:
         sandbox = await backend.acquire(SandboxSpec(resources=Resources(memory_mib=203, disk_mib=101)))
         (group,) = _groups_with(304 * 2**20)
@@ -51,7 +53,8 @@ async def test_a_local_sandbox_is_in_a_group_with_its_bounds() -> None:
 @pytest.mark.timeout(_VM_TIMEOUT_S + 60)
 def test_bounds_hold_under_version_2_of_control_groups() -> None:
     """Where the kernel here has version 1. The machine has version 2 alone."""
-    chosen = f"(local-root or is_in_a_group) and ({' or '.join(_CHOSEN)})"
+    made_by("bubblewrap")
+    chosen = f"(local-root or local-bubblewrap or is_in_a_group) and ({' or '.join(_CHOSEN)})"
     files = (str(Path(__file__).relative_to(Path.cwd())), "tests/conformance/sandbox/test_limits.py")
     output = io.StringIO()
     code = run(
@@ -60,4 +63,4 @@ def test_bounds_hold_under_version_2_of_control_groups() -> None:
         output=output,
     )
     assert code == 0, output.getvalue()
-    assert f"{len(_CHOSEN)} passed" in output.getvalue()
+    assert f"{len(MAKERS) * len(_CHOSEN)} passed" in output.getvalue()
