@@ -8,6 +8,7 @@ from sqlalchemy import RowMapping, Table, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from agent.store.database import Database, whole
+from agent.store.rows import stored
 
 _Settings = TypeVar("_Settings", bound=BaseModel)
 _Record = TypeVar("_Record", bound=BaseModel)
@@ -82,5 +83,9 @@ class Named(Generic[_Settings, _Record]):
         return {"settings": dumped, "updated_by": updated_by, "updated_at": updated_at}
 
     def _read(self, row: RowMapping | dict[str, Any]) -> _Record:
+        """
+        Raises:
+            StoreTooNew: it has what this release does not know.
+        """
         others = {name: row[name] for name in ("name", "updated_by", "updated_at")}
-        return self._record.model_validate(row["settings"] | others)
+        return stored(self._record, f"{row['name']!r} of {self._table.name}", row["settings"] | others)

@@ -1,8 +1,9 @@
 """Records out of rows, and back."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from sqlalchemy import ColumnElement, RowMapping, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -19,6 +20,11 @@ MOST_IDS = 500
 """Of one statement; databases bound their number."""
 
 _RUN_FIELDS = tuple(RunRecord.model_fields)
+
+_Record = TypeVar("_Record", bound=BaseModel)
+
+_UNKNOWN = frozenset({"extra_forbidden", "enum", "literal_error"})
+"""Faults of what was stored as it should be, by who knows more names."""
 
 
 async def read_task(db: AsyncConnection, where: ColumnElement[bool], *, lock: bool = False) -> TaskRecord | None:
@@ -127,20 +133,32 @@ def run_record(row: RowMapping) -> RunRecord:
     return RunRecord.model_validate({name: row[name] for name in _RUN_FIELDS if name in row})
 
 
-def stored_request(task_id: str, stored: dict[str, Any]) -> TaskRequest:
-    """
+def stored(record: type[_Record], what: str, content: Mapping[str, Any]) -> _Record:
+    """A record as it was stored.
+
+    Args:
+        what: it is, such as ``task 1``.
+
     Raises:
         StoreTooNew: it has what this release does not know.
     """
     try:
-        return TaskRequest.model_validate(stored)
+        return record.model_validate(content)
     except ValidationError as error:
-        unknown = [".".join(map(str, each["loc"])) for each in error.errors() if each["type"] == "extra_forbidden"]
+        unknown = [".".join(map(str, each["loc"])) for each in error.errors() if each["type"] in _UNKNOWN]
         if len(unknown) < error.error_count():
             raise
         raise StoreTooNew(
-            f"task {task_id} has {', '.join(unknown)}, which this release does not know; a newer one wrote it"
+            f"{what} has {', '.join(unknown)}, which this release does not know; a newer one wrote it"
         ) from error
+
+
+def stored_request(task_id: str, content: Mapping[str, Any]) -> TaskRequest:
+    """
+    Raises:
+        StoreTooNew: it has what this release does not know.
+    """
+    return stored(TaskRequest, f"task {task_id}", content)
 
 
 def task_record(row: RowMapping, owned: tuple[RunRecord, ...], request: TaskRequest | None = None) -> TaskRecord:

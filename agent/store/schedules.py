@@ -5,6 +5,7 @@ submitted once however many processes look; and times that passed while none loo
 happens while the task before is not over, the schedule's overlap rule says.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -15,14 +16,16 @@ from cronsim import CronSim, CronSimError
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import ColumnElement, RowMapping, Select, and_, delete, exists, insert, not_, or_, select, update
 
-from agent.errors import UnusableCron
+from agent.errors import StoreTooNew, UnusableCron
 from agent.identity import Deed
 from agent.store.database import Database, Transaction, whole
 from agent.store.ids import new_id
-from agent.store.rows import read_task
+from agent.store.rows import read_task, stored
 from agent.store.tables import audit_log, projects, schedules, tasks
 from agent.store.tasks import cancel_task, submit_task
 from agent.types import Priority, Status, TaskRequest
+
+_log = logging.getLogger(__name__)
 
 _NUM_FIELDS = 5
 _MAX_ERROR_CHARS = 2000
@@ -207,9 +210,10 @@ class Schedules:
         async with self.database.writing() as transaction:
             due = _due_at(transaction.now).limit(most).with_for_update(skip_locked=True)
             rows = (await transaction.db.execute(due)).mappings().all()
-            taken = schedules.c.schedule_id.in_([row["schedule_id"] for row in rows])
+            found = tuple(filter(None, map(_due_if_known, rows)))
+            taken = schedules.c.schedule_id.in_([due.id for due in found])
             await transaction.db.execute(update(schedules).where(taken).values(taken_until=transaction.now + lease))
-        return tuple(map(_due, rows))
+        return found
 
     @whole
     async def submit(self, due: Due, request: TaskRequest, *, traceparent: str | None = None) -> Served | None:
@@ -323,13 +327,30 @@ def _its(project_id: str, schedule_id: str) -> ColumnElement[bool]:
 
 
 def _schedule(row: RowMapping) -> Schedule:
+    """
+    Raises:
+        StoreTooNew: it has what this release does not know.
+    """
     shown = {name: row[name] for name in Schedule.model_fields if name != "id"}
-    return Schedule.model_validate(shown | {"id": row["schedule_id"]})
+    return stored(Schedule, f"schedule {row['schedule_id']}", shown | {"id": row["schedule_id"]})
 
 
 def _due(row: RowMapping) -> Due:
+    """
+    Raises:
+        StoreTooNew: it has what this release does not know.
+    """
     same = {name: row[name] for name in ("project_id", "task", "any_path", "overlap", "created_by")}
-    return Due.model_validate(same | {"id": row["schedule_id"], "at": row["next_run_at"]})
+    return stored(Due, f"schedule {row['schedule_id']}", same | {"id": row["schedule_id"], "at": row["next_run_at"]})
+
+
+def _due_if_known(row: RowMapping) -> Due | None:
+    """None for one that only a process of a newer release can serve."""
+    try:
+        return _due(row)
+    except StoreTooNew as error:
+        _log.warning("action=leave_schedule reason=%r", str(error))
+        return None
 
 
 async def _note(transaction: Transaction, due: Due, target: str, action: str) -> None:

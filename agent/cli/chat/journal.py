@@ -95,6 +95,9 @@ Line = Annotated[
 
 _LINE: TypeAdapter[Line] = TypeAdapter(Line)
 
+_UNKNOWN = frozenset({"extra_forbidden", "union_tag_invalid", "enum", "literal_error"})
+"""Faults of a line that was written as it should be, by a mimo that knows more of them."""
+
 
 @dataclass(frozen=True, slots=True)
 class State:
@@ -140,13 +143,17 @@ class JournalDamaged(Exception):
     """A line in the middle of a journal cannot be read."""
 
 
+class JournalTooNew(JournalDamaged):
+    """A newer mimo wrote a line of it."""
+
+
 class Journal:
     """The file, and the state it adds up to."""
 
     def __init__(self, path: Path) -> None:
         """
         Raises:
-            JournalDamaged: the file holds what no version of ours wrote.
+            JournalDamaged: the file holds what no version of ours wrote, or one that is newer.
         """
         self._path = path
         self.state = reduce(apply, read(path), State()) if path.exists() else State()
@@ -170,4 +177,8 @@ def read(path: Path) -> Iterable[Line]:
         try:
             yield _LINE.validate_json(line)
         except ValidationError as error:
+            if all(each["type"] in _UNKNOWN for each in error.errors()):
+                raise JournalTooNew(
+                    f"{path}, line {number}: this mimo does not know it; a newer one wrote it"
+                ) from error
             raise JournalDamaged(f"{path}, line {number}: {error.errors()[0]['msg']}") from error

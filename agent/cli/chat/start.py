@@ -22,7 +22,7 @@ from agent.cli.chat.conversation import (
     new_folder,
     open_conversation,
 )
-from agent.cli.chat.journal import Journal, JournalDamaged
+from agent.cli.chat.journal import Journal, JournalDamaged, JournalTooNew
 from agent.cli.chat.screen import Screen
 from agent.cli.chat.setting import Asked, Folder, open_endpoint, open_setting
 from agent.cli.chat.typed_ahead import TypedAhead
@@ -30,8 +30,10 @@ from agent.cli.failure import ExitCode, Failure
 from agent.cli.home import home
 from agent.cli.settings import Settings, Trust, load, speaks
 from agent.cli.terminal import one_line, open_terminal, printable
-from agent.errors import GitError, StoreError, StoreUnavailable
+from agent.errors import GitError, StoreError, StoreTooNew, StoreUnavailable
 from agent.permissions.policy import Mode
+
+_UPDATE = "update mimo to that release, or begin another conversation: mimo"
 
 _RESUMED_TURNS = 5
 """So many of the turns before are shown again."""
@@ -112,6 +114,8 @@ async def _converse(
                 await screen.run(conversation, commands.names, commands, begin)
             finally:
                 _say_goodbye(conversation, commands.next_folder)
+    except (JournalTooNew, StoreTooNew) as error:
+        raise Failure(ExitCode.FAILED, str(error), _UPDATE) from error
     except (ConversationBusy, JournalDamaged, GitError, StoreError, StoreUnavailable, OSError) as error:
         raise Failure(ExitCode.FAILED, str(error)) from error
     if commands.between:
@@ -194,6 +198,8 @@ def _root_of(folder: Path, options: ChatOptions) -> Path:
     journal = folder / "journal.jsonl"
     try:
         root = Path(Journal(journal).state.root) if journal.exists() else options.root
+    except JournalTooNew as error:
+        raise Failure(ExitCode.FAILED, str(error), _UPDATE) from error
     except JournalDamaged as error:
         raise Failure(ExitCode.FAILED, str(error)) from error
     if not root.is_dir():

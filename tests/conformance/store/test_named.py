@@ -1,12 +1,15 @@
 """What a project has by name, in every store."""
 
 import pytest
+from sqlalchemy import update
 
+from agent.errors import StoreTooNew
 from agent.identity import DEFAULT_PROJECT
 from agent.store.base import Project
 from agent.store.retention import Retention
 from agent.store.skills import ProjectSkills, SkillSettings
 from agent.store.sql import SqlStore
+from agent.store.tables import skills
 from tests.conformance.store.conftest import Clock
 
 pytestmark = pytest.mark.anyio
@@ -50,6 +53,17 @@ async def test_what_is_replaced_says_who_did_it_and_when(store: SqlStore, clock:
     assert replaced is not None
     assert await skills.get(DEFAULT_PROJECT, "release") == replaced
     assert (replaced.text, replaced.updated_by, replaced.updated_at) == (THEIRS.text, "bob", clock())
+
+
+async def test_what_a_newer_release_wrote_is_said_to_be_its(store: SqlStore) -> None:
+    kept = ProjectSkills(store.database)
+    await kept.create(DEFAULT_PROJECT, "release", OURS, updated_by="ada")
+    async with store.database.writing() as transaction:
+        newer = OURS.model_dump() | {"of_tomorrow": 1}
+        await transaction.db.execute(update(skills).values(settings=newer))
+
+    with pytest.raises(StoreTooNew, match="'release' of skills has of_tomorrow"):
+        await kept.all(DEFAULT_PROJECT)
 
 
 async def test_what_is_deleted_is_gone_and_a_purge_takes_the_rest(store: SqlStore) -> None:

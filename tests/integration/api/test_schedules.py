@@ -12,7 +12,7 @@ import anyio
 import httpx
 import pytest
 from fastapi import FastAPI
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from agent.api.app import create_app
 from agent.api.chores import at_work
@@ -407,6 +407,25 @@ async def test_changed_task_keeps_only_what_differs_from_the_defaults_so_that_ol
     assert changed.json()["task"]["limits"]["max_steps"] == 7
     async with process[0].database.reading() as db:
         assert (await db.execute(select(schedules.c.task))).scalar_one() == task
+
+
+async def test_schedule_of_a_newer_release_is_said_to_be_one_and_left_to_that(
+    world: World, http: httpx.AsyncClient, process: tuple[Store, FastAPI]
+) -> None:
+    newer, mine = await _schedule(http), await _schedule(http, name="mine")
+    async with process[0].database.writing() as transaction:
+        its = schedules.c.schedule_id == newer["id"]
+        await transaction.db.execute(update(schedules).where(its).values(task=NIGHTLY["task"] | {"of_tomorrow": 1}))
+    world.now += timedelta(days=1)
+
+    assert await _serve(process[1]) == 1
+
+    assert (await _shown(http, mine))["last_task_id"] == (await _tasks(http))[0]["id"]
+    refused = await http.get(f"/v1/schedules/{newer['id']}")
+    assert (refused.status_code, refused.json()["code"]) == (503, "store_too_new")
+    assert "task.of_tomorrow" in refused.json()["detail"]
+    async with process[0].database.reading() as db:
+        assert (await db.execute(select(schedules.c.taken_until).where(its))).scalar_one() is None
 
 
 async def test_schedules_and_evaluations_go_with_their_project(

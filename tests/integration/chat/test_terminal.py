@@ -324,6 +324,23 @@ def test_a_conversation_that_is_told_to_end_ends_in_order_and_goes_on_later(star
     terminal.see("here again")
 
 
+def test_a_conversation_of_a_newer_mimo_says_what_to_do(start: Start, tmp_path: Path) -> None:
+    terminal = ready(start(in_order(say("said before"))))
+    terminal.type("hello there", ENTER)
+    terminal.see("tokens · /help")
+    terminal.type(CTRL_D)
+    assert terminal.ended() == 0
+    name = terminal.text.split("To go on: mimo --resume ")[1].split()[0]
+    (journal,) = tmp_path.rglob(f"{name}/journal.jsonl")
+    with journal.open("a") as file:
+        file.write('{"type": "of_tomorrow"}\n')
+
+    terminal = start(in_order(), "--resume", name)
+
+    terminal.see("update mimo to that release")
+    assert terminal.ended() == 1
+
+
 def test_a_conversation_is_resumed_from_the_list(start: Start) -> None:
     terminal = ready(start(in_order(say("said before"))))
     terminal.type("hello there", ENTER)

@@ -10,6 +10,7 @@ from agent.cli.chat.journal import (
     Granted,
     Journal,
     JournalDamaged,
+    JournalTooNew,
     ModeChosen,
     Opened,
     Queued,
@@ -57,6 +58,14 @@ def test_a_damaged_line_is_named(journal: Journal, tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     path.write_bytes(path.read_bytes() + b"{}\n")
     with pytest.raises(JournalDamaged, match="line 2"):
+        Journal(path)
+
+
+@pytest.mark.parametrize("line", ['{"type": "of_tomorrow"}', '{"type": "queued", "text": "next", "of_tomorrow": 1}'])
+def test_a_line_of_a_newer_mimo_is_said_to_be_one(journal: Journal, tmp_path: Path, line: str) -> None:
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(path.read_bytes() + f"{line}\n".encode())
+    with pytest.raises(JournalTooNew, match=r"line 2.*a newer one wrote it"):
         Journal(path)
 
 
