@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from deploy.chart.fences import fence_files
-from deploy.chart.values import ChartValues
+from deploy.chart.values import ChartValues, PodSecurityContext
 from model_server.sglang.arguments import LaunchSettings
 
 _WIDTH = 118
@@ -30,6 +30,7 @@ def chart_files() -> dict[str, str]:
     return {
         "values.yaml": _HEAD + "".join(f"\n{line}" for line in _yaml(ChartValues(), set())) + "\n",
         "values.schema.json": json.dumps(_schema(), indent=1) + "\n",
+        "files/needed.json": json.dumps(list(_needed(ChartValues())), indent=1) + "\n",
         "files/launch.json": json.dumps(_launch_defaults(), indent=1) + "\n",
         **{f"files/fences/{name}": text for name, text in fence_files().items()},
     }
@@ -101,6 +102,19 @@ def _launch_defaults() -> dict[str, Any]:
     """What the settings of SGLang are by themselves, for the template that writes its command line."""
     defaults = LaunchSettings(model_path="/weights").model_dump(mode="json", exclude_none=True)
     return {name: value for name, value in defaults.items() if name not in ("model_path", "version")}
+
+
+def _needed(values: BaseModel, above: str = "") -> Iterator[str]:
+    """Paths of what the templates take for granted: parts, and values that are something by themselves."""
+    for name, field in type(values).model_fields.items():
+        path, value = f"{above}{field.alias or name}", getattr(values, name)
+        if isinstance(value, PodSecurityContext):
+            yield path  # what is in it may be null
+        elif isinstance(value, BaseModel):
+            yield path
+            yield from _needed(value, f"{path}.")
+        elif isinstance(value, int | float) or (isinstance(value, str) and value):
+            yield path
 
 
 def _yaml(values: BaseModel, told: set[str]) -> Iterator[str]:

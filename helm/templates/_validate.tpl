@@ -1,5 +1,6 @@
 {{- /* What each value allows by itself is in the schema. Here is what they do not allow together, with what to do. */ -}}
 {{- define "mimo.validate" -}}
+{{- include "mimo.checkAllThere" . }}
 {{- $server := .Values.modelServer }}
 {{- $router := .Values.router }}
 {{- $api := .Values.api }}
@@ -220,5 +221,27 @@
 {{- end }}
 {{- if eq $server.engine "sglang" }}
 {{- include "mimo.checkFlags" . }}
+{{- end }}
+{{- end }}
+
+{{- /* A value that is missing would be taken for 0, or off. */ -}}
+{{- define "mimo.checkAllThere" -}}
+{{- $missing := list }}
+{{- range $path := fromJsonArray (.Files.Get "files/needed.json") }}
+{{- $found := $.Values }}
+{{- $isThere := true }}
+{{- range splitList "." $path }}
+{{- if and $isThere (kindIs "map" $found) (hasKey $found .) }}
+{{- $found = get $found . }}
+{{- else }}
+{{- $isThere = false }}
+{{- end }}
+{{- end }}
+{{- if not $isThere }}
+{{- $missing = append $missing $path }}
+{{- end }}
+{{- end }}
+{{- with $missing }}
+{{- fail (printf "\n\nthese values are missing:\n- %s\nAfter an upgrade of the chart with --reuse-values those that came with it are: use --reset-then-reuse-values. Where they were set to null, leave them out.\n" (join "\n- " .)) }}
 {{- end }}
 {{- end }}

@@ -1,9 +1,12 @@
 """Values that cannot be are refused before anything changes, with the name of the value and what to do."""
 
+import shutil
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from deploy.chart.__main__ import CHART
 from deploy.cluster import programs
@@ -155,6 +158,24 @@ def test_images_that_nodes_fetch_ahead_need_digests_too_where_all_do() -> None:
     with pytest.raises(HelmError) as refused:
         profile("airgapped", f"--set=sandbox.prepull.enabled=true,{images}")
     assert "global.requireDigests is set, but b:1 in sandbox.prepull.images has none" in str(refused.value)
+
+
+def test_values_that_an_older_release_did_not_have_are_named_with_how_to_upgrade(tmp_path: Path) -> None:
+    """As ``helm upgrade --reuse-values`` leaves them: the chart's own are those of the release before."""
+    older = tmp_path / "chart"
+    shutil.copytree(CHART, older)
+    values = yaml.safe_load((older / "values.yaml").read_text())
+    del values["api"]["streamsPerCaller"], values["api"]["httpRoute"], values["modelServer"]["sglang"]["gpuClaim"]
+    (older / "values.yaml").write_text(yaml.safe_dump(values))
+    with pytest.raises(HelmError) as refused:
+        helm("template", "mimo", str(older), f"--values={CHART}/values-dev.yaml")
+    said = str(refused.value)
+    named = [line.removeprefix("- ") for line in said.splitlines() if line.startswith("- ")]
+    assert named == [
+        *("modelServer.sglang.gpuClaim", "api.streamsPerCaller"),
+        *("api.httpRoute", "api.httpRoute.enabled"),
+    ]
+    assert "use --reset-then-reuse-values" in said
 
 
 def test_claims_of_devices_are_refused_where_the_cluster_has_none() -> None:
