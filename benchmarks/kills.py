@@ -187,7 +187,7 @@ async def measure(kinds: Sequence[str], *, at_once: int, pause_s: float) -> Outc
             inside = database.partition("@/")[2].partition("?")[0]
             service = Service(folder, f"postgresql://mimo@127.0.0.1:{port}/{inside}", proxy)
             stack.push_async_callback(service.end)
-            request = TaskRequest(repository=str(_repository(folder)), problem_statement="Write the lines.")
+            request = TaskRequest(repository=str(repository_in(folder)), problem_statement="Write the lines.")
             tasks = await _hit_all(kinds, service, users, request, outcome, at_once=at_once, pause_s=pause_s)
             logs = []
             for task_id in tasks:
@@ -266,7 +266,7 @@ def _judge(task: TaskRecord, log: Sequence[Event], outcome: Outcome) -> None:
         outcome.wrong.append(f"{task.id} ran {len(intents) - len(cut_off)} calls to their end, not {NUM_STEPS + 1}")
 
 
-def _repository(folder: Path) -> Path:
+def repository_in(folder: Path) -> Path:
     root = folder / "repository"
     root.mkdir()
     (root / "README").write_text("Lines.\n", "utf-8")

@@ -79,13 +79,13 @@ async def _measure(load: Load) -> tuple[list[float], int]:
             task = await store.of(DEFAULT_PROJECT).submit(
                 TaskRequest(repository="/repo", problem_statement="be watched")
             )
-            before = _memory(pid)
+            before = resident_bytes(pid)
             stuck = [await _open(port, task.id, limit=4096) for _ in range(load.stuck)]
             watching = [group.create_task(_watch(port, task.id, ready)) for _ in range(load.watchers)]
             await ready.wait()
             stored = await _write(store, load)
             await asyncio.wait(watching)
-            grown_bytes = _memory(pid) - before
+            grown_bytes = resident_bytes(pid) - before
             for _, writer in stuck:
                 writer.close()
     for seen in (watcher.result() for watcher in watching):
@@ -149,7 +149,7 @@ async def _open(port: int, task_id: str, limit: int = 2**16) -> tuple[asyncio.St
     return reader, writer
 
 
-def _memory(pid: int) -> int:
+def resident_bytes(pid: int) -> int:
     """What a process has in memory, bytes."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * resource.getpagesize()

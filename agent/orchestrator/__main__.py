@@ -79,6 +79,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--concurrency", metavar="N", type=int, default=1, help=fields["concurrency"].description)
     parser.add_argument("--lease-ttl", metavar="S", type=float, default=15.0, help=fields["lease_ttl_s"].description)
     parser.add_argument(
+        "--tidy-every", metavar="S", type=float, default=600.0, help=fields["tidy_every_s"].description
+    )
+    parser.add_argument(
         "--keep-deliveries",
         metavar="DAYS",
         type=int,
@@ -107,6 +110,7 @@ def _settings(arguments: argparse.Namespace) -> WorkerSettings:
         tries_sandboxes=True,
         concurrency=arguments.concurrency,
         lease_ttl_s=arguments.lease_ttl,
+        tidy_every_s=arguments.tidy_every,
         deliveries_kept_days=arguments.keep_deliveries,
     )
 

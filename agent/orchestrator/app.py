@@ -115,6 +115,7 @@ async def open_worker(
             worker_id=settings.worker_id,
             concurrency=settings.concurrency,
             lease_ttl_s=settings.lease_ttl_s,
+            tidy_every_s=settings.tidy_every_s,
             deliveries_kept_for=timedelta(days=settings.deliveries_kept_days),
             may_claim=may_claim,
             metrics=metrics,

@@ -62,6 +62,9 @@ class WorkerSettings(BaseModel):
         le=LONGEST_LEASE.total_seconds(),
         description="A run whose worker is silent for so long goes to another one, s. Renewed at a third.",
     )
+    tidy_every_s: float = Field(
+        600.0, gt=0, description="How often what is kept no longer is deleted, s: old tasks, files of runs that ended."
+    )
     deliveries_kept_days: int = Field(
         DELIVERIES_KEPT_FOR.days,
         ge=1,
