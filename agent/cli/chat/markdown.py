@@ -4,11 +4,37 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.markdown import CodeBlock, Heading, Markdown, MarkdownElement
+from rich.markdown import CodeBlock, Heading, Markdown, MarkdownElement, TableElement
 from rich.segment import Segment
-from rich.syntax import Syntax
+from rich.style import Style
+from rich.syntax import ANSISyntaxTheme, Syntax
+from rich.table import Table
+from rich.theme import Theme
 
 from agent.cli.chat.indented import Indented
+
+_THEME = Theme(
+    {
+        "markdown.code": "bold cyan",
+        "markdown.link": "underline",
+        "markdown.link_url": "cyan",
+    }
+)
+"""Where rich takes a background to be dark, or takes dark blue, which cannot be read there."""
+
+_CODE = ANSISyntaxTheme(
+    {
+        ("Comment",): Style(dim=True),
+        ("Keyword",): Style(color="magenta"),
+        ("String",): Style(color="green"),
+        ("Number",): Style(color="cyan"),
+        ("Name", "Function"): Style(bold=True),
+        ("Name", "Class"): Style(bold=True),
+        ("Generic", "Deleted"): Style(color="red"),
+        ("Generic", "Inserted"): Style(color="green"),
+    }
+)
+"""Colours that can be read on light and on dark."""
 
 
 class _Heading(Heading):
@@ -21,13 +47,21 @@ class _Heading(Heading):
 
 
 class _CodeBlock(CodeBlock):
-    """In the terminal's own colours, on its own background, with nothing around it that would be copied too."""
+    """On the terminal's own background, with nothing around it that would be copied too."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         code = str(self.text).rstrip()
-        yield Syntax(
-            code, self.lexer_name, theme="ansi_light", background_color="default", word_wrap=True, padding=(0, 2)
-        )
+        yield Syntax(code, self.lexer_name, theme=_CODE, word_wrap=True, padding=(0, 2))
+
+
+class _Table(TableElement):
+    """Without the blank lines that rich draws as its edges."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for drawn in super().__rich_console__(console, options):
+            if isinstance(drawn, Table):
+                drawn.show_edge = False
+            yield drawn
 
 
 class _Markdown(Markdown):
@@ -36,6 +70,7 @@ class _Markdown(Markdown):
         "heading_open": _Heading,
         "fence": _CodeBlock,
         "code_block": _CodeBlock,
+        "table_open": _Table,
     }
 
 
@@ -47,7 +82,8 @@ class PlainMarkdown(Indented):
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield Segment.line()
-        yield from super().__rich_console__(console, options)
+        with console.use_theme(_THEME):
+            yield from super().__rich_console__(console, options)
         yield Segment.line()
 
     def _lines(self, console: Console, options: ConsoleOptions) -> Sequence[list[Segment]]:

@@ -362,8 +362,13 @@ def test_code_in_an_answer_stands_between_single_blank_lines_in_the_terminals_co
     terminal = ready(start(in_order(say(code)), columns=columns))
     terminal.type("how?", ENTER)
     terminal.see(
-        "\n\n  Like this:\n\n    def f():\n        return 1\n\n   a  b\n   ────\n   1  2\n\n  That is all.\n\n"
+        "\n\n  Like this:\n\n    def f():\n        return 1\n\n  a  b\n  ────\n  1  2\n\n  That is all.\n\n",
     )
+    terminal.see("tokens · /help")
+    terminal.type("/fork", ENTER)
+    terminal.see("  a  b\n  ────\n  1  2\n\n  That is all.\n\n", times=2)
+    shown = terminal.text.rsplit("> how?", 1)[1]
+    assert "Like this:\n\n    def f():\n        return 1\n\n  a  b\n  ────\n  1  2\n\n  That is all." in shown
     assert not any(len(color) == 6 for color in terminal.colors)  # as pyte writes those that are no names
 
 
