@@ -57,8 +57,8 @@ class Pool(Object):
 
 def _why_not(ready: Condition) -> Cause | None:
     """None where it may still come."""
-    if ready.reason in _REFUSED:
-        return Cause.REFUSED
+    if ready.reason in _REASONS:
+        return _REASONS[ready.reason]
     return next((_REFUSALS[words] for words in _REFUSALS if words in ready.message), None)
 
 
@@ -68,7 +68,14 @@ _ENDS = {
     "PodFailed": Cause.ENDED,
     "PodSucceeded": Cause.ENDED,
 }
-_REFUSED = ("InvalidMetadata", "InvalidConfiguration", "EnvVarsInjectionRejected", "VolumeClaimTemplatesError")
-"""With these and those of :data:`_ENDS`, the controller does not try again."""
+_REASONS = {
+    "WarmPoolNotFound": Cause.NO_KIND,
+    "TemplateNotFound": Cause.NO_KIND,
+    "InvalidMetadata": Cause.REFUSED,
+    "InvalidConfiguration": Cause.REFUSED,
+    "EnvVarsInjectionRejected": Cause.REFUSED,
+    "VolumeClaimTemplatesError": Cause.REFUSED,
+}
+"""After what it refuses by these, and after :data:`_ENDS`, the controller does not try again."""
 _REFUSALS = {"exceeded quota": Cause.FULL, "forbidden": Cause.REFUSED, "is invalid": Cause.REFUSED}
 """Otherwise it passes on the API server's words, and tries again whatever they are. The first that fits counts."""

@@ -23,6 +23,7 @@ from sandbox.kubernetes.cluster import Cluster, Refusal
 from sandbox.kubernetes.following import Following
 from sandbox.kubernetes.pod import Pod
 from sandbox.kubernetes.provider import Held
+from sandbox.kubernetes.state import Cause, PodState
 from sandbox.kubernetes.watch import Watch, list_objects
 from sandbox.types import SandboxSpec
 
@@ -57,11 +58,16 @@ class Claims:
         )
 
     async def ask_for(self, name: str, spec: SandboxSpec, *, again: bool = True) -> None:
-        kind = await self._kind(spec, self._settings.warm if again else 0)
+        warm = self._settings.warm if again else 0
+        kind = await self._kind(spec, warm)
         wanted = claim_manifest.claim(
             spec, self._settings, name=name, kind=kind, service=self._service, now=self._now()
         )
         await self._cluster.ask("POST", self._claims, _STRICT, body=wanted)
+        while (await self.following.until(name, _is_answered)).cause is Cause.NO_KIND:
+            self._kinds.pop(kind, None)  # another service took it for unused
+            await self._kind(spec, warm)
+            await self.following.until(name, lambda state: state.cause is not Cause.NO_KIND)
 
     async def end(self, name: str) -> bool:
         """The claim goes when its pod is gone."""
@@ -107,6 +113,10 @@ class Claims:
 
     def _is_known(self, kind: str) -> bool:
         return time.monotonic() < self._kinds.get(kind, -math.inf) + _BELIEVED_S
+
+
+def _is_answered(state: PodState) -> bool:
+    return state.over or state.cause is not None or state.address is not None
 
 
 def _claim_of(pod: Pod) -> str:

@@ -13,6 +13,8 @@ class Cause(StrEnum):
     """The image may be there, but did not come, and it is tried again."""
     REFUSED = "refused"
     """The node cannot make such a container, or the cluster does not admit such a pod."""
+    NO_KIND = "no_kind"
+    """The controller finds nothing that says what it is, or has not seen it yet."""
     UNSCHEDULABLE = "unschedulable"
     """No node has room for it."""
     FULL = "full"

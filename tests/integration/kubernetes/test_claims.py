@@ -239,6 +239,19 @@ async def test_kinds_that_no_claim_names_are_removed_a_day_later(settings: Kuber
         await each.close()
 
 
+async def test_a_kind_that_another_service_took_for_unused_is_made_again(
+    backend: KubernetesBackend, cluster: Cluster, settings: KubernetesSettings
+) -> None:
+    spec = SMALL.model_copy(update={"resources": Resources(memory_mib=64, processes=64, disk_mib=17)})
+    await (await backend.acquire(spec)).close()
+    name, _, _ = claim_manifest.kind(spec, settings, 0)
+    kinds = "sandboxwarmpools,sandboxtemplates"
+    await asyncio.to_thread(cluster.kubectl, "delete", kinds, name, f"--namespace={settings.namespace}")
+    sandbox = await backend.acquire(spec)
+    assert (await sandbox.exec(Command("echo alive", "a", 60))).output == b"alive\n"
+    await sandbox.close()
+
+
 @pytest.mark.parametrize("change", [{"spec": {"env": []}}, {"spec": {"warmPoolRef": None}}, {"status": {"phase": ""}}])
 def test_the_definitions_take_no_field_but_those_that_we_know(
     cluster: Cluster, settings: KubernetesSettings, change: dict[str, dict[str, object]]

@@ -43,10 +43,18 @@ def test_what_the_cluster_refused_the_controller_is_told(message: str, cause: Ca
     assert (state.cause, state.over, state.detail) == (cause, False, message)
 
 
-@pytest.mark.parametrize("reason", ["WarmPoolNotFound", "TemplateNotFound", "AdoptionPending", "SandboxMissing"])
-def test_what_the_controller_has_yet_to_see_is_waited_for(reason: str) -> None:
+@pytest.mark.parametrize(
+    ("reason", "cause"),
+    [
+        ("WarmPoolNotFound", Cause.NO_KIND),
+        ("TemplateNotFound", Cause.NO_KIND),
+        ("AdoptionPending", None),
+        ("SandboxMissing", None),
+    ],
+)
+def test_what_the_controller_has_yet_to_see_is_waited_for(reason: str, cause: Cause | None) -> None:
     state = _claim(_ready("False", reason, "not yet")).state()
-    assert (state.cause, state.over, state.detail) == (None, False, "not yet")
+    assert (state.cause, state.over, state.detail) == (cause, False, "not yet")
 
 
 @pytest.mark.parametrize("reason", sorted(constants.TERMINAL_CLAIM_READY_REASONS))
