@@ -130,25 +130,31 @@ async def change_schedule(
     """Have another task submitted, at other times, or none. One that is switched on, or gets other times, is next due
     after now."""
     wanted = await read_body(request, ScheduleChange)
-    before = await find(shared, schedule_id)
-    check_unchanged(f"Schedule {schedule_id}", "schedule_changed", etag(before, _CHANGEABLE), if_match)
-    after = await change(shared, schedule_id, wanted)
+    after = await change(shared, schedule_id, wanted, if_match)
     response.headers["ETag"] = etag(after, _CHANGEABLE)
     return after
 
 
-async def change(shared: Context, schedule_id: str, wanted: ScheduleChange) -> Schedule:
+async def change(shared: Context, schedule_id: str, wanted: ScheduleChange, if_match: str | None = None) -> Schedule:
     """
+    Args:
+        if_match: change it only if this is still its ETag.
+
     Raises:
         Problem: there is no such schedule, or its task or its times cannot be.
     """
+
+    def check(schedule: Schedule) -> None:
+        check_unchanged(f"Schedule {schedule_id}", "schedule_changed", etag(schedule, _CHANGEABLE), if_match)
+
+    await find(shared, schedule_id)
     changes: dict[str, Any] = wanted.model_dump(exclude_none=True, exclude={"task"})
     if wanted.task is not None:
         await _try(shared, wanted.task)
         changes["task"] = wanted.task
         changes["any_path"] = shared.principal.may("service:admin")
     try:
-        after = await shared.schedules.change(shared.principal.project_id, schedule_id, changes)
+        after = await shared.schedules.change(shared.principal.project_id, schedule_id, changes, check=check)
     except UnusableCron as error:
         raise _unusable(error) from error
     if after is None:

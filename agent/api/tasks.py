@@ -38,6 +38,7 @@ from agent.api.service import usage_of
 from agent.errors import TaskOver
 from agent.events import MessageAdded
 from agent.inbox import Inbox
+from agent.log import Entry
 from agent.mining import Mining, mining
 from agent.store.artifacts import NewImage
 from agent.store.base import USER_EVENTS, TaskRecord
@@ -144,9 +145,12 @@ async def change_task(
     """Give a task another title, other labels or another priority, or raise its limits, which ends a wait for budget.
     Members that are left out, or null, stay as they are."""
     change = await read_body(request, TaskChange)
-    before = await view(shared, await shared.tasks.get(task_id))
-    check_unchanged(f"Task {task_id}", "task_changed", etag(before, _CHANGEABLE), if_match)
-    await _apply(shared, before, change)
+
+    def decide(task: TaskRecord, limits: Limits) -> list[Entry]:
+        check_unchanged(f"Task {task_id}", "task_changed", etag(show(task, limits), _CHANGEABLE), if_match)
+        return _words(change, limits)
+
+    await shared.tasks.change(task_id, decide)
     after = await view(shared, await shared.tasks.get(task_id))
     response.headers["ETag"] = etag(after, _CHANGEABLE)
     return after
@@ -357,19 +361,21 @@ async def _say(shared: Context, task_id: str, word: Literal["task.paused", "task
     return await view(shared, record)
 
 
-async def _apply(shared: Context, before: TaskView, change: TaskChange) -> None:
-    """Say what is new; a limit that would fall is refused before anything is said."""
+def _words(change: TaskChange, limits: Limits) -> list[Entry]:
+    """What says a change to a task that has these limits now.
+
+    Raises:
+        Problem: 422, a limit would fall.
+    """
     granted = change.limits.model_dump(exclude_none=True) if change.limits else {}
     for name, value in granted.items():
-        old = getattr(before.limits, name)
+        old = getattr(limits, name)
         if old is None or value < old:
             detail = f"{value} is lower than {old}" if old is not None else "there is no such limit to raise"
             raise rejected(f"/limits/{name}", detail, "Limits of a task can only be raised; to end it, cancel it.")
     updated = change.model_dump(exclude={"limits"}, exclude_none=True, mode="json")
-    if updated:
-        await shared.tasks.tell(before.id, "task.updated", updated)
-    if granted:
-        await shared.tasks.tell(before.id, "budget.granted", granted)
+    words: list[Entry] = [("task.updated", updated), ("budget.granted", granted)]
+    return [(word, body) for word, body in words if body]
 
 
 def check_problem(task: TaskRequest, at: str = "") -> None:

@@ -27,7 +27,7 @@ Beside the loop's events (``agent.events``) and the words of the user (:data:`US
 | task.finished         | run_id of the selected run; its status, stop_reason, verdict, error         |
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
@@ -432,6 +432,18 @@ class ProjectStore(Protocol):
         Raises:
             UnknownTask: the project has no such task.
             TaskOver: the task has ended.
+        """
+
+    async def change(self, task_id: str, decide: Callable[[TaskRecord, Limits], Sequence[Entry]]) -> None:
+        """Write words of the user that depend on how the task is, all or none; nobody else changes it meanwhile.
+
+        Args:
+            decide: what to say, of the task and the limits that it has now; what it raises is raised here, and nothing
+                is said then.
+
+        Raises:
+            UnknownTask: the project has no such task.
+            TaskOver: the task has ended, and there is something to say.
         """
 
     async def cancel(self, task_id: str) -> TaskRecord:

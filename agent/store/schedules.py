@@ -6,7 +6,7 @@ happens while the task before is not over, the schedule's overlap rule says.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -168,10 +168,20 @@ class Schedules:
         return None if row is None else _schedule(row)
 
     @whole
-    async def change(self, project_id: str, schedule_id: str, changes: Mapping[str, Any]) -> Schedule | None:
+    async def change(
+        self,
+        project_id: str,
+        schedule_id: str,
+        changes: Mapping[str, Any],
+        *,
+        check: Callable[[Schedule], None] = lambda schedule: None,
+    ) -> Schedule | None:
         """Set some of its columns, ``task`` to a :class:`TaskRequest`; None where the project has no such schedule.
 
         A schedule that is switched on, or gets another time, is next due after now.
+
+        Args:
+            check: is shown it as it is, which nobody changes meanwhile; what it raises is raised here.
 
         Raises:
             UnusableCron: its time cannot be.
@@ -181,6 +191,7 @@ class Schedules:
             row = (await transaction.db.execute(select(schedules).where(its).with_for_update())).mappings().first()
             if row is None:
                 return None
+            check(_schedule(row))
             then = {**row, **changes}
             # Who looks at it now looks at what it was.
             values = {**changes, "taken_until": None}

@@ -1,6 +1,6 @@
 """What users do with tasks. Everything here is bound to one project; nothing else reads tasks by a user's id."""
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, Text, and_, case, cast, insert, or_, selec
 from agent.errors import IdempotencyConflict, TaskNotOver, TaskOver, UnknownRun, UnknownTask
 from agent.events import MessageAdded, Restore
 from agent.inbox import Inbox
+from agent.log import Entry
 from agent.store.artifacts import Artifacts, NewImage, write_images
 from agent.store.base import USER_EVENTS, QueuePosition, TaskPage, TaskRecord
 from agent.store.claims import position_of
@@ -240,6 +241,15 @@ class SqlProjectStore:
             if images:  # It was deleted meanwhile, and its bytes before these.
                 await self._artifacts.forget(self.project_id, task_id)
             raise
+
+    @whole
+    async def change(self, task_id: str, decide: Callable[[TaskRecord, Limits], Sequence[Entry]]) -> None:
+        async with self.database.writing() as transaction:
+            task = await self._locked(transaction, task_id)
+            granted = and_(events.c.task_id == task_id, events.c.type == "budget.granted")
+            limits = Inbox(await read_events(transaction.db, granted)).raised(task.request.limits)
+            for word, body in decide(task, limits):
+                await self._hear(transaction, task_id, word, body)
 
     async def _hear(self, transaction: Transaction, task_id: str, word: str, body: dict[str, Any]) -> Event:
         """Write a word of the user, and let it end the waits that it ends.

@@ -396,6 +396,18 @@ async def test_change_of_what_somebody_changed_meanwhile_is_refused(http: httpx.
     assert (await http.get(address)).headers["etag"] == first.headers["etag"] != seen
 
 
+async def test_of_two_changes_of_the_same_at_once_one_is_refused(http: httpx.AsyncClient) -> None:
+    address = f"/v1/schedules/{(await _schedule(http))['id']}"
+    seen = (await http.get(address)).headers["etag"]
+    answers = await asyncio.gather(
+        *(http.patch(address, json={"name": name}, headers={"If-Match": seen}) for name in ("mine", "yours", "theirs"))
+    )
+
+    (done,) = [answer for answer in answers if answer.status_code == 200]
+    assert sorted(answer.status_code for answer in answers) == [200, 412, 412]
+    assert (await http.get(address)).json()["name"] == done.json()["name"]
+
+
 async def test_changed_task_keeps_only_what_differs_from_the_defaults_so_that_older_releases_can_read_it(
     http: httpx.AsyncClient, process: tuple[Store, FastAPI]
 ) -> None:

@@ -1,5 +1,6 @@
 """What a caller may say to a task after it was submitted: changes, pauses, messages, decisions."""
 
+import asyncio
 from typing import Any
 
 import httpx
@@ -67,6 +68,18 @@ async def test_change_of_what_another_changed_is_refused(api: httpx.AsyncClient,
 
     assert _code(second) == (412, "task_changed")
     assert (first.status_code, third.status_code) == (200, 200)
+
+
+async def test_of_two_changes_of_the_same_at_once_one_is_refused(api: httpx.AsyncClient, task_id: str) -> None:
+    read = (await api.get(f"/v1/tasks/{task_id}")).headers["ETag"]
+    titles = ("mine", "yours", "theirs")
+    answers = await asyncio.gather(
+        *(api.patch(f"/v1/tasks/{task_id}", json={"title": title}, headers={"If-Match": read}) for title in titles)
+    )
+
+    (done,) = [answer for answer in answers if answer.status_code == 200]
+    assert [_code(answer) for answer in answers if answer is not done] == [(412, "task_changed")] * 2
+    assert (await api.get(f"/v1/tasks/{task_id}")).json()["title"] == done.json()["title"]
 
 
 async def test_work_of_the_agent_does_not_spoil_an_etag(api: httpx.AsyncClient, store: Store, task_id: str) -> None:
