@@ -30,7 +30,7 @@ _ENDS: Mapping[Status, frozenset[StopReason | None]] = {
 }
 """How a run may end where nothing is broken: an internal error would leave it failed without a reason."""
 
-_USING = ("step.message", "note.written", "tool.completed")
+_USING = ("step.message", "note.written", "tool.completed", "reproduction.written", "attempts.judged")
 """Events whose ``usage`` was spent."""
 
 _BEGIN_TO_WAIT = ("task.submitted", "run.requeued", "run.released")

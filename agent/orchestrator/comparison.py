@@ -6,7 +6,7 @@ from agent.orchestrator.log import StoreLog
 from agent.patch import TaskRepository
 from agent.selection import judge, write_reproduction
 from agent.store.base import Claim, RunRecord, RunResult, Store, tied
-from agent.types import Check, Status
+from agent.types import Check, Status, Usage
 from agent.verdict import passes
 from sandbox.types import Backend, SandboxSpec
 
@@ -35,10 +35,11 @@ class Comparison:
         """
         mine, kind = self._store.of(claim.task.project_id), "reproduction.written"
         if not await mine.events(claim.task.id, types=[kind], limit=1):
-            check, detail = await self._write(claim, repository, base_tree)
+            check, detail, usage = await self._write(claim, repository, base_tree)
             if check and await passes(backend, spec, repository, base_tree, base_tree, check):
                 check, detail = None, "it passes without any patch"
-            await log.append(kind, {"check": check and check.model_dump(mode="json"), "detail": detail})
+            body = {"check": check and check.model_dump(mode="json"), "detail": detail, "usage": usage.model_dump()}
+            await log.append(kind, body)
         # Another attempt may have been first: its test is everybody's.
         (written,) = await mine.events(claim.task.id, types=[kind], limit=1)
         if written.body["check"] is None:
@@ -60,21 +61,22 @@ class Comparison:
             return None
         request, patches = claim.task.request, {run.attempt: run.patch for run in equal}
         try:
-            attempt, reason = await judge(self._model, request.model, request.problem_statement, patches)
+            attempt, reason, usage = await judge(self._model, request.model, request.problem_statement, patches)
         except ModelError as error:
-            attempt, reason = None, str(error)
-        await log.append("attempts.judged", {"among": list(patches), "attempt": attempt, "reason": reason})
+            attempt, reason, usage = None, str(error), Usage()
+        body = {"among": list(patches), "attempt": attempt, "reason": reason, "usage": usage.model_dump()}
+        await log.append("attempts.judged", body)
         return next((run.run_id for run in equal if run.attempt == attempt), None)
 
-    async def _write(self, claim: Claim, repository: TaskRepository, base_tree: str) -> tuple[Check | None, str]:
-        """The test, or why there is none."""
+    async def _write(self, claim: Claim, repository: TaskRepository, base_tree: str) -> tuple[Check | None, str, Usage]:
+        """The test, or why there is none; what it cost."""
         request = claim.task.request
         files = [entry.path.decode("utf-8", "replace") for entry in await repository.entries(base_tree)]
         try:
-            check = await write_reproduction(self._model, request.model, request.problem_statement, files)
+            check, usage = await write_reproduction(self._model, request.model, request.problem_statement, files)
         except ModelError as error:
-            return None, str(error)
-        return check, "" if check else "the model wrote none"
+            return None, str(error), Usage()
+        return check, "" if check else "the model wrote none", usage
 
 
 def _ended(run: RunRecord, result: RunResult) -> RunRecord:

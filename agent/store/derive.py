@@ -15,6 +15,9 @@ _FURTHEST_FIRST = (
     Status.QUEUED,
 )
 
+_MAY_COST = frozenset(("note.written", "tool.completed", "reproduction.written", "attempts.judged"))
+"""Events that hold what a model call beside the agent's own cost, where there was one."""
+
 _CHANGING = frozenset(
     (
         "run.claimed",
@@ -51,7 +54,7 @@ def advance(run: RunRecord, event: Event) -> RunRecord:
         case "step.message":
             usage = run.usage + Usage.model_validate(body["usage"])
             return run.model_copy(update={"steps": max(run.steps, body["step"]), "usage": usage})
-        case "note.written" | "tool.completed" if body.get("usage"):
+        case kind if kind in _MAY_COST and body.get("usage"):
             return run.model_copy(update={"usage": run.usage + Usage.model_validate(body["usage"])})
         case "run.stopped":
             stopped = RunStopped.model_validate(body)
@@ -80,7 +83,7 @@ def advance(run: RunRecord, event: Event) -> RunRecord:
 
 def changes(event: Event) -> bool:
     """Whether :func:`advance` may make another record of a run: most events of one only grow its log."""
-    if event.type in ("note.written", "tool.completed"):
+    if event.type in _MAY_COST:
         return bool(event.body.get("usage"))
     return event.type in _CHANGING
 

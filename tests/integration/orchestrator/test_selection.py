@@ -10,7 +10,7 @@ from agent.errors import ModelError
 from agent.orchestrator.worker import Worker
 from agent.store.base import TaskRecord
 from agent.store.sql import SqlStore
-from agent.testing import Script, call
+from agent.testing import Script, ScriptedModel, call
 from agent.types import AssistantMessage, Event, Message, TaskRequest
 from tests.integration.orchestrator.conftest import users
 
@@ -80,7 +80,7 @@ async def test_judge_decides_between_patches_that_are_equal_so_far(make: Any) ->
     task, found = await make(says((RIGHT, OTHER), preferred="2"))
 
     assert task.selected == task.runs[1]
-    assert found[-1].body == {"among": [1, 2], "attempt": 2, "reason": "Of 2:\n2"}
+    assert found[-1].body | {"usage": None} == {"among": [1, 2], "attempt": 2, "reason": "Of 2:\n2", "usage": None}
 
 
 @pytest.mark.parametrize("preferred", ["7", "neither", None])
@@ -98,6 +98,20 @@ async def test_test_that_shows_nothing_does_not_count(make: Any, test: str) -> N
     assert [run.verdict.reproduced for run in task.runs] == [None, None]
     assert found[0].body["check"] is None
     assert found[0].body["detail"]
+
+
+async def test_what_comparing_attempts_costs_is_counted(
+    store: SqlStore, make_worker: Callable[..., Worker], make_request: Callable[..., TaskRequest]
+) -> None:
+    model = ScriptedModel(says((RIGHT, OTHER), preferred="2"))
+    task = await users(store).submit(make_request(checks=(), attempts=2))
+    await make_worker(model=model).drain()
+
+    runs = (await users(store).get(task.id)).runs
+    asked = len(model.requests)
+    assert asked == sum(run.steps for run in runs) + 2
+    assert sum(run.usage.prompt_tokens for run in runs) == 100 * asked
+    assert sum(run.usage.completion_tokens for run in runs) == 10 * asked
 
 
 async def test_one_attempt_is_compared_with_nothing(make: Any) -> None:
