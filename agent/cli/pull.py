@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from agent.api.schemas import AttemptView, EventView, ModelList, TaskView
-from agent.cli.chat.conversation import ConversationBusy, add_turn
+from agent.cli.chat.folders import ConversationBusy
+from agent.cli.chat.record import add_turn
 from agent.cli.checkout import excludes_of, top_directory
 from agent.cli.client import Client
 from agent.cli.failure import ExitCode, Failure

@@ -8,7 +8,8 @@ from pydantic import ValidationError
 
 from agent.api.repos import RepoList
 from agent.cli.arguments import invalid
-from agent.cli.chat.conversation import list_conversations, said_in
+from agent.cli.chat.folders import list_conversations
+from agent.cli.chat.record import said_in
 from agent.cli.checkout import default_checks, excludes_of, top_directory
 from agent.cli.client import Client
 from agent.cli.failure import ExitCode, Failure

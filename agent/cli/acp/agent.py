@@ -30,7 +30,8 @@ from acp.schema import (
 )
 
 from agent.cli.acp.session import Session
-from agent.cli.chat.conversation import ConversationBusy, list_conversations, new_folder, open_conversation
+from agent.cli.chat.conversation import open_conversation
+from agent.cli.chat.folders import ConversationBusy, list_conversations, new_folder
 from agent.cli.chat.journal import JournalDamaged
 from agent.cli.chat.setting import Asked, Folder, open_setting
 from agent.cli.failure import Failure

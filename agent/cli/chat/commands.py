@@ -12,15 +12,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from agent.cli.chat.conversation import (
-    Conversation,
-    ConversationBusy,
-    Listed,
-    expect_free,
-    fork,
-    list_conversations,
-    new_folder,
-)
+from agent.cli.chat.conversation import Conversation
+from agent.cli.chat.folders import ConversationBusy, Listed, expect_free, fork, list_conversations, new_folder
 from agent.cli.chat.indented import Indented
 from agent.cli.chat.lines import answer, diff_lines, spent
 from agent.cli.chat.screen import Screen

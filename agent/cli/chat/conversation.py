@@ -1,28 +1,23 @@
 """A conversation about the files of a folder, whoever shows it: turns, permissions, rewinding. Knows no terminal."""
 
 import asyncio
-import fcntl
-import os
-import secrets
-import shutil
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import anyio
 
 from agent.cli.chat.custom import CustomCommand
 from agent.cli.chat.files import FileHistory
+from agent.cli.chat.folders import ConversationBusy, alone
 from agent.cli.chat.images import Images, Showing
 from agent.cli.chat.journal import (
     Compacted,
     Granted,
     Journal,
-    JournalDamaged,
     ModeChosen,
     Opened,
     PutBack,
@@ -33,7 +28,8 @@ from agent.cli.chat.journal import (
     TurnBegan,
     Unqueued,
 )
-from agent.cli.chat.turn import LEASE_TTL_S, Ears, Ended, Means, Question, Turn, said_about
+from agent.cli.chat.record import events_of, said_of, worker_id
+from agent.cli.chat.turn import LEASE_TTL_S, Ears, Ended, Means, Question, Turn
 from agent.cli.chat.workplace import Host, Sandboxed, Workplace
 from agent.cli.images import no_sight
 from agent.errors import TaskOver
@@ -45,20 +41,16 @@ from agent.permissions.policy import Asked, Decision, Grant, Mode, decide
 from agent.profiles.base import Profile
 from agent.steps.settings import LoopSettings
 from agent.store.artifacts import NewImage
-from agent.store.base import Claim, ProjectStore, RunResult, Store
+from agent.store.base import Claim, Store
 from agent.store.open import open_store
 from agent.tools.hook import Hooks
 from agent.tools.mcp import ToolServers
 from agent.tools.skill import Skill
-from agent.types import Event, Limits, Message, ModelOptions, Said, Status, StopReason, TaskRequest, ToolCall, Usage
+from agent.types import Event, Limits, Message, ModelOptions, StopReason, TaskRequest, ToolCall, Usage
 from sandbox.types import Backend
 
 MAX_WORDS_CHARS = 100_000
 """Longest thing a user can say at once; more belongs into a file."""
-
-
-class ConversationBusy(Exception):
-    """Another terminal has the conversation open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +193,7 @@ class Conversation:
         )
         task = await self._project.submit(request)
         self._journal.add(TurnBegan(task_id=task.id, text=text, before=before))
-        claim = await self._store.claim(_worker_id(), LEASE_TTL_S)
+        claim = await self._store.claim(worker_id(), LEASE_TTL_S)
         assert claim is not None, task
         return await self._work(claim)
 
@@ -280,11 +272,11 @@ class Conversation:
 
     async def messages(self, turns: int | None = None) -> list[Message]:
         """What the model is shown of the first ``turns`` turns, or of all."""
-        return earlier(await _said(self.state, self._project, turns), self._setting.options)
+        return earlier(await said_of(self.state, self._project, turns), self._setting.options)
 
     async def events(self, turn: TurnBegan) -> tuple[Event, ...]:
         """The log of a turn."""
-        return await _events(self._project, turn)
+        return await events_of(self._project, turn)
 
     async def usage(self) -> Usage:
         """Tokens of all turns, those that were rewound excepted."""
@@ -299,7 +291,7 @@ class Conversation:
     async def _answer_now(self, asked: Message) -> str:
         system = {"role": "system", "content": self._setting.profile.system_prompt(datetime.now(UTC).date())}
         options = self._setting.options.model_copy(update={"thinking": False})
-        said = earlier(await _said(self.state, self._project), options)
+        said = earlier(await said_of(self.state, self._project), options)
         completion = await self._model.complete([system, *said, asked], [], options)
         return completion.message.content.strip()
 
@@ -367,78 +359,7 @@ class Conversation:
         )
 
 
-async def said_in(folder: Path) -> list[Said]:
-    """What was said in a conversation that is not open, and which model answered."""
-    journal = Journal(folder / "journal.jsonl")
-    async with open_store(f"sqlite:///{folder / 'turns.db'}") as store:
-        return await _said(journal.state, store.of(DEFAULT_PROJECT))
-
-
-async def add_turn(
-    folder: Path,
-    root: Path,
-    origin: str,
-    text: str,
-    steps: Sequence[tuple[str, dict[str, Any]]],
-    options: ModelOptions,
-) -> None:
-    """Add what an agent did elsewhere, as a turn; nothing where that was done before.
-
-    Args:
-        origin: id of the task there.
-        options: how the model was asked there, by its name.
-        steps: types and bodies of its events; those of the loop are taken.
-
-    Raises:
-        ConversationBusy: a terminal has the conversation open.
-    """
-    with _alone(folder):
-        async with open_store(f"sqlite:///{folder / 'turns.db'}") as store:
-            project, journal = store.of(DEFAULT_PROJECT), Journal(folder / "journal.jsonl")
-            request = TaskRequest(repository=str(root), problem_statement=text, model=options)
-            task = await project.submit(request, idempotency_key=origin)
-            if task.status.terminal:
-                return
-            before = await (await FileHistory.open(root, folder / "files.git")).keep()
-            claim = await store.claim(_worker_id(), LEASE_TTL_S)
-            assert claim is not None, task
-            for kind, body in steps:
-                if kind in _OF_THE_LOOP:
-                    await store.append(claim.run_id, claim.generation, kind, body)
-            await store.finish(claim.run_id, claim.generation, RunResult(status=Status.SUCCEEDED))
-            journal.add(TurnBegan(task_id=task.id, text=text, before=before))
-
-
-_OF_THE_LOOP = frozenset(
-    {"step.started", "step.message", "tool.intent", "tool.completed", "step.completed", "view.compacted"}
-)
-
-
-async def _said(state: State, project: ProjectStore, turns: int | None = None) -> list[Said]:
-    compacted = state.compacted
-    said: list[Said] = []
-    if compacted:
-        said.append(Said(role="user", content=f"{_SUMMARY}\n\n{compacted.summary}"))
-        said.append(Said(role="assistant", content="Understood."))
-    for turn in state.turns[compacted.turns if compacted else 0 : turns]:
-        task = await project.get(turn.task_id)
-        said.extend(said_about(task.request, await _events(project, turn)))
-    return said
-
-
-async def _events(project: ProjectStore, turn: TurnBegan) -> tuple[Event, ...]:
-    found: list[Event] = []
-    while page := await project.events(turn.task_id, after=found[-1].seq if found else 0):
-        found.extend(page)
-    return tuple(found)
-
-
-def _worker_id() -> str:
-    return f"terminal:{os.getpid()}"
-
-
 _HOOK_SAYS = "[a hook says]"
-_SUMMARY = "The conversation so far is not shown. This is a summary of it:"
 _ASIDE = "Answer in short, without a call; the work goes on as before:"
 _SUM_UP = (
     "Sum up this conversation for whoever goes on with it: what the user wants, what was found out, which files were "
@@ -460,7 +381,7 @@ async def open_conversation(
     """
     await anyio.Path(folder).mkdir(mode=0o700, parents=True, exist_ok=True)  # it holds private words and files
     async with AsyncExitStack() as stack:
-        stack.enter_context(_alone(folder))
+        stack.enter_context(alone(folder))
         journal = Journal(folder / "journal.jsonl")
         if not journal.state.root:
             journal.add(Opened(root=str(root), at=datetime.now(UTC)))
@@ -476,67 +397,6 @@ async def open_conversation(
         yield Conversation(folder, journal, store, history, workplace, setting, audience, left)
 
 
-def new_folder(conversations: Path) -> Path:
-    """For a conversation that begins now."""
-    return conversations / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-
-
-def fork(folder: Path, *, turns: int | None = None) -> Path:
-    """A copy of a conversation that goes its own way from here. The conversation must not be in a turn."""
-    copy = new_folder(folder.parent)
-    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("lock", "checkpoints"))
-    journal = Journal(copy / "journal.jsonl")
-    if turns is not None:
-        journal.add(Rewound(turns=turns))
-    return copy
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """A conversation in a list."""
-
-    folder: Path
-    root: str
-    title: str
-    turns: int
-    changed_at: float
-    """Seconds since the epoch."""
-
-
-def list_conversations(conversations: Path, root: Path | None = None) -> list[Listed]:
-    """Conversations with at least one turn, newest first; those about ``root`` where it is given."""
-    found = []
-    for path in conversations.glob("*/journal.jsonl"):
-        try:
-            state = Journal(path).state
-        except JournalDamaged:
-            continue  # It says so when it is opened by name.
-        if state.turns and (root is None or state.root == str(root)):
-            title = state.turns[0].text.strip().split("\n")[0]
-            found.append(Listed(path.parent, state.root, title, len(state.turns), path.stat().st_mtime))
-    return sorted(found, key=lambda listed: listed.changed_at, reverse=True)
-
-
-def expect_free(folder: Path) -> None:
-    """
-    Raises:
-        ConversationBusy: a terminal has the conversation open.
-    """
-    with _alone(folder):
-        pass
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One terminal at a time; the kernel lets go of the lock however the process ends."""
-    with (folder / "lock").open("ab") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConversationBusy(f"conversation {folder.name} is open in another terminal") from error
-        yield
-
-
 async def _unfinished(store: Store, state: State, wait_s: float) -> Claim | None:
     """The newest turn, where its process ended before it did; it is ours once that process's lease has run out."""
     if not state.turns:
@@ -545,7 +405,7 @@ async def _unfinished(store: Store, state: State, wait_s: float) -> Claim | None
     if task.status.terminal:
         return None
     deadline = time.monotonic() + wait_s
-    while (claim := await store.claim(_worker_id(), LEASE_TTL_S)) is None:
+    while (claim := await store.claim(worker_id(), LEASE_TTL_S)) is None:
         if time.monotonic() > deadline:
             raise ConversationBusy("the last turn is still under way in another process")
         await asyncio.sleep(0.2)

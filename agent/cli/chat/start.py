@@ -12,16 +12,8 @@ from pathlib import Path
 from rich.text import Text
 
 from agent.cli.chat.commands import Commands, when
-from agent.cli.chat.conversation import (
-    Conversation,
-    ConversationBusy,
-    Listed,
-    Setting,
-    expect_free,
-    list_conversations,
-    new_folder,
-    open_conversation,
-)
+from agent.cli.chat.conversation import Conversation, Setting, open_conversation
+from agent.cli.chat.folders import ConversationBusy, Listed, expect_free, list_conversations, new_folder
 from agent.cli.chat.journal import Journal, JournalDamaged, JournalTooNew
 from agent.cli.chat.screen import Screen
 from agent.cli.chat.setting import Asked, Folder, open_endpoint, open_setting

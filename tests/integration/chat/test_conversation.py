@@ -7,8 +7,9 @@ from pathlib import Path
 import anyio
 import pytest
 
-from agent.cli.chat.conversation import Consent, ConversationBusy, fork, list_conversations
+from agent.cli.chat.conversation import Consent
 from agent.cli.chat.files import FileHistory
+from agent.cli.chat.folders import ConversationBusy, fork, list_conversations
 from agent.permissions.policy import Mode
 from agent.testing import call, in_order
 from agent.types import AssistantMessage, Message, ModelOptions, StopReason

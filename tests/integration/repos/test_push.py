@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from anyio.from_thread import start_blocking_portal
 
-from agent.cli.chat.conversation import add_turn, said_in
 from agent.cli.chat.journal import Journal, Opened
+from agent.cli.chat.record import add_turn, said_in
 from agent.events import StepMessage, StepStarted
 from agent.testing import ScriptedEndpoint, in_order
 from agent.types import AssistantMessage, ModelOptions, Usage
