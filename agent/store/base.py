@@ -19,9 +19,9 @@ Beside the loop's events (``agent.events``) and the words of the user (:data:`US
 | setup.completed       | duration_s, output (its end); nothing where its work was kept before        |
 | run.equipped          | skills and servers of its project, see RunEquipped of ``agent.events``      |
 | sandbox.lost          | detail                                                                      |
-| reproduction.written  | check that fails without a patch, or None; detail: why there is none        |
+| reproduction.written  | check that fails without a patch, or None; detail: why there is none; usage |
 | verdict.reached       | verdict                                                                     |
-| attempts.judged       | among (attempts), attempt that is preferred or None, reason                 |
+| attempts.judged       | among (attempts), attempt that is preferred or None, reason, usage          |
 | run.released          | nothing: its worker stopped, another goes on                                |
 | run.finished          | attempt, status, stop_reason, verdict (its kind), error                     |
 | task.finished         | run_id of the selected run; its status, stop_reason, verdict, error         |
