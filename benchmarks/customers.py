@@ -20,7 +20,7 @@ _CUT_OFF = "the worker was restarted"
 """Part of what the model reads where a call did not come to its end."""
 _PATIENCE_S = 1200.0
 _MOST_STEPS = 6
-_ANSWER_LIMIT_S = 120.0
+_ANSWER_LIMIT_S = 600.0
 
 
 def write_lines(messages: Sequence[Message]) -> AssistantMessage:
