@@ -5,7 +5,7 @@ PYTHON := .venv/bin/python
 BENCHMARKS := $(filter-out __init__,$(sort $(basename $(notdir $(wildcard benchmarks/*.py)))))
 PICTURES := $(sort $(basename $(notdir $(wildcard docs/pictures/*.py))))
 
-.PHONY: client docs-pictures help setup demo serve test check format bench lock images cluster cluster-down
+.PHONY: client docs-pictures help setup demo serve test check format bench lock images images-docker cluster cluster-down
 
 help:
 	@echo "make demo    five held-out repositories, repaired over REST by the model that ships with the project"
@@ -18,6 +18,7 @@ help:
 	@echo "make format  format and fix what can be fixed"
 	@echo "make cluster a whole Kubernetes on this machine, as root; prints its kubeconfig; make cluster-down ends it"
 	@echo "make images  the images of the service, without Docker and a registry; into build/images"
+	@echo "make images-docker  has Docker build every Dockerfile over bases of this machine, and compares; as root"
 	@echo "make lock    write requirements/*.txt anew from pyproject.toml (ARGS=--upgrade for newest versions)"
 
 setup:
@@ -50,6 +51,10 @@ bench: setup
 
 images: setup
 	@$(PYTHON) -m deploy.images $(ARGS)
+
+images-docker: setup
+	@deploy/setup.sh --for-tests
+	MIMO_TEST_LONG_BUILDS=1 $(PYTHON) -m pytest tests/integration/deploy/test_docker_build.py $(ARGS)
 
 client: setup
 	$(PYTHON) -m deploy.openapi

@@ -29,6 +29,8 @@ main() {
                 $(have qemu-aarch64-static || echo qemu-user-static) \
                 $(have qemu-system-x86_64 || echo qemu-system-x86) $(have busybox || echo busybox-static) \
                 $(have cpio || echo cpio) \
+                $([ -x /usr/bin/pip3 ] || echo python3-pip) \
+                $(/usr/bin/python3 -c 'import ensurepip' 2>/dev/null || echo python3-venv) \
                 $(.venv/bin/python -m deploy.bubblewrap packages) \
                 $(.venv/bin/python -m deploy.cluster packages)
             .venv/bin/python -m deploy.cluster build || echo "setup: without a cluster the tests on one are skipped"
