@@ -543,6 +543,11 @@ class Orchestrator(Component):
     lease_ttl_seconds: float = Field(
         15.0, gt=0, le=3600, description="A run goes to another worker after so long a silence, s."
     )
+    tidy_every_seconds: int = Field(
+        600,
+        ge=1,
+        description="How often what is kept no longer is deleted, s: old tasks, files of runs that ended.",
+    )
     keep_deliveries_days: int = Field(
         30,
         ge=1,

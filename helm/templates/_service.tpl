@@ -86,6 +86,7 @@ args:
   - --sandbox=kubernetes
   - --concurrency={{ int .Values.orchestrator.concurrency }}
   - --lease-ttl={{ .Values.orchestrator.leaseTtlSeconds }}
+  - --tidy-every={{ int .Values.orchestrator.tidyEverySeconds }}
   - --keep-deliveries={{ int .Values.orchestrator.keepDeliveriesDays }}
   - --monitor=0.0.0.0:9002
   {{- with .Values.orchestrator.probeEverySeconds }}
