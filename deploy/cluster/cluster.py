@@ -66,13 +66,14 @@ def missing() -> str:
     return ""
 
 
-def start(folder: Path, name: str = "mimo", *, with_us: bool = False) -> "Cluster":
+def start(folder: Path, name: str = "mimo", *, with_us: bool = False, has_image_volumes: bool = False) -> "Cluster":
     """Start a cluster that keeps everything in ``folder``; ready for pods on return.
 
     The folder must not exist, or be what is left of a cluster that has ended.
 
     Args:
         with_us: it ends when this thread does, however that ends.
+        has_image_volumes: volumes can be images, by another containerd than Debian's; compiled when it is not yet.
 
     Raises:
         ClusterError: it cannot be, or does not get ready.
@@ -82,6 +83,8 @@ def start(folder: Path, name: str = "mimo", *, with_us: bool = False) -> "Cluste
     if not _NAME.fullmatch(name):
         raise ClusterError(f"{name!r} is no name for a node: small letters, digits and - within, 30 at most")
     built = programs.build()
+    if has_image_volumes:
+        built["containerd"] = programs.compiled("containerd") / "containerd"
     _make_room(folder)
     folder = folder.resolve()
     layout = _claim_network(folder, name)

@@ -68,7 +68,7 @@ def _api_server(layout: Layout) -> list[str]:
         "--allow-privileged",
         # Debian's etcd 3.4 cannot give what these need, and clients that try them wait half a minute before they turn
         # to the ordinary way.
-        "--feature-gates=WatchList=false",
+        "--feature-gates=WatchList=false,ImageVolume=true",
         "--service-account-issuer=https://kubernetes.default.svc",
         f"--service-account-key-file={keys}/service-accounts.pem",
         f"--service-account-signing-key-file={keys}/service-accounts.key",

@@ -1,11 +1,7 @@
-"""A release of which everything is said that can be said of pods, whose weights one Job fetches from a hub.
-
-SGLang is the fake one, over the small model; it is started by the command line of the real one.
-"""
+"""A release of which everything is said that can be said of pods, whose weights one Job fetches from a hub."""
 
 import json
 from collections.abc import Iterator, Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,33 +11,14 @@ from agent.types import VerdictKind
 from deploy.cluster.cluster import Cluster
 from evals.runner import Sampling, request_of
 from evals.types import EvalTask
+from tests.helm import engine
+from tests.helm.engine import RESTRICTED, REVISION, beside, image
 from tests.helm.release import Release, ended
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(1800)]  # the first makes the images
 
 NAME = "given"
-REPOSITORY, REVISION = "XiaomiMiMo/mimo-v2-nano", "0123456789abcdef0123456789abcdef01234567"
-SHIPPED = "/opt/mimo/model_server/checkpoints/mimo-v2-nano"
-GPU = "example.org/gpu"
-LAUNCH = """
-import sys
-from model_server.testing.__main__ import main
-main([*sys.argv[1:], "--fake-model"])
-"""
-"""The module that is started as ``sglang.launch_server``."""
 LASTING = 'trap "exit 0" TERM; while :; do sleep 1; done'
-SMALL = {"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"memory": "256Mi"}}
-RESTRICTED = {
-    "allowPrivilegeEscalation": False,
-    "runAsNonRoot": True,
-    "runAsUser": 10001,
-    "capabilities": {"drop": ["ALL"]},
-    "seccompProfile": {"type": "RuntimeDefault"},
-}
-
-
-def image(name: str) -> str:
-    return f"mimo-coder/{name}:{version('mimo-coder')}"
 
 
 def foreign(name: str, line: str, **more: str) -> dict[str, object]:
@@ -87,24 +64,17 @@ VALUES: Mapping[str, Any] = {
         "engine": "sglang",
         "sglang": {
             **SERVER,
-            "env": {"SAID": "plainly", "PYTHONPATH": "/engine:/opt/mimo"},
-            "extraVolumeMounts": [*SHARED["extraVolumeMounts"], {"name": "engine", "mountPath": "/engine/sglang"}],
-            "image": {"registry": "docker.io", "repository": "mimo-coder/model-server", "tag": version("mimo-coder")},
-            "settings": {"gpus": 1, "attention_groups": 1, "expert_exchange": "none", "context_length": 8192},
-            "gpuResource": GPU,
-            "resources": {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"memory": "2Gi"}},
-            "shmSize": "64Mi",
+            **engine.SGLANG,
+            "env": {"SAID": "plainly", **engine.PATHS},
+            "extraVolumeMounts": [*SHARED["extraVolumeMounts"], engine.MOUNT],
         },
-        "extraVolumes": [*OTHERS["extraVolumes"], {"name": "engine", "configMap": {"name": "engine"}}],
+        "extraVolumes": [*OTHERS["extraVolumes"], engine.VOLUME],
         "weights": {
             **SHARED,
+            **engine.WEIGHTS,
             "env": {"HF_ENDPOINT": f"http://hub.{NAME}.svc:8080", "SAID": "plainly"},
             "source": "job",
-            "path": "mimo-v2-nano",
-            "repository": REPOSITORY,
             "revision": REVISION,
-            "size": "1Gi",
-            "resources": SMALL,
         },
         "compileCache": {"size": "1Gi"},
     },
@@ -120,34 +90,18 @@ PARTS: Mapping[str, tuple[str, ...]] = {
 """Component -> its containers."""
 
 
-def beside(kind: str, name: str, **parts: Any) -> dict[str, Any]:
-    return {"apiVersion": "v1", "kind": kind, "metadata": {"name": name, "namespace": NAME}, **parts}
-
-
-def hub() -> list[dict[str, Any]]:
-    """Where weights come from."""
-    program = Path(__file__).with_name("hub.py").read_text()
-    command = ["python", "-c", program, SHIPPED, REPOSITORY, REVISION]
-    main = {"name": "hub", "image": image("model-server"), "imagePullPolicy": "Never", "command": command}
-    spec = {"terminationGracePeriodSeconds": 1, "containers": [{**main, "securityContext": RESTRICTED}]}
-    pod = beside("Pod", "hub", spec=spec)
-    pod["metadata"]["labels"] = {"app": "hub"}
-    return [pod, beside("Service", "hub", spec={"selector": {"app": "hub"}, "ports": [{"port": 8080}]})]
-
-
 @pytest.fixture(scope="module")
 def given(loaded: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Release]:
     """In a namespace that admits what "baseline" does."""
-    node = loaded.kubectl("get", "nodes", "--selector=!type", "--output=name").strip()
-    loaded.kubectl("patch", node, "--subresource=status", f'--patch={{"status":{{"capacity":{{"{GPU}":"1"}}}}}}')
+    engine.give_gpus(loaded)
     loaded.kubectl("create", "namespace", NAME)
     loaded.kubectl("label", "namespace", NAME, "pod-security.kubernetes.io/enforce=baseline")
     priority = {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": NAME}, "value": 7}
     extra = [
         priority,
-        beside("ConfigMap", "beside", data={"FROM_MAP": "too"}),
-        beside("ConfigMap", "engine", data={"launch_server.py": LAUNCH}),
-        *hub(),
+        beside(NAME, "ConfigMap", "beside", data={"FROM_MAP": "too"}),
+        engine.engine(NAME),
+        *engine.hub(NAME),
     ]
     values = tmp_path_factory.mktemp("values") / "values.json"
     values.write_text(json.dumps({**VALUES, "extraObjects": extra}))
