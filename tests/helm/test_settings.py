@@ -37,7 +37,6 @@ OF_WORKERS_NOT_IN_THE_CHART = {
     **OPTIONS_NOT_IN_THE_CHART,
     "--exit-with-parent": "for workers that another program starts",
     "--registry": "all workers of a store have one by themselves",
-    "--tidy-every": "ten minutes suit every installation; benchmarks have less",
 }
 NETWORKS = {"repositories": "10.1.0.0/16", "webhooks": "10.2.0.0/16", "mcp": "10.3.0.0/16"}
 EVERYTHING: dict[str, Any] = {
