@@ -235,7 +235,9 @@ class OurSide:
     def _alone(self, sequences: PooledSequences, drawn: list[int]) -> tuple[list[int], Tensor]:
         """As the engine runs a greedy sequence that is alone. The newest token, and the last step's experts."""
         for _ in range(0, _NUM_NEW, MOST_AT_ONCE):
-            output = self._backend.decode(sequences.segment(0, drawn), sequences.pools, MOST_AT_ONCE, ())
+            output = self._backend.decode(
+                [sequences.segment(0, drawn)], sequences.pools, MOST_AT_ONCE, (), keep_logits=False
+            )
             sequences.lengths[0] += MOST_AT_ONCE
             assert output.likeliest is not None
             drawn = [output.likeliest[-1]]

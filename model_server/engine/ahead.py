@@ -1,15 +1,17 @@
-"""How many steps a greedy sequence that runs alone takes at once: as many as nobody notices.
+"""How many steps greedy sequences take at once: as many as nobody notices.
 
 Between two steps the engine hears of new requests and cancellations, and says what came; all that takes as long as a
 third of a small model's step. While a backend takes several steps by itself, that waits.
 """
+
+from collections.abc import Sequence as Several
 
 from model_server.engine.sequence import Sequence, cache_of
 
 _AT_ONCE_S = 0.004
 """What others may have to wait."""
 MOST_AT_ONCE = 8
-_FORGET = 16
+_FORGET = 4
 """So many steps later a slow one counts for a third."""
 
 
@@ -17,23 +19,32 @@ class Ahead:
     """For one engine; knows how long its steps take."""
 
     def __init__(self) -> None:
-        self._step_s: float | None = None
-        """One step, the slowest of late."""
+        self._step_s: dict[int, float] = {}
+        """By number of sequences: one step, the slowest of late."""
 
-    def most(self, sequence: Sequence) -> int:
-        """Steps that a sequence which decodes may take at once; 1 where each token has to be looked at."""
-        cache = cache_of(sequence)
-        is_recomputed = sequence.routes.forced(cache.num_tokens, len(sequence.ids)) is not None
-        if self._step_s is None or is_recomputed or not _is_greedy(sequence):
+    def most(self, sequences: Several[Sequence]) -> int:
+        """Steps that all the sequences of a step, which decode, may take at once; 1 where a token has to be looked at
+        before the next."""
+        step_s = self._step_s.get(len(sequences))
+        if step_s is None or not all(map(_is_greedy, sequences)):
             return 1
-        left = sequence.request.sampling.max_tokens - sequence.num_sampled
-        return max(min(MOST_AT_ONCE, int(_AT_ONCE_S / self._step_s), left, cache.room), 1)
+        return max(min(MOST_AT_ONCE, int(_AT_ONCE_S / step_s)), 1)
 
-    def observe(self, seconds: float) -> None:
-        """A step of a lone sequence took so long."""
-        before = seconds if self._step_s is None else self._step_s
-        self._step_s = max(seconds, before + (seconds - before) / _FORGET)
+    def room(self, sequences: Several[Sequence]) -> int:
+        """Steps for which all of them have room, and tokens left to come."""
+        return min(map(_room, sequences))
+
+    def observe(self, num_sequences: int, seconds: float) -> None:
+        """A step of so many sequences took so long."""
+        before = self._step_s.get(num_sequences, seconds)
+        self._step_s[num_sequences] = max(seconds, before + (seconds - before) / _FORGET)
 
 
 def _is_greedy(sequence: Sequence) -> bool:
-    return sequence.draws_freely and sequence.drawing.takes_likeliest and sequence.request.sampling.deadline is None
+    is_recomputed = sequence.routes.forced(cache_of(sequence).num_tokens, len(sequence.ids)) is not None
+    is_free = sequence.draws_freely and sequence.request.sampling.deadline is None
+    return is_free and sequence.drawing.takes_likeliest and not is_recomputed
+
+
+def _room(sequence: Sequence) -> int:
+    return min(sequence.request.sampling.max_tokens - sequence.num_sampled, cache_of(sequence).room)

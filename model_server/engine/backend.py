@@ -1,6 +1,6 @@
 """What runs the steps of an engine, and the choice of it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -28,11 +28,17 @@ class StepBackend(Protocol):
 
 @runtime_checkable
 class DecodingBackend(StepBackend, Protocol):
-    """One that can run several steps of a greedy sequence by itself."""
+    """One that can run several steps of greedy sequences by itself."""
 
-    def decode(self, segment: Segment, pools: CachePools, most: int, stops: Sequence[int]) -> StepOutput:
-        """Run the segment's one token and then the likeliest after each, at most ``most`` in all, until that is one of
-        ``stops`` or not known. A row and its logits for each that was run; the last likeliest token was not.
+    most_together: int
+    """Sequences, at most."""
+
+    def decode(
+        self, segments: Sequence[Segment], pools: CachePools, most: int, stops: Collection[int], *, keep_logits: bool
+    ) -> StepOutput:
+        """Run the one token of each segment and then the likeliest after it, at most ``most`` in all, until one of
+        these is in ``stops`` or not known. As many rows for each segment, with their logits if these are to be
+        kept; the last likeliest tokens were not run.
         """
 
 

@@ -8,7 +8,7 @@ depend, to the last bit, on which rows share its step, on how a prompt was cut, 
 import ctypes
 import weakref
 from array import array
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -40,6 +40,8 @@ _ALIGNMENT = 64
 
 class CpuBackend:
     """A model packed for the C++ step; see :class:`model_server.engine.backend.StepBackend`. One step at a time."""
+
+    most_together = 64
 
     def __init__(
         self,
@@ -81,17 +83,34 @@ class CpuBackend:
         del words  # the records pointed to it until here
         return output
 
-    def decode(self, segment: Segment, pools: CachePools, most: int, stops: Sequence[int]) -> StepOutput:
+    def decode(
+        self, segments: Sequence[Segment], pools: CachePools, most: int, stops: Collection[int], *, keep_logits: bool
+    ) -> StepOutput:
         """See :class:`model_server.engine.backend.DecodingBackend`."""
-        assert len(segment.ids) == segment.num_logits == 1, segment
-        assert segment.first + most <= self._context_length, (segment.first, most)
-        assert segment.forced_experts is None
-        ids, words = self._set_segments([segment])
-        output, stopping = self._new_output(most, most, pools), array("q", stops)
-        done = self._library.decode(self._model, self._batch_address, most, stopping.buffer_info()[0], len(stopping))
+        count = len(segments)
+        assert 0 < count <= self.most_together, count
+        for segment in segments:
+            assert len(segment.ids) == segment.num_logits == 1, segment
+            assert segment.first + most <= self._context_length, (segment.first, most)
+            assert segment.forced_experts is None
+        ids, words = self._set_segments(segments)
+        output = self._new_output(most * count, most * count if keep_logits else count, pools)
+        likeliest, stopping = array("q", [-1]) * (most * count), array("q", stops)
+        self._batch.likeliest = likeliest.buffer_info()[0]
+        done = self._library.decode(
+            self._model, self._batch_address, most, stopping.buffer_info()[0], len(stopping), keep_logits
+        )
         del ids, words  # the records pointed to them until here
-        assert output.likeliest is not None
-        return StepOutput(output.logits[:done], output.hidden[:done], output.experts[:done], output.likeliest[:done])
+
+        def by_segment(rows: Tensor) -> Tensor:
+            return rows[: done * count].view(done, count, *rows.shape[1:]).transpose(0, 1).flatten(0, 1)
+
+        return StepOutput(
+            by_segment(output.logits) if keep_logits else output.logits[:0],
+            by_segment(output.hidden),
+            by_segment(output.experts),
+            array("q", [token for first in range(count) for token in likeliest[first : done * count : count]]),
+        )
 
     def predict(
         self, layer: int, segments: Sequence[Segment], hidden: Tensor, rings: tuple[Tensor, Tensor]

@@ -18,7 +18,7 @@ from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
 from model_server.engine.admission import check_request
-from model_server.engine.ahead import Ahead
+from model_server.engine.ahead import MOST_AT_ONCE, Ahead
 from model_server.engine.backend import DecodingBackend, Loaded, StepBackend
 from model_server.engine.cache_plan import CachePlan, plan_cache
 from model_server.engine.draft_policy import DraftPolicy, Speculation
@@ -61,6 +61,16 @@ _NAP_S = 30.0
 
 _PROMPT_TOKENS = 512
 """Of all prompts together in a step: enough for efficient matrix products, not so many that who decodes stalls."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Decoded:
+    """Steps of sequences that all decode."""
+
+    num_sequences: int
+    num_steps: int
+    is_plain: bool
+    """Without guesses."""
 
 
 class EmbeddedEngine:
@@ -115,7 +125,8 @@ class EmbeddedEngine:
             max_sessions=plan.num_sessions,
             num_hidden=self._guesser.num_hidden,
         )
-        self._scheduler = Scheduler(self._cache, max_running, _PROMPT_TOKENS, policy.longest_of_all)
+        most_new = max(policy.longest_of_all, MOST_AT_ONCE - 1 if self._decoder else 0)
+        self._scheduler = Scheduler(self._cache, max_running, _PROMPT_TOKENS, most_new)
         self._streams: dict[Sequence, Stream] = {}
         self._news: defaultdict[asyncio.AbstractEventLoop, list[News]] = defaultdict(list)
         """What the step has for those who asked; sent at its end, since waking an event loop costs."""
@@ -252,13 +263,17 @@ class EmbeddedEngine:
 
     def _run(self) -> None:
         while self._receive():
+            started = time.thread_time()  # of this thread: what other programs take of the machine says nothing
+            decoded = None
             try:
-                self._step()
+                decoded = self._step()
             except Exception as error:  # noqa: BLE001 (outermost loop: a bad step ends its sequences, not the engine)
                 _log.exception("engine.step_failed")
                 for sequence in list(self._scheduler.running or self._scheduler.waiting):
                     self._fail(sequence, _failure(error))
             self._send_news()
+            if decoded is not None:
+                self._observe(decoded, time.thread_time() - started)
             self._change_weights()
             self._cache.drop_idle_sessions(time.monotonic() - self._session_idle_s)
         for sequence in list(self._streams):
@@ -310,29 +325,42 @@ class EmbeddedEngine:
         _log.info("engine.weights_changed", extra={"version": change.version})
         change.done.set_result(None)
 
-    def _step(self) -> None:
-        # Of this thread: what other programs take of the machine says nothing about steps.
-        started = time.thread_time()
+    def _step(self) -> _Decoded | None:
+        """What was done, where all sequences decode."""
         step = self._scheduler.schedule()
         if step and all(part.samples and part.num_tokens == 1 for part in step):
-            self._decode(self._guessed(step), started)
-        elif step:  # beside a prompt, which sets the pace, nothing is guessed
+            return self._decode(step)
+        if step:  # beside a prompt, which sets the pace, nothing is guessed
             self._execute(step)
+        return None
 
-    def _decode(self, step: list[ScheduledSequence], started: float) -> None:
-        """A step of sequences that decode; several at once where one is alone and has no guess."""
-        is_plain = len(step) == 1 and not step[0].guess.tokens
-        at_once = self._ahead.most(step[0].sequence) if is_plain and self._decoder is not None else 1
-        if at_once > 1 and self._guesser.goes_by_itself():
-            at_once = 1
-        num_rows = self._execute(step, at_once)
-        seconds = time.thread_time() - started
-        if not is_plain:
-            self._guesser.observe_step(len(step), seconds)
-            return
-        seconds /= num_rows  # each row was a step
-        self._ahead.observe(seconds)
-        self._guesser.observe_step(1, seconds, num_rows)
+    def _decode(self, step: list[ScheduledSequence]) -> _Decoded:
+        """Several steps at once, or one with guesses. Of many sequences some always have a guess, which would end for
+        all what saves as much: only one that is alone chooses."""
+        count, sequences = len(step), [part.sequence for part in step]
+        at_once = self._at_once(sequences)
+        if count == 1 or at_once == 1:
+            step = self._guessed(step)
+            if any(part.guess.tokens for part in step):
+                self._execute(step)
+                return _Decoded(count, 1, is_plain=False)
+            if at_once > 1 and self._guesser.goes_by_itself():
+                at_once = 1
+        at_once = min(at_once, self._ahead.room(sequences))
+        return _Decoded(count, self._execute(step, at_once) // count, is_plain=True)
+
+    def _at_once(self, sequences: list[Sequence]) -> int:
+        if self._decoder is None or len(sequences) > self._decoder.most_together:
+            return 1
+        return self._ahead.most(sequences)
+
+    def _observe(self, decoded: _Decoded, seconds: float) -> None:
+        """It took so long, with all that is done between two steps."""
+        count, step_s = decoded.num_sequences, seconds / decoded.num_steps
+        if decoded.is_plain:
+            self._ahead.observe(count, step_s)
+        if count == 1 or decoded.num_steps == 1:  # several steps of a group say nothing of one with guesses
+            self._guesser.observe_step(count, step_s, decoded.num_steps)
 
     def _guessed(self, step: list[ScheduledSequence]) -> list[ScheduledSequence]:
         guesses = self._guesser.guess([part.sequence for part in step])
@@ -345,11 +373,11 @@ class EmbeddedEngine:
         one, and end only their own sequences.
 
         Args:
-            at_once: so many steps follow each other, at most; more than 1 of a lone sequence that decodes.
+            at_once: so many steps follow each other, at most; more than 1 of sequences that decode without guesses.
         """
         try:
             if at_once > 1:
-                step, result = self._results_ahead(step[0], at_once)
+                step, result = self._results_ahead(step, at_once)
             else:
                 result = self._result(step)
         except Exception as error:  # noqa: BLE001 (whatever it was, those who are not to blame go on)
@@ -373,17 +401,26 @@ class EmbeddedEngine:
         """
         return _drawn(step, self._backend.step([part.segment() for part in step], self.pools))
 
-    def _results_ahead(self, part: ScheduledSequence, most: int) -> tuple[list[ScheduledSequence], StepResult]:
-        """The same of several steps, whose tokens are the part's guess, all of which hold.
+    def _results_ahead(self, step: list[ScheduledSequence], most: int) -> tuple[list[ScheduledSequence], StepResult]:
+        """The same of several steps, whose tokens are the parts' guesses, all of which hold.
 
         Raises:
             EngineError: the model's logits are not finite.
         """
         assert self._decoder is not None
-        stops = part.sequence.request.sampling.stop_ids
-        output = self._decoder.decode(part.segment(), self.pools, most, tuple(stops))
+        stops = frozenset().union(*(part.sequence.request.sampling.stop_ids for part in step))
+        keep_logits = any(part.sequence.request.sampling.num_logprobs is not None for part in step)
+        segments = [part.segment() for part in step]
+        output = self._decoder.decode(segments, self.pools, most, stops, keep_logits=keep_logits)
         assert output.likeliest is not None
-        step = [dataclasses.replace(part, guess=Guess(output.likeliest[:-1].tolist(), source=None))]
+        num_steps = len(output.likeliest) // len(step)
+        tokens = [
+            output.likeliest[first : first + num_steps - 1] for first in range(0, len(output.likeliest), num_steps)
+        ]
+        step = [
+            dataclasses.replace(part, guess=Guess(known.tolist(), source=None))
+            for part, known in zip(step, tokens, strict=True)
+        ]
         return step, _drawn(step, output)
 
     def _take_or_fail(self, part: ScheduledSequence, result: StepResult, first_row: int, first_logit: int) -> None:

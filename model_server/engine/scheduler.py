@@ -73,15 +73,16 @@ class ScheduledSequence:
 class Scheduler:
     """Waiting and running sequences."""
 
-    def __init__(self, memory: Memory, max_running: int, prompt_tokens: int, max_guessed: int) -> None:
-        """``prompt_tokens``: of all prompts together in a step; ``max_guessed``: that may follow a decoding row."""
+    def __init__(self, memory: Memory, max_running: int, prompt_tokens: int, most_more: int) -> None:
+        """``prompt_tokens``: of all prompts together in a step; ``most_more``: that may follow a decoding row, guessed
+        or of further steps."""
         self.running: list[Sequence] = []
         """Higher priorities first, then in order of arrival."""
         self.waiting: list[Sequence] = []
         self._memory = memory
         self._max_running = max_running
         self._prompt_tokens = prompt_tokens
-        self._max_guessed = max_guessed
+        self._most_more = most_more
         self._num_arrived = 0
         self.is_closed = False
         """Whether those that have not begun wait."""
@@ -146,10 +147,10 @@ class Scheduler:
         return parts
 
     def _make_room(self, sequence: Sequence) -> bool:
-        """Room for the pending token, if need be at the cost of others, and for guesses if at nobody's; False if at its
+        """Room for the pending token, if need be at the cost of others, and for more if at nobody's; False if at its
         own."""
         longest = sequence.most_cached - cache_of(sequence).num_tokens
-        if self._memory.reserve(sequence, min(1 + self._max_guessed, longest)):
+        if self._memory.reserve(sequence, min(1 + self._most_more, longest)):
             return True
         while not self._memory.reserve(sequence, 1):
             last = self.running.pop()

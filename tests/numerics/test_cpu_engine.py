@@ -52,7 +52,9 @@ async def test_a_turn_that_continues_a_cached_one_equals_a_cold_one(engine: Embe
 
 
 @pytest.mark.anyio
-async def test_a_greedy_answer_is_the_same_alone_where_it_takes_several_steps_at_once(engine: EmbeddedEngine) -> None:
+async def test_a_greedy_answer_is_the_same_alone_and_together_where_several_steps_are_taken_at_once(
+    engine: EmbeddedEngine,
+) -> None:
     together = await asyncio.gather(*[_greedy(engine, prompt) for prompt in _PROMPTS])
     await engine.flush_cache()
     alone = [await _greedy(engine, prompt) for prompt in _PROMPTS]
@@ -77,6 +79,17 @@ async def test_a_greedy_answer_ends_with_its_stop_token_and_is_continued_from_th
         warm = await _answer(engine, longer)
         await engine.flush_cache()
         assert warm == await _answer(engine, longer)
+
+
+@pytest.mark.anyio
+async def test_greedy_answers_that_take_several_steps_at_once_each_end_at_their_own_stop(
+    engine: EmbeddedEngine,
+) -> None:
+    wholes = [[event.token_id for event in await _greedy(engine, prompt)] for prompt in _PROMPTS]
+    stops = [whole[5 + 9 * index] for index, whole in enumerate(wholes)]
+    asked = [_greedy(engine, prompt, stop_ids=frozenset((stop,))) for prompt, stop in zip(_PROMPTS, stops, strict=True)]
+    for whole, stop, events in zip(wholes, stops, await asyncio.gather(*asked), strict=True):
+        assert [event.token_id for event in events] == whole[: whole.index(stop) + 1]
 
 
 async def _greedy(engine: EmbeddedEngine, prompt: list[int], **more: Any) -> list[TokenEvent]:

@@ -267,7 +267,7 @@ def test_steps_taken_at_once_give_the_bits_of_single_ones_and_end_at_a_stop(num_
     stops = tokens[6 : 6 + num_stops]
     num_run = 12 if not stops else tokens.index(stops[0], 1)
     segment = Segment(tokens[:1], len(prompt), at_once.pages[0], 0)
-    decoded = at_once.backend.decode(segment, at_once.pools, 12, stops)
+    decoded = at_once.backend.decode([segment], at_once.pools, 12, stops, keep_logits=True)
     assert decoded.likeliest is not None
     assert decoded.likeliest.tolist() == tokens[1 : num_run + 1]
     for name in ("logits", "hidden", "experts"):
@@ -276,6 +276,33 @@ def test_steps_taken_at_once_give_the_bits_of_single_ones_and_end_at_a_stop(num_
     if not stops:  # what they stored is the same too
         after = [sequences.step([(0, tokens[-1:])]).logits for sequences in (single, at_once)]
         assert torch.equal(*after)
+
+
+@pytest.mark.parametrize("num_stops", [0, 1])
+def test_steps_that_sequences_take_at_once_give_the_bits_of_single_ones_and_end_together(
+    num_stops: int, library: Library
+) -> None:
+    model = random_model(small_config(sliding_window=20))
+    single, at_once = Sequences(model, library, 3), Sequences(model, library, 3)
+    prompts = [(index, random_ids(model.config, 9 + 25 * index, seed=index)[0].tolist()) for index in range(3)]
+    tokens = [[int(single.step([prompt]).logits[-1].argmax())] for prompt in prompts]
+    for prompt in prompts:
+        at_once.step([prompt])
+    outputs = []
+    for _ in range(12):
+        outputs.append(single.step([(index, tokens[index][-1:]) for index in range(3)]))
+        for index in range(3):
+            tokens[index].append(int(outputs[-1].logits[index].argmax()))
+    stops = tokens[1][6 : 6 + num_stops]
+    ends = [known.index(stop, 1) for known in tokens for stop in stops if stop in known[1:]]
+    num_run = min(ends, default=12)
+    segments = [Segment(tokens[index][:1], len(ids), at_once.pages[index], index) for index, ids in prompts]
+    decoded = at_once.backend.decode(segments, at_once.pools, 12, stops, keep_logits=True)
+    assert decoded.likeliest is not None
+    assert decoded.likeliest.tolist() == [token for known in tokens for token in known[1 : num_run + 1]]
+    for name in ("logits", "hidden", "experts"):
+        rows = torch.stack([getattr(output, name) for output in outputs[:num_run]])
+        assert torch.equal(getattr(decoded, name), rows.transpose(0, 1).flatten(0, 1))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

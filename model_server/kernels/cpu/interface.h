@@ -95,10 +95,11 @@ MIMO_EXPORT void mimo_end_crew(void* crew);
 MIMO_EXPORT int64_t mimo_scratch_bytes(const MimoModel* model, const void* crew, int64_t num_rows);
 // One step of the whole model.
 MIMO_EXPORT void mimo_step(const MimoModel* model, const MimoBatch* batch);
-// A batch of one segment with one row: that step, then one after each likeliest token, until one of them is in `stops`
-// or not finite, or `most` are run. Outputs lie one after another. How many were run; the last token was not.
+// A batch of at most 64 segments with one row each: that step, then one after the likeliest tokens, until one of them
+// is in `stops` or not finite, or `most` are run. Outputs lie step by step; logits are of the last step alone unless
+// `keeps_logits`. How many were run; the last tokens were not.
 MIMO_EXPORT int64_t mimo_decode(const MimoModel* model, const MimoBatch* batch, int64_t most, const int64_t* stops,
-                                int64_t num_stops);
+                                int64_t num_stops, int64_t keeps_logits);
 // One prediction layer over the rows of a batch, the head and the likeliest tokens.
 MIMO_EXPORT void mimo_predict(const MimoModel* model, const MimoBatch* batch);
 }

@@ -123,7 +123,7 @@ class Library:
             function.argtypes = [c_void_p, c_void_p]
         self.decode = loaded.mimo_decode
         self.decode.restype = c_int64
-        self.decode.argtypes = [c_void_p, c_void_p, c_int64, c_void_p, c_int64]
+        self.decode.argtypes = [c_void_p, c_void_p, c_int64, c_void_p, c_int64, c_int64]
 
 
 @lru_cache(maxsize=2)

@@ -18,6 +18,7 @@ constexpr int64_t kBlockRows = 128;    // that share the matrices around attenti
 constexpr int64_t kGuesses = 16;       // of different sequences that share the head
 constexpr int64_t kExpertRows = 512;   // that are sorted by expert together
 constexpr int kMostThreads = 64;
+constexpr int64_t kMostTogether = 64;  // sequences that decode by themselves
 
 int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -465,19 +466,25 @@ void mimo_step(const MimoModel* model, const MimoBatch* batch) {
 }
 
 int64_t mimo_decode(const MimoModel* model, const MimoBatch* batch, int64_t most, const int64_t* stops,
-                    int64_t num_stops) {
-    MimoSegment segment = *batch->segments;
+                    int64_t num_stops, int64_t keeps_logits) {
+    const int64_t count = batch->num_segments;
+    MimoSegment segments[mimo::kMostTogether];
+    std::copy(batch->segments, batch->segments + count, segments);
     MimoBatch next = *batch;
-    next.segments = &segment;
+    next.segments = segments;
     for (int64_t done = 1;; ++done) {
         mimo_step(model, &next);
-        const int64_t* token = next.likeliest++;
-        if (done == most || *token < 0 || std::find(stops, stops + num_stops, *token) != stops + num_stops) return done;
-        next.ids = token;
-        next.hidden += model->hidden_size;
-        next.logits += model->vocab_size;
-        next.experts += model->num_expert_layers * model->top_k;
-        ++segment.first;
+        const int64_t* tokens = next.likeliest;
+        const bool ends = std::any_of(tokens, tokens + count, [&](int64_t token) {
+            return token < 0 || std::find(stops, stops + num_stops, token) != stops + num_stops;
+        });
+        if (ends || done == most) return done;
+        next.ids = tokens;
+        next.likeliest += count;
+        next.hidden += count * model->hidden_size;
+        if (keeps_logits) next.logits += count * model->vocab_size;
+        next.experts += count * model->num_expert_layers * model->top_k;
+        for (int64_t s = 0; s < count; ++s) ++segments[s].first;
     }
 }
 

@@ -37,9 +37,9 @@ class AmpleMemory:
 class Work:
     """A scheduler, and steps that do what it says."""
 
-    def __init__(self, max_running: int = 8, prompt_tokens: int = 100, max_guessed: int = 0) -> None:
+    def __init__(self, max_running: int = 8, prompt_tokens: int = 100, most_more: int = 0) -> None:
         self.memory = AmpleMemory()
-        self.scheduler = Scheduler(self.memory, max_running, prompt_tokens, max_guessed)
+        self.scheduler = Scheduler(self.memory, max_running, prompt_tokens, most_more)
 
     def add(self, name: str, num_prompt: int, priority: int = 0, max_tokens: int = 1000) -> Sequence:
         prompt = tuple(map(ord, name)) + (0,) * (num_prompt - len(name))
@@ -143,7 +143,7 @@ def test_who_does_not_fit_is_not_overtaken_by_its_equals() -> None:
 
 
 def test_nobody_has_to_stop_for_guesses() -> None:
-    work = Work(max_guessed=3)
+    work = Work(most_more=3)
     work.memory.most_new = 1
     for name in "ab":
         work.add(name, 3)
