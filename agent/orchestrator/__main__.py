@@ -78,9 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--concurrency", metavar="N", type=int, default=1, help=fields["concurrency"].description)
     parser.add_argument("--lease-ttl", metavar="S", type=float, default=15.0, help=fields["lease_ttl_s"].description)
-    parser.add_argument(
-        "--tidy-every", metavar="S", type=float, default=600.0, help=fields["tidy_every_s"].description
-    )
+    parser.add_argument("--tidy-every", metavar="S", type=float, default=600.0, help=fields["tidy_every_s"].description)
     parser.add_argument(
         "--keep-deliveries",
         metavar="DAYS",
