@@ -71,6 +71,19 @@ def test_agents_md_is_read_and_claude_md_where_there_is_none(tmp_path: Path) -> 
     assert instructions(tmp_path) == "first"
 
 
+def test_an_agents_md_that_is_a_link_out_of_the_folder_is_not_read(tmp_path: Path) -> None:
+    root = tmp_path / "project"
+    root.mkdir()
+    (tmp_path / "id_ed25519").write_text("a private key")
+    (root / "AGENTS.md").symlink_to(tmp_path / "id_ed25519")
+    assert instructions(root) == ""
+    (root / "CLAUDE.md").write_text("own words")
+    assert instructions(root) == "own words"
+    (root / "AGENTS.md").unlink()
+    (root / "AGENTS.md").symlink_to("CLAUDE.md")
+    assert instructions(root) == "own words"
+
+
 def test_servers_of_tools_add_up_and_a_folder_replaces_none_of_the_users(home: Path, tmp_path: Path) -> None:
     (home / "config.toml").write_text('[mcp_servers.db]\ncommand = ["mine"]\nallow = ["query"]\n')
     (tmp_path / ".mimo").mkdir()
