@@ -204,8 +204,8 @@ def speaks(root: Path) -> bool:
 
 
 def instructions(root: Path) -> str:
-    """What the folder tells agents; empty where it does not. It goes to the model, so a link may lead to nothing outside
-    of the folder."""
+    """What the folder tells agents; empty where it does not. It goes to the model, so a link may lead to nothing
+    outside of the folder."""
     for name in INSTRUCTIONS:
         path = root / name
         if path.is_file() and path.resolve().is_relative_to(root.resolve()):
