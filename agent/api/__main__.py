@@ -27,7 +27,7 @@ from agent.integrations.webhooks import Sender
 from agent.open_files import allow_most_files
 from agent.repository import check_repository
 from agent.store.blobs import ADDRESS_VARIABLE
-from agent.store.open import open_store
+from agent.store.open import add_store_option, open_store
 from agent.store.secrets import SecretBox, secret_box_of
 from agent.store.webhooks import Webhooks
 from agent.telemetry import open_telemetry
@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=f"The operator's key comes from {API_KEY_VARIABLE}, issuers from the file {FILE_VARIABLE} names; "
         f"{NETWORKS_VARIABLE} lists private networks that webhooks may be in.",
     )
-    parser.add_argument("--store", required=True, metavar="URL", help="Address of the store that workers have too.")
+    add_store_option(parser)
     parser.add_argument("--artifacts", metavar="URL", help=f"Where workers keep them; else {ADDRESS_VARIABLE}.")
     parser.add_argument("--host", default="127.0.0.1", help="Address to listen on; beyond loopback a key is needed.")
     parser.add_argument("--port", type=int, default=8080, help="TCP port.")

@@ -22,6 +22,7 @@ from agent.orchestrator.app import open_worker
 from agent.orchestrator.settings import WorkerSettings
 from agent.store.base import DELIVERIES_KEPT_FOR
 from agent.store.blobs import ADDRESS_VARIABLE
+from agent.store.open import add_store_option
 from agent.store.secrets import secret_box_of
 from agent.telemetry import open_telemetry
 from sandbox.backends import NAMES
@@ -64,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="The model's key comes from MIMO_MODEL_API_KEY, the settings of sandboxes from the TOML file that "
         "MIMO_SANDBOX_SETTINGS names.",
     )
-    parser.add_argument("--store", required=True, metavar="URL", help=fields["store"].description)
+    add_store_option(parser)
     parser.add_argument("--data", required=True, metavar="DIR", type=Path, help=fields["data"].description)
     parser.add_argument("--artifacts", metavar="URL", help=f"{fields['artifacts'].description} Or {ADDRESS_VARIABLE}.")
     parser.add_argument("--model-url", metavar="URL", help="OpenAI-compatible endpoint, up to and including /v1.")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from agent.errors import SettingsError, StoreError, StoreUnavailable, UnknownProject
 from agent.store.blobs import ADDRESS_VARIABLE
 from agent.store.export import Export
-from agent.store.open import migrate, open_store
+from agent.store.open import add_store_option, migrate, open_store
 from agent.store.retention import Retention
 from agent.store.secrets import secret_box_of
 
@@ -35,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
         ("purge", "Delete a project and everything it has, but for the audit log."),
     ):
         command = commands.add_parser(name, help=text, description=text)
-        command.add_argument("--store", required=True, metavar="URL", help="Address of the store.")
+        add_store_option(command)
         if name != "migrate":
             command.add_argument("--project", required=True, metavar="ID")
             if name == "export":

@@ -1,5 +1,7 @@
 """Opens a store from an address."""
 
+import argparse
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
@@ -25,7 +27,17 @@ from agent.store.sqlite import POLL_S, is_file, open_sqlite
 if TYPE_CHECKING:  # Slow to import; who has a key has it already.
     from agent.store.secrets import SecretBox
 
+STORE_VARIABLE = "MIMO_STORE"
+"""Holds the address where no argument does: what is in an argument, a password too, all of a machine can see."""
+
 _USE = "use sqlite:///PATH or postgresql://USER:PASSWORD@HOST/DATABASE"
+
+
+def add_store_option(parser: argparse.ArgumentParser) -> None:
+    """``--store``, which workers, API and commands have alike."""
+    known = os.environ.get(STORE_VARIABLE)
+    text = f"Address of the store; else {STORE_VARIABLE}, the place for one with a password."
+    parser.add_argument("--store", default=known, required=known is None, metavar="URL", help=text)
 
 
 @asynccontextmanager

@@ -6,7 +6,6 @@ image: {{ include "mimo.image" (list . .Values.api.image) }}
 imagePullPolicy: {{ .Values.global.pullPolicy }}
 command: [python, -P, -m, agent.api]
 args:
-  - --store=$(MIMO_STORE)
   - --host=0.0.0.0
   - --port=8080
   {{- with int .Values.api.requestsPerMinute }}
@@ -79,7 +78,6 @@ image: {{ include "mimo.workerImage" . }}
 imagePullPolicy: {{ .Values.global.pullPolicy }}
 command: [python, -P, -m, agent.orchestrator]
 args:
-  - --store=$(MIMO_STORE)
   - --data=/data
   - {{ printf "--model-url=%s" (include "mimo.modelUrl" .) | quote }}
   - --model={{ include "mimo.modelName" . }}
@@ -162,7 +160,7 @@ resources:
 name: migrate
 image: {{ include "mimo.workerImage" $root }}
 imagePullPolicy: {{ $root.Values.global.pullPolicy }}
-command: [python, -P, -m, agent.store, migrate, --store=$(MIMO_STORE)]
+command: [python, -P, -m, agent.store, migrate]
 {{ include "mimo.surroundings" (dict
   "of" $root "values" (index . 1) "path" (index . 2)
   "variables" (list "mimo.storeVariables") "mounts" (list "mimo.tmpMount")) }}

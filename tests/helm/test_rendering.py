@@ -341,7 +341,7 @@ def test_migrations_as_a_hook_are_a_job_of_their_own_that_reaches_the_database()
     assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
     pod = job["spec"]["template"]
     [container] = containers(pod)
-    assert container["command"][-3:] == ["agent.store", "migrate", "--store=$(MIMO_STORE)"]
+    assert container["command"][-2:] == ["agent.store", "migrate"]
     assert pod["spec"]["serviceAccountName"] == "default", "accounts of the release come after it"
     [reaching] = made.one("NetworkPolicy", "mimo-store")["spec"]["podSelector"]["matchExpressions"]
     assert pod["metadata"]["labels"]["app.kubernetes.io/component"] in reaching["values"]

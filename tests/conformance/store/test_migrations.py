@@ -144,6 +144,16 @@ async def test_server_that_is_away_is_named_without_its_password() -> None:
     assert "secret" not in str(refused.value)
 
 
+def test_the_address_may_stand_in_the_environment_and_an_argument_goes_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MIMO_STORE", f"sqlite:///{tmp_path / 'store.db'}")
+    assert main(["migrate"]) == 0
+    assert (tmp_path / "store.db").exists()
+    assert main(["migrate", "--store", "mysql://host/name"]) == 1
+    assert "use sqlite:///PATH" in capsys.readouterr().err
+
+
 def test_command_says_what_it_cannot_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     url = f"sqlite:///{tmp_path / 'store.db'}"
 
