@@ -63,6 +63,10 @@ class UnknownProject(AgentError):
     """No project has this id."""
 
 
+class ProjectExists(AgentError):
+    """A project has this id already."""
+
+
 class UnknownTask(AgentError):
     """No task of the project has this id."""
 

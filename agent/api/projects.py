@@ -23,7 +23,7 @@ from agent.api.auth import Caller, lacks, needs
 from agent.api.body import described, read_body, rejected
 from agent.api.context import Context, Services, Shared, services
 from agent.api.problems import Problem
-from agent.errors import UnknownProject
+from agent.errors import ProjectExists, UnknownProject
 from agent.identity import DEFAULT_PROJECT, ApiKey, AuditPage, Principal, SecretNote
 from agent.store.base import Project
 
@@ -91,15 +91,17 @@ async def list_projects(shared: Shared) -> ProjectList:
 async def create_project(request: Request, response: Response, shared: Shared) -> ProjectView:
     """Make a project."""
     wanted = await read_body(request, NewProject)
-    if await _exists(shared, wanted.id):
+    _check_prices(shared, wanted)
+    made = Project(project_id=wanted.id, **wanted.model_dump(exclude={"id"}))
+    try:
+        await shared.store.make_project(made)
+    except ProjectExists as error:
         raise Problem(
             HTTPStatus.CONFLICT,
             "project_exists",
             f"There is a project {wanted.id!r} already.",
             remedy="Choose another id; that of a closed project is not given again before it is purged.",
-        )
-    _check_prices(shared, wanted)
-    made = await shared.store.put_project(Project(project_id=wanted.id, **wanted.model_dump(exclude={"id"})))
+        ) from error
     response.headers["Location"] = f"/v1/projects/{made.project_id}"
     return _view(made)
 
@@ -118,11 +120,10 @@ async def show_project(project_id: InPath, shared: Shared) -> ProjectView:
 )
 async def change_project(project_id: InPath, request: Request, shared: Shared) -> ProjectView:
     """Set a project's part of the workers."""
-    project = await _seen(shared, project_id)
+    await _seen(shared, project_id)
     wanted = await read_body(request, Quotas)
     _check_prices(shared, wanted)
-    change = wanted.model_dump(exclude_unset=True)
-    return _view(await shared.store.put_project(project.model_copy(update=change)))
+    return _view(await shared.store.change_project(project_id, wanted.model_dump(exclude_unset=True)))
 
 
 @router.delete("/projects/{project_id}", status_code=HTTPStatus.NO_CONTENT, dependencies=[needs("service:admin")])
@@ -270,14 +271,6 @@ async def _administered(shared: Context, project_id: str) -> Principal:
     if not shared.principal.may("projects:admin") and not shared.principal.may("service:admin"):
         raise lacks("projects:admin")
     return shared.principal
-
-
-async def _exists(shared: Context, project_id: str) -> bool:
-    try:
-        await shared.store.project(project_id)
-    except UnknownProject:
-        return False
-    return True
 
 
 def _view(project: Project) -> ProjectView:

@@ -495,8 +495,18 @@ class Store(Protocol):
             reasoning: whether the events that are read through it hold the model's reasoning.
         """
 
-    async def put_project(self, project: Project) -> Project:
-        """Make a project, or change one."""
+    async def make_project(self, project: Project) -> None:
+        """
+        Raises:
+            ProjectExists: there is one of this id, or it was closed and not purged.
+        """
+
+    async def change_project(self, project_id: str, changes: Mapping[str, Any]) -> Project:
+        """Set some of its fields; others that somebody else sets at the same moment stay as they set them.
+
+        Raises:
+            UnknownProject: there is none of this id.
+        """
 
     async def project(self, project_id: str) -> Project:
         """

@@ -1,12 +1,14 @@
 """The store over SQL: what workers do, and the way in for users, whose calls are in ``tasks``."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Literal
 
 from sqlalchemy import and_, func, select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from agent.errors import ProjectExists
 from agent.log import Entry
 from agent.store.artifacts import Artifacts
 from agent.store.base import DELIVERIES_KEPT_FOR, USER_EVENTS, Claim, Project, ProjectStore, RunResult, TaskRecord
@@ -60,15 +62,21 @@ class SqlStore:
     # Projects.
 
     @whole
-    async def put_project(self, project: Project) -> Project:
+    async def make_project(self, project: Project) -> None:
+        try:
+            async with self.database.writing() as transaction:
+                values = project.model_dump() | {"created_at": transaction.now}
+                await transaction.db.execute(projects.insert().values(values))
+        except IntegrityError as error:
+            raise ProjectExists(f"there is a project {project.project_id!r} already") from error
+
+    @whole
+    async def change_project(self, project_id: str, changes: Mapping[str, Any]) -> Project:
         async with self.database.writing() as transaction:
-            values = project.model_dump()
-            changed = await transaction.db.execute(
-                update(projects).where(projects.c.project_id == project.project_id).values(values)
-            )
-            if changed.rowcount == 0:
-                await transaction.db.execute(projects.insert().values(values | {"created_at": transaction.now}))
-            return project
+            if changes:
+                its = projects.c.project_id == project_id
+                await transaction.db.execute(update(projects).where(its).values(**changes))
+            return await read_project(transaction.db, project_id)
 
     @whole
     async def project(self, project_id: str) -> Project:

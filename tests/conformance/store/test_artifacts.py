@@ -173,8 +173,8 @@ async def test_ended_task_is_deleted_with_all_it_has(store: SqlStore) -> None:
 
 
 async def test_artifacts_go_with_tasks_that_are_kept_no_longer_and_with_projects(store: SqlStore, clock: Clock) -> None:
-    await store.put_project(Project(project_id="short", retention_days=1))
-    await store.put_project(Project(project_id="purged"))
+    await store.make_project(Project(project_id="short", retention_days=1))
+    await store.make_project(Project(project_id="purged"))
     old, other, mine = [await claimed(store, project) for project in ("short", "purged", "default")]
     for claim in (old, other, mine):
         await kept(store).put(claim, "1/patch.diff", b"diff")

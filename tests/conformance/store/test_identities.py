@@ -15,7 +15,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def _key(store: SqlStore, clock: Clock, project: str = "web") -> tuple[str, str]:
-    await store.put_project(Project(project_id=project))
+    await store.make_project(Project(project_id=project))
     expires_at = clock.now + timedelta(days=1)
     key, secret = await store.identities.create_key(
         project, "Ünïcode ключ", frozenset({"tasks:read"}), created_by="company:ann", expires_at=expires_at
@@ -71,7 +71,7 @@ async def test_secret_that_two_set_at_once_is_one_of_theirs(store: SqlStore, clo
 
 
 async def test_audit_log_keeps_order_and_projects_apart(store: SqlStore, clock: Clock) -> None:
-    await store.put_project(Project(project_id="web"))
+    await store.make_project(Project(project_id="web"))
     for number in range(3):
         for project in ("web", "data"):
             deed = Deed(

@@ -19,7 +19,7 @@ THEIRS = SkillSettings(description="how they release", text="Do not.")
 
 
 async def test_a_name_is_taken_once_in_each_project(store: SqlStore) -> None:
-    await store.put_project(Project(project_id="team"))
+    await store.make_project(Project(project_id="team"))
     skills = ProjectSkills(store.database)
 
     made = await skills.create(DEFAULT_PROJECT, "release", OURS, updated_by="ada")
@@ -67,7 +67,7 @@ async def test_what_a_newer_release_wrote_is_said_to_be_its(store: SqlStore) -> 
 
 
 async def test_what_is_deleted_is_gone_and_a_purge_takes_the_rest(store: SqlStore) -> None:
-    await store.put_project(Project(project_id="team"))
+    await store.make_project(Project(project_id="team"))
     skills = ProjectSkills(store.database)
     for name in ("release", "deploy"):
         await skills.create("team", name, OURS, updated_by="ada")

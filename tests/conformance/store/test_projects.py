@@ -11,7 +11,7 @@ import anyio
 import pytest
 from sqlalchemy import event, insert, text
 
-from agent.errors import IdempotencyConflict, InvalidCursor, UnknownProject, UnknownTask
+from agent.errors import IdempotencyConflict, InvalidCursor, ProjectExists, UnknownProject, UnknownTask
 from agent.events import StepMessage
 from agent.identity import DEFAULT_PROJECT
 from agent.store.base import Claim, Project, RunResult, Store
@@ -38,10 +38,14 @@ async def claimed(store: Store) -> Claim:
 
 
 async def test_default_project_is_there_and_others_are_made(store: Store) -> None:
-    await store.put_project(Project(project_id="team", weight=2, max_running=3))
-    await store.put_project(Project(project_id="team", weight=4))
+    await store.make_project(Project(project_id="team", weight=2, max_running=3))
+    assert await store.change_project("team", {"weight": 4}) == Project(project_id="team", weight=4, max_running=3)
+    with pytest.raises(ProjectExists):
+        await store.make_project(Project(project_id="team"))
+    with pytest.raises(UnknownProject):
+        await store.change_project("nobody", {"weight": 4})
 
-    assert await store.project("team") == Project(project_id="team", weight=4)
+    assert await store.project("team") == Project(project_id="team", weight=4, max_running=3)
     assert [project.project_id for project in await store.projects()] == [DEFAULT_PROJECT, "team"]
 
 
@@ -53,7 +57,7 @@ async def test_unknown_project_takes_no_task(store: Store) -> None:
 
 
 async def test_nothing_of_another_project_can_be_seen_or_changed(store: Store) -> None:
-    await store.put_project(Project(project_id="theirs"))
+    await store.make_project(Project(project_id="theirs"))
     mine, theirs = store.of(DEFAULT_PROJECT), store.of("theirs")
     task = await mine.submit(request(), created_by="ada")
 
@@ -109,7 +113,7 @@ async def test_same_key_and_request_give_one_task(store: Store) -> None:
 
 
 async def test_same_key_with_another_request_is_refused(store: Store) -> None:
-    await store.put_project(Project(project_id="theirs"))
+    await store.make_project(Project(project_id="theirs"))
     await store.of(DEFAULT_PROJECT).submit(request(), idempotency_key="once")
 
     with pytest.raises(IdempotencyConflict, match="once"):
@@ -121,8 +125,8 @@ async def test_same_key_with_another_request_is_refused(store: Store) -> None:
 
 
 async def test_projects_are_served_by_weight(store: Store) -> None:
-    await store.put_project(Project(project_id="heavy", weight=3))
-    await store.put_project(Project(project_id="light", weight=1))
+    await store.make_project(Project(project_id="heavy", weight=3))
+    await store.make_project(Project(project_id="light", weight=1))
     for _ in range(12):
         for project_id in ("light", "heavy"):
             await store.of(project_id).submit(request())
@@ -134,7 +138,7 @@ async def test_projects_are_served_by_weight(store: Store) -> None:
 
 async def test_worker_time_is_what_is_shared(store: Store, clock: Clock) -> None:
     for project_id in ("long", "short"):
-        await store.put_project(Project(project_id=project_id))
+        await store.make_project(Project(project_id=project_id))
         for _ in range(20):
             await store.of(project_id).submit(request())
     served: Counter[str] = Counter()
@@ -149,7 +153,7 @@ async def test_worker_time_is_what_is_shared(store: Store, clock: Clock) -> None
 
 
 async def test_caps_of_projects_and_users_hold_and_say_so(store: Store) -> None:
-    await store.put_project(Project(project_id="team", max_running=2, max_running_per_user=1))
+    await store.make_project(Project(project_id="team", max_running=2, max_running_per_user=1))
     team = store.of("team")
     tasks = [await team.submit(request(), created_by=user) for user in ("ada", "ada", "bob", "carl")]
 
@@ -167,7 +171,7 @@ async def test_caps_of_projects_and_users_hold_and_say_so(store: Store) -> None:
 
 
 async def test_project_that_used_its_tokens_of_today_begins_no_run_before_midnight(store: Store, clock: Clock) -> None:
-    await store.put_project(Project(project_id="team", daily_tokens=100))
+    await store.make_project(Project(project_id="team", daily_tokens=100))
     team = store.of("team")
     tasks = [await team.submit(request()) for _ in range(3)]
     clock.advance(3600)
@@ -185,19 +189,19 @@ async def test_project_that_used_its_tokens_of_today_begins_no_run_before_midnig
 
 
 async def test_more_tokens_a_day_let_the_next_run_begin(store: Store) -> None:
-    await store.put_project(Project(project_id="team", daily_tokens=100))
+    await store.make_project(Project(project_id="team", daily_tokens=100))
     for _ in range(2):
         await store.of("team").submit(request())
     await use(store, await claimed(store), completion_tokens=100)
     assert await store.claim("worker", 15) is None
 
-    await store.put_project(Project(project_id="team", daily_tokens=200))
+    await store.change_project("team", {"daily_tokens": 200})
 
     assert await store.claim("worker", 15) is not None
 
 
 async def test_user_who_used_his_tokens_of_today_does_not_hold_up_the_others(store: Store) -> None:
-    await store.put_project(Project(project_id="team", daily_tokens_per_user=100))
+    await store.make_project(Project(project_id="team", daily_tokens_per_user=100))
     team = store.of("team")
     tasks = [await team.submit(request(), created_by=user) for user in ("ada", "ada", "bob")]
     await use(store, await claimed(store), completion_tokens=100)
@@ -209,7 +213,7 @@ async def test_user_who_used_his_tokens_of_today_does_not_hold_up_the_others(sto
 
 
 async def test_run_that_goes_on_over_midnight_counts_on_both_days(store: Store, clock: Clock) -> None:
-    await store.put_project(Project(project_id="team", daily_tokens=100))
+    await store.make_project(Project(project_id="team", daily_tokens=100))
     team = store.of("team")
     for _ in range(2):
         await team.submit(request())
@@ -227,7 +231,7 @@ async def test_run_that_goes_on_over_midnight_counts_on_both_days(store: Store, 
 
 
 async def test_project_that_spent_its_money_of_today_begins_no_run_before_midnight(store: Store, clock: Clock) -> None:
-    await store.put_project(Project(project_id="team", daily_cost=0.5))
+    await store.make_project(Project(project_id="team", daily_cost=0.5))
     tasks = [await store.of("team").submit(request()) for _ in range(3)]
     clock.advance(3600)
 
@@ -243,7 +247,7 @@ async def test_project_that_spent_its_money_of_today_begins_no_run_before_midnig
 
 
 async def test_user_who_spent_the_money_of_a_month_waits_for_the_next_one(store: Store, clock: Clock) -> None:
-    await store.put_project(Project(project_id="team", monthly_cost_per_user=1, daily_cost_per_user=5))
+    await store.make_project(Project(project_id="team", monthly_cost_per_user=1, daily_cost_per_user=5))
     tasks = [await store.of("team").submit(request(), created_by=user) for user in ("ada", "ada", "bob")]
     await use(store, await claimed(store), completion_tokens=123_456)
 
@@ -258,7 +262,7 @@ async def test_user_who_spent_the_money_of_a_month_waits_for_the_next_one(store:
 @pytest.mark.parametrize("limit", ["daily_cost", "monthly_cost"])
 async def test_no_run_that_ended_is_read_to_know_what_was_spent(store: SqlStore, clock: Clock, limit: str) -> None:
     clock.advance(20 * 86_400)
-    await store.put_project(Project(project_id="team", **{limit: 1000}))
+    await store.make_project(Project(project_id="team", **{limit: 1000}))
     task = await store.of("team").submit(request())
     await ended_by_the_program_before(store, clock, 5000, task.id, prompt_tokens=1)
     await store.tidy(timedelta(days=7))
@@ -290,7 +294,7 @@ async def test_what_the_program_before_ended_counts_once_whether_it_is_summed_or
     store: SqlStore, clock: Clock
 ) -> None:
     clock.advance(20 * 86_400)
-    await store.put_project(Project(project_id="team", monthly_cost=0.5))
+    await store.make_project(Project(project_id="team", monthly_cost=0.5))
     task = await store.of("team").submit(request())
     await use(store, await claimed(store), prompt_tokens=1000)
     await ended_by_the_program_before(store, clock, 1200, task.id, prompt_tokens=500)
@@ -305,7 +309,7 @@ async def test_what_the_program_before_ended_counts_once_whether_it_is_summed_or
 
 
 async def test_what_was_spent_stays_spent_when_its_tasks_are_deleted(store: SqlStore) -> None:
-    await store.put_project(Project(project_id="team", monthly_cost=1))
+    await store.make_project(Project(project_id="team", monthly_cost=1))
     for _ in range(2):
         await store.of("team").submit(request())
     claim = await claimed(store)
@@ -328,7 +332,7 @@ async def ended_by_the_program_before(store: SqlStore, clock: Clock, num_runs: i
 
 async def test_where_nothing_has_a_price_a_limit_of_money_holds_everybody_back(url: str, clock: Clock) -> None:
     async with open_store(url, clock=clock) as store:
-        await store.put_project(Project(project_id="team", daily_cost=1))
+        await store.make_project(Project(project_id="team", daily_cost=1))
         task = await store.of("team").submit(request())
 
         assert await store.claim("worker", 15) is None
@@ -350,7 +354,7 @@ async def answer(store: Store, claim: Claim, **tokens: int) -> None:
 
 
 async def test_position_and_reason_say_who_comes_first(store: Store, clock: Clock) -> None:
-    await store.put_project(Project(project_id="team"))
+    await store.make_project(Project(project_id="team"))
     mine = store.of(DEFAULT_PROJECT)
     tasks = []
     for _ in range(2):
@@ -419,7 +423,7 @@ async def test_priority_can_be_changed_while_a_task_waits(store: Store) -> None:
 
 
 async def test_cancelled_task_goes_first_whatever_becomes_of_its_priority(store: Store) -> None:
-    await store.put_project(Project(project_id="team", daily_tokens=100))
+    await store.make_project(Project(project_id="team", daily_tokens=100))
     team = store.of("team")
     task = await team.submit(request())
     claim = await claimed(store)
@@ -450,7 +454,7 @@ async def test_task_that_is_deleted_while_a_page_is_read_is_not_on_it(tmp_path: 
 
 
 async def test_cursor_of_a_page_is_of_use_in_its_project_alone_and_says_nothing(store: SqlStore) -> None:
-    await store.put_project(Project(project_id="theirs"))
+    await store.make_project(Project(project_id="theirs"))
     for project_id in ("theirs", DEFAULT_PROJECT):
         for _ in range(3):
             await store.of(project_id).submit(request())

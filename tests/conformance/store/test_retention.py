@@ -33,7 +33,7 @@ async def ended(store: SqlStore, project_id: str) -> TaskRecord:
 
 
 async def test_tasks_are_deleted_once_their_project_keeps_them_no_longer(store: SqlStore, clock: Clock) -> None:
-    await store.put_project(Project(project_id="short", retention_days=7))
+    await store.make_project(Project(project_id="short", retention_days=7))
     old, kept = await ended(store, "short"), await ended(store, DEFAULT_PROJECT)
     waiting = await store.of("short").submit(REQUEST)
     retention = Retention(store.database)
@@ -50,7 +50,7 @@ async def test_tasks_are_deleted_once_their_project_keeps_them_no_longer(store: 
 
 
 async def test_audit_log_says_in_one_entry_what_a_sweep_deleted(store: SqlStore, clock: Clock) -> None:
-    await store.put_project(Project(project_id="short", retention_days=7))
+    await store.make_project(Project(project_id="short", retention_days=7))
     for _ in range(3):
         await store.of("short").submit(REQUEST)
         claim = await store.claim("worker", 15)
@@ -87,7 +87,7 @@ async def test_messages_of_webhooks_are_kept_for_a_time_and_until_they_are_sent(
 
 
 async def test_export_holds_everything_of_the_project_and_nothing_else(store: SqlStore) -> None:
-    await store.put_project(Project(project_id="team"))
+    await store.make_project(Project(project_id="team"))
     mine, _ = await ended(store, "team"), await ended(store, DEFAULT_PROJECT)
 
     lines = [json.loads(line) async for line in Export(store.database, "team").lines()]
@@ -98,7 +98,7 @@ async def test_export_holds_everything_of_the_project_and_nothing_else(store: Sq
 
 
 async def test_purge_leaves_nothing_of_the_project(store: SqlStore) -> None:
-    await store.put_project(Project(project_id="team"))
+    await store.make_project(Project(project_id="team"))
     mine, theirs = await ended(store, "team"), await ended(store, DEFAULT_PROJECT)
     retention = Retention(store.database)
 
@@ -112,7 +112,7 @@ async def test_purge_leaves_nothing_of_the_project(store: SqlStore) -> None:
 
 
 async def test_a_purge_is_in_the_audit_log_and_leaves_what_stood_there(store: SqlStore, clock: Clock) -> None:
-    await store.put_project(Project(project_id="team"))
+    await store.make_project(Project(project_id="team"))
     before = Deed(
         project_id="team", subject="ada", kind="key", action="made", target="it", status=201, request_id="req_1"
     )
@@ -125,7 +125,7 @@ async def test_a_purge_is_in_the_audit_log_and_leaves_what_stood_there(store: Sq
 
 
 async def test_default_project_that_was_purged_is_there_and_empty(store: SqlStore) -> None:
-    await store.put_project(Project(project_id=DEFAULT_PROJECT, max_running=1))
+    await store.change_project(DEFAULT_PROJECT, {"max_running": 1})
     gone = await ended(store, DEFAULT_PROJECT)
 
     assert await Retention(store.database).purge(DEFAULT_PROJECT) == 1
@@ -144,7 +144,7 @@ async def test_project_with_a_run_at_work_is_not_purged(store: SqlStore) -> None
 
 
 async def test_what_is_needed_is_told_from_what_is_gone(store: SqlStore) -> None:
-    await store.put_project(Project(project_id="team"))
+    await store.make_project(Project(project_id="team"))
     team, retention = store.of("team"), Retention(store.database)
     source, over = await ended(store, "team"), await ended(store, DEFAULT_PROJECT)
     forked = await team.fork(source.id, source.last_seq)
@@ -179,7 +179,7 @@ async def test_runs_that_wait_too_long_expire(store: SqlStore, clock: Clock) -> 
 
 
 async def test_worker_tidies_up(store: SqlStore, clock: Clock) -> None:
-    await store.put_project(Project(project_id="short", retention_days=1))
+    await store.make_project(Project(project_id="short", retention_days=1))
     await ended(store, "short")
     waiting = await store.of(DEFAULT_PROJECT).submit(REQUEST)
     clock.advance(8 * DAY.total_seconds())

@@ -267,7 +267,7 @@ async def test_servers_of_tools_that_the_project_does_not_have_are_refused_with_
 
 async def test_sessions_of_other_projects_are_not_there(serve: Serve, store: Store, tmp_path: Path) -> None:
     for project in ("blue", "red"):
-        await store.put_project(Project(project_id=project))
+        await store.make_project(Project(project_id=project))
     blue, red = [(await _key(store, project, ROLES["member"])) for project in ("blue", "red")]
     async with serve(_app(store)) as url:
         async with httpx.AsyncClient(headers={"Authorization": f"Bearer {OPERATOR}", "Mimo-Project": "blue"}) as http:

@@ -354,7 +354,7 @@ async def test_conversation_that_turns_to_another_profile_is_another_task_that_k
 
 
 async def test_tasks_of_other_projects_are_not_there_and_scopes_hold(store: Store, serve: Serve) -> None:
-    await store.put_project(Project(project_id="beta"))
+    await store.make_project(Project(project_id="beta"))
     _, beta = await store.identities.create_key("beta", "b", ROLES["member"], created_by="a test", expires_at=None)
     _, viewer = await store.identities.create_key("beta", "v", ROLES["viewer"], created_by="a test", expires_at=None)
     task = await store.of(DEFAULT_PROJECT).submit(TaskRequest(repository="/repo", problem_statement="a"))

@@ -143,7 +143,7 @@ async def _ended(store: Store, task_id: str) -> None:
 
 async def test_tasks_of_other_projects_are_not_there(store: Store, serve: Serve) -> None:
     for project in ("alpha", "beta"):
-        await store.put_project(Project(project_id=project))
+        await store.make_project(Project(project_id=project))
     async with serve(_app(store)) as url:
         async with _client(url, await _key(store, "alpha")) as alpha, _client(url, await _key(store, "beta")) as beta:
             mine = (await _done(alpha, "submit_task", **TASK))["id"]
@@ -190,7 +190,7 @@ async def test_scopes_rates_and_the_audit_log_are_those_of_rest(store: Store, se
 
 
 async def test_token_of_a_person_acts_in_the_project_that_its_issuer_gives(store: Store, serve: Serve) -> None:
-    await store.put_project(Project(project_id="web"))
+    await store.make_project(Project(project_id="web"))
     grants = [{"project": "web", "role": "member", "claims": {"groups": "web"}}]
     with IdentityProvider(audience="mimo").running() as provider:
         issuer = {"name": "company", "url": provider.url, "audience": "mimo", "kind": "oidc", "grants": grants}

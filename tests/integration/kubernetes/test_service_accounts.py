@@ -36,7 +36,7 @@ async def test_service_account_acts_in_the_project_that_trusts_it(
         "grants": [{"project": "data", "role": "member", "claims": {"sub": account}}],
     }
     async with open_store("sqlite://") as store:
-        await store.put_project(Project(project_id="data"))
+        await store.make_project(Project(project_id="data"))
         app = create_app(store, _resolve, identity=IdentitySettings.model_validate({"issuers": [issuer]}))
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://mimo.example") as http:
             ours = await _me(http, _token(cluster, namespace, "builder", "mimo-coder"))

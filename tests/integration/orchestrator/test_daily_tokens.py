@@ -6,7 +6,6 @@ import pytest
 
 from agent.identity import DEFAULT_PROJECT
 from agent.orchestrator.worker import Worker
-from agent.store.base import Project
 from agent.store.sql import SqlStore
 from agent.testing import call
 from agent.types import AssistantMessage, Limits, Message, Status, TaskRequest, WaitingOn
@@ -26,7 +25,7 @@ async def test_run_waits_once_its_project_used_up_its_tokens_and_goes_on_when_it
     def answer(messages: Sequence[Message]) -> AssistantMessage:
         return repair.pop(0) if repairing else LOOK
 
-    await store.put_project(Project(project_id=DEFAULT_PROJECT, daily_tokens=100))
+    await store.change_project(DEFAULT_PROJECT, {"daily_tokens": 100})
     task = await users(store).submit(make_request(limits=Limits(max_steps=1000)))
     worker = make_worker(script=answer, lease_ttl_s=3.0)
 
@@ -38,7 +37,7 @@ async def test_run_waits_once_its_project_used_up_its_tokens_and_goes_on_when_it
     assert (await users(store).get(task.id)).waiting_on is WaitingOn.QUOTA
     assert "of its 100 tokens of today (UTC)" in (await users(store).queue_position(task.id)).reason
 
-    await store.put_project(Project(project_id=DEFAULT_PROJECT, daily_tokens=1_000_000))
+    await store.change_project(DEFAULT_PROJECT, {"daily_tokens": 1_000_000})
     repairing = True
     await worker.drain()
     ended = await users(store).get(task.id)

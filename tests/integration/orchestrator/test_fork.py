@@ -83,6 +83,6 @@ async def test_tasks_of_other_projects_cannot_be_forked(
     store: SqlStore, make_request: Callable[..., TaskRequest]
 ) -> None:
     task = await users(store).submit(make_request())
-    await store.put_project(Project(project_id="other"))
+    await store.make_project(Project(project_id="other"))
     with pytest.raises(UnknownTask):
         await store.of("other").fork(task.id, 1)

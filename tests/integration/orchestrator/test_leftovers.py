@@ -111,7 +111,7 @@ async def test_what_a_project_shares_goes_with_it(
     folder: Path,
 ) -> None:
     for project_id in ("web", "data"):
-        await store.put_project(Project(project_id=project_id))
+        await store.make_project(Project(project_id=project_id))
         await store.of(project_id).submit(make_request(setup=SetUp(script="echo made > made.txt")))
     await make_worker(script=turns(*REPAIR)).drain()
     assert {path.name for path in (folder / "setups").iterdir()} == {"web", "data"}

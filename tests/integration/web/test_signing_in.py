@@ -95,7 +95,7 @@ _WORDS = ("messages", "cancel", "pause", "resume", "budget", "approvals/a")
 
 async def test_another_projects_task_is_not_there(guarded: str, store: Store, tasks: ProjectStore) -> None:
     submitted = await tasks.submit(task())
-    await store.put_project(Project(project_id="other"))
+    await store.make_project(Project(project_id="other"))
     cookies = {"mimo_session": await _key(store, "admin", "other")}
     parts = ("", "/live", "/changes", "/patch", "/verdict", "/attempts", "/details")
     async with httpx.AsyncClient(base_url=guarded, trust_env=False, timeout=60, cookies=cookies) as http:
