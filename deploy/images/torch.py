@@ -39,6 +39,9 @@ def lighten(site: Path) -> None:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     for name in ("nvidia", "cuda", "triton"):
         shutil.rmtree(site / name, ignore_errors=True)
+    for about in site.glob("*.dist-info"):
+        if about.name.replace("_", "-").startswith(LEFT_OUT):
+            shutil.rmtree(about)
     kept = [path for path in (torch / "lib").glob("*.so*") if path.is_file()]
     absent = _absent(kept)
     if not absent:  # a build for processors

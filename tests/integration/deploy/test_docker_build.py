@@ -46,7 +46,7 @@ RUN = [
     ("task", ["python", "-m", "pytest", "--version"], "pytest"),
 ]
 """What an image is asked, to see its program run, and what the answer has."""
-LEFT_OPEN = re.compile(r"^opt/mimo/(bin|include)/|/(INSTALLER|RECORD|REQUESTED|direct_url.json)$")
+LEFT_OPEN = re.compile(r"^opt/mimo/(bin|include|share)/|/(INSTALLER|RECORD|REQUESTED|direct_url.json)$")
 """What installers write each in their way."""
 PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 
