@@ -1,5 +1,6 @@
 """Docker Compose starts what the compose file says, and that does a task."""
 
+import asyncio
 import json
 import secrets
 import sys
@@ -10,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import anyio
 import docker
 import pytest
 
@@ -104,7 +104,7 @@ def service(machine: Machine, repositories: Path) -> Iterator[Composed]:
 def task(service: Composed, repositories: Path) -> str:
     """One that has ended, by its id."""
     exercise = eval_task(next(iter(nano_heldout("heldout_names", 1))))
-    anyio.run(write_repository, exercise, repositories / exercise.id)
+    asyncio.run(write_repository(exercise, repositories / exercise.id))
     request = request_of(exercise, Path("/repositories", exercise.id), Sampling(), None)
     asked = {**request.model_dump(mode="json", exclude_none=True), "image": "mimo-coder/task:0.1.0"}
     submitted = service.api("/v1/tasks", json.dumps(asked))["id"]
