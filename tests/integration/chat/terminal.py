@@ -41,7 +41,8 @@ class Terminal:
         self._control = control
         self._screen.answer = lambda data: os.write(control, data.encode())
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "agent.cli.app", *map(str, arguments)],
+            # Who runs the tests in the background of a shell has Ctrl-C ignored, and hands that on.
+            ["env", "--default-signal=INT", sys.executable, "-m", "agent.cli.app", *map(str, arguments)],
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
