@@ -42,6 +42,7 @@ class CpuBackend:
     """A model packed for the C++ step; see :class:`model_server.engine.backend.StepBackend`. One step at a time."""
 
     most_together = 64
+    """As in ``interface.h``."""
 
     def __init__(
         self,
