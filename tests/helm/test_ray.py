@@ -1,6 +1,5 @@
 """Executors of the toolbox in a Ray cluster of the chart's own pods, or in one that KubeRay makes."""
 
-import json
 import tomllib
 from collections.abc import Iterator
 from typing import Any
@@ -8,7 +7,6 @@ from typing import Any
 import pytest
 
 from deploy.cluster import programs
-from deploy.cluster.cluster import Cluster
 from sandbox.config import SandboxSettings
 from tests.helm.rendered import Object, Rendered, containers, render
 
@@ -104,70 +102,3 @@ def test_without_ray_there_is_nothing_of_it() -> None:
     made = rendered("none")
     assert not [each for each in made.objects if "ray" in each["metadata"]["name"]]
     assert "RAY_AUTH_TOKEN" not in str(of_worker(made))
-
-
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("mode", MODES)
-def test_a_real_server_takes_the_objects_of_ray(cluster: Cluster, mode: str) -> None:
-    cluster.kubectl("apply", "--server-side", "--filename=-", stdin=json.dumps(DEFINITION))
-    established = ("--for=condition=Established", "--timeout=120s", "customresourcedefinition/rayclusters.ray.io")
-    cluster.kubectl("wait", *established)
-    objects = [
-        each | {"metadata": {**each["metadata"], "namespace": "default"}}
-        for each in rendered(mode).objects
-        if "ray" in each["metadata"]["name"]
-    ]
-    said = cluster.kubectl(
-        *("apply", "--server-side", "--dry-run=server", "--validate=strict", "--filename=-"),
-        stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}),
-    )
-    assert len(said.splitlines()) == len(objects)
-
-
-def one_of(**properties: Object) -> Object:
-    return {"type": "object", "properties": properties}
-
-
-TEMPLATE = one_of(
-    metadata=one_of(
-        **{each: {"type": "object", "additionalProperties": {"type": "string"}} for each in ("labels", "annotations")}
-    ),
-    # The same pods are those of the Deployments, whose every field the server knows.
-    spec={"type": "object", "x-kubernetes-preserve-unknown-fields": True},
-)
-PARAMETERS = {"type": "object", "additionalProperties": {"type": "string"}}
-COUNT = {"type": "integer", "format": "int32"}
-SPEC = one_of(
-    headGroupSpec=one_of(rayStartParams=PARAMETERS, template=TEMPLATE) | {"required": ["rayStartParams", "template"]},
-    workerGroupSpecs={
-        "type": "array",
-        "items": one_of(
-            groupName={"type": "string"},
-            replicas=COUNT,
-            minReplicas=COUNT,
-            maxReplicas=COUNT,
-            rayStartParams=PARAMETERS,
-            template=TEMPLATE,
-        )
-        | {"required": ["groupName", "maxReplicas", "minReplicas", "rayStartParams", "template"]},
-    },
-) | {"required": ["headGroupSpec"]}
-DEFINITION: Object = {
-    "apiVersion": "apiextensions.k8s.io/v1",
-    "kind": "CustomResourceDefinition",
-    "metadata": {"name": "rayclusters.ray.io"},
-    "spec": {
-        "group": "ray.io",
-        "scope": "Namespaced",
-        "names": {"kind": "RayCluster", "plural": "rayclusters", "singular": "raycluster"},
-        "versions": [
-            {
-                "name": "v1",
-                "served": True,
-                "storage": True,
-                "schema": {"openAPIV3Schema": one_of(spec=SPEC)},
-            }
-        ],
-    },
-}
-"""The fields of KubeRay's object that we write, and no other, as it has them: whoever writes another is refused."""
