@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -302,13 +303,18 @@ func randomName() (string, error) {
 
 // namesHere lists the current folder in the order of its names' bytes.
 func namesHere() ([]string, error) {
-	folder, err := os.Open(".")
+	fd, err := syscall.Open(".", syscall.O_RDONLY|syscall.O_DIRECTORY|syscall.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
+	folder := os.NewFile(uintptr(fd), ".")
 	defer folder.Close()
 	names, err := folder.Readdirnames(maxEntries)
-	if err == io.EOF {
+	var code syscall.Errno
+	switch {
+	case errors.As(err, &code): // by itself, as all calls here have it
+		return nil, code
+	case err == io.EOF:
 		err = nil
 	}
 	sort.Strings(names)

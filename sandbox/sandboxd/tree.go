@@ -178,7 +178,7 @@ func visit(name string, mode uint32, what func() error) error {
 	return inside(name, what)
 }
 
-// inside runs what in a folder below the current one, which is the current one again afterwards.
+// inside runs what in a folder below the current one, which is the current one again afterwards, however that ended.
 func inside(name string, what func() error) error {
 	const flags = syscall.O_RDONLY | syscall.O_DIRECTORY | syscall.O_CLOEXEC
 	back, err := syscall.Open(".", flags, 0)
@@ -194,10 +194,11 @@ func inside(name string, what func() error) error {
 	if err := syscall.Fchdir(folder); err != nil {
 		return err
 	}
-	if err := what(); err != nil {
-		return err
+	err = what()
+	if back := syscall.Fchdir(back); back != nil {
+		return back
 	}
-	return syscall.Fchdir(back)
+	return err
 }
 
 // copyFile copies a regular file, whatever its mode.

@@ -91,6 +91,38 @@ func TestADamagedListingChangesNothing(t *testing.T) {
 	}
 }
 
+func TestWhatVanishesWhileATreeIsReadIsLeftOut(t *testing.T) {
+	comeBack(t)
+	inside, _ := places(t)
+	restless, still := filepath.Join(inside, "restless"), filepath.Join(inside, "still")
+	if err := firstOf(os.MkdirAll(filepath.Join(still, "inner"), 0o755), os.Chmod(still, 0o500)); err != nil {
+		t.Fatal(err)
+	}
+	over, gone := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(gone)
+		for {
+			select {
+			case <-over:
+				return
+			default:
+				_ = os.MkdirAll(filepath.Join(restless, "inner", "most"), 0o755)
+				_ = os.RemoveAll(restless)
+			}
+		}
+	}()
+	defer func() { close(over); <-gone }()
+	for i := 0; i < 2000; i++ {
+		var archive, listing bytes.Buffer
+		if err := firstOf(tarOut(inside, &archive), listTree(inside, &listing)); err != nil {
+			t.Fatalf("at look %d: %v", i, err)
+		}
+		if !strings.Contains(archive.String(), "still/inner/") || !strings.Contains(listing.String(), " still/inner\x00") {
+			t.Fatalf("at look %d, what stayed was left out: %q, %q", i, archive.String(), listing.String())
+		}
+	}
+}
+
 func TestPuttingBackFollowsNoLink(t *testing.T) {
 	comeBack(t)
 	inside, outside := places(t)
