@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 from sqlalchemy import ColumnElement, String, cast, func, select
 
 from agent.store.database import Database, whole
+from agent.store.spending import SPENT
 from agent.store.tables import runs, tasks
 from agent.types import Priority, Status, Usage
 
@@ -48,18 +49,20 @@ class Accounts:
         eval_id: str | None = None,
     ) -> tuple[Used, ...]:
         """Sums over a project's tasks, submitted in ``[since, until)``; all attempts count, whichever was selected.
+        What a fork began with counts where it was spent.
 
         Args:
             project_id: None for the tasks of every project.
         """
         keys = [_GROUPS[group].label(group) for group in groups]
-        sums = [func.coalesce(func.sum(runs.c.usage[name].as_integer()), 0).label(name) for name in Usage.model_fields]
+        sums = [func.coalesce(func.sum(spent), 0).label(name) for name, spent in SPENT.items()]
+        steps = runs.c.steps - func.coalesce(runs.c.copied_steps, 0)
         query = (
             select(
                 *keys,
                 func.count(tasks.c.task_id.distinct()).label("num_tasks"),
                 func.count(runs.c.run_id).label("num_runs"),
-                func.coalesce(func.sum(runs.c.steps), 0).label("num_steps"),
+                func.coalesce(func.sum(steps), 0).label("num_steps"),
                 *sums,
             )
             .join(runs, runs.c.task_id == tasks.c.task_id)

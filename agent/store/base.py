@@ -95,10 +95,17 @@ class RunRecord(_Record):
     steps: int = 0
     """Number of the newest step the model answered in."""
     usage: Usage = Usage()
+    """What counts in its budget."""
+    copied_usage: Usage = Usage()
+    """How much of it came with the steps of a fork: another run spent that."""
     error: str | None = None
     """Why the run failed, in words for the user."""
     started_at: datetime | None = None
     finished_at: datetime | None = None
+
+    @property
+    def spent(self) -> Usage:
+        return self.usage - self.copied_usage
 
 
 class TaskRecord(_Record):

@@ -122,15 +122,16 @@ async def save_run(db: AsyncConnection, run: RunRecord, **columns: Any) -> None:
 
 
 def run_values(run: RunRecord) -> dict[str, Any]:
-    """What stands in the row of a run, but for its patch, which is written once."""
-    values = run.model_dump(mode="python", exclude={"run_id", "attempt", "patch", "verdict", "usage"})
+    """What stands in the row of a run, but for what is written once: its patch, and what it copied."""
+    values = run.model_dump(mode="python", exclude={"run_id", "attempt", "patch", "verdict", "usage", "copied_usage"})
     values["usage"] = run.usage.model_dump()
     values["verdict"] = run.verdict.model_dump(mode="json") if run.verdict else None
     return values
 
 
 def run_record(row: RowMapping) -> RunRecord:
-    return RunRecord.model_validate({name: row[name] for name in _RUN_FIELDS if name in row})
+    values = {name: row[name] for name in _RUN_FIELDS if name in row}
+    return RunRecord.model_validate(values | {"copied_usage": row["copied_usage"] or {}})
 
 
 def stored(record: type[_Record], what: str, content: Mapping[str, Any]) -> _Record:

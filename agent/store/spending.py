@@ -17,6 +17,12 @@ from agent.store.database import Database, Transaction, whole
 from agent.store.tables import runs, used_by_day
 from agent.types import Usage
 
+SPENT: Mapping[str, ColumnElement[int]] = {
+    name: runs.c.usage[name].as_integer() - func.coalesce(runs.c.copied_usage[name].as_integer(), 0)
+    for name in Usage.model_fields
+}
+"""What a run used itself, by the fields of usage: of what a fork began with, another had the use."""
+
 UsedByUser = Mapping[str, Usage]
 
 _COUNTED = tuple(Usage.model_fields)
@@ -47,7 +53,7 @@ async def used_since(db: AsyncConnection, since: datetime, project_ids: Sequence
     # Two ranges of one index, apart: SQLite would not take it for either behind an OR.
     ended = runs.c.finished_at >= since
     living = and_(runs.c.finished_at.is_(None), or_(runs.c.started_at >= since, runs.c.claimed_at.is_not(None)))
-    each = [runs.c.usage[name].as_integer().label(name) for name in _COUNTED]
+    each = [SPENT[name].label(name) for name in _COUNTED]
     alone = select(runs.c.project_id, runs.c.created_by, *each).where(
         runs.c.project_id.in_(project_ids), runs.c.summed_at.is_(None)
     )
@@ -86,23 +92,25 @@ class Spending:
 
 async def _add(transaction: Transaction, which: ColumnElement[bool]) -> int:
     """Add ended runs that are in no sum; how many these were."""
-    columns = (runs.c.run_id, runs.c.project_id, runs.c.created_by, runs.c.finished_at, runs.c.usage)
+    used = [SPENT[name].label(name) for name in _COUNTED]
+    columns = (runs.c.run_id, runs.c.project_id, runs.c.created_by, runs.c.finished_at, *used)
     query = select(*columns).where(which, runs.c.finished_at.is_not(None), runs.c.summed_at.is_(None)).limit(_MOST)
-    found = (await transaction.db.execute(query.with_for_update(skip_locked=True))).all()
+    found = (await transaction.db.execute(query.with_for_update(skip_locked=True))).mappings().all()
     sums: defaultdict[tuple[str, date, str], Usage] = defaultdict(Usage)
     for row in found:
-        sums[row.project_id, row.finished_at.date(), row.created_by] += Usage.model_validate(row.usage)
+        its = (row["project_id"], row["finished_at"].date(), row["created_by"])
+        sums[its] += Usage(**{name: row[name] for name in _COUNTED})
     if found:
         rows = [
-            {"project_id": project_id, "day": day, "created_by": user, **used.model_dump()}
+            {"project_id": project_id, "day": day, "created_by": user, **usage.model_dump()}
             # In one order, so that no two transactions wait for each other.
-            for (project_id, day, user), used in sorted(sums.items(), key=lambda each: each[0])
+            for (project_id, day, user), usage in sorted(sums.items(), key=lambda each: each[0])
         ]
         is_postgres = transaction.db.dialect.name == "postgresql"
         adding = (postgresql.insert if is_postgres else sqlite.insert)(used_by_day)
         more = {name: used_by_day.c[name] + adding.excluded[name] for name in _COUNTED}
-        its = [column.name for column in used_by_day.primary_key]
-        await transaction.db.execute(adding.on_conflict_do_update(index_elements=its, set_=more), rows)
-        summed = runs.c.run_id.in_([row.run_id for row in found])
+        key = [column.name for column in used_by_day.primary_key]
+        await transaction.db.execute(adding.on_conflict_do_update(index_elements=key, set_=more), rows)
+        summed = runs.c.run_id.in_([row["run_id"] for row in found])
         await transaction.db.execute(update(runs).where(summed).values(summed_at=transaction.now))
     return len(found)

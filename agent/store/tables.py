@@ -138,6 +138,9 @@ runs = Table(
     Column("patch", ANY_TEXT, nullable=False, default=""),
     Column("steps", Integer, nullable=False, default=0),
     Column("usage", JSON, nullable=False),
+    # How many of the steps, and how much of the usage, a fork began with; null for other runs.
+    Column("copied_steps", Integer),
+    Column("copied_usage", JSON(none_as_null=True)),
     Column("error", ANY_TEXT),
     Column("started_at", UtcDateTime),
     Column("finished_at", UtcDateTime),
@@ -145,8 +148,6 @@ runs = Table(
     Column("summed_at", UtcDateTime),
     Index("runs_by_status", "status", "position"),
     Index("runs_by_project", "project_id", "status", "due"),
-    # Of programs before revision 0012 only.
-    Index("runs_by_end", "project_id", "finished_at"),
     Index(
         "runs_not_summed",
         "project_id",

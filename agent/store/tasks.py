@@ -130,7 +130,7 @@ class SqlProjectStore:
             if message is not None:
                 await write_images(transaction, self.project_id, forked, message, images)
                 await write_event(transaction, forked, "message.added", message.model_dump(mode="json"))
-            await save_run(transaction.db, run)
+            await save_run(transaction.db, run, copied_steps=run.steps, copied_usage=run.usage.model_dump())
             task = await know_task(transaction.db, forked)
             await keep_answer(transaction, self.project_id, keyed, task)
             return task

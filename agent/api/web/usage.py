@@ -95,7 +95,7 @@ def _period(tasks: Iterable[TaskRecord], num_days: int, now: datetime) -> Period
 
 
 def _amount(tasks: list[TaskRecord]) -> Amount:
-    used = sum((run.usage for task in tasks for run in task.runs), Usage())
+    used = sum((run.spent for task in tasks for run in task.runs), Usage())
     outcomes = Counter(str(task.verdict.kind if task.verdict else task.status) for task in tasks)
     return Amount(len(tasks), used, tuple(outcomes.most_common()))
 

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, inspect, text
 from agent.errors import StoreError
 from agent.store.tables import metadata
 
-HEAD = "0012"
+HEAD = "0013"
 """The newest revision; a number, one more each time."""
 
 _FOLDER = Path(__file__).parent

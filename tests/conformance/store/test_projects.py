@@ -12,8 +12,9 @@ import pytest
 from sqlalchemy import event, insert, text
 
 from agent.errors import IdempotencyConflict, InvalidCursor, ProjectExists, UnknownProject, UnknownTask
-from agent.events import StepMessage
+from agent.events import StepCompleted, StepMessage
 from agent.identity import DEFAULT_PROJECT
+from agent.store.accounts import Accounts
 from agent.store.base import Claim, Project, RunResult, Store
 from agent.store.open import open_store
 from agent.store.retention import Retention
@@ -483,3 +484,28 @@ async def test_page_goes_on_where_it_ended_though_its_last_task_was_deleted(stor
     rest = await mine.list_tasks(cursor=page.next_cursor)
 
     assert ([task.id for task in rest.tasks], rest.next_cursor) == ([oldest.id], None)
+
+
+async def test_what_a_fork_began_with_is_spent_once(store: SqlStore) -> None:
+    await store.make_project(Project(project_id="team", daily_tokens=107))
+    team = store.of("team")
+    await team.submit(request())
+    source = await claimed(store)
+    await answer(store, source, completion_tokens=100)
+    done = StepCompleted(step=1, tree=None, usage=Usage(), duration_s=0.0)
+    await store.append(source.run_id, source.generation, "step.completed", done.model_dump(mode="json"))
+
+    forked = await team.fork(source.task.id, (await team.get(source.task.id)).last_seq)
+    fork = await claimed(store)
+    unspent = [await store.overspent({("team", "local")})]
+    await store.finish(source.run_id, source.generation, DONE)
+    unspent.append(await store.overspent({("team", "local")}))
+    await use(store, fork, completion_tokens=7)
+
+    assert unspent == [{}, {}]
+    said = "the project has used 107 of its 107 tokens of today (UTC)"
+    assert await store.overspent({("team", "local")}) == {("team", "local"): said}
+    (used,) = await Accounts(store.database).used("team")
+    assert (used.usage.completion_tokens, used.num_steps) == (107, 1)
+    ended = await team.get(forked.id)
+    assert (ended.usage.completion_tokens, ended.runs[0].spent.completion_tokens) == (107, 7)
