@@ -6,7 +6,7 @@ part of it: it stays free until its end marker, except that nothing may end the 
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from functools import lru_cache
@@ -27,6 +27,10 @@ _JSON_STYLE = {"whitespace_pattern": r" |\n[ \t]{0,24}"}
 """A blank, or a new line with room to indent; never endless blanks, which a weak model falls into."""
 _NUM_KEPT = 64
 """Compiled grammars that are kept: callers send the same few schemas again and again."""
+_INEXACT = 2**53
+"""The library reads all numbers as floats, which do not tell whole numbers apart from here on."""
+_BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
+_CHOICES = ("enum", "const")
 _LONGEST_TOKEN = 1000
 """Bytes; the library holds no longer ones. Only fixed pieces of prompts are, and those are not sampled."""
 _REASON_CHARS = 300
@@ -69,7 +73,7 @@ class GrammarCompiler:
         rules = _Rules()
         forms = []
         if answer is not None:
-            forms.append(rules.add(_json(answer), ""))
+            forms.append(rules.add(_json(answer, ""), ""))
         if tools:
             call = rules.add(_calls(tools, self._tokenizer, rules), "")
             forms.append(f"{call}+" if num_calls is None else f"{call}{{{num_calls}}}")
@@ -185,8 +189,23 @@ class _Rules:
         return "\n".join([f"start: {start}", *self.lines])
 
 
-def _json(schema: JsonObject) -> str:
+def _json(schema: JsonObject, param: str) -> str:
+    inexact = next((name for name, number in _limits(schema) if abs(number) >= _INEXACT), None)
+    if inexact is not None:
+        raise GrammarError(f"{inexact} has a number beyond 2^53 - 1, where whole numbers are no longer exact", param)
     return f"%json {json.dumps({**schema, 'x-guidance': _JSON_STYLE})}"
+
+
+def _limits(value: object, name: str = "") -> Iterator[tuple[str, float]]:
+    """The numbers that a schema compares others with, and what they are called."""
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from _limits(part, name if name in _CHOICES else key)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _limits(part, name)
+    elif (isinstance(value, int | float) and name in _BOUNDS) or (isinstance(value, int) and name in _CHOICES):
+        yield name, value
 
 
 def _calls(tools: Mapping[str, JsonObject], tokenizer: ChatTokenizer, rules: _Rules) -> str:
@@ -218,7 +237,7 @@ def _value(schema: JsonObject, root: JsonObject, param: str, rules: _Rules) -> s
     choices = schema.get("enum", [schema["const"]] if "const" in schema else None)
     if kinds and "string" not in kinds:
         definitions = {key: root[key] for key in ("$defs", "definitions") if key in root}
-        spellings = [rules.add(_json({**schema, **definitions}), param)]
+        spellings = [rules.add(_json({**schema, **definitions}, param), param)]
         if choices is None:  # as the template writes history, and so as the model may have learned to write
             spellings += [_literal(text) for kind, text in _PYTHON_SPELLINGS if kind in kinds]
         return f"({' | '.join(spellings)}) {_literal(_END_VALUE)}"

@@ -316,3 +316,22 @@ def possible(logits: torch.Tensor) -> set[int]:
 
 async def generated(engine: EmbeddedEngine, request: GenerateRequest) -> list[TokenEvent]:
     return [event async for event in engine.generate(request)]
+
+
+@pytest.mark.parametrize(
+    "limit",
+    [{"minimum": -(2**63)}, {"maximum": 2**53}, {"exclusiveMaximum": 1e300}, {"enum": [1, 2**64]}, {"const": -(2**53)}],
+    ids=str,
+)
+def test_limits_that_floats_cannot_tell_apart_are_refused(limit: dict[str, Any]) -> None:
+    count = {"type": "integer", **limit}
+    with pytest.raises(GrammarError, match=f"{next(iter(limit))} has a number beyond 2"):
+        COMPILER.turn(enable_thinking=False, answer={"type": "object", "properties": {"count": count}})
+    with pytest.raises(GrammarError, match="no longer exact") as refused:
+        COMPILER.turn(enable_thinking=False, tools={"t": tool("f", {"count": count})})
+    assert refused.value.param == "t.function.parameters.properties.count"
+
+
+def test_limits_of_safe_integers_and_numbers_that_limit_nothing_are_taken() -> None:
+    safe = {"type": "integer", "minimum": 1 - 2**53, "maximum": 2**53 - 1, "default": 2**70}
+    COMPILER.turn(enable_thinking=False, answer={"type": "object", "properties": {"maximum": safe}})
