@@ -5,6 +5,7 @@
 """
 
 import argparse
+import gc
 import ipaddress
 import logging
 import os
@@ -307,6 +308,7 @@ def _serve(
         signal.signal(name, _drained)
     config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=_DRAIN_S)
     server = uvicorn.Server(config)
+    gc.freeze()  # what is loaded stays: to look through it for garbage would stop every stream for 0.3 s
     with beside(lambda: setattr(server, "should_exit", True)):
         server.run(sockets=[listener])
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
+from typing import TypeVar
 
 import anyio
 from fastapi import APIRouter, Depends, FastAPI, Request
@@ -20,7 +21,7 @@ from model_server.chat.turn import AssistantTurn, TurnParser
 from model_server.config import ModelConfig
 from model_server.engine.grammar import GrammarCompiler
 from model_server.server.access import Access
-from model_server.server.body import read_body
+from model_server.server.body import JsonObject, json_object, read_body
 from model_server.server.chat_answer import ChatAnswer
 from model_server.server.choices import Choices
 from model_server.server.completion_answer import CompletionAnswer, Echo
@@ -54,6 +55,8 @@ from model_server.server.wire import Answer, Json
 from model_server.types import Engine, GenerateRequest, SamplingParams
 
 logger = logging.getLogger(__name__)
+
+_Asked = TypeVar("_Asked")
 
 
 def create_app(
@@ -126,26 +129,25 @@ class _Service:
         return router
 
     async def _chat(self, request: Request) -> Response:
-        chat = parse_request(await self._body(request))
+        chat = await self._asked(request, parse_request)
         answer = ChatAnswer(_new_id("chatcmpl-"), self._settings.model_name, self._tokenizer, chat.include_usage)
         return await self._answered(request, chat, answer)
 
     async def _converse(self, request: Request) -> Response:
         """The same in Anthropic's protocol."""
-        chat = parse_messages(await self._body(request))
+        chat = await self._asked(request, parse_messages)
         answer = MessagesAnswer(_new_id("msg_"), self._settings.model_name, chat.max_tokens)
         return await self._answered(request, chat, answer)
 
     async def _count(self, request: Request) -> Json:
         """How long a conversation would be."""
-        chat = parse_countable(await self._body(request))
+        chat = await self._asked(request, parse_countable)
         self._check_model(chat.model)
         ids = await anyio.to_thread.run_sync(encode_prompt, chat, self._tokenizer, self._context_length)
         return {"input_tokens": len(ids)}
 
     async def _answered(self, request: Request, chat: ChatRequest, answer: Answer) -> Response:
         self._check_model(chat.model)
-        # A long conversation takes a while to encode; other streams go on meanwhile.
         salt = self._access.salt(chat.cache_salt)
         session = None if chat.session_id is None else (salt, chat.session_id)
         spans = await anyio.to_thread.run_sync(prompt_spans, chat, self._tokenizer, self._context_length)
@@ -178,7 +180,7 @@ class _Service:
 
     async def _complete(self, request: Request) -> Response:
         """Plain continuations: no template, no parser."""
-        asked = parse_completion(await self._body(request))
+        asked = await self._asked(request, parse_completion)
         self._check_model(asked.model)
         prompts = await anyio.to_thread.run_sync(self._encoded, asked)
         name = _new_id("cmpl-")
@@ -213,7 +215,7 @@ class _Service:
 
     async def _generate(self, request: Request) -> Response:
         """A continuation by token ids."""
-        asked = parse_native(await self._body(request))
+        asked = await self._asked(request, parse_native)
         prompt_ids = check_ids(asked.input_ids, self._tokenizer, "input_ids")
         fields = asked.sampling_params
         stop_ids = frozenset(check_ids(fields.stop_token_ids, self._tokenizer, "sampling_params.stop_token_ids"))
@@ -285,7 +287,7 @@ class _Service:
 
     async def _tokenize(self, request: Request) -> Json:
         """Token ids of a text, or of a conversation as it would be sent to the model."""
-        asked = parse_tokenize(await self._body(request))
+        asked = await self._asked(request, parse_tokenize)
         self._check_model(asked.model)
         if isinstance(asked, ChatRequest):
             ids = await anyio.to_thread.run_sync(encode_prompt, asked, self._tokenizer, self._context_length)
@@ -294,7 +296,7 @@ class _Service:
         return {"tokens": ids, "count": len(ids), "max_model_len": self._context_length}
 
     async def _detokenize(self, request: Request) -> Json:
-        asked = parse_detokenize(await self._body(request))
+        asked = await self._asked(request, parse_detokenize)
         self._check_model(asked.model)
         return {"text": await anyio.to_thread.run_sync(self._text, asked.tokens)}
 
@@ -358,8 +360,10 @@ class _Service:
                 param="model",
             )
 
-    async def _body(self, request: Request) -> bytes:
-        return await read_body(request, self._settings.max_body_bytes)
+    async def _asked(self, request: Request, parse: Callable[[JsonObject], _Asked]) -> _Asked:
+        """A checked request. Other streams go on while a long one is read and checked."""
+        body = await read_body(request, self._settings.max_body_bytes)
+        return await anyio.to_thread.run_sync(lambda: parse(json_object(body, self._context_length)))
 
 
 def _new_id(kind: str) -> str:

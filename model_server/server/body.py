@@ -42,6 +42,10 @@ _ALIKE = 0.9
 """One wrong letter in ten."""
 _MISSPELT = "misspelt_field"
 
+_PARTS, _PARTS_PER_TOKEN = 2**16, 2
+"""Commas and opening brackets of a request, in texts too, beside and in its context. Parsing stops everything else, and
+takes as long as there are values, which these count: a second for a few megabytes of nothing but brackets."""
+
 _Checked = TypeVar("_Checked", bound=Fields)
 
 
@@ -65,8 +69,16 @@ async def read_body(request: Request, limit: int) -> bytes:
     return b"".join(chunks)
 
 
-def json_object(body: bytes) -> JsonObject:
-    """Raises ApiError where the body is none."""
+def json_object(body: bytes, context_length: int | None = None) -> JsonObject:
+    """The body's fields.
+
+    Raises:
+        ApiError: it is no JSON object, or has many times what could fill a context of so many tokens.
+    """
+    num_parts = len(body) - len(body.translate(None, b",[{"))
+    if context_length is not None and num_parts > _PARTS + _PARTS_PER_TOKEN * context_length:
+        message = f"The request has {num_parts} commas and brackets, more than {context_length} tokens can hold."
+        raise ApiError(f"{message} Shorten it.", code="context_length_exceeded")
     try:
         parsed = json.loads(body)
     except (ValueError, RecursionError) as error:

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from model_server.server.body import checked, without_neutral
+from model_server.server.body import JsonObject, checked, without_neutral
 from model_server.server.errors import ApiError
 from model_server.server.sampling_fields import MAX_CHOICES, ChoiceFields, asked
 
@@ -46,13 +46,13 @@ class CompletionRequest(ChoiceFields):
         return [self.prompt] if alone else self.prompt
 
 
-def parse_completion(body: bytes) -> CompletionRequest:
-    """Check a request body.
+def parse_completion(fields: JsonObject) -> CompletionRequest:
+    """Check a request.
 
     Raises:
         ApiError: what is wrong, where, and what to do.
     """
-    request = checked(CompletionRequest, without_neutral(asked(body), _UNSUPPORTED))
+    request = checked(CompletionRequest, without_neutral(asked(fields), _UNSUPPORTED))
     request.check_stream()
     _check_scores(request)
     if not isinstance(request.prompt, str | list) or not all(map(_is_prompt, request.prompts)):

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints
 
-from model_server.server.body import Fields, JsonObject, checked, json_object, without_neutral
+from model_server.server.body import Fields, JsonObject, checked, without_neutral
 from model_server.server.errors import ApiError
 from model_server.server.placement_fields import PlacementFields
 from model_server.server.sampling_fields import SamplingFields
@@ -145,21 +145,17 @@ class ConversationRequest(ChatRequest):
     clips_limit: ClassVar[bool] = True
 
 
-def parse_messages(body: bytes) -> ConversationRequest:
-    """Check a request body.
+def parse_countable(fields: JsonObject) -> ConversationRequest:
+    """The same for ``count_tokens``, where nothing is generated. Raises ApiError, as :func:`parse_messages`."""
+    return parse_messages({"max_tokens": 1} | fields)
+
+
+def parse_messages(fields: JsonObject) -> ConversationRequest:
+    """Check a request.
 
     Raises:
         ApiError: what is wrong, where, and what to do.
     """
-    return _conversation(json_object(body))
-
-
-def parse_countable(body: bytes) -> ConversationRequest:
-    """The same for ``count_tokens``, where nothing is generated. Raises ApiError, as :func:`parse_messages`."""
-    return _conversation({"max_tokens": 1} | json_object(body))
-
-
-def _conversation(fields: JsonObject) -> ConversationRequest:
     present = {name: value for name, value in fields.items() if value is not None and name not in _IGNORED}
     request = checked(MessagesRequest, without_neutral(present, _UNSUPPORTED))
     _check_order(request.messages)

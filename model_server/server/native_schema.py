@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, StringConstraints
 
-from model_server.server.body import JsonObject, checked, json_object, without_neutral
+from model_server.server.body import JsonObject, checked, without_neutral
 from model_server.server.errors import ApiError
 from model_server.server.placement_fields import PlacementFields
 from model_server.server.sampling_fields import MAX_COUNT, SamplingFields, TokenId
@@ -100,13 +100,13 @@ class NativeRequest(PlacementFields):
         return self.routed_experts_start_len if self.return_routed_experts else None
 
 
-def parse_native(body: bytes) -> NativeRequest:
-    """Check a request body.
+def parse_native(fields: JsonObject) -> NativeRequest:
+    """Check a request.
 
     Raises:
         ApiError: what is wrong, where, and what to do.
     """
-    fields = _present(json_object(body), _IGNORED)
+    fields = _present(fields, _IGNORED)
     sampling = fields.get("sampling_params")
     if isinstance(sampling, dict):
         fields["sampling_params"] = without_neutral(

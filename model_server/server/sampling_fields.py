@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import BeforeValidator, Field, StringConstraints
 
-from model_server.server.body import Fields, JsonObject, json_object
+from model_server.server.body import Fields, JsonObject
 from model_server.server.errors import ApiError
 from model_server.server.placement_fields import PlacementFields
 
@@ -20,9 +20,9 @@ MAX_COUNT = 2**31 - 1
 TokenId = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 
 
-def asked(body: bytes) -> JsonObject:
+def asked(fields: JsonObject) -> JsonObject:
     """The fields of a request of OpenAI's protocol that matter. Those that are null are treated as absent."""
-    return {name: value for name, value in json_object(body).items() if value is not None and name not in _IGNORED}
+    return {name: value for name, value in fields.items() if value is not None and name not in _IGNORED}
 
 
 def _listed(value: object) -> object:

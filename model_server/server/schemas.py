@@ -5,9 +5,9 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, StringConstraints
 
-from model_server.chat.template import JsonObject, content_text
+from model_server.chat.template import content_text
 from model_server.server.answer_form import NamedTool, ResponseFormat, ToolChoice
-from model_server.server.body import Fields, PastFields, checked, json_object, without_neutral
+from model_server.server.body import Fields, JsonObject, PastFields, checked, without_neutral
 from model_server.server.errors import ApiError
 from model_server.server.sampling_fields import MAX_COUNT, ChoiceFields, TokenId, asked
 
@@ -123,27 +123,26 @@ class TextToTokens(Fields):
 
 class TokensToText(Fields):
     model: str
-    tokens: Annotated[list[TokenId], Field(max_length=2**20)]
+    tokens: list[TokenId]
 
 
-def parse_tokenize(body: bytes) -> ChatRequest | TextToTokens:
+def parse_tokenize(fields: JsonObject) -> ChatRequest | TextToTokens:
     """Raises ApiError, as :func:`parse_request`."""
-    fields = json_object(body)
-    return parse_request(body) if "messages" in fields else checked(TextToTokens, fields)
+    return parse_request(fields) if "messages" in fields else checked(TextToTokens, fields)
 
 
-def parse_detokenize(body: bytes) -> TokensToText:
+def parse_detokenize(fields: JsonObject) -> TokensToText:
     """Raises ApiError, as :func:`parse_request`."""
-    return checked(TokensToText, json_object(body))
+    return checked(TokensToText, fields)
 
 
-def parse_request(body: bytes) -> ChatRequest:
-    """Check a request body.
+def parse_request(fields: JsonObject) -> ChatRequest:
+    """Check a request.
 
     Raises:
         ApiError: what is wrong, where, and what to do.
     """
-    return check_request(checked(ChatRequest, without_neutral(asked(body), _UNSUPPORTED)))
+    return check_request(checked(ChatRequest, without_neutral(asked(fields), _UNSUPPORTED)))
 
 
 def check_request(request: _Request) -> _Request:

@@ -204,7 +204,7 @@ def assert_body_is_accepted(arguments: list[str]) -> None:
     for flag, value in itertools.pairwise(arguments):
         if flag in ("-d", "--data"):
             if any(argument.endswith("/generate") for argument in arguments):
-                parse_native(value.encode())
+                parse_native(json.loads(value))
             else:
                 path = next(urlsplit(argument).path for argument in arguments if argument.startswith("http"))
                 body_of(path).model_validate_json(value)

@@ -137,14 +137,29 @@ async def test_a_text_many_times_too_long_is_refused_for_its_beginning(
     assert " but the context holds 200. Shorten " in answer.json()["error"]["message"]
 
 
-async def test_more_tokens_than_any_text_has_are_not_read(http: httpx.AsyncClient) -> None:
-    answer = await http.post("/detokenize", json={"model": MODEL, "tokens": [1] * (2**20 + 1)}, timeout=120)
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", {"messages": [USER], "metadata": [[]] * 70_000}),
+        ("/v1/chat/completions", {"messages": [USER | {"content": [{"type": "text", "text": "x"}] * 70_000}]}),
+        ("/v1/messages", {"messages": [USER], "max_tokens": 5, "metadata": {"user_id": [{}] * 70_000}}),
+        ("/v1/completions", {"prompt": [1] * 70_000, "echo": True}),
+        ("/generate", {"input_ids": [1] * 70_000}),
+        ("/tokenize", {"prompt": "hi", "unknown": [0] * 70_000}),
+        ("/detokenize", {"tokens": [1] * 70_000}),
+    ],
+    ids=["brackets", "parts", "blocks", "prompt", "ids", "zeros", "tokens"],
+)
+async def test_a_request_of_many_times_the_values_that_fill_a_context_is_not_read(
+    http: httpx.AsyncClient, path: str, body: dict[str, Any]
+) -> None:
+    answer = await http.post(path, json={"model": MODEL} | body, timeout=120)
     assert answer.status_code == 400
-    assert answer.json()["error"]["param"] == "tokens"
+    assert "commas and brackets, more than 200 tokens can hold" in answer.json()["error"]["message"]
 
 
-async def test_an_endless_prompt_that_is_to_be_repeated_is_refused_for_its_length(http: httpx.AsyncClient) -> None:
-    body = {"model": MODEL, "prompt": [1] * 2**20, "echo": True}
-    answer = await http.post("/v1/completions", json=body, timeout=120)
-    assert answer.status_code == 400
-    assert answer.json()["error"]["code"] == "context_length_exceeded"
+async def test_a_context_of_token_ids_is_read_whatever_its_length() -> None:
+    engine = ScriptedEngine(lambda request: ids(f"x{IM_END}"), context_length=100_000)
+    async with service(engine) as (_, url), httpx.AsyncClient(base_url=url) as http:
+        answer = await http.post("/generate", json={"input_ids": [1] * 99_000}, timeout=120)
+    assert answer.status_code == 200, answer.text
