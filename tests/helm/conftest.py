@@ -13,7 +13,7 @@ from evals.suite import eval_task, nano_heldout
 from evals.types import EvalTask
 from tests.helm.release import Release
 
-_IMAGES = ("agent", "model-server", "postgres", "router", "sandboxd", "task")
+_IMAGES = ("agent", "agent-ray", "model-server", "postgres", "router", "sandboxd", "task")
 
 
 @pytest.fixture(scope="session")

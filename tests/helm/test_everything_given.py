@@ -1,4 +1,5 @@
-"""A release of which everything is said that can be said of pods, whose weights one Job fetches from a hub."""
+"""A release of which everything is said that can be said of pods, whose weights one Job fetches from a hub, and whose
+sandboxes are made by executors in a Ray cluster."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -59,6 +60,8 @@ VALUES: Mapping[str, Any] = {
     "orchestrator": PODS,
     "router": {**PODS, "enabled": True, "replicas": 1},
     "database": {**PODS, "mode": "embedded"},
+    "data": {"accessMode": "ReadWriteMany"},
+    "sandbox": {"ray": {**PODS, "mode": "pods", "executors": 2}},
     "modelServer": {
         **PODS,
         "engine": "sglang",
@@ -86,6 +89,8 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "router": ("router",),
     "postgres": ("postgres",),
     "model-server": ("model-server", "sglang"),
+    "ray-head": ("ray",),
+    "ray-machine": ("ray",),
 }
 """Component -> its containers."""
 
@@ -111,7 +116,7 @@ def given(loaded: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     release.helm("uninstall", "--wait")
 
 
-async def test_a_task_is_done_with_weights_that_a_job_has_fetched(
+async def test_a_task_is_done_with_weights_that_a_job_has_fetched_in_sandboxes_of_executors_on_ray(
     given: Release, exercise: EvalTask, tmp_path: Path
 ) -> None:
     given.kubectl("wait", "--for=condition=Complete", "--timeout=120s", "jobs", "--all")
