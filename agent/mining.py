@@ -87,7 +87,7 @@ def _texts(call: ToolCall) -> tuple[str, str]:
     """The shell line of a call, and the path that it names; empty where it has none."""
     try:
         arguments = json.loads(call.arguments)
-    except ValueError:
+    except (ValueError, RecursionError):
         return "", ""
     given = arguments if isinstance(arguments, dict) else {}
     command, path = given.get("command"), given.get("path")

@@ -173,7 +173,7 @@ def _arguments(call: ToolCall) -> dict[str, Any]:
     """Empty where they are no object: the call cannot be dispatched then."""
     try:
         given = json.loads(call.arguments)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return given if isinstance(given, dict) else {}
 

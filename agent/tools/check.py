@@ -24,6 +24,8 @@ def check(call: ToolCall, tools: Sequence[Tool], *, cut: bool) -> tuple[Tool, Ba
     except ValueError as error:
         reason = "they were cut off at the token limit; be shorter" if cut else str(error)
         return _error(f"{call.name}: the arguments are not JSON: {reason}")
+    except RecursionError:
+        return _error(f"{call.name}: the arguments are nested too deeply")
     if not isinstance(given, dict):
         return _error(f"{call.name}: the arguments are not a JSON object")
     if any("\0" in value for value in given.values() if isinstance(value, str)):

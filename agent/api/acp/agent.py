@@ -104,7 +104,7 @@ class _Messages:
                 message = json.loads(await self._socket.receive_text())
             except (WebSocketDisconnect, KeyError, TypeError):  # Bytes are no message of the protocol.
                 return None
-            except ValueError:
+            except (ValueError, RecursionError):
                 await self.send(_no_message(-32700, "Parse error"))
                 continue
             if isinstance(message, dict):

@@ -84,6 +84,7 @@ async def test_finishing_without_a_change_is_refused_once(desk: Desk) -> None:
         (calls(("bash", '{"comm')), "bash: the arguments are not JSON"),
         (calls(("bash", '{"comm')).model_copy(update={"finish_reason": "length"}), "cut off at the token limit"),
         (calls(("bash", "[]")), "not a JSON object"),
+        (calls(("bash", '{"command": ' + "[" * 9999 + "]" * 9999 + "}")), "nested too deeply"),
         (calls(("bash", "{}")), "bash: command: Field required"),
         (calls(("bash", '{"command": "ls", "cwd": "/"}')), "bash: cwd: Extra inputs are not permitted"),
         (calls(("bash", '{"command": 7}')), "bash: command: Input should be a valid string"),
