@@ -27,6 +27,9 @@ _LONGEST_PAUSE_S = 30.0
 _LONGEST_RETRY_AFTER_S = 120.0
 _QUOTED_CHARS = 500
 """How much of an endpoint's own words an error repeats."""
+_BYTES_PER_TOKEN = 2048
+"""Most that an endpoint may send for one; with all that endpoints put around it, a token takes 200 to 600."""
+_BYTES_BESIDE = 1024 * 1024
 ROUTING_KEY_HEADER = "X-SMG-Routing-Key"
 """Requests with one value go to one server, which then has the beginning of their prompts in its cache; by the name
 that the gateway smg reads and passes on. Endpoints that know nothing of it ignore it."""
@@ -196,6 +199,8 @@ class HttpModel:
                 aborted = await self._read(body, answer, tell, deadline)
         except TimeoutError as error:
             raise self._failed(self._too_slow(answer), retryable=True, code="timeout") from error
+        except _TooLong as error:
+            raise self._failed(f"sent more than {error}", retryable=True, code="protocol") from error
         except SSEError as error:
             raise self._failed("did not answer with an event stream", retryable=False, code="protocol") from error
         except httpx.ConnectError as error:
@@ -217,6 +222,10 @@ class HttpModel:
         url = f"{self._settings.url.rstrip('/')}/chat/completions"
         timeout = httpx.Timeout(None, connect=self._settings.connect_timeout_s)
         async with aconnect_sse(self._client, "POST", url, json=body, headers=headers, timeout=timeout) as source:
+            if not self._settings.record_tokens:  # Routes of experts are as long as the prompt.
+                most = _BYTES_BESIDE + _BYTES_PER_TOKEN * body["max_tokens"]
+                assert isinstance(source.response.stream, httpx.AsyncByteStream), source.response.stream
+                source.response.stream = _Bounded(source.response.stream, most)
             if source.response.status_code != httpx.codes.OK:
                 await source.response.aread()
                 raise self._refused(source.response)
@@ -323,6 +332,29 @@ class _EndpointError(ModelError):
     def __init__(self, message: str, *, retryable: bool, code: str, retry_after_s: float | None) -> None:
         super().__init__(message, retryable=retryable, code=code)
         self.retry_after_s = retry_after_s
+
+
+class _TooLong(Exception):
+    """An answer that no model writes in the tokens it has; says how many bytes were read of it."""
+
+
+class _Bounded(httpx.AsyncByteStream):
+    """Ends an answer without end before it fills the memory that all runs of a worker share."""
+
+    def __init__(self, stream: httpx.AsyncByteStream, most: int) -> None:
+        self._stream = stream
+        self._most = most
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        num_bytes = 0
+        async for piece in self._stream:
+            num_bytes += len(piece)
+            if num_bytes > self._most:
+                raise _TooLong(f"{self._most:,} bytes as one answer")
+            yield piece
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
 
 
 class _Audience:

@@ -1,6 +1,7 @@
 """The model client against a real HTTP endpoint that does what endpoints do, good and bad."""
 
 import asyncio
+import json
 import socket
 from collections.abc import Iterator
 
@@ -162,6 +163,14 @@ async def test_a_failure_that_would_come_again_is_not_tried_again(fault: Fault, 
     error = await failure(endpoint)
     assert (error.code, error.retryable, len(endpoint.requests)) == (code, False, 1)
     assert says in str(error)
+
+
+async def test_an_answer_that_no_model_writes_in_its_tokens_is_not_read_to_its_end() -> None:
+    chunk = json.dumps({"choices": [{"delta": {"content": "A" * 2**24}, "finish_reason": "stop"}]})
+    endpoint = ScriptedEndpoint(in_order(ANSWER), faults=[Garbage(f"data: {chunk}\n\ndata: [DONE]\n\n")] * 3)
+    error = await failure(endpoint)
+    assert (error.code, error.retryable, len(endpoint.requests)) == ("protocol", True, 3)
+    assert "sent more than 9,437,184 bytes as one answer" in str(error)
 
 
 async def test_tries_come_to_an_end() -> None:
