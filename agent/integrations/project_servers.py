@@ -51,7 +51,7 @@ class ProjectWay:
         self._opened |= secrets
         # No proxy of the environment: it would look the name up anew.
         http = httpx2.AsyncClient(
-            headers=settings.filled(secrets),
+            headers={"Accept-Encoding": "identity"} | settings.filled(secrets),
             timeout=httpx2.Timeout(30.0, read=settings.timeout_s),
             transport=_Guarded(self._allowed),
             trust_env=False,
@@ -84,6 +84,11 @@ class _Guarded(httpx2.AsyncBaseTransport):
             extensions={**request.extensions, "sni_hostname": request.url.host},
         )
         response = await self._inner.handle_async_request(pinned)
+        if (
+            response.headers.get("Content-Encoding", "identity") != "identity"
+        ):  # A few bytes could stand for any number.
+            await response.aclose()
+            raise httpx2.RemoteProtocolError("the answer is compressed, which was not asked for", request=request)
         assert isinstance(response.stream, httpx2.AsyncByteStream), response.stream
         response.stream = _Bounded(response.stream)
         return response

@@ -1,5 +1,6 @@
 """What a project gives its agents: real workers, a scripted endpoint, and sandboxes."""
 
+import gzip
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from ipaddress import ip_network
@@ -9,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from cryptography.fernet import Fernet
+from starlette.responses import Response
 
 from agent.api.app import create_app
 from agent.config import ModelSettings
@@ -22,6 +24,7 @@ from agent.store.secrets import SecretBox
 from agent.store.skills import ProjectSkills, SkillSettings
 from agent.store.sql import SqlStore
 from agent.testing import Script, ScriptedEndpoint, call, turns
+from agent.testing.serving import serving
 from agent.types import AssistantMessage, Status, TaskRequest
 from tests.integration.chat import tool_server
 from tests.integration.orchestrator.conftest import PATCH, REPAIR, users
@@ -218,6 +221,21 @@ async def test_a_server_in_the_services_own_network_is_not_called(
     assert "127.0.0.1, which is not on the public internet" in called
     assert listed == called
     assert heard == []
+
+
+async def test_an_answer_of_a_server_that_would_unfold_to_any_size_is_not_read(
+    store: SqlStore, tmp_path: Path, make_request: Callable[..., TaskRequest]
+) -> None:
+    folded = Response(gzip.compress(b" " * 2**20), headers={"Content-Encoding": "gzip"}, media_type="application/json")
+    endpoint = ScriptedEndpoint(turns(calls("repeat", text="tick"), *REPAIR))
+    with serving(folded) as port:
+        await serve(store, f"http://127.0.0.1:{port}/mcp")
+        task = await users(store).submit(make_request(profile="assistant", review=False))
+        async with worker(store, tmp_path, endpoint) as working:
+            await working.drain()
+
+    assert (await users(store).get(task.id)).status is Status.SUCCEEDED
+    assert "the answer is compressed" in (await read(store, task.id))[0]
 
 
 async def test_what_is_wrong_with_a_server_is_read_by_the_model_and_the_run_goes_on(
