@@ -1,5 +1,6 @@
 """What opens pull requests on a git host; each kind of host has a file of its own."""
 
+import json
 import ssl
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -11,6 +12,10 @@ from agent.integrations.addresses import ForbiddenAddress
 from agent.integrations.remote import Reach
 
 _TIMEOUT_S = 30.0
+_HEADERS = {"User-Agent": "mimo-coder", "Accept-Encoding": "identity"}
+_MAX_ANSWER_BYTES = 16 * 1024 * 1024
+"""A project names the host, and all projects share the memory of the service. GitHub says about 30 KB of a pull
+request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,22 +72,35 @@ class ForgeApi:
         plain = url.scheme == "http"
         try:
             address = await self._reach.address(url.host, url.port or (80 if plain else 443), plain=plain)
-            async with httpx.AsyncClient(verify=self._trusted(), timeout=_TIMEOUT_S, trust_env=False) as http:
-                answer = await http.request(
+            async with (
+                httpx.AsyncClient(verify=self._trusted(), timeout=_TIMEOUT_S, trust_env=False) as http,
+                http.stream(
                     method,
                     url.copy_with(host=address),
-                    headers=self._headers | {"Host": url.netloc.decode(), "User-Agent": "mimo-coder"},
+                    headers=self._headers | _HEADERS | {"Host": url.netloc.decode()},
                     extensions={"sni_hostname": url.host},
                     **arguments,
-                )
+                ) as answer,
+            ):
+                text = await self._read(answer)
         except (httpx.HTTPError, ForbiddenAddress) as error:
             raise RepositoryError(f"{self._url} cannot be called: {error}") from error
         if not answer.is_success:
-            raise RepositoryError(f"{self._url} answers {answer.status_code}: {answer.text[:500]}")
+            raise RepositoryError(f"{self._url} answers {answer.status_code}: {text.decode('utf-8', 'replace')[:500]}")
         try:
-            return answer.json()
-        except ValueError as error:
+            return json.loads(text)
+        except (ValueError, RecursionError) as error:
             raise RepositoryError(f"{self._url} answers with something that is no JSON; is forge_url right?") from error
+
+    async def _read(self, answer: httpx.Response) -> bytes:
+        text = bytearray()
+        async for piece in answer.aiter_raw():  # Not unfolded: a few bytes could stand for any number.
+            text += piece
+            if len(text) > _MAX_ANSWER_BYTES:
+                raise RepositoryError(
+                    f"{self._url} answers with more than {_MAX_ANSWER_BYTES} bytes; is forge_url right?"
+                )
+        return bytes(text)
 
     def _trusted(self) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=self._reach.ca_file)
