@@ -94,6 +94,14 @@ def test_the_database_of_others_is_reached_by_whoever_reads_it_and_at_its_port_a
     }
 
 
+def test_the_model_of_others_is_reached_by_workers_and_by_the_tests_of_an_installation() -> None:
+    server = {"engine": "external", "url": "http://10.9.0.7:8000/v1", "cidrs": ["10.9.0.0/24"]}
+    made = render({"modelServer": server, "database": {"mode": "embedded"}}, "dev")
+    model = Pod("model", "", {}, {"http": 8000}, "10.9.0.7")
+    assert {"orchestrator", "test-model"} <= {source for source, _, _ in reached(made, list(pods(made)), [model])}
+    assert not reached(made, [each for each in pods(made) if each.name in ("api", "postgres", "sandbox")], [model])
+
+
 def test_pods_of_others_reach_the_api_alone(made: Rendered) -> None:
     assert reached(made, [Pod("other", ELSEWHERE, {}, {})], list(pods(made))) == {("other", "api", 8080)}
 
