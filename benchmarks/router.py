@@ -16,6 +16,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx
 
@@ -27,6 +28,8 @@ KEY = "benchmark"
 POLICY = "consistent_hashing"
 MODEL = "mimo-v2-nano"
 _START_S = 300.0
+_GATEWAY = Path(__file__).parents[1] / "helm" / "files" / "router.py"
+"""As the chart starts it."""
 
 
 @dataclass(slots=True)
@@ -76,7 +79,7 @@ async def gateway(arguments: Sequence[str]) -> AsyncIterator[str]:
         "--log-level=error",
     ]
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "smg.cli", "launch", *command, stdout=asyncio.subprocess.DEVNULL
+        sys.executable, "-P", str(_GATEWAY), *command, env=_environment(), stdout=asyncio.subprocess.DEVNULL
     )
     try:
         await answers(f"http://127.0.0.1:{port}/readiness")
@@ -140,11 +143,14 @@ def free_port() -> int:
 
 
 async def _serve(port: int) -> asyncio.subprocess.Process:
-    environment = {**os.environ, "MIMO_MODEL_API_KEY": KEY, "OMP_NUM_THREADS": "1"}
     command = ("-m", "model_server", f"--checkpoint={MODEL}", f"--port={port}")
     return await asyncio.create_subprocess_exec(
-        sys.executable, *command, env=environment, stderr=asyncio.subprocess.DEVNULL
+        sys.executable, *command, env=_environment(), stderr=asyncio.subprocess.DEVNULL
     )
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "MIMO_MODEL_API_KEY": KEY, "OMP_NUM_THREADS": "1"}
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
@@ -159,7 +165,7 @@ async def _measure(num_servers: int, num_conversations: int, num_turns: int) -> 
         async with AsyncExitStack() as stack:
             behind = await stack.enter_async_context(servers(num_servers))
             urls = [server.url for server in behind]
-            told = (f"--api-key={KEY}", f"--policy={policy}", "--worker-startup-check-interval=1")
+            told = (f"--policy={policy}", "--worker-startup-check-interval=1")
             url = await stack.enter_async_context(gateway([*told, "--worker-urls", *urls]))
             model = await stack.enter_async_context(client(url))
             begun = time.monotonic()

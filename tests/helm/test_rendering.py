@@ -443,6 +443,14 @@ def test_every_part_whose_series_may_be_read_is_watched() -> None:
     assert sorted(watched) == ["mimo-api", "mimo-model-server", "mimo-orchestrator", "mimo-router"]
 
 
+def test_the_gateway_has_its_key_from_the_environment_by_the_program_that_says_so() -> None:
+    [router] = containers(
+        render({"router": {"enabled": True}}, "dev").one("Deployment", "mimo-router")["spec"]["template"]
+    )
+    assert router["command"] == ["python", "-P", "-c", (CHART / "files" / "router.py").read_text()]
+    assert "MIMO_MODEL_API_KEY" not in str(router["args"])
+
+
 @pytest.mark.parametrize(("name", "secret"), [("dev", "mimo-keys"), ("hardened", "mimo-api-key")])
 def test_what_is_said_at_the_end_names_the_secret_that_has_the_key(name: str, secret: str) -> None:
     values = [f"--values={CHART}/values-{each}.yaml" for each in PROFILES[name]]

@@ -182,7 +182,7 @@ async def routed(urls: list[str]) -> AsyncIterator[str]:
         pod for each, pod in render({"router": {"enabled": True}}, "dev").pods() if "router" in str(each["metadata"])
     )
     [container] = containers(pod)
-    given = [argument.replace("$(MIMO_MODEL_API_KEY)", KEY) for argument in container["args"]]
+    given = container["args"]
     async with gateway([*given[: given.index("--worker-urls")], "--worker-urls", *urls]) as url:
         yield url
 
