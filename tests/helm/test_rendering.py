@@ -443,6 +443,14 @@ def test_every_part_whose_series_may_be_read_is_watched() -> None:
     assert sorted(watched) == ["mimo-api", "mimo-model-server", "mimo-orchestrator", "mimo-router"]
 
 
+def test_every_pod_is_watched_once() -> None:
+    made = render({"database": {"mode": "embedded"}, "monitoring": {"serviceMonitors": True}}, "dev")
+    for each in made.of("ServiceMonitor"):
+        wanted = each["spec"]["selector"]["matchLabels"].items()
+        found = [service for service in made.of("Service") if wanted <= service["metadata"]["labels"].items()]
+        assert len(found) == 1, (each["metadata"]["name"], [service["metadata"]["name"] for service in found])
+
+
 def test_the_gateway_has_its_key_from_the_environment_by_the_program_that_says_so() -> None:
     [router] = containers(
         render({"router": {"enabled": True}}, "dev").one("Deployment", "mimo-router")["spec"]["template"]
