@@ -68,14 +68,17 @@ async def servers(count: int) -> AsyncIterator[list[Server]]:
 
 
 @asynccontextmanager
-async def gateway(arguments: Sequence[str]) -> AsyncIterator[str]:
-    """The address of smg, which has all servers that its arguments name, once it answers."""
+async def gateway(arguments: Sequence[str], prometheus_port: int = 0) -> AsyncIterator[str]:
+    """The address of smg, which has all servers that its arguments name, once it answers.
+
+    Its series are at that port; 0: at any.
+    """
     port = free_port()
     command = [
         *arguments,
         "--host=127.0.0.1",
         f"--port={port}",
-        f"--prometheus-port={free_port()}",
+        f"--prometheus-port={prometheus_port or free_port()}",
         "--log-level=error",
     ]
     process = await asyncio.create_subprocess_exec(

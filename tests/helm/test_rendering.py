@@ -451,6 +451,19 @@ def test_every_pod_is_watched_once() -> None:
         assert len(found) == 1, (each["metadata"]["name"], [service["metadata"]["name"] for service in found])
 
 
+def test_nobody_is_alarmed_that_model_servers_of_others_do_not_report() -> None:
+    server = {"engine": "external", "url": "http://model.example.internal/v1", "cidrs": ["10.0.0.8/32"]}
+    ours, others = (
+        [
+            each["metadata"]["name"]
+            for each in render({**given, "monitoring": {"rules": True}}, "dev").of("PrometheusRule")
+        ]
+        for given in ({}, {"modelServer": server})
+    )
+    assert ours == ["mimo-models", "mimo-service"]
+    assert others == ["mimo-service"]
+
+
 def test_the_gateway_has_its_key_from_the_environment_by_the_program_that_says_so() -> None:
     [router] = containers(
         render({"router": {"enabled": True}}, "dev").one("Deployment", "mimo-router")["spec"]["template"]

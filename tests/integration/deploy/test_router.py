@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from agent.model import ROUTING_KEY_HEADER, routing_key
-from benchmarks.router import KEY, MODEL, Server, client, converse, converse_all, gateway, servers
+from benchmarks.router import KEY, MODEL, Server, client, converse, converse_all, free_port, gateway, servers
 from deploy.cluster import programs
 from model_server.server.native_schema import NativeRequest, NativeSampling
 from model_server.server.schemas import ChatRequest
@@ -30,6 +32,7 @@ pytestmark = [
     ),
 ]
 
+ALERTS = Path(__file__).parents[3] / "deploy" / "alerts" / "models.yaml"
 CALL = {"id": "call_0", "type": "function", "function": {"name": "bash", "arguments": '{"command": "ls"}'}}
 CHAT: Mapping[str, Any] = {
     "model": MODEL,
@@ -176,14 +179,14 @@ async def recorded() -> AsyncIterator[tuple[Recorder, httpx.AsyncClient]]:
 
 
 @asynccontextmanager
-async def routed(urls: list[str]) -> AsyncIterator[str]:
+async def routed(urls: list[str], *, prometheus_port: int = 0) -> AsyncIterator[str]:
     """The gateway as the chart starts it, in front of these servers instead of the chart's."""
     [pod] = (
         pod for each, pod in render({"router": {"enabled": True}}, "dev").pods() if "router" in str(each["metadata"])
     )
     [container] = containers(pod)
     given = container["args"]
-    async with gateway([*given[: given.index("--worker-urls")], "--worker-urls", *urls]) as url:
+    async with gateway([*given[: given.index("--worker-urls")], "--worker-urls", *urls], prometheus_port) as url:
         yield url
 
 
@@ -221,6 +224,22 @@ async def test_who_has_no_key_neither_asks_nor_changes_where_requests_go() -> No
         assert (await http.post("/v1/chat/completions", json=CHAT)).status_code == 401
         assert (await http.post("/workers", json={"url": "http://127.0.0.1:1"})).status_code == 401
         assert not recorder.bodies
+
+
+async def test_the_gateway_exports_what_an_alert_asks_of_it() -> None:
+    asked = set(re.findall(r"\bsmg_\w+", ALERTS.read_text()))
+    assert asked
+    port = free_port()
+    async with (
+        serving(Recorder().app) as url,  # type: ignore[arg-type] # any application is served
+        routed([url], prometheus_port=port),
+        httpx.AsyncClient(trust_env=False) as watcher,
+    ):
+        exported: set[str] = set()
+        while not asked <= exported:  # once it has looked at its server
+            await asyncio.sleep(0.2)
+            series = (await watcher.get(f"http://127.0.0.1:{port}/metrics")).text
+            exported = {line.partition("{")[0] for line in series.splitlines()}
 
 
 async def test_all_turns_and_attempts_of_a_task_have_one_key_and_other_tasks_another() -> None:
