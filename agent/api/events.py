@@ -17,7 +17,7 @@ from agent.api.context import Context, Shared
 from agent.api.drafts import DraftFrame
 from agent.api.lasting import Lasting, lasts
 from agent.api.problems import Problem
-from agent.api.schemas import LAST_EVENT, EventPage, show_event
+from agent.api.schemas import LAST_EVENT, EventPage, EventView, show_event
 from agent.api.watching import FIRST_PART, PART, Frame, Tail, fitting, frame
 
 logger = logging.getLogger(__name__)
@@ -27,6 +27,8 @@ router = APIRouter(prefix="/v1/tasks", tags=["events"])
 _RETRY_MS = 2000
 _STUCK_S = 60.0
 """A reader who takes nothing for so long is gone; what it had buffered is all it cost."""
+PAGE_BYTES = 4 * 1024 * 1024
+"""Of the events of a page, unless a single one has more: what one request costs is known."""
 HEARTBEAT = b": heartbeat\n\n"
 _WARN = 0.75
 """How far a reader falls behind before it is warned, as a share of what is kept for it."""
@@ -52,7 +54,14 @@ async def read_events(
     request: Request,
     shared: Shared,
     after: Annotated[int, Query(ge=0, le=2**53, description="Only events with a greater sequence number.")] = 0,
-    limit: Annotated[int, Query(ge=1, le=1000, description="Most events of a page; a stream has no limit.")] = 100,
+    limit: Annotated[
+        int,
+        Query(
+            ge=1,
+            le=1000,
+            description="Most events of a page, which has fewer where they are large; a stream has no limit.",
+        ),
+    ] = 100,
     types: Annotated[
         str, Query(max_length=1000, description="Only these, with commas between. A stream's last event comes always.")
     ] = "",
@@ -67,15 +76,35 @@ async def read_events(
         reader = _Reader(after if last_event_id is None else last_event_id, wanted, drafts=deltas)
         return await _stream(shared, task_id, reader)
     record = await shared.tasks.get(task_id)
-    events = await shared.tasks.events(task_id, after=after, limit=limit, types=wanted)
+    events, is_whole = await _page(shared, task_id, after, limit, wanted)
     seen = events[-1].seq if events else after
-    if len(events) < limit:  # What was not wanted lies behind the reader, too.
+    if is_whole:  # What was not wanted lies behind the reader, too.
         seen = max(seen, record.last_seq)
     return EventPage(
-        events=tuple(map(show_event, events)),
+        events=tuple(events),
         next_after=seen,
         ended=(bool(events) and events[-1].type == LAST_EVENT) or (record.status.terminal and seen >= record.last_seq),
     )
+
+
+async def _page(
+    shared: Context, task_id: str, after: int, limit: int, types: Collection[str]
+) -> tuple[list[EventView], bool]:
+    """At most so many events, and at least one where there is one, as far as they fit; whether these are the last."""
+    page: list[EventView] = []
+    num_bytes, most = 0, FIRST_PART
+    while len(page) < limit:
+        most = min(most, limit - len(page))
+        found = await shared.tasks.events(task_id, after=after, limit=most, types=types)
+        for event in map(show_event, found):
+            num_bytes += len(event.model_dump_json())
+            if page and num_bytes > PAGE_BYTES:
+                return page, False
+            page.append(event)
+        if len(found) < most:
+            return page, True
+        after, most = found[-1].seq, min(2 * most, PART)
+    return page, False
 
 
 async def _stream(shared: Context, task_id: str, reader: "_Reader") -> Response:

@@ -5,6 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
+from agent.api.events import PAGE_BYTES
 from agent.store.base import RunResult, Store
 from agent.types import Status, StopReason
 
@@ -47,3 +48,26 @@ async def test_page_of_a_running_task_has_not_ended(api: httpx.AsyncClient) -> N
     assert page["next_after"] == page["events"][-1]["seq"]
     empty = (await api.get(f"/v1/tasks/{task_id}/events", params={"after": page["next_after"]})).json()
     assert (empty["events"], empty["ended"]) == ([], False)
+
+
+async def test_a_page_of_large_events_has_fewer_and_those_behind_it_follow(
+    api: httpx.AsyncClient, store: Store
+) -> None:
+    task_id = (await api.post("/v1/tasks", json=TASK)).json()["id"]
+    claim = await store.claim("worker", 60)
+    assert claim is not None
+    sizes = [PAGE_BYTES // 3] * 4 + [PAGE_BYTES + 1] + [1] * 2
+    for size in sizes:
+        await store.append(claim.run_id, claim.generation, "note", {"text": "x" * size})
+
+    pages: list[list[int]] = []
+    after = 0
+    while True:
+        page = (await api.get(f"/v1/tasks/{task_id}/events", params={"after": after, "limit": 1000})).json()
+        if not page["events"]:
+            break
+        pages.append([event["seq"] for event in page["events"]])
+        after = page["next_after"]
+
+    assert pages == [[1, 2, 3, 4], [5, 6], [7], [8, 9]]
+    assert (page["next_after"], page["ended"]) == (9, False)
