@@ -20,11 +20,14 @@
 | run.stopped        | RunStopped        |
 """
 
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from agent.types import AssistantMessage, Observation, Priority, StopReason, ToolCall, Usage
+from agent.errors import StoreTooNew
+from agent.stored import stored
+from agent.types import AssistantMessage, Event, Observation, Priority, StopReason, ToolCall, Usage, Verdict
 
 Restore = Literal["files", "conversation", "both"]
 
@@ -180,6 +183,10 @@ class RunStopped(_Body):
     """One sentence for people: which limit, or what the endpoint said."""
 
 
+class VerdictReached(_Body):
+    verdict: Verdict
+
+
 class MessageTaken(_Body):
     """A message of the user stands in the view from now on, before the answer of ``step``."""
 
@@ -268,3 +275,59 @@ class ApprovalDecided(_Body):
     """The model reads it where the call is denied."""
     edited_args: Annotated[str, StringConstraints(max_length=100_000)] | None = None
     """JSON of the arguments with which the call is made instead, this once; None for the model's own."""
+
+
+BODIES: Mapping[str, type[BaseModel] | None] = {
+    "step.started": StepStarted,
+    "step.message": StepMessage,
+    "tool.intent": ToolIntent,
+    "tool.completed": ToolCompleted,
+    "step.completed": StepCompleted,
+    "guard.tripped": GuardTripped,
+    "message.taken": MessageTaken,
+    "approval.requested": ApprovalRequested,
+    "question.asked": QuestionAsked,
+    "note.written": NoteWritten,
+    "view.compacted": ViewCompacted,
+    "cache.fell": CacheFell,
+    "run.equipped": RunEquipped,
+    "run.resumed": RunResumed,
+    "run.rewound": RunRewound,
+    "run.stopped": RunStopped,
+    "verdict.reached": VerdictReached,
+    "message.added": MessageAdded,
+    "message.removed": MessageRemoved,
+    "task.paused": None,
+    "task.resumed": None,
+    "task.updated": TaskUpdated,
+    "budget.granted": BudgetGranted,
+    "approval.decided": ApprovalDecided,
+    "task.submitted": None,
+    "task.cancel_requested": None,
+    "run.claimed": None,
+    "run.forked": None,
+    "run.parked": None,
+    "run.requeued": None,
+    "run.provisioned": None,
+    "setup.completed": None,
+    "sandbox.lost": None,
+    "reproduction.written": None,
+    "attempts.judged": None,
+    "run.released": None,
+    "run.finished": None,
+    "task.finished": None,
+}
+"""All there are, with those of :mod:`agent.store.base`; None where more in a body than is known changes nothing."""
+
+
+def check_known(events: Iterable[Event]) -> None:
+    """
+    Raises:
+        StoreTooNew: what one says, this release does not know.
+    """
+    for event in events:
+        what = f"event {event.seq} of task {event.task_id}"
+        if event.type not in BODIES:
+            raise StoreTooNew(f"{what} is {event.type}, which this release does not know; a newer one wrote it")
+        if body := BODIES[event.type]:
+            stored(body, what, event.body)

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Collection, Iterable
 
-from agent.events import ApprovalDecided, BudgetGranted, MessageAdded, MessageRemoved
+from agent.events import ApprovalDecided, BudgetGranted, MessageAdded, MessageRemoved, check_known
 from agent.types import Event, Limits
 
 
@@ -21,10 +21,15 @@ class Inbox:
         self.put(words)
 
     def put(self, words: Iterable[Event]) -> None:
-        """Hear more of them; what was heard already is passed over."""
+        """Hear more of them; what was heard already is passed over.
+
+        Raises:
+            StoreTooNew: a newer release wrote one; those before it were heard.
+        """
         for word in words:
             if word.seq <= self.last_seq:
                 continue
+            check_known((word,))
             self._words.append(word)
             if word.type == "task.cancel_requested":
                 self.cancelled.set()

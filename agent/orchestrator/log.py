@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from agent.events import RunStopped
+from agent.events import RunStopped, VerdictReached
 from agent.log import Entry
 from agent.store.base import Claim, Store
 from agent.trajectory import standing
@@ -49,7 +49,7 @@ class StoreLog:
     def verdict(self) -> Verdict | None:
         """What the checks proved; None while it is not known."""
         event = self._last("verdict.reached")
-        return Verdict.model_validate(event.body["verdict"]) if event else None
+        return VerdictReached.model_validate(event.body).verdict if event else None
 
     @property
     def num_sandboxes_lost(self) -> int:

@@ -7,14 +7,15 @@ from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from typing import Any
 
-from agent.errors import LeaseLost, StoreUnavailable
+from agent.errors import LeaseLost, StoreTooNew, StoreUnavailable
+from agent.events import check_known
 from agent.inbox import Inbox
 from agent.orchestrator.leftovers import Leftovers
 from agent.orchestrator.log import num_fruitless_claims
 from agent.orchestrator.metrics import WorkerMetrics
 from agent.orchestrator.runner import Runner
 from agent.store.base import DELIVERIES_KEPT_FOR, Claim, RunResult, Store
-from agent.types import Status
+from agent.types import Status, WaitingOn
 
 MAX_FRUITLESS_CLAIMS = 5
 """A run that took so many workers with it is not given to a further one."""
@@ -26,6 +27,9 @@ _LISTEN_S = 0.4
 
 _MAX_IDLE = timedelta(days=7)
 """A run that was queued, or waited for its user, for so long is ended as expired."""
+
+_CANCELLED_TOO_NEW_S = 5.0
+"""So long a run is kept from this worker that it cannot end, although its user wants the end."""
 
 _STORE_AWAY_S = 1.0
 """Pause before a store that was away is asked again."""
@@ -132,6 +136,9 @@ class Worker:
         except LeaseLost as lost:
             # Expected where the run ended just before it was to be given back.
             _log.info("action=lose task=%s run=%s reason=%r", claim.task.id, claim.run_id, str(lost))
+        except StoreTooNew as error:
+            _log.warning("action=leave_to_newer task=%s run=%s reason=%r", claim.task.id, claim.run_id, str(error))
+            await self._leave_to_newer(kept, str(error), stopping)
         except StoreUnavailable as error:
             # As if this worker had died: when the lease ends, another goes on from what is stored.
             _log.warning("action=abandon task=%s run=%s error=%r", claim.task.id, claim.run_id, str(error))
@@ -143,6 +150,7 @@ class Worker:
             self._kept.discard(kept)
 
     async def _do(self, claim: Claim, inbox: Inbox) -> None:
+        check_known(claim.events)
         if num_fruitless_claims(claim.events) > MAX_FRUITLESS_CLAIMS:
             await self._give_up(claim, f"{MAX_FRUITLESS_CLAIMS} workers vanished while they did this run")
             return
@@ -181,7 +189,10 @@ class Worker:
         for kept in tuple(self._kept):
             task_id = kept.claim.task.id
             if said.get(task_id, 0) > kept.inbox.last_seq:
-                kept.inbox.put(await self._store.user_events(task_id, after=kept.inbox.last_seq))
+                try:
+                    kept.inbox.put(await self._store.user_events(task_id, after=kept.inbox.last_seq))
+                except StoreTooNew as error:
+                    kept.lose(error)
 
     async def _renew(self) -> None:
         """All at once: the store does in one transaction what comes at one moment."""
@@ -202,6 +213,18 @@ class Worker:
         except LeaseLost as lost:
             kept.lose(lost)
 
+    async def _leave_to_newer(self, kept: "_Kept", reason: str, stopping: asyncio.Event) -> None:
+        """Let the run wait, from a minute at most on to be tried by whoever is there: by then a newer worker is."""
+        claim = kept.claim
+        try:
+            if claim.task.cancel_requested or kept.inbox.cancelled.is_set():  # Nothing is waited for then.
+                await _first_of(asyncio.sleep(_CANCELLED_TOO_NEW_S), stopping.wait())
+            await self._store.park(
+                claim.run_id, claim.generation, Status.WAITING, WaitingOn.CAPACITY, {"detail": reason}
+            )
+        except (LeaseLost, StoreUnavailable) as lost:
+            _log.info("action=lose task=%s run=%s reason=%r", claim.task.id, claim.run_id, str(lost))
+
     async def _give_up(self, claim: Claim, error: str) -> None:
         try:
             result = RunResult(status=Status.FAILED, error=error[:_MAX_ERROR_CHARS])
@@ -217,9 +240,9 @@ class _Kept:
         self.claim = claim
         self.inbox = Inbox()
         self._gone = asyncio.Event()
-        self._reason: LeaseLost | None = None
+        self._reason: LeaseLost | StoreTooNew | None = None
 
-    def lose(self, reason: LeaseLost) -> None:
+    def lose(self, reason: LeaseLost | StoreTooNew) -> None:
         self._reason = reason
         self._gone.set()
 
@@ -227,6 +250,7 @@ class _Kept:
         """
         Raises:
             LeaseLost: another worker has the run now.
+            StoreTooNew: its user said what this release does not know.
         """
         await self._gone.wait()
         assert self._reason is not None, self.claim

@@ -559,7 +559,11 @@ class Store(Protocol):
         """Which of these users, each with the project before it, may use no more for now, and why."""
 
     async def user_events(self, task_id: str, *, after: int = 0) -> tuple[Event, ...]:
-        """What the user said above ``after``, ``task.cancel_requested`` included; cheap where there is nothing new."""
+        """What the user said above ``after``, ``task.cancel_requested`` included; cheap where there is nothing new.
+
+        Raises:
+            StoreTooNew: the newest word is of a kind that this release does not know.
+        """
 
     async def append(self, run_id: str, generation: int, type: str, body: dict[str, Any]) -> Event:  # noqa: A002
         """As :meth:`extend`, with one event."""

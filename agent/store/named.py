@@ -8,7 +8,7 @@ from sqlalchemy import RowMapping, Table, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from agent.store.database import Database, whole
-from agent.store.rows import stored
+from agent.stored import stored
 
 _Settings = TypeVar("_Settings", bound=BaseModel)
 _Record = TypeVar("_Record", bound=BaseModel)

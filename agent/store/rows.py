@@ -1,16 +1,16 @@
 """Records out of rows, and back."""
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
 from sqlalchemy import ColumnElement, RowMapping, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from agent.errors import LeaseLost, StoreTooNew, UnknownProject
+from agent.errors import LeaseLost, UnknownProject
 from agent.store.base import Project, RunRecord, TaskRecord
 from agent.store.reasoning import opened
 from agent.store.tables import events, projects, runs, tasks
+from agent.stored import stored
 from agent.types import Event, Status, TaskRequest, Verdict
 
 LIVING = tuple(status.value for status in Status if not status.terminal)
@@ -20,11 +20,6 @@ MOST_IDS = 500
 """Of one statement; databases bound their number."""
 
 _RUN_FIELDS = tuple(RunRecord.model_fields)
-
-_Record = TypeVar("_Record", bound=BaseModel)
-
-_UNKNOWN = frozenset({"extra_forbidden", "enum", "literal_error"})
-"""Faults of what was stored as it should be, by who knows more names."""
 
 
 async def read_task(db: AsyncConnection, where: ColumnElement[bool], *, lock: bool = False) -> TaskRecord | None:
@@ -130,28 +125,12 @@ def run_values(run: RunRecord) -> dict[str, Any]:
 
 
 def run_record(row: RowMapping) -> RunRecord:
-    values = {name: row[name] for name in _RUN_FIELDS if name in row}
-    return RunRecord.model_validate(values | {"copied_usage": row["copied_usage"] or {}})
-
-
-def stored(record: type[_Record], what: str, content: Mapping[str, Any]) -> _Record:
-    """A record as it was stored.
-
-    Args:
-        what: it is, such as ``task 1``.
-
+    """
     Raises:
         StoreTooNew: it has what this release does not know.
     """
-    try:
-        return record.model_validate(content)
-    except ValidationError as error:
-        unknown = [".".join(map(str, each["loc"])) for each in error.errors() if each["type"] in _UNKNOWN]
-        if len(unknown) < error.error_count():
-            raise
-        raise StoreTooNew(
-            f"{what} has {', '.join(unknown)}, which this release does not know; a newer one wrote it"
-        ) from error
+    values = {name: row[name] for name in _RUN_FIELDS if name in row}
+    return stored(RunRecord, f"run {row['run_id']}", values | {"copied_usage": row["copied_usage"] or {}})
 
 
 def stored_request(task_id: str, content: Mapping[str, Any]) -> TaskRequest:

@@ -20,9 +20,10 @@ from agent.errors import StoreTooNew, UnusableCron
 from agent.identity import Deed
 from agent.store.database import Database, Transaction, whole
 from agent.store.ids import new_id
-from agent.store.rows import read_task, stored
+from agent.store.rows import read_task
 from agent.store.tables import audit_log, projects, schedules, tasks
 from agent.store.tasks import cancel_task, submit_task
+from agent.stored import stored
 from agent.types import Priority, Status, TaskRequest
 
 _log = logging.getLogger(__name__)

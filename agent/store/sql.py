@@ -8,7 +8,7 @@ from sqlalchemy import and_, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from agent.errors import ProjectExists
+from agent.errors import ProjectExists, StoreTooNew
 from agent.log import Entry
 from agent.store.artifacts import Artifacts
 from agent.store.base import DELIVERIES_KEPT_FOR, USER_EVENTS, Claim, Project, ProjectStore, RunResult, TaskRecord
@@ -154,9 +154,15 @@ class SqlStore:
     async def user_events(self, task_id: str, *, after: int = 0) -> tuple[Event, ...]:
         newest = select(tasks.c.last_user_seq).where(tasks.c.task_id == task_id)
         async with self.database.reading() as db:
-            if ((await db.execute(newest)).scalar() or 0) <= after:
+            last_seq = (await db.execute(newest)).scalar() or 0
+            if last_seq <= after:
                 return ()
-            return await read_events(db, _said(task_id, after))
+            found = await read_events(db, _said(task_id, after))
+        if not found or found[-1].seq < last_seq:
+            raise StoreTooNew(
+                f"event {last_seq} of task {task_id} is a word of the user that this release does not know"
+            )
+        return found
 
     async def append(self, run_id: str, generation: int, type: str, body: dict[str, Any]) -> Event:  # noqa: A002
         (event,) = await self.extend(run_id, generation, [(type, body)])

@@ -7,13 +7,16 @@ from typing import Any
 
 import anyio
 import pytest
+from sqlalchemy import update
 
 from agent.model import Completion, Delta, StreamGuard
 from agent.orchestrator.worker import MAX_FRUITLESS_CLAIMS, Worker
 from agent.store.base import Claim, TaskRecord
+from agent.store.journal import write_event
 from agent.store.sql import SqlStore
+from agent.store.tables import tasks
 from agent.testing import ScriptedModel, turns
-from agent.types import Message, ModelOptions, Status, TaskRequest
+from agent.types import Message, ModelOptions, Status, TaskRequest, WaitingOn
 from tests.integration.orchestrator.conftest import PATCH, REPAIR, Clock, users
 from tests.integration.orchestrator.processes import over, seen
 
@@ -244,3 +247,50 @@ async def test_one_worker_does_several_runs_at_once(
         model.go.set()
 
     assert {(await users(store).get(task.id)).status for task in tasks} == {Status.SUCCEEDED}
+
+
+NEWER = [
+    ("moon.landed", {}),
+    ("step.started", {"step": 1, "of_tomorrow": 1}),
+    ("guard.tripped", {"step": 1, "pattern": "rotation", "action": "think_of_tomorrow"}),
+]
+
+
+@pytest.mark.parametrize(("kind", "body"), NEWER, ids=[kind for kind, _ in NEWER])
+async def test_a_run_whose_log_a_newer_release_wrote_is_left_to_a_newer_worker(
+    kind: str, body: dict[str, Any], store: SqlStore, make_worker: MakeWorker, make_request: MakeRequest, clock: Clock
+) -> None:
+    first, other = [await users(store).submit(make_request()) for _ in range(2)]
+    newer = await store.claim("newer", 60)
+    assert newer is not None
+    await store.append(newer.run_id, newer.generation, kind, body)
+    await store.release(newer.run_id, newer.generation)
+
+    for _ in range(MAX_FRUITLESS_CLAIMS + 2):
+        await make_worker(*REPAIR).drain()
+        left = await users(store).get(first.id)
+        assert (left.status, left.waiting_on) == (Status.WAITING, WaitingOn.CAPACITY)
+        clock.advance(61)
+
+    assert (await users(store).get(other.id)).status is Status.SUCCEEDED
+    reason = (await users(store).queue_position(first.id)).reason
+    assert "a newer one wrote it" in reason or "waits for a worker" in reason
+    assert await store.claim("newer", 60) is not None
+
+
+@pytest.mark.parametrize("kind", ["message.added", "message.of_tomorrow"])
+async def test_a_run_is_left_to_a_newer_worker_when_its_user_says_what_only_that_one_knows(
+    kind: str, store: SqlStore, make_worker: MakeWorker, make_request: MakeRequest
+) -> None:
+    task = await users(store).submit(make_request())
+    model = HeldModel(held_from=1)
+    async with anyio.create_task_group() as group:
+        group.start_soon(make_worker(model=model).drain)
+        await model.asked.wait()
+        async with store.database.writing() as transaction:
+            body = {"message_id": "m1", "text": "Hello.", "of_tomorrow": 1}
+            event = await write_event(transaction, task.id, kind, body)
+            await transaction.db.execute(update(tasks).values(last_user_seq=event.seq))
+
+    left = await users(store).get(task.id)
+    assert (left.status, left.waiting_on) == (Status.WAITING, WaitingOn.CAPACITY)
