@@ -6,7 +6,6 @@
 
 import argparse
 import gc
-import ipaddress
 import logging
 import os
 import re
@@ -19,6 +18,8 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
+
+from model_server.loopback import is_loopback
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -152,15 +153,8 @@ def _bytes(text: str) -> int:
 
 
 def _check_exposure(host: str, key: str | None) -> None:
-    if key is None and not _is_loopback(host):
+    if key is None and not is_loopback(host):
         raise StartError(f"{host} can be reached by others: set {API_KEY_VARIABLE} or --api-key, or use 127.0.0.1")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _bound(host: str, port: int) -> socket.socket:

@@ -1,6 +1,6 @@
 """``config.json`` of a MiMo-V2-Flash checkpoint, with the hub's field names."""
 
-import json
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -139,12 +139,15 @@ class Heads(BaseModel):
     sink: bool
 
 
-def load_config(checkpoint: Path) -> ModelConfig:
-    """Read ``config.json`` of a checkpoint folder.
+def load_config(path: Path | None = None) -> ModelConfig:
+    """The configuration in a file, or in a checkpoint's folder; None is that of the published model.
 
     Raises:
-        FileNotFoundError: the folder has no ``config.json``.
-        pydantic.ValidationError: a field is missing, or names something this model cannot be.
+        OSError: it cannot be read.
+        pydantic.ValidationError: it is no JSON, a field is missing, or names something this model cannot be.
     """
-    fields: dict[str, Any] = json.loads((checkpoint / "config.json").read_text("utf-8"))
-    return ModelConfig.model_validate(fields)
+    if path is None:
+        text = files("model_server.published").joinpath("MiMo-V2-Flash.json").read_bytes()
+    else:
+        text = (path / "config.json" if path.is_dir() else path).read_bytes()
+    return ModelConfig.model_validate_json(text)

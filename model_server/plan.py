@@ -11,17 +11,17 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from importlib.resources import files
 from pathlib import Path
 
 from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from model_server.config import ModelConfig
+from model_server.config import ModelConfig, load_config
 from model_server.weights.layout import HubTensor, hub_layout
 
-_NUM_MTP_LAYERS = 3
+NUM_MTP_LAYERS = 3
+"""Of the published model; ``config.json`` does not say it."""
 _GB = 10**9
 _CACHE_BYTES = 2
 """Keys and values are bf16."""
@@ -65,7 +65,7 @@ class Layout:
 
 def plan(config: ModelConfig, machine: Machine, window_ratio: float) -> Iterator[Layout]:
     """Every way to split attention that the number of heads allows."""
-    tensors = list(hub_layout(config, _NUM_MTP_LAYERS))
+    tensors = list(hub_layout(config, NUM_MTP_LAYERS))
     for tp in range(1, machine.gpus + 1):
         if machine.gpus % tp == 0 and splits(config, tp):
             yield _layout(config, machine, window_ratio, tensors, tp)
@@ -129,7 +129,7 @@ def main(arguments: Sequence[str]) -> int:
     """Print the table; exit code 2 is a mistake the caller can correct."""
     options = _parser().parse_args(arguments)
     try:
-        config = ModelConfig.model_validate_json(_config_text(options.config))
+        config = load_config(options.config)
     except (OSError, ValidationError) as error:
         print(f"model_server plan: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
         return 2
@@ -143,12 +143,6 @@ def main(arguments: Sequence[str]) -> int:
     else:
         Console().print(_table(machine, layouts))
     return 0
-
-
-def _config_text(path: Path | None) -> str:
-    if path is None:
-        return files("model_server.published").joinpath("MiMo-V2-Flash.json").read_text("utf-8")
-    return (path / "config.json" if path.is_dir() else path).read_text("utf-8")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from model_server.chat.template import Span
+from model_server.chat.template import Span, text_spans
 
 
 class StopStrings:
@@ -34,19 +34,15 @@ class StopStrings:
         else:
             cut, self.matched = found
             self._held = ""
-        return _text(text[:cut])
+        return text_spans(text[:cut])
 
     def finish(self) -> list[Span]:
         """Text that waited for a stop string that did not come."""
         text, self._held = self._held, ""
-        return _text(text)
+        return text_spans(text)
 
     def _num_held(self, text: str) -> int:
         """Length of the longest end of the text that begins a stop string."""
         longest = max(map(len, self._strings)) - 1
         ends = (text[-length:] for length in range(min(longest, len(text)), 0, -1))
         return next((len(end) for end in ends if any(string.startswith(end) for string in self._strings)), 0)
-
-
-def _text(text: str) -> list[Span]:
-    return [Span(text, control=False)] if text else []

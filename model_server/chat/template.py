@@ -53,6 +53,11 @@ class Span:
     control: bool
 
 
+def text_spans(text: str) -> list[Span]:
+    """None where there is no text."""
+    return [Span(text, control=False)] if text else []
+
+
 class ChatFormatError(ValueError):
     """A message or tool that the format cannot express; ``param`` is its path, such as ``messages[3].content``."""
 

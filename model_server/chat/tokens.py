@@ -12,7 +12,7 @@ from typing import Any
 from tokenizers import Tokenizer, decoders
 
 from model_server.chat.markers import CONTROL_MARKERS, IM_END
-from model_server.chat.template import Span
+from model_server.chat.template import Span, text_spans
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}".encode()
 _END_OF_TEXT = "<|endoftext|>"
@@ -125,13 +125,13 @@ class DecodeStream:
         marker = self._tokenizer.marker(token_id)
         if marker is not None:
             return [*self.finish(), Span(marker, control=True)]
-        return _spans(self._utf8.decode(self._tokenizer.token_bytes(token_id)))
+        return text_spans(self._utf8.decode(self._tokenizer.token_bytes(token_id)))
 
     def finish(self) -> list[Span]:
         """What an unfinished code point becomes."""
         text = self._utf8.decode(b"", final=True)
         self._utf8.reset()
-        return _spans(text)
+        return text_spans(text)
 
 
 def _with_special_markers(tokenizer: Tokenizer) -> Tokenizer:
@@ -154,17 +154,13 @@ def _id_of(tokenizer: Tokenizer, token: str) -> int:
     return token_id
 
 
-def _spans(text: str) -> list[Span]:
-    return [Span(text, control=False)] if text else []
-
-
 def _joined(spans: Iterable[Span]) -> list[Span]:
     joined: list[Span] = []
     for control, alike in groupby(spans, attrgetter("control")):
         if control:
             joined += alike
         else:
-            joined += _spans("".join(span.text for span in alike))
+            joined += text_spans("".join(span.text for span in alike))
     return joined
 
 

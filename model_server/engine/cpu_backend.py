@@ -39,7 +39,7 @@ _ALIGNMENT = 64
 
 
 class CpuBackend:
-    """A model packed for the C++ step; see :class:`model_server.engine.backend.StepBackend`. One step at a time."""
+    """A model packed for the C++ step; see :class:`model_server.engine.backend.DecodingBackend`. One step at a time."""
 
     most_together = 64
     """As in ``interface.h``."""
@@ -77,7 +77,6 @@ class CpuBackend:
         return self._packed.arena.num_bytes
 
     def step(self, segments: Sequence[Segment], pools: CachePools) -> StepOutput:
-        """See :class:`model_server.engine.backend.StepBackend`."""
         ids, words = self._set_segments(segments)
         output = self._new_output(len(ids), sum(segment.num_logits for segment in segments), pools)
         self._library.step(self._model, self._batch_address)
@@ -87,7 +86,6 @@ class CpuBackend:
     def decode(
         self, segments: Sequence[Segment], pools: CachePools, most: int, stops: Collection[int], *, keep_logits: bool
     ) -> StepOutput:
-        """See :class:`model_server.engine.backend.DecodingBackend`."""
         count = len(segments)
         assert 0 < count <= self.most_together, count
         for segment in segments:

@@ -53,7 +53,7 @@ class CpuDrafter:
         return self._config.window_keys + self.max_drafts
 
     def new_state(self) -> RingWindows:
-        """See :meth:`model_server.engine.drafting.TokenDrafter.new_state`. The ring comes back with its last user."""
+        """The ring comes back with its last user."""
         if not self._free:
             self._grow()
         ring = self._free.pop()
@@ -62,7 +62,6 @@ class CpuDrafter:
         return state
 
     def draft(self, sequences: Sequence[Known], num_drafts: int) -> list[list[int]]:
-        """See :meth:`model_server.engine.drafting.TokenDrafter.draft`."""
         drafts: list[list[int]] = [[] for _ in sequences]
         for layer in range(num_drafts):
             segments, parts = [], []

@@ -69,7 +69,7 @@ class _DraftLayer:
 
 
 class Drafter:
-    """Drafts for many sequences at once; as many tokens ahead as there are prediction layers."""
+    """See :class:`model_server.engine.drafting.TokenDrafter`."""
 
     def __init__(self, model: MiMoV2Flash, context_length: int) -> None:
         self._model = model
@@ -87,12 +87,10 @@ class Drafter:
         return self._window_keys + len(self._layers)
 
     def new_state(self) -> list[_Window]:
-        """See :meth:`model_server.engine.drafting.TokenDrafter.new_state`."""
         return [_Window(self._window_keys) for _ in self._layers]
 
     @torch.inference_mode()
     def draft(self, sequences: Sequence[Known], num_drafts: int) -> list[list[int]]:
-        """See :meth:`model_server.engine.drafting.TokenDrafter.draft`."""
         drafts: list[list[int]] = [[] for _ in sequences]
         for index in range(num_drafts):
             for guessed, token in zip(drafts, self._guess(index, sequences, drafts), strict=True):

@@ -138,7 +138,6 @@ class EmbeddedEngine:
         self._thread.start()
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[TokenEvent, None]:
-        """See :class:`model_server.types.Engine`."""
         stream = self._submit(request)
         try:
             while True:
@@ -152,7 +151,6 @@ class EmbeddedEngine:
             self._inbox.put(Cancel(stream))  # no effect on a sequence that has ended
 
     def stats(self) -> EngineStats:
-        """See :class:`model_server.types.Engine`."""
         with self._lock:
             num_live = len(self._live)
         running = min(num_live, self._max_running)
@@ -167,11 +165,10 @@ class EmbeddedEngine:
         )
 
     async def series(self) -> str:
-        """See :class:`model_server.types.Engine`. All it measures is in :meth:`stats`."""
+        """All it measures is in :meth:`stats`."""
         return ""
 
     async def drop_session(self, cache_salt: str, session_id: str) -> bool:
-        """See :class:`model_server.types.Engine`."""
 
         def drop() -> bool:
             in_use = [
@@ -186,7 +183,7 @@ class EmbeddedEngine:
         return await self._call(drop)
 
     async def load_weights(self, folder: str, version: str, *, abort: bool = False) -> None:
-        """See :class:`model_server.types.Engine`. Old and new weights are in memory together for a while."""
+        """Old and new weights are in memory together for a while."""
         if self._reload is None:
             raise UnsupportedRequest("this engine was given weights, and cannot load others")
         if not self._reloading.acquire(blocking=False):
@@ -207,7 +204,6 @@ class EmbeddedEngine:
         await asyncio.shield(asyncio.wrap_future(done))
 
     async def flush_cache(self) -> None:
-        """See :class:`model_server.types.Engine`."""
 
         def flush() -> bool:
             self._cache.flush()
@@ -216,7 +212,7 @@ class EmbeddedEngine:
         await self._call(flush)
 
     async def close(self) -> None:
-        """See :class:`model_server.types.Engine`. Sequences that still run end with an error."""
+        """Sequences that still run end with an error."""
         with self._lock:
             self._closed = True
         self._inbox.put(Close())

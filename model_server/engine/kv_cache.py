@@ -23,7 +23,7 @@ _LEAST_BRANCH = PAGE
 
 
 class KVCache:
-    """Gives sequences their memory. Pages and slots are counted here; what lies in them only moves, never changes.
+    """The scheduler's ``Memory``. Pages and slots are counted here; what lies in them only moves, never changes.
 
     There must be a ring slot for each running sequence, each snapshot and each session. A ring can go back
     ``num_undoable`` positions from the last one written (see ``kernels.batch.ring_size``). So many hidden states as
@@ -66,7 +66,6 @@ class KVCache:
         )
 
     def admit(self, sequence: Sequence, headroom: int) -> bool:
-        """See :class:`model_server.engine.scheduler.Memory`."""
         session = self._parked_session(sequence)
         if session is not None and session.cache is not None and _continues(sequence, session):
             return self._resume(sequence, session, session.cache, headroom)
@@ -77,7 +76,6 @@ class KVCache:
         return match is not None and headroom == 0 and self._begin(sequence, session, num_common, None, headroom)
 
     def reserve(self, sequence: Sequence, num_new: int) -> bool:
-        """See :class:`model_server.engine.scheduler.Memory`."""
         cache = cache_of(sequence)
         count = _num_pages(cache.num_tokens + num_new) - len(cache.pages)
         if count <= 0:
@@ -90,7 +88,6 @@ class KVCache:
         return True
 
     def preempt(self, sequence: Sequence) -> None:
-        """See :class:`model_server.engine.scheduler.Memory`."""
         self._num_preemptions += 1
         self._give_to_tree(sequence, cache_of(sequence))
 

@@ -48,7 +48,6 @@ class OpsBackend:
 
     @torch.inference_mode()
     def step(self, batch: Sequence[Segment], pools: CachePools) -> StepOutput:
-        """See :class:`model_server.engine.backend.StepBackend`."""
         rows, forced = _rows(batch, self._device), forced_experts(batch)
         positions = torch.cat([torch.arange(part.first, part.first + len(part.ids)) for part in batch])
         tables = {kind: self._rotation(kind, positions) for kind in self._tables}

@@ -54,7 +54,6 @@ class TorchBackend:
 
     @torch.inference_mode()
     def step(self, batch: Sequence[Segment], pools: CachePools) -> StepOutput:
-        """See :class:`model_server.engine.backend.StepBackend`."""
         ids = torch.tensor([token for segment in batch for token in segment.ids])
         rows = BatchRows(
             [(len(segment.ids), _PooledSequence(segment, pools, self._places, self._window_keys)) for segment in batch],

@@ -96,6 +96,11 @@ def checked(schema: type[_Checked], fields: JsonObject) -> _Checked:
         raise _invalid(error) from error
 
 
+def present(fields: JsonObject, ignored: Sequence[str] = ()) -> JsonObject:
+    """The fields that matter: those that are null are treated as absent."""
+    return {name: value for name, value in fields.items() if value is not None and name not in ignored}
+
+
 def without_neutral(fields: JsonObject, neutral: Neutral, prefix: str = "") -> JsonObject:
     """The fields that ask for something this server may have.
 

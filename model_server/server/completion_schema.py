@@ -5,9 +5,9 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from model_server.server.body import JsonObject, checked, without_neutral
+from model_server.server.body import JsonObject, checked, present, without_neutral
 from model_server.server.errors import ApiError
-from model_server.server.sampling_fields import MAX_CHOICES, ChoiceFields, asked
+from model_server.server.sampling_fields import IGNORED, MAX_CHOICES, ChoiceFields
 
 _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "best_of": (1,),
@@ -52,7 +52,7 @@ def parse_completion(fields: JsonObject) -> CompletionRequest:
     Raises:
         ApiError: what is wrong, where, and what to do.
     """
-    request = checked(CompletionRequest, without_neutral(asked(fields), _UNSUPPORTED))
+    request = checked(CompletionRequest, without_neutral(present(fields, IGNORED), _UNSUPPORTED))
     request.check_stream()
     _check_scores(request)
     if not isinstance(request.prompt, str | list) or not all(map(_is_prompt, request.prompts)):

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from pydantic import StringConstraints
 
 from model_server.server.access import Access
-from model_server.server.body import Fields, JsonObject, checked, json_object, read_body, without_neutral
+from model_server.server.body import Fields, JsonObject, checked, json_object, present, read_body, without_neutral
 from model_server.server.errors import from_engine
 from model_server.server.placement_fields import Label
 from model_server.server.transcripts import Transcripts
@@ -82,5 +82,4 @@ class Control:
 
 
 async def _fields(request: Request) -> JsonObject:
-    fields = json_object(await read_body(request, _MAX_BODY_BYTES))
-    return {name: value for name, value in fields.items() if value is not None}
+    return present(json_object(await read_body(request, _MAX_BODY_BYTES)))

@@ -46,26 +46,14 @@ def from_engine(error: EngineError, request_id: str) -> ApiError:
             message = f"{error}. Shorten the conversation or ask for fewer tokens."
             return ApiError(message, code="context_length_exceeded")
         case Overloaded():
-            return ApiError(
-                "The server has as many requests as it can hold. Wait and send the request again.",
-                status=429,
-                code="overloaded",
-                retry_after_s=_RETRY_AFTER_S,
-            )
+            message = "The server has as many requests as it can hold. Wait and send the request again."
+            return _later(message, "overloaded", status=429)
         case EngineUnavailable():
-            return ApiError(
-                f"The engine takes no requests now: {error}. Wait and send the request again.",
-                status=503,
-                code="engine_unavailable",
-                retry_after_s=_RETRY_AFTER_S,
-            )
+            message = f"The engine takes no requests now: {error}. Wait and send the request again."
+            return _later(message, "engine_unavailable")
         case OutOfMemory():
-            return ApiError(
-                "The server has too little memory for this request. Send it again, or make its prompt shorter.",
-                status=503,
-                code="out_of_memory",
-                retry_after_s=_RETRY_AFTER_S,
-            )
+            message = "The server has too little memory for this request. Send it again, or make its prompt shorter."
+            return _later(message, "out_of_memory")
         case UnsupportedRequest():
             return ApiError(f"This server's engine cannot do that: {error}.", code="unsupported_parameter")
         case WeightsRefused():
@@ -89,9 +77,8 @@ def internal(request_id: str) -> ApiError:
 
 def stopping() -> ApiError:
     """The engine was closed under a running request."""
-    return ApiError(
-        "The server is shutting down. Send the request again.",
-        status=503,
-        code="shutting_down",
-        retry_after_s=_RETRY_AFTER_S,
-    )
+    return _later("The server is shutting down. Send the request again.", "shutting_down")
+
+
+def _later(message: str, code: str, status: int = 503) -> ApiError:
+    return ApiError(message, status=status, code=code, retry_after_s=_RETRY_AFTER_S)

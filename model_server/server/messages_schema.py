@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints
 
-from model_server.server.body import Fields, JsonObject, checked, without_neutral
+from model_server.server.body import Fields, JsonObject, checked, present, without_neutral
 from model_server.server.errors import ApiError
 from model_server.server.placement_fields import PlacementFields
 from model_server.server.sampling_fields import SamplingFields
@@ -156,8 +156,7 @@ def parse_messages(fields: JsonObject) -> ConversationRequest:
     Raises:
         ApiError: what is wrong, where, and what to do.
     """
-    present = {name: value for name, value in fields.items() if value is not None and name not in _IGNORED}
-    request = checked(MessagesRequest, without_neutral(present, _UNSUPPORTED))
+    request = checked(MessagesRequest, without_neutral(present(fields, _IGNORED), _UNSUPPORTED))
     _check_order(request.messages)
     return check_request(checked(ConversationRequest, _chat_fields(request)))
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, StringConstraints
 
-from model_server.server.body import JsonObject, checked, without_neutral
+from model_server.server.body import JsonObject, checked, present, without_neutral
 from model_server.server.errors import ApiError
 from model_server.server.placement_fields import PlacementFields
 from model_server.server.sampling_fields import MAX_COUNT, SamplingFields, TokenId
@@ -106,7 +106,7 @@ def parse_native(fields: JsonObject) -> NativeRequest:
     Raises:
         ApiError: what is wrong, where, and what to do.
     """
-    fields = _present(fields, _IGNORED)
+    fields = present(fields, _IGNORED)
     sampling = fields.get("sampling_params")
     if isinstance(sampling, dict):
         fields["sampling_params"] = without_neutral(
@@ -128,10 +128,6 @@ def parse_native(fields: JsonObject) -> NativeRequest:
     return request
 
 
-def _present(fields: JsonObject, ignored: tuple[str, ...]) -> JsonObject:
-    return {name: value for name, value in fields.items() if value is not None and name not in ignored}
-
-
 def _present_sampling(fields: JsonObject) -> JsonObject:
     unlimited = {"max_new_tokens": None} if fields.get("max_new_tokens", 0) is None else {}
-    return _present(fields, _IGNORED_SAMPLING) | unlimited
+    return present(fields, _IGNORED_SAMPLING) | unlimited

@@ -4,25 +4,20 @@ from typing import Annotated, ClassVar
 
 from pydantic import BeforeValidator, Field, StringConstraints
 
-from model_server.server.body import Fields, JsonObject
+from model_server.server.body import Fields
 from model_server.server.errors import ApiError
 from model_server.server.placement_fields import PlacementFields
 
 MAX_CHOICES = 16
 """Most answers to one request; an engine holds a few dozen sequences for all of its callers."""
 
-_IGNORED = ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key")
+IGNORED = ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key")
 """Fields of OpenAI's protocol that change nothing about an answer."""
 
 MAX_COUNT = 2**31 - 1
 """Counts and positions of tokens are less than this everywhere."""
 
 TokenId = Annotated[int, Field(ge=0, le=MAX_COUNT)]
-
-
-def asked(fields: JsonObject) -> JsonObject:
-    """The fields of a request of OpenAI's protocol that matter. Those that are null are treated as absent."""
-    return {name: value for name, value in fields.items() if value is not None and name not in _IGNORED}
 
 
 def _listed(value: object) -> object:

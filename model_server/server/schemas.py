@@ -7,9 +7,9 @@ from pydantic import Field, StringConstraints
 
 from model_server.chat.template import content_text
 from model_server.server.answer_form import NamedTool, ResponseFormat, ToolChoice
-from model_server.server.body import Fields, JsonObject, PastFields, checked, without_neutral
+from model_server.server.body import Fields, JsonObject, PastFields, checked, present, without_neutral
 from model_server.server.errors import ApiError
-from model_server.server.sampling_fields import MAX_COUNT, ChoiceFields, TokenId, asked
+from model_server.server.sampling_fields import IGNORED, MAX_COUNT, ChoiceFields, TokenId
 
 MAX_SCHEMA_DEPTH = 64
 MAX_MESSAGES = 10_000
@@ -142,7 +142,7 @@ def parse_request(fields: JsonObject) -> ChatRequest:
     Raises:
         ApiError: what is wrong, where, and what to do.
     """
-    return check_request(checked(ChatRequest, without_neutral(asked(fields), _UNSUPPORTED)))
+    return check_request(checked(ChatRequest, without_neutral(present(fields, IGNORED), _UNSUPPORTED)))
 
 
 def check_request(request: _Request) -> _Request:

@@ -1,6 +1,5 @@
 """SGLang's command line, as a pure function of settings and of the preset of one version."""
 
-import ipaddress
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,15 +9,13 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints
 
 from model_server.config import ModelConfig
-from model_server.plan import Layout, Machine, plan, splits
+from model_server.loopback import is_loopback
+from model_server.plan import NUM_MTP_LAYERS, Layout, Machine, plan, splits
 
 PINNED_VERSION = "0.5.23"
 
 Flag = bool | int | float | str
 FlagName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]*$")]
-
-_NUM_PREDICTION_LAYERS = 3
-"""Of the published model; ``config.json`` does not say it."""
 
 
 class ImpossibleLaunch(ValueError):
@@ -60,7 +57,7 @@ class LaunchSettings(BaseModel):
     """Sequences that may wait; one more is refused at once."""
     prefill_tokens: int = Field(16_384, gt=0)
     """Prompt tokens in a step of all groups together."""
-    draft_steps: int = Field(_NUM_PREDICTION_LAYERS, ge=0)
+    draft_steps: int = Field(NUM_MTP_LAYERS, ge=0)
     """Tokens guessed ahead by the prediction layers; 0 switches them off."""
     expert_exchange: Literal["none", "deepep"] = "deepep"
     """``deepep`` pays at high load on Hopper and needs a package of its own; ``none`` works everywhere."""
@@ -184,15 +181,8 @@ def _check_flags(settings: LaunchSettings, preset: Preset) -> None:
 
 
 def _check_access(settings: LaunchSettings) -> None:
-    if settings.api_key is None and not _is_loopback(settings.host):
+    if settings.api_key is None and not is_loopback(settings.host):
         raise ImpossibleLaunch(f"{settings.host} can be reached by others: use 127.0.0.1, or set api_key")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _check_split(settings: LaunchSettings, config: ModelConfig) -> None:
@@ -230,9 +220,9 @@ def _check_limits(settings: LaunchSettings, config: ModelConfig) -> None:
             f"the model was made for {config.max_position_embeddings} tokens, not for {settings.context_length}: "
             "lower context_length"
         )
-    if settings.draft_steps > _NUM_PREDICTION_LAYERS:
+    if settings.draft_steps > NUM_MTP_LAYERS:
         raise ImpossibleLaunch(
-            f"the model has {_NUM_PREDICTION_LAYERS} prediction layers: draft_steps cannot be {settings.draft_steps}"
+            f"the model has {NUM_MTP_LAYERS} prediction layers: draft_steps cannot be {settings.draft_steps}"
         )
     if settings.max_running < settings.attention_groups:
         raise ImpossibleLaunch("max_running is for all attention_groups together: it must be at least their number")

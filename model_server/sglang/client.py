@@ -79,7 +79,6 @@ class SGLangEngine:
         """As it was said last."""
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[TokenEvent, None]:
-        """See :class:`model_server.types.Engine`."""
         self._check(request)
         # SGLang ends all requests whose name begins like the one it is to end, so no name may begin like another.
         rid = uuid.uuid4().hex
@@ -105,21 +104,21 @@ class SGLangEngine:
                 await self._abort(rid)
 
     async def drop_session(self, cache_salt: str, session_id: str) -> bool:
-        """See :class:`model_server.types.Engine`. What SGLang has cached of it leaves when its memory is needed."""
+        """What SGLang has cached of it leaves when its memory is needed."""
         return self._segments.drop(cache_salt, session_id)
 
     async def flush_cache(self) -> None:
-        """See :class:`model_server.types.Engine`. SGLang refuses while anything runs."""
+        """SGLang refuses while anything runs."""
         await self._asked("/flush_cache", {}, refused=EngineUnavailable)
 
     async def load_weights(self, folder: str, version: str, *, abort: bool = False) -> None:
-        """See :class:`model_server.types.Engine`. The folder is one of SGLang's machine."""
+        """The folder is one of SGLang's machine."""
         body = {"model_path": folder, "weight_version": version, "abort_all_requests": abort}
         await self._asked("/update_weights_from_disk", body, refused=WeightsRefused)
         self._weights_version = version
 
     def stats(self) -> EngineStats:
-        """See :class:`model_server.types.Engine`. All requests come through here; those without a token wait."""
+        """All requests come through here; those without a token wait."""
         running = sum(self._began.values())
         return EngineStats(
             running,
@@ -132,7 +131,6 @@ class SGLangEngine:
         )
 
     async def series(self) -> str:
-        """See :class:`model_server.types.Engine`."""
         try:
             answer = await self._http.get("/metrics", timeout=_SERIES_S, follow_redirects=True)
         except httpx.TransportError:
@@ -142,7 +140,7 @@ class SGLangEngine:
         return answer.text if answer.status_code == 200 else ""
 
     async def close(self) -> None:
-        """See :class:`model_server.types.Engine`. SGLang itself goes on."""
+        """SGLang itself goes on."""
         await self._http.aclose()
 
     def _check(self, request: GenerateRequest) -> None:

@@ -4,12 +4,11 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from model_server.config import ModelConfig
+from model_server.config import load_config
 from model_server.sglang.arguments import Flag, ImpossibleLaunch, Launch, LaunchSettings, launch, load_preset
 from model_server.sglang.process import COMMAND
 
@@ -59,11 +58,7 @@ def plan_launch(settings: LaunchSettings, config: Path | None = None) -> Launch:
         OSError, ValidationError: the configuration cannot be read.
         ImpossibleLaunch: see :func:`model_server.sglang.arguments.launch`.
     """
-    if config is None:
-        text = files("model_server.published").joinpath("MiMo-V2-Flash.json").read_text("utf-8")
-    else:
-        text = (config / "config.json" if config.is_dir() else config).read_text("utf-8")
-    return launch(settings, load_preset(settings.version), ModelConfig.model_validate_json(text))
+    return launch(settings, load_preset(settings.version), load_config(config))
 
 
 def complaint(error: Exception) -> str:

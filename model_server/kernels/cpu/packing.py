@@ -96,7 +96,7 @@ def alternating(gate: Weight, up: Weight) -> Weight:
     both = joined((gate, up))
     values, scales = both.values, both.scales
     middle = len(gate.values)
-    mixed = _bytes_stack(runs(_raw(values[:middle])), runs(_raw(values[middle:])))
+    mixed = torch.stack((runs(_raw(values[:middle])), runs(_raw(values[middle:]))), dim=1)
     if scales is not None:
         scales = torch.stack((runs(scales[:middle]), runs(scales[middle:])), dim=1).flatten(0, 2)
     return Weight(mixed.flatten(0, 2).view(values.dtype), scales)
@@ -151,7 +151,3 @@ def _raw(values: Tensor) -> Tensor:
 
 def _cat(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat([_raw(tensor) for tensor in tensors]).view(tensors[0].dtype)
-
-
-def _bytes_stack(first: Tensor, second: Tensor) -> Tensor:
-    return torch.stack((first, second), dim=1)
