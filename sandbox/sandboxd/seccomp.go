@@ -17,6 +17,7 @@ type machineKind struct {
 	cloneFlags uint32
 	socket     uint32
 	ioctl      uint32
+	fcntl      uint32
 	prlimit    uint32
 	setrlimit  uint32
 	hugePages  [3]bitOf
@@ -27,11 +28,11 @@ type bitOf struct{ call, argument, bit uint32 }
 
 var machines = map[string]machineKind{
 	"amd64": {
-		auditArch: 0xC000003E, column: 0, cloneFlags: 56, socket: 41, ioctl: 16, prlimit: 302, setrlimit: 160,
+		auditArch: 0xC000003E, column: 0, cloneFlags: 56, socket: 41, ioctl: 16, fcntl: 72, prlimit: 302, setrlimit: 160,
 		hugePages: [3]bitOf{{9, 3, mapHuge}, {29, 2, shmHuge}, {319, 1, memfdHuge}},
 	},
 	"arm64": {
-		auditArch: 0xC00000B7, column: 1, cloneFlags: 220, socket: 198, ioctl: 29, prlimit: 261, setrlimit: 164,
+		auditArch: 0xC00000B7, column: 1, cloneFlags: 220, socket: 198, ioctl: 29, fcntl: 25, prlimit: 261, setrlimit: 164,
 		hugePages: [3]bitOf{{222, 3, mapHuge}, {194, 2, shmHuge}, {279, 1, memfdHuge}},
 	},
 }
@@ -128,6 +129,10 @@ const (
 // TIOCSTI and TIOCLINUX type into the terminal of somebody else; for TIOCSETD the kernel loads a module.
 var terminalRequests = []uint32{0x5412, 0x541C, 0x5423}
 
+// fcntl's F_SETLEASE: who holds a lease on a file keeps everybody on the machine from opening it for most of a minute. A
+// sandbox that was made without privilege has the user to whom the host's files may belong.
+const setLease = 1024
+
 // By default, TCP, UDP, and ICMP of both versions: for any other protocol the kernel would load a module.
 var internetProtocols = []uint32{0, 6, 17, 1, 58}
 
@@ -164,6 +169,7 @@ func baseRules(m machineKind) rules {
 		typing = append(typing, when(request, fail(syscall.EPERM))...)
 	}
 	r = append(r, only(m.ioctl, typing...)...)
+	r = append(r, only(m.fcntl, append(rules{load(argument(1))}, when(setLease, fail(syscall.EACCES))...)...)...)
 	r = append(r, only(m.prlimit, ownLimits()...)...)
 	r = append(r, only(m.setrlimit, append(rules{load(argument(0))}, when(rlimitCore, fail(0))...)...)...)
 	for _, huge := range m.hugePages { // no control group counts them

@@ -5,6 +5,7 @@ What a program says of itself only proves that it tried. Whether it got out is a
 
 import itertools
 import json
+import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -101,3 +102,8 @@ async def tried(sandbox: Sandbox, attempt: str, *arguments: object) -> dict[str,
     said: dict[str, str] = json.loads(outcome.output)
     assert said, "nothing was tried"
     return said
+
+
+def on_the_host(attempt: str, *arguments: object) -> str:
+    """What an attempt says that is no prisoner."""
+    return subprocess.run(["bash", "-c", line(attempt, *arguments)], check=True, capture_output=True, text=True).stdout

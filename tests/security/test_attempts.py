@@ -1,6 +1,5 @@
 """Every door is closed: each step of each attempt meets an error that says so, and the host notices nothing."""
 
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import pytest
 
 from sandbox.types import Sandbox
 from tests.security import host as outside
-from tests.security.conftest import line, tried
+from tests.security.conftest import on_the_host, tried
 from tests.security.differences import accepted
 from tests.security.host import Host, kernel_settings
 
@@ -21,6 +20,7 @@ CLOSED_BY = {
     "files.devices": {"EPERM", "ENOENT"},
     "files.groups": {"EPERM", "ENOENT"},
     "files.handles": {"EPERM"},
+    "files.pages": {"EACCES", "EPERM", "EROFS", "EIO", "EXDEV"},
     "files.see": {"ENOENT", "EACCES"},
     "files.settings": {"EACCES", "EROFS", "ENOENT"},
     "files.superuser": {"EPERM"},
@@ -28,6 +28,7 @@ CLOSED_BY = {
     "kernel.chroot": {"EPERM", "ENOENT"},
     "kernel.clock": {"EPERM"},
     "kernel.clone3": {"ENOSYS"},
+    "kernel.disks": {"EPERM", "ENOTTY", "ENOTSUP", "EROFS"},
     "kernel.foreign_abi": {"EPERM", "ENOSYS"},
     "kernel.io_uring": {"EPERM"},
     "kernel.keyring": {"EPERM"},
@@ -35,17 +36,22 @@ CLOSED_BY = {
     "kernel.modules": {"EPERM"},
     "kernel.mount": {"EPERM"},
     "kernel.mount_api": {"EPERM"},
+    "kernel.namespace_files": {"EPERM", "EACCES", "ENOTTY", "EINVAL"},
     "kernel.namespaces": {"EPERM", "EACCES"},
+    "kernel.own_entries": {"EACCES", "EPERM", "EINVAL", "EROFS", "ENOENT"},
     "kernel.perf": {"EPERM"},
     "kernel.priority": {"EPERM", "EACCES"},
     "kernel.setuid": {"EPERM"},
     "kernel.terminal": {"EPERM", "ENXIO", "ENOENT"},
     "kernel.userfaultfd": {"EPERM"},
+    "network.credentials": {"EPERM", "EINVAL"},
     "network.devices": {"EPERM", "ENOENT"},
     "network.families": {"EAFNOSUPPORT"},
     "network.icmp": {"EPERM", "EACCES", "ENETUNREACH"},
     "network.metadata": _NOWHERE,
     "network.names": {"gaierror"},
+    "network.netlink": {"EPROTONOSUPPORT"},
+    "network.options": {"EPERM", "EACCES", "ENOPROTOOPT", "ENOENT", "ENOTSUP"},
     "network.services": {"ENOENT"},
     "network.sockets": {"ENOENT", "ECONNREFUSED"},
     "network.tcp": _NOWHERE,
@@ -59,6 +65,7 @@ CLOSED_BY = {
 """Attempt -> the errors that close it. What a backend answers otherwise is in ``differences``."""
 
 ARGUMENTS: dict[str, Callable[[Host], tuple[object, ...]]] = {
+    "files.pages": lambda _: ("/usr/bin/env", "/etc/passwd"),
     "files.see": lambda host: (host.secret,),
     "files.settings": lambda _: tuple(kernel_settings()),
     "kernel.chroot": lambda host: (host.secret,),
@@ -99,15 +106,11 @@ def test_from_outside_the_same_attempt_is_noticed(attempt: str, noticed: set[str
     with outside.standing(tmp_path) as victim:
         if attempt == "network.icmp" and victim.pings is None:
             pytest.skip("needs the superuser, to hear ICMP")
-        _on_the_host(attempt, *_arguments(attempt, victim))
+        on_the_host(attempt, *_arguments(attempt, victim))
         assert set(victim.harm()) >= noticed
 
 
 @pytest.mark.parametrize("attempt", ["files.see", "processes.shared"])
 def test_from_outside_the_same_attempt_succeeds(attempt: str, tmp_path: Path) -> None:
     with outside.standing(tmp_path) as victim:
-        assert '"done"' in _on_the_host(attempt, *_arguments(attempt, victim))
-
-
-def _on_the_host(attempt: str, *arguments: object) -> str:
-    return subprocess.run(["bash", "-c", line(attempt, *arguments)], check=True, capture_output=True, text=True).stdout
+        assert '"done"' in on_the_host(attempt, *_arguments(attempt, victim))

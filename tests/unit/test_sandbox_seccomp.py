@@ -12,7 +12,7 @@ from sandbox import program
 pytestmark = pytest.mark.skipif(shutil.which("go") is None, reason="not installed: go (Debian: golang-go)")
 
 ALLOW, ERRNO = 0x7FFF0000, 0x00050000
-EPERM, ENOMEM, ENOSYS, EPROTONOSUPPORT, EAFNOSUPPORT = 1, 12, 38, 93, 97
+EPERM, ENOMEM, EACCES, ENOSYS, EPROTONOSUPPORT, EAFNOSUPPORT = 1, 12, 13, 38, 93, 97
 X86, ARM, I386 = 0xC000003E, 0xC00000B7, 0x40000003
 
 
@@ -123,6 +123,14 @@ def test_there_are_no_huge_pages(machine: str, arch: int, mmap: int, shmget: int
     ):
         assert _run(machine, arch, number, *arguments) == ALLOW
         assert _run(machine, arch, number, *huge) == ERRNO | ENOMEM
+
+
+@pytest.mark.parametrize(("machine", "arch", "fcntl"), [("amd64", X86, 72), ("arm64", ARM, 25)])
+def test_no_lease_is_had_on_a_file_but_locks_are(machine: str, arch: int, fcntl: int) -> None:
+    duplicate, lock, lease = 0, 6, 1024
+    assert _run(machine, arch, fcntl, 3, lease, 1) == ERRNO | EACCES
+    assert _run(machine, arch, fcntl, 3, duplicate) == ALLOW
+    assert _run(machine, arch, fcntl, 3, lock, 0x1000) == ALLOW
 
 
 def test_arguments_are_compared_as_the_kernel_reads_them() -> None:

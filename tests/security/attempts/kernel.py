@@ -20,6 +20,9 @@ _NAMESPACES = {
 _REMOUNT_WRITABLE = 0x1020  # MS_REMOUNT | MS_BIND
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 _PROC_SELF = b"/proc/self"
+_NS_GET_USERNS, _NS_GET_PARENT = 0xB701, 0xB702
+_NS_MNT_GET_NEXT, _NS_MNT_GET_PREV = 0x8010B70B, 0x8010B70C
+_PIDFD_GET = 0xFF00
 
 
 def mount(tries: Tries) -> None:
@@ -101,6 +104,49 @@ def perf(tries: Tries) -> None:
     for what, pid, cpu in (("self", 0, -1), ("everything", -1, 0), ("first process", 1, -1)):
         event = struct.pack("IIQ", 1, 112, 0) + bytes(96)
         tries(what, call, "perf_event_open", event, pid, cpu, -1, 0)
+
+
+def own_entries(tries: Tries) -> None:
+    """What a process may write of itself: who it is, what time it has, how the kernel chooses whom to end."""
+    for name, text in {
+        "uid_map": "0 1000 1", "gid_map": "0 1000 1", "setgroups": "allow",
+        "timens_offsets": "boottime 1000000 0", "oom_score_adj": "-1000", "oom_adj": "-17", "autogroup": "-20",
+        "attr/exec": "unconfined", "attr/current": "unconfined",
+    }.items():  # fmt: skip
+        tries(name, put, f"/proc/self/{name}", text)
+
+
+def namespace_files(tries: Tries) -> None:
+    """From a namespace to its parent, its owner and those beside it; and by a descriptor of the first process."""
+    for kind in ("user", "pid", "mnt", "net"):
+        own = os.open(f"/proc/self/ns/{kind}", os.O_RDONLY)
+        tries(f"parent of {kind}", fcntl.ioctl, own, _NS_GET_PARENT)
+        if kind != "user":
+            tries(f"owner of {kind}", _join_owner, own)
+    mounts = os.open("/proc/self/ns/mnt", os.O_RDONLY)
+    for name, request in {"next": _NS_MNT_GET_NEXT, "previous": _NS_MNT_GET_PREV}.items():
+        tries(name, fcntl.ioctl, mounts, request, bytes(16))
+    first = os.pidfd_open(1)
+    for number in range(1, 11):
+        tries(f"of the first {number}", fcntl.ioctl, first, _PIDFD_GET + number)
+
+
+def _join_owner(namespace: int) -> None:
+    call("setns", fcntl.ioctl(namespace, _NS_GET_USERNS), 0)
+
+
+def disks(tries: Tries) -> None:
+    """Orders to a file system as a whole, and marks on files that nobody could take away again."""
+    for place in ("/", "/usr", "/workspace"):
+        folder = os.open(place, os.O_RDONLY)
+        for name, (request, argument) in {
+            "freeze": (0xC0045877, bytes(4)), "thaw": (0xC0045878, bytes(4)), "trim": (0xC0185879, bytes(24)),
+            "where": (1, bytes(4)), "shut down": (0x8004587D, bytes(4)),
+        }.items():  # fmt: skip
+            tries(f"{name} {place}", fcntl.ioctl, folder, request, argument)
+    file = os.open("/workspace/kept", os.O_RDWR | os.O_CREAT)
+    for name, flags in {"immutable": 0x10, "append only": 0x20}.items():
+        tries(name, fcntl.ioctl, file, 0x40086602, struct.pack("l", flags))
 
 
 def userfaultfd(tries: Tries) -> None:

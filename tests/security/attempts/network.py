@@ -92,6 +92,36 @@ def devices(tries: Tries) -> None:
     tries("tun", reach, "/dev/net/tun", os.O_RDWR)
 
 
+def netlink(tries: Tries) -> None:
+    """The kernel's other services by netlink: its log, its firewall, its audit, what happens to devices."""
+    for number in range(1, 23):
+        tries(f"{number}", socket.socket, socket.AF_NETLINK, socket.SOCK_RAW, number)
+
+
+def options(tries: Tries) -> None:
+    """What makes a socket more than others: other senders, other ways, the firewall."""
+    whole, text = struct.pack("i", 1), b"lo\0"
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as link:
+        for name, (level, option, value) in {
+            "mark": (socket.SOL_SOCKET, 36, whole), "room": (socket.SOL_SOCKET, 33, whole),
+            "priority": (socket.SOL_SOCKET, 12, struct.pack("i", 7)), "transparent": (socket.IPPROTO_IP, 19, whole),
+            "repair": (socket.IPPROTO_TCP, 19, whole), "debug": (socket.SOL_SOCKET, 1, whole),
+            "firewall": (socket.IPPROTO_IP, 64, bytes(96)), "routes": (socket.IPPROTO_IP, 200, whole),
+            "upper protocol": (socket.IPPROTO_TCP, 31, b"mimo"), "congestion": (socket.IPPROTO_TCP, 13, b"mimo"),
+        }.items():  # fmt: skip
+            tries(name, link.setsockopt, level, option, value)
+        tries("rename", fcntl.ioctl, link, 0x8923, struct.pack("16s24s", text, b"escaped"))
+        tries("bridge", fcntl.ioctl, link, 0x89A0, b"escaped\0")
+
+
+def credentials(tries: Tries) -> None:
+    """Be somebody else for who asks a socket."""
+    ours, _ = socket.socketpair()
+    for who, sent in {"first": (1, os.getuid(), os.getgid()), "superuser": (os.getpid(), 0, 0)}.items():
+        message = (socket.SOL_SOCKET, 2, struct.pack("3i", *sent))
+        tries(who, ours.sendmsg, [b"escaped"], [message])
+
+
 def _add_route() -> None:
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as link:
         route = struct.pack("8BI", socket.AF_INET, 0, 0, 0, 254, 3, 253, 1, 0) + struct.pack("HHI", 8, 4, 1)
