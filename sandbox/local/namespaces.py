@@ -87,6 +87,9 @@ def enter(plan: Blueprint, map_user: Callable[[], None], kept: Sequence[str]) ->
         linux.pivot_to(ROOT)
     with step("user"):
         if plan.root_mode:
+            # What the kernel counts by user, such as file watches and message queues, counts for the namespace's owner
+            # too: the superuser's bound would be one for all sandboxes and the host's services together.
+            linux.become_owner(plan.host_uid)
             linux.unshare(linux.CLONE_NEWUSER)
             map_user()
             os.setgroups([])

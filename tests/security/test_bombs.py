@@ -8,7 +8,7 @@ import pytest
 
 from sandbox.errors import SandboxLost
 from sandbox.types import Backend, Capability, Exited, OomKilled, OutputLimit, Sandbox, TimedOut
-from tests.security.conftest import Acquire, line, run
+from tests.security.conftest import Acquire, line, on_the_host, run, tried
 
 pytestmark = pytest.mark.anyio
 
@@ -76,6 +76,24 @@ async def test_there_is_no_more_than_the_bound(
         assert said
         assert set(said.values()) <= (refused_by if bounded else refused_by | {"done"}), said
     assert await _is_well(neighbour)
+
+
+_SHARED = {
+    "local-user": "its user is the service's, whose bound it would take",
+    "docker": "its user is that of every container, whose bound it would take",
+}
+
+
+async def test_what_the_kernel_counts_by_user_is_taken_from_nobody_else(
+    kind: str, victim: Sandbox, neighbour: Sandbox
+) -> None:
+    if reason := _SHARED.get(kind):
+        pytest.skip(reason)
+    took = await tried(victim, "bombs.counted_by_user")
+    assert took == {"watches": "EMFILE", "queues": "EMFILE"}
+    assert await tried(victim, "bombs.one_of_each") == took
+    assert await tried(neighbour, "bombs.one_of_each") == {"watches": "done", "queues": "done"}
+    assert json.loads(on_the_host("bombs.one_of_each")) == {"watches": "done", "queues": "done"}
 
 
 async def _is_well(sandbox: Sandbox) -> bool:

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import secrets
 import socket
 import sys
 import threading
@@ -108,6 +109,32 @@ def _flood(path: str) -> None:
 
 def descriptors(tries: Tries) -> None:
     tries("open", lambda: [os.open("/dev/null", os.O_RDONLY) for _ in range(2**21)])
+
+
+def counted_by_user(tries: Tries) -> None:
+    """All that the kernel gives one user of what it counts so; a process stays that holds it."""
+    for what, take in _COUNTED.items():
+        tries(what, lambda take=take: [take() for _ in range(2**16)])
+    if os.fork() == 0:
+        time.sleep(3600)
+
+
+def one_of_each(tries: Tries) -> None:
+    for what, take in _COUNTED.items():
+        tries(what, take)
+
+
+def _watch() -> None:
+    call("inotify_init1", 0)
+
+
+def _queue() -> None:
+    name = f"/mimo-{secrets.token_hex(6)}".encode()
+    call("mq_open", name, os.O_RDWR | os.O_CREAT, 0o600, None)
+    call("mq_unlink", name)
+
+
+_COUNTED = {"watches": _watch, "queues": _queue}
 
 
 def connections(tries: Tries, address: str) -> None:
