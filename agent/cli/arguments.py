@@ -4,11 +4,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
-from agent.api.schemas import Image, MessageText
 from agent.cli.failure import ExitCode, Failure
 from agent.cli.output import Delivery
 from agent.config import ModelSettings, model_settings
@@ -16,6 +15,9 @@ from agent.types import Limits, ModelOptions, Status
 from sandbox.backends import NAMES
 from sandbox.config import FILE_VARIABLE, SandboxSettings, sandbox_settings
 from sandbox.errors import SandboxUnavailable
+
+if TYPE_CHECKING:
+    from agent.api.schemas import Image, MessageText
 
 EMBEDDED_MODEL = "mimo-v2-nano"
 """Checkpoint of the embedded model server; it ships with this project."""
@@ -84,7 +86,9 @@ def sampling(*, temperature: float | None, seed: int | None, thinking: bool | No
     return _built(ModelOptions, given, _MODEL)
 
 
-def said(text: str, delivery: Delivery, images: tuple[Image, ...] = ()) -> MessageText:
+def said(text: str, delivery: Delivery, images: "tuple[Image, ...]" = ()) -> "MessageText":
+    from agent.api.schemas import MessageText  # Slow to import, and a conversation needs none.
+
     return _built(MessageText, {"text": text, "delivery": delivery.value, "images": images})
 
 

@@ -3,11 +3,14 @@
 import base64
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from agent.api.schemas import Image
 from agent.cli.failure import ExitCode, Failure
 from agent.image import media_type_of
 from agent.store.artifacts import NewImage
+
+if TYPE_CHECKING:
+    from agent.api.schemas import Image
 
 _MOST = 4
 _MOST_SENT_BYTES = 1_500_000
@@ -16,12 +19,14 @@ _MOST_BYTES = 10_000_000
 """Of one that goes to a model endpoint itself; common endpoints take no more."""
 
 
-def read_images(files: Sequence[Path]) -> tuple[Image, ...]:
+def read_images(files: Sequence[Path]) -> "tuple[Image, ...]":
     """For a service.
 
     Raises:
         Failure: one of them cannot be read, is none, or is too large; or there are too many.
     """
+    from agent.api.schemas import Image  # Slow to import, and a conversation sends none to a service.
+
     found = (read_image(file, _MOST_SENT_BYTES) for file in few(files))
     return tuple(Image(media_type=each.media_type, data=base64.b64encode(each.data).decode()) for each in found)
 

@@ -5,15 +5,17 @@ import json
 import re
 import time
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.status import Status
 from rich.text import Text
 
-from agent.api.schemas import DraftView, EventView
 from agent.cli.terminal import Terminal, one_line, printable
 from agent.events import GuardTripped, StepMessage, ToolCompleted, ToolIntent
 from agent.types import ToolCall
+
+if TYPE_CHECKING:
+    from agent.api.schemas import DraftView, EventView
 
 _ENDING_WIDTH = 24
 
@@ -50,7 +52,7 @@ class Progress:
         if self._status:
             self._status.stop()
 
-    def event(self, event: EventView) -> None:
+    def event(self, event: "EventView") -> None:
         """Show one event of the log."""
         match event.type:
             case "task.submitted":
@@ -87,7 +89,7 @@ class Progress:
         self._num_pieces = 0 if kind == "restart" else self._num_pieces + 1
         self.say(f"step {step} · {_DOING[kind]} · {self._num_pieces} tokens")
 
-    def draft(self, piece: DraftView) -> None:
+    def draft(self, piece: "DraftView") -> None:
         """Show the end of an answer that is being written."""
         self._draft = "" if piece.kind == "restart" else f"{self._draft}{piece.text}"[-self._width :]
         self.say(f"step {piece.step} · {_DOING[piece.kind]} · {printable(' '.join(self._draft.split()))}")
@@ -100,7 +102,7 @@ class Progress:
         elif time.monotonic() - self._spoke_at >= self._heartbeat_s:
             self._print(Text(f"… {what} ({time.monotonic() - self._started_at:.0f} s)"))
 
-    def _claimed(self, event: EventView) -> None:
+    def _claimed(self, event: "EventView") -> None:
         attempt = event.body["attempt"]
         if attempt > 1 and event.run_id not in self._runs:
             self._note("→", f"attempt {attempt}", "bold")

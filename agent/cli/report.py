@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agent.api.schemas import AttemptView, QueuePlace, TaskList, TaskSummary, TaskView
-from agent.cli.terminal import Terminal, one_line, printable
+from agent.cli.terminal import Terminal, age, one_line, printable
 from agent.mining import Mining
 from agent.types import Evidence, Status, StopReason, VerdictKind, WaitingOn
 
@@ -144,13 +144,6 @@ _REMEDIES = {
 _TAIL_LINES = 15
 FILE_WIDTH = 160
 """Columns of what goes into a file or a pipe."""
-
-
-def age(seconds: float) -> str:
-    for unit, size in (("d", 86_400), ("h", 3600), ("m", 60)):
-        if seconds >= size:
-            return f"{seconds // size:.0f} {unit}"
-    return f"{max(seconds, 0):.0f} s"
 
 
 def _verdict(task: TaskSummary) -> Text:

@@ -76,6 +76,13 @@ def last_words(text: str, width: int) -> str:
     return f"…{line[at:]}"
 
 
+def age(seconds: float) -> str:
+    for unit, size in (("d", 86_400), ("h", 3600), ("m", 60)):
+        if seconds >= size:
+            return f"{seconds // size:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
+
+
 def diff_style(line: str) -> str:
     """How a line of a diff looks."""
     if line.startswith(("+++ ", "--- ", "diff ", "index ", "new file", "deleted file")):

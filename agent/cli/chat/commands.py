@@ -17,8 +17,7 @@ from agent.cli.chat.folders import ConversationBusy, Listed, expect_free, fork, 
 from agent.cli.chat.indented import Indented
 from agent.cli.chat.lines import answer, diff_lines, spent
 from agent.cli.chat.screen import Screen
-from agent.cli.report import age
-from agent.cli.terminal import one_line, printable
+from agent.cli.terminal import age, one_line, printable
 from agent.config import Prices
 from agent.errors import AgentError
 from agent.types import Message

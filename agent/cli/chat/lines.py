@@ -3,18 +3,20 @@
 import json
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from agent.api.schemas import EventView
 from agent.cli.chat.indented import Indented
 from agent.cli.progress import describe, ending
 from agent.cli.terminal import diff_style, one_line, printable
 from agent.events import GuardTripped, MessageTaken, QuestionAsked, StepMessage, ToolCompleted, ToolIntent
 from agent.types import Event, ToolCall, Usage
+
+if TYPE_CHECKING:
+    from agent.api.schemas import EventView
 
 _DIFF_LINES = 12
 """Of an edit, so many lines are shown; ``/diff`` shows all."""
@@ -37,7 +39,7 @@ class Lines:
         """By the id that the model gave them, in its newest answer."""
 
     def of(
-        self, event: Event | EventView, *, streamed: bool = False, thought_shown: bool = False
+        self, event: "Event | EventView", *, streamed: bool = False, thought_shown: bool = False
     ) -> Iterator[RenderableType]:
         """
         Args:

@@ -34,6 +34,12 @@ def test_listing_commands_imports_nothing_heavy() -> None:
     assert output.splitlines()[-1] == "[]"
 
 
+def test_a_conversation_imports_nothing_of_the_service() -> None:
+    code = "import sys, agent.cli.chat.start; print(sorted({'agent.api.schemas', 'fastapi'} & sys.modules.keys()))"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout == "[]\n"
+
+
 @pytest.mark.parametrize("command", [[], ["run"], ["serve"], ["task"], ["task", "submit"], ["task", "watch"]])
 def test_every_command_explains_itself(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str]
