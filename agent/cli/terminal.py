@@ -4,12 +4,17 @@ What a model or a repository wrote can hold escape sequences that would steer th
 goes to a terminal except through :func:`printable`.
 """
 
+import re
 import sys
 from dataclasses import dataclass
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
+
+_BINARY = re.compile(r"^GIT binary patch\n(?:(?:literal|delta) \d+\n(?:.+\n)*\n?)+", re.MULTILINE)
+
+_JOINERS = "\u200c\u200d"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +38,11 @@ class Terminal:
         self.out.file.flush()
 
     def patch(self, patch: str) -> None:
-        """A diff: coloured for people, byte for byte into a pipe or file."""
+        """A diff: coloured for people and without the bytes of binary files, as it is into a pipe or file."""
         if not self.out.is_terminal:
             self.result(patch)
             return
-        for line in patch.splitlines():
+        for line in readable(patch).splitlines():
             self.out.print(Text(printable(line), diff_style(line)), soft_wrap=True, highlight=False)
 
 
@@ -53,7 +58,16 @@ def printable(text: str) -> str:
     >>> printable("red: \\x1b[31m")
     'red: \\\\x1b[31m'
     """
-    return "".join(c if c in "\n\t" or c.isprintable() else ascii(c)[1:-1] for c in text)
+    return "".join(
+        c if c in "\n\t" or c.isprintable() or _joins(text, at) else ascii(c)[1:-1] for at, c in enumerate(text)
+    )
+
+
+def _joins(text: str, at: int) -> bool:
+    """Whether this makes one emoji of two, or joins letters of a script that needs it: beside a letter of ASCII, or
+    beside another one, it would only hide something."""
+    around = text[max(at - 1, 0) : at] + text[at + 1 : at + 2]
+    return text[at] in _JOINERS and len(around) == 2 and all(not c.isascii() and c.isprintable() for c in around)
 
 
 def one_line(text: str, width: int) -> str:
@@ -81,6 +95,11 @@ def age(seconds: float) -> str:
         if seconds >= size:
             return f"{seconds // size:.0f} {unit}"
     return f"{max(seconds, 0):.0f} s"
+
+
+def readable(patch: str) -> str:
+    """A diff for people: bytes of binary files say nothing to them, and there are many."""
+    return _BINARY.sub("(a binary file)\n", patch)
 
 
 def diff_style(line: str) -> str:

@@ -140,6 +140,14 @@ def test_escape_sequences_of_the_model_do_not_reach_the_terminal() -> None:
     assert "\x1b[2J" not in out.getvalue()
 
 
+def test_what_joins_letters_is_kept_where_it_hides_nothing() -> None:
+    family, persian = "\U0001f469\u200d\U0001f467", "\u0645\u06cc\u200c\u062e"
+    assert printable(f"{family} {persian}") == f"{family} {persian}"
+    assert printable("rm\u200d -r\u200c\u200df \u8a08\u200c\u200d\u8a08 \u200d") == (
+        "rm\\u200d -r\\u200c\\u200df \u8a08\\u200c\\u200d\u8a08 \\u200d"
+    )
+
+
 def test_long_lines_are_cut_with_a_mark() -> None:
     assert one_line("abcdef", 4) == "abc…"
     assert one_line("ab\ncd", 10) == "ab…"
@@ -151,6 +159,16 @@ def test_patch_goes_into_a_pipe_byte_for_byte() -> None:
     terminal.patch(patch)
 
     assert out.getvalue() == patch
+
+
+def test_people_are_shown_no_bytes_of_binary_files_and_all_else() -> None:
+    terminal, out, _ = _terminal(people=True)
+    binary = "diff --git a/b b/b\nGIT binary patch\ndelta 13\nUcmZn&XbV`N\n\nliteral 0\nHcmV?d00001\n\n"
+    terminal.patch(f"{binary}diff --git a/a b/a\n+GIT binary patch\n+delta 13\n+x\n")
+    assert "Ucm" not in out.getvalue()
+    assert "Hcm" not in out.getvalue()
+    assert out.getvalue().count("delta 13") == 1
+    assert out.getvalue().count("(a binary file)") == 1
 
 
 def test_patch_is_coloured_for_people_unless_they_say_no() -> None:
