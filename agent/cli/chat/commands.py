@@ -1,10 +1,12 @@
 """What begins with a slash, and ``!`` for the shell."""
 
+import asyncio
 import os
 import shlex
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
@@ -17,7 +19,7 @@ from agent.cli.chat.folders import ConversationBusy, Listed, expect_free, fork, 
 from agent.cli.chat.indented import Indented
 from agent.cli.chat.lines import answer, diff_lines, spent
 from agent.cli.chat.screen import Screen
-from agent.cli.terminal import age, one_line, printable
+from agent.cli.terminal import age, one_line, printable, readable
 from agent.config import Prices
 from agent.errors import AgentError
 from agent.types import Message
@@ -31,6 +33,9 @@ _MIMO = (sys.executable, "-m", "agent.cli.app")
 
 _SAME = {"/clear": "/new", "/quit": "/exit", "/q": "/exit"}
 """What some commands are called elsewhere."""
+
+_ASK_THE_MODEL = ("/btw", "/compact")
+"""That may take long, and the next command does not wait for it."""
 
 _MOST_LISTED = 9
 """What a digit chooses."""
@@ -47,6 +52,7 @@ class Commands:
         self._conversation = conversation
         self._prices = prices
         self._custom = {command.name: command for command in conversation.commands}
+        self._one_by_one = asyncio.Lock()
         self.next_folder: Path | None = None
         """The conversation to go on with instead of this one."""
         self.between: Sequence[str] = ()
@@ -83,7 +89,8 @@ class Commands:
     async def __call__(self, text: str) -> None:
         """Do what the user typed."""
         if text.startswith("!"):
-            await self._shell(text[1:].strip())
+            async with self._in_turn(text):
+                await self._shell(text[1:].strip())
             return
         typed, _, rest = text.partition(" ")
         typed = _SAME.get(typed, typed)
@@ -91,13 +98,32 @@ class Commands:
         meant = [typed] if typed in names else [name for name in names if name.startswith(typed)]
         if len(meant) != 1:
             several = f"it could be {', '.join(meant)}" if meant else "/help lists what there is"
-            self._screen.note(f"there is no {typed}; {several}", "red")
-            return
-        if custom := self._custom.get(meant[0]):
+            async with self._in_turn(text):
+                self._screen.note(f"there is no {typed}; {several}", "red")
+        elif custom := self._custom.get(meant[0]):
+            self._echo(text)
             await self._screen.submit(custom.filled(rest.strip()), steer=False)
-            return
+        else:
+            async with self._in_turn(text):
+                doing = self._do(meant[0], rest.strip())
+                if meant[0] not in _ASK_THE_MODEL:
+                    await doing
+                    return
+            await doing
+
+    @asynccontextmanager
+    async def _in_turn(self, text: str) -> AsyncIterator[None]:
+        """What a command prints stands below it, however fast the next one is typed."""
+        async with self._one_by_one:
+            self._echo(text)
+            yield
+
+    def _echo(self, text: str) -> None:
+        self._screen.note(f"> {one_line(text, self._screen.width - 6)}")
+
+    async def _do(self, name: str, rest: str) -> None:
         try:
-            await self._known[meant[0]][1](rest.strip())
+            await self._known[name][1](rest)
         except (AgentError, OSError) as error:
             self._screen.note(f"! {error}", "red")
 
@@ -175,7 +201,10 @@ class Commands:
         self._screen.leave()
 
     async def _compact(self, rest: str) -> None:
-        if self._busy() or not self._conversation.state.turns:
+        if self._busy():
+            return
+        if not self._conversation.state.turns:
+            self._screen.note("nothing was said yet")
             return
         self._screen.note("summing up …")
         if summary := await self._conversation.compact(rest):
@@ -186,6 +215,8 @@ class Commands:
     async def _btw(self, rest: str) -> None:
         if rest:
             self._screen.print(answer(await self._conversation.aside(rest) or "(nothing)"))
+        else:
+            self._screen.note("what? /btw QUESTION")
 
     async def _tasks(self, rest: str) -> None:
         await self._mimo("task", "list")
@@ -232,7 +263,7 @@ class Commands:
             self._screen.note("nothing was done yet")
             return
         history = self._conversation.history
-        patch = await history.patch(turns[0].before, await history.keep())
+        patch = readable(await history.patch(turns[0].before, await history.keep()))
         if not patch:
             self._screen.note("nothing changed since the conversation began")
         elif patch.count("\n") > _PAGER_LINES:
@@ -273,10 +304,15 @@ class Commands:
         if not self._conversation.state.turns:
             self._screen.note("nothing was said yet")
             return
-        path = self._conversation.history.root / (rest or f"conversation-{self._conversation.id}.md")
+        named = await anyio.Path(rest or f"conversation-{self._conversation.id}.md").expanduser()
+        path = self._conversation.history.root / named
         parts = [_markdown(message) for message in await self._conversation.messages()]
-        with path.open("x", encoding="utf-8") as file:
-            file.write("\n\n".join(part for part in parts if part) + "\n")
+        try:
+            with path.open("x", encoding="utf-8") as file:
+                file.write("\n\n".join(part for part in parts if part) + "\n")
+        except FileExistsError:
+            self._screen.note(f"! {named} is there already: /export FILE takes another name", "red")
+            return
         self._screen.note(f"written to {path}")
 
     async def _init(self, rest: str) -> None:

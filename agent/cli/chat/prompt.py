@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from prompt_toolkit.buffer import Buffer
-from prompt_toolkit.filters import Filter, has_completions
+from prompt_toolkit.filters import Always, Filter, has_completions
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.keys import Keys
 from prompt_toolkit.layout import (
@@ -113,11 +113,14 @@ class Prompt:
         typed = Window(
             BufferControl(self.buffer), height=Dimension(min=1, max=8), dont_extend_height=True, wrap_lines=True
         )
+        completions = CompletionsMenu(max_height=8)
+        assert isinstance(completions.content, Window), completions.content
+        completions.content.dont_extend_height = Always()  # A longer list before it leaves no empty lines.
         return HSplit(
             [
                 Window(height=1, char="─", style="class:rule"),
                 VSplit([Window(mark, dont_extend_width=True, width=2), typed]),
-                ConditionalContainer(CompletionsMenu(max_height=8), has_completions),
+                ConditionalContainer(completions, has_completions),
             ]
         )
 

@@ -193,7 +193,6 @@ class Screen(Audience):
         assert self._handle is not None
         conversation = self._conversation
         if text.startswith(("/", "!")):
-            self.note(f"> {one_line(text, self.width - 6)}")
             await self._handle(text)
         elif steer and conversation.busy and not conversation.unfinished:
             await conversation.steer(text)

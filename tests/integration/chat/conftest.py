@@ -1,6 +1,6 @@
 """A folder, a scripted model, and conversations about them without a terminal."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,13 +14,14 @@ from agent.model import Delta
 from agent.permissions.policy import Asked
 from agent.profiles.native import native
 from agent.steps.settings import LoopSettings
-from agent.testing import Script, ScriptedModel
+from agent.testing import Script, ScriptedEndpoint, ScriptedModel, Stalled
 from agent.tools.base import Tool
 from agent.tools.hook import Hooked, Hooks
 from agent.tools.skill import Skill, UseSkill
-from agent.types import Event, Limits, ModelOptions, ToolCall
+from agent.types import AssistantMessage, Event, Limits, ModelOptions, ToolCall
 from sandbox.backends import open_backend
 from sandbox.config import SandboxSettings
+from tests.integration.chat.terminal import Terminal
 
 
 class Recorder(Audience):
@@ -105,3 +106,37 @@ def open_chat(tmp_path: Path, root: Path, recorder: Recorder) -> Open:
             yield conversation
 
     return opened
+
+
+def say(text: str, reasoning: str = "") -> AssistantMessage:
+    return AssistantMessage(content=text, reasoning_content=reasoning, finish_reason="stop")
+
+
+Start = Callable[..., Terminal]
+
+
+@pytest.fixture
+def start(tmp_path: Path, root: Path) -> Iterator[Start]:
+    """``mimo`` about ``root``, against an endpoint that answers by script."""
+    endpoints, terminals = [], []
+
+    def started(script: Script, *arguments: object, faults: Sequence[Stalled] = (), **more: object) -> Terminal:
+        running = ScriptedEndpoint(script, faults).running()
+        endpoints.append(running)
+        url = running.__enter__()
+        options = ("--repo", root, "--model-url", url, "--model", "scripted", *arguments)
+        terminal = Terminal(*options, home=tmp_path / "home", **more)  # type: ignore[arg-type]
+        terminals.append(terminal)
+        return terminal
+
+    yield started
+    for terminal in terminals:
+        terminal.__exit__(None, None, None)
+    for running in endpoints:
+        running.__exit__(None, None, None)
+
+
+def ready(terminal: Terminal) -> Terminal:
+    terminal.see("can be typed")
+    terminal.see_either("· /help")  # The screen stands: what is typed before that is kept, and not sent.
+    return terminal

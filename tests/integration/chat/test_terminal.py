@@ -8,14 +8,15 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from agent.testing import Script, ScriptedEndpoint, Stalled, call, in_order
+from agent.testing import Stalled, call, in_order
 from agent.types import AssistantMessage, Message
 from tests.integration.chat import tool_server
+from tests.integration.chat.conftest import Start, ready, say
 from tests.integration.chat.terminal import (
     CTRL_C,
     CTRL_D,
@@ -32,40 +33,6 @@ from tests.integration.chat.terminal import (
 )
 
 EDIT = call("str_replace", path="calc.py", old_str="a - b", new_str="a + b")
-
-
-def say(text: str, reasoning: str = "") -> AssistantMessage:
-    return AssistantMessage(content=text, reasoning_content=reasoning, finish_reason="stop")
-
-
-Start = Callable[..., Terminal]
-
-
-@pytest.fixture
-def start(tmp_path: Path, root: Path) -> Iterator[Start]:
-    """``mimo`` about ``root``, against an endpoint that answers by script."""
-    endpoints, terminals = [], []
-
-    def started(script: Script, *arguments: object, faults: Sequence[Stalled] = (), **more: object) -> Terminal:
-        running = ScriptedEndpoint(script, faults).running()
-        endpoints.append(running)
-        url = running.__enter__()
-        options = ("--repo", root, "--model-url", url, "--model", "scripted", *arguments)
-        terminal = Terminal(*options, home=tmp_path / "home", **more)  # type: ignore[arg-type]
-        terminals.append(terminal)
-        return terminal
-
-    yield started
-    for terminal in terminals:
-        terminal.__exit__(None, None, None)
-    for running in endpoints:
-        running.__exit__(None, None, None)
-
-
-def ready(terminal: Terminal) -> Terminal:
-    terminal.see("can be typed")
-    terminal.see_either("· /help")  # The screen stands: what is typed before that is kept, and not sent.
-    return terminal
 
 
 @pytest.mark.parametrize("columns", [40, 100])

@@ -1,0 +1,128 @@
+"""What begins with a slash, typed at the real program."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from agent.testing import call, in_order
+from agent.types import AssistantMessage, Message
+from tests.integration.chat.conftest import Start, ready, say
+from tests.integration.chat.terminal import BACKSPACE, CTRL_D, ENTER, ESCAPE, Terminal
+
+EDIT = call("str_replace", path="calc.py", old_str="a - b", new_str="a + b")
+
+
+def _repaired(start: Start, *answers: AssistantMessage) -> Terminal:
+    """After one turn, in which the file was changed."""
+    terminal = ready(start(in_order(EDIT, say("It adds now.", reasoning="A sign."), *answers), "--mode", "edits"))
+    terminal.type("repair it", ENTER)
+    terminal.see("It adds now.")
+    terminal.see("tokens · /help")
+    return terminal
+
+
+def test_what_commands_print_stands_below_them_however_fast_they_are_typed(start: Start) -> None:
+    terminal = _repaired(start)
+    terminal.type(*(key for name in ("/diff", "/cost", "/context", "/permissions") for key in (name, ENTER)))
+    terminal.see("nothing is always allowed")
+    said = terminal.text.split("It adds now.", 1)[1]
+    expected = ["> /diff", "+    return a + b", "> /cost", "tokens read", "> /context", "the agent", "> /permissions"]
+    places = [said.index(words) for words in [*expected, "nothing is always allowed"]]
+    assert places == sorted(places), said
+
+
+def test_a_conversation_is_exported_and_no_file_is_written_over(start: Start, root: Path, tmp_path: Path) -> None:
+    (root / "taken.md").write_text("mine")
+    terminal = _repaired(start)
+    terminal.type("/export taken.md", ENTER)
+    terminal.see("is there already")
+    terminal.type(f"/export {tmp_path}/talk.md", ENTER)
+    terminal.see("written to")
+    assert (root / "taken.md").read_text() == "mine"
+    talk = (tmp_path / "talk.md").read_text()
+    for words in ("## You\n\nrepair it", "`str_replace` ", "## MiMo\n\nIt adds now."):
+        assert words in talk
+
+
+def test_a_summary_a_question_aside_and_the_newest_thoughts_are_shown(start: Start) -> None:
+    terminal = _repaired(start, say("In short: **mended**."), say("Forty-two."))
+    terminal.type("/thinking", ENTER)
+    terminal.see("A sign.")
+    terminal.type("/compact", ENTER)
+    terminal.see("In short: mended.")
+    terminal.type("/btw what is six times seven?", ENTER)
+    terminal.see("Forty-two.")
+    terminal.type("/context", ENTER)
+    terminal.see("turns 1 to 1 are summed up")
+
+
+def test_before_the_first_turn_commands_say_that_there_is_nothing(start: Start, root: Path) -> None:
+    terminal = ready(start(in_order()))
+    nothing = {"/rewind": "nothing to go back to", "/diff": "nothing was done yet", "/thinking": "(none)"}
+    for name, words in nothing.items():
+        terminal.type(name, ENTER)
+        terminal.see(words)
+    for times, name in enumerate(("/export", "/compact"), start=1):
+        terminal.type(name, ENTER)
+        terminal.see("nothing was said yet", times=times)
+    terminal.type("/btw", ENTER)
+    terminal.see("/btw QUESTION")
+    terminal.type("/resume", ENTER)
+    terminal.see("no other conversation")
+    terminal.type(CTRL_D)
+    assert terminal.ended() == 0
+    assert not list(root.glob("conversation-*"))
+
+
+def test_a_grant_is_taken_back(start: Start) -> None:
+    run = call("bash", command="python -V")
+    terminal = ready(start(in_order(run, say("made"), run, say("as you like"))))
+    terminal.type("make it", ENTER)
+    terminal.see("2. yes, and always: python -V")
+    terminal.type("2")
+    terminal.see("tokens · /help")
+    terminal.type("/permissions", ENTER)
+    terminal.see("a number takes it back")
+    terminal.type("1")
+    terminal.see("asked again from now on: python -V")
+    terminal.type("again", ENTER)
+    terminal.see("May it do this?")
+    terminal.type(ESCAPE)
+    terminal.see_no_more("May it do this?")
+
+
+def test_instructions_for_agents_are_written_on_demand(start: Start, root: Path) -> None:
+    asked: list[str] = []
+
+    def script(messages: Sequence[Message]) -> AssistantMessage:
+        asked.append(messages[-1]["content"])
+        write = call("bash", command="echo Run pytest. > AGENTS.md")
+        return write if len(asked) == 1 else say("written")
+
+    terminal = ready(start(script, "--mode", "auto"))
+    terminal.type("/init", ENTER)
+    terminal.see("tokens · /help")
+    assert asked[0].startswith("Write AGENTS.md")
+    assert (root / "AGENTS.md").read_text() == "Run pytest.\n"
+
+
+def test_binary_files_are_named_and_not_printed(start: Start, root: Path) -> None:
+    (root / "blob").write_bytes(bytes(range(256)) * 40)
+    change = call("bash", command=r"printf '\000\033[2J\377' >> blob; cat blob")
+    terminal = ready(start(in_order(change, say("changed")), "--mode", "auto"))
+    terminal.type("change it", ENTER)
+    terminal.see("tokens · /help")
+    terminal.type("/diff", ENTER)
+    terminal.see("diff --git a/blob b/blob\n(a binary file)\n")
+    assert b"\x1b[2J" not in terminal.raw
+    assert (root / "blob").read_bytes().endswith(b"\x00\x1b[2J\xff")
+
+
+def test_a_short_list_of_what_completes_a_word_has_no_empty_lines_after_a_long_one(start: Start) -> None:
+    terminal = ready(start(in_order(), rows=30))
+    terminal.type("/")
+    terminal.see("/btw")
+    terminal.type(BACKSPACE, "@calc")
+    terminal.see("\n calc.py")
+    listed = terminal.screen.split("@calc", 1)[1]
+    terminal.see(" ask ")
+    assert "calc.py\n ask " in listed.replace(" \n", "\n"), listed
