@@ -39,6 +39,7 @@ _log = logging.getLogger(__name__)
 _MAKING_S = 60.0
 _CLOSE_PATIENCE_S = 30.0
 _NUM_HOST_UIDS = 1_000_000
+_MAKER_ENDED = "the process that makes sandboxes ended; the service's standard error may say why"
 _NURSE = """
 import sys
 sys.path.append(sys.argv[1])
@@ -218,6 +219,8 @@ class LocalBackend:
                 way = Way(root_mode=root_mode, bubblewrap=self._bubblewrap is not None, cgroup_parents=parents)
                 nursery = self._nurseries[root_mode] = _Nursery(way)
             return nursery.hire(*listening)
+        except ConnectionError as error:
+            raise SandboxUnavailable(_MAKER_ENDED) from error
         except OSError as error:
             raise SandboxUnavailable(f"this machine has no room for another sandbox: {error}") from error
 
@@ -297,7 +300,7 @@ async def _have_built(plan: Blueprint, line: socket.socket) -> Verdict:
     except OSError as error:
         raise SandboxUnavailable(f"the sandbox could not be asked for: {error}") from error
     if not told:
-        raise SandboxUnavailable("the process that makes sandboxes ended; the service's standard error may say why")
+        raise SandboxUnavailable(_MAKER_ENDED)
     return Verdict.parse(told)
 
 
