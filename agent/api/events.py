@@ -16,7 +16,7 @@ from agent.api.auth import needs
 from agent.api.context import Context, Shared
 from agent.api.drafts import DraftFrame
 from agent.api.lasting import Lasting, lasts
-from agent.api.problems import Problem
+from agent.api.problems import Problem, invalid_parameter
 from agent.api.schemas import LAST_EVENT, EventPage, EventView, show_event
 from agent.api.watching import FIRST_PART, PART, Frame, Tail, fitting, frame
 
@@ -74,7 +74,7 @@ async def read_events(
     wanted = frozenset(filter(None, types.replace("\0", "").split(",")))
     if _wants_stream(request):
         reader = _Reader(after if last_event_id is None else last_event_id, wanted, drafts=deltas)
-        return await _stream(shared, task_id, reader)
+        return await _stream(shared, task_id, reader, last_event_id)
     record = await shared.tasks.get(task_id)
     events, is_whole = await _page(shared, task_id, after, limit, wanted)
     seen = events[-1].seq if events else after
@@ -107,11 +107,14 @@ async def _page(
     return page, False
 
 
-async def _stream(shared: Context, task_id: str, reader: "_Reader") -> Response:
+async def _stream(shared: Context, task_id: str, reader: "_Reader", last_event_id: int | None) -> Response:
     record = await shared.tasks.get(task_id)
     if record.status.terminal and reader.after >= record.last_seq:
         # The one answer after which a browser's EventSource does not come back.
         return Response(status_code=HTTPStatus.NO_CONTENT)
+    if reader.after > record.last_seq:  # It would hear nothing, not even the end.
+        name = "after" if last_event_id is None else "Last-Event-ID"
+        raise invalid_parameter(name, f"the log ends with {record.last_seq} so far; leave it out for the whole log")
     return EventStream(_chunks(shared, task_id, reader, record.last_seq))
 
 

@@ -201,7 +201,7 @@ async def test_readers_that_keep_to_no_rule_are_refused_or_forgotten_and_harm_no
     task = await store.of(DEFAULT_PROJECT).submit(TASK)
     claim = await _claim(store)
     head = f"GET /v1/tasks/{task.id}/events HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: text/event-stream\r\n".encode()
-    wrong_ids = (b"-1", b"1e3", b"9" * 40, b"\xff\xfe", b"1, 2", b"NaN", b"0x10")
+    wrong_ids = (b"-1", b"1e3", b"9" * 40, b"\xff\xfe", b"1, 2", b"NaN", b"0x10", b"9999")
     async with serve(_app(store, heartbeat_s=1.0)) as url:
         reading = asyncio.ensure_future(_read(f"{url}/v1/tasks/{task.id}/events", STREAM))
         refused = [
