@@ -336,7 +336,11 @@ class Component(Program):
 
     service_account: ServiceAccount = ServiceAccount()
     pdb: bool = Field(True, description="Let drains of nodes end one of its pods at a time, where it has several.")
-    termination_grace_period_seconds: int = Field(60, ge=1, description="From the wish to end to the forced end, s.")
+    termination_grace_period_seconds: int = Field(
+        60,
+        ge=11,
+        description="From the wish to end to the forced end, s: more than the 10 that API and router wait first.",
+    )
 
 
 class Global(Values):
@@ -487,7 +491,7 @@ class Router(Component):
     discovery: Literal["static", "kubernetes"] = Field(
         "static", description="`static`: the pods' own names. `kubernetes`: watch them, which needs a role."
     )
-    termination_grace_period_seconds: int = Field(960, ge=1, description="Not less than the model servers'.")
+    termination_grace_period_seconds: int = Field(960, ge=11, description="Not less than the model servers'.")
 
 
 class Exposure(Values):

@@ -24,6 +24,8 @@ pytestmark = pytest.mark.skipif(
     [
         ("modelServer.engine=vllm", "at '/modelServer/engine': value must be one of 'sglang', 'embedded', 'external'"),
         ("modelServer.engin=embedded", "at '/modelServer': additional properties 'engin' not allowed"),
+        ("api.terminationGracePeriodSeconds=10", "at '/api/terminationGracePeriodSeconds': minimum: got 10, want 11"),
+        ("router.terminationGracePeriodSeconds=10", "at '/router/terminationGracePeriodSeconds': minimum: got 10"),
         ("api.replicas=-1", "at '/api/replicas': minimum: got -1, want 0"),
         ("api.resources.limits.memory=1TiB", "at '/api/resources/limits/memory': '1TiB' does not match pattern"),
         ("sandbox.settings.network=open", "at '/sandbox/settings/network': value must be one of 'sealed', 'fence'"),
