@@ -6,6 +6,7 @@ the log that its project reads.
 
 import base64
 import secrets
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import Any, Literal, get_args
 
@@ -92,7 +93,10 @@ class Delivery(_Record):
     id: str
     webhook_id: str
     url: str
-    secret: str
+    project_id: str
+    secret: bytes
+    """As it is stored, see :meth:`Webhooks.secret_of`."""
+    sealed: bool
     body: dict[str, Any]
     num_tries: int
     """Before this one."""
@@ -197,13 +201,18 @@ class Webhooks:
     # What senders do.
 
     @whole
-    async def take_due(self, most: int, lease: timedelta) -> tuple[Delivery, ...]:
-        """Messages whose time has come; nobody else gets them for as long as the lease is."""
+    async def take_due(self, most: int, lease: timedelta, *, besides: Collection[str] = ()) -> tuple[Delivery, ...]:
+        """Messages whose time has come; nobody else gets them for as long as the lease is.
+
+        Args:
+            besides: webhooks whose messages are left.
+        """
+        others = deliveries.c.webhook_id.not_in(besides)
         async with self.database.reading() as db:
-            if (await db.execute(_due(await self.database.now(db)).limit(1))).first() is None:
+            if (await db.execute(_due(await self.database.now(db)).where(others).limit(1))).first() is None:
                 return ()
         async with self.database.writing() as transaction:
-            now, due = transaction.now, _due(transaction.now).limit(most)
+            now, due = transaction.now, _due(transaction.now).where(others).limit(most)
             taken = (await transaction.db.execute(due.with_for_update(skip_locked=True))).scalars().all()
             its = deliveries.c.position.in_(taken)
             await transaction.db.execute(
@@ -213,7 +222,7 @@ class Webhooks:
             rows = (
                 await transaction.db.execute(joined.join(webhooks).where(its).order_by(deliveries.c.position))
             ).mappings()
-            return tuple(map(self._to_send, rows))
+            return tuple(map(_to_send, rows))
 
     @whole
     async def record(self, delivery: Delivery, outcome: Outcome, *, retry_in: timedelta) -> None:
@@ -243,22 +252,17 @@ class Webhooks:
         async with self.database.reading() as db:
             return int((await db.execute(query)).scalar_one())
 
-    def _to_send(self, row: RowMapping) -> Delivery:
-        kept: bytes = row["secret"]
-        if row["sealed"]:
-            if self._box is None:
-                raise SettingsError(f"the secret of webhook {row['webhook_id']} is sealed; set {KEY_VARIABLE}")
-            secret = self._box.open(row["project_id"], row["webhook_id"], kept)
-        else:
-            secret = kept.decode()
-        return Delivery(
-            id=row["delivery_id"],
-            webhook_id=row["webhook_id"],
-            url=row["url"],
-            secret=secret,
-            body=row["body"],
-            num_tries=row["num_tries"] - 1,
-        )
+    def secret_of(self, delivery: Delivery) -> str:
+        """What the message is signed with.
+
+        Raises:
+            SettingsError: it was sealed, and this process has no key that opens it.
+        """
+        if not delivery.sealed:
+            return delivery.secret.decode()
+        if self._box is None:
+            raise SettingsError(f"the secret of webhook {delivery.webhook_id} is sealed; set {KEY_VARIABLE}")
+        return self._box.open(delivery.project_id, delivery.webhook_id, delivery.secret)
 
 
 async def announce(transaction: Transaction, project_id: str, event: Event) -> None:
@@ -277,6 +281,19 @@ async def announce(transaction: Transaction, project_id: str, event: Event) -> N
 
 def _due(now: datetime) -> Select[tuple[int]]:
     return select(deliveries.c.position).where(deliveries.c.due <= now).order_by(deliveries.c.due)
+
+
+def _to_send(row: RowMapping) -> Delivery:
+    return Delivery(
+        id=row["delivery_id"],
+        webhook_id=row["webhook_id"],
+        url=row["url"],
+        project_id=row["project_id"],
+        secret=row["secret"],
+        sealed=row["sealed"],
+        body=row["body"],
+        num_tries=row["num_tries"] - 1,
+    )
 
 
 def _message(webhook_id: str, project_id: str, event: Event) -> dict[str, Any]:

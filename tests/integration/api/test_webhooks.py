@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI, Request, Response
+from sqlalchemy import update
 from standardwebhooks.webhooks import Webhook as Receiver
 from standardwebhooks.webhooks import WebhookVerificationError
 
@@ -18,6 +19,7 @@ from agent.api.app import create_app
 from agent.integrations.webhooks import Sender
 from agent.store.base import RunResult, Store
 from agent.store.open import open_store
+from agent.store.tables import webhooks
 from agent.store.webhooks import Webhooks
 from agent.types import Status, TaskRequest
 
@@ -257,3 +259,49 @@ async def test_unusable_address_is_pointed_at(http: httpx.AsyncClient, url: str)
     answer = await http.post("/v1/webhooks", json={"url": url})
 
     assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "#/url")
+
+
+async def test_a_service_that_does_not_answer_keeps_nobody_from_being_told(
+    store: Store, http: httpx.AsyncClient, serve: Serve
+) -> None:
+    heard, over = asyncio.Event(), asyncio.Event()
+    silent, other = FastAPI(), FastAPI()
+
+    @silent.post("/hook")
+    async def wait() -> None:
+        await over.wait()
+
+    @other.post("/hook")
+    async def hear() -> None:
+        heard.set()
+
+    async with serve(silent) as of_silent, serve(other) as of_other:
+        await _hook(http, f"{of_silent}/hook")
+        for _ in range(20):
+            await _finish_a_task(store)
+        await _hook(http, f"{of_other}/hook")
+        await _finish_a_task(store)
+        sending = asyncio.create_task(Sender(Webhooks(store.database), allowed=LOOPBACK, timeout_s=600).run())
+        async with asyncio.timeout(120):
+            await heard.wait()
+        sending.cancel()
+        await asyncio.wait([sending])
+        over.set()
+
+
+async def test_a_secret_that_cannot_be_opened_keeps_nobody_from_being_told(
+    store: Store, http: httpx.AsyncClient, service: tuple[Service, str]
+) -> None:
+    told, url = service
+    sealed = (await _hook(http, url))["webhook"]["id"]
+    async with store.database.writing() as transaction:
+        await transaction.db.execute(update(webhooks).values(sealed=True))
+    await _hook(http, url)
+    await _finish_a_task(store)
+
+    assert await _send(store) == 2
+
+    assert len(told.received) == 1
+    (delivery,) = (await http.get(f"/v1/webhooks/{sealed}/deliveries")).json()["deliveries"]
+    assert (delivery["status"], len(delivery["tries"])) == ("pending", 1)
+    assert "MIMO_SECRETS_KEY" in delivery["tries"][0]["error"]
