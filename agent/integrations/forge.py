@@ -1,15 +1,20 @@
 """What opens pull requests on a git host; each kind of host has a file of its own."""
 
-import json
 import ssl
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol, TypeVar
 
 import httpx
+from pydantic import StringConstraints, TypeAdapter, ValidationError
 
 from agent.errors import RepositoryError
 from agent.integrations.addresses import ForbiddenAddress
 from agent.integrations.remote import Reach
+
+WebAddress = Annotated[str, StringConstraints(pattern=r"^https?://")]
+"""People follow it, so it is one of those."""
+
+_Answer = TypeVar("_Answer")
 
 _TIMEOUT_S = 30.0
 _HEADERS = {"User-Agent": "mimo-coder", "Accept-Encoding": "identity"}
@@ -61,13 +66,13 @@ class ForgeApi:
         self._headers = headers
         self._reach = reach
 
-    async def get(self, path: str, **parameters: str) -> Any:
-        return await self._send("GET", path, params=parameters)
+    async def get(self, path: str, wanted: type[_Answer], **parameters: str) -> _Answer:
+        return await self._send("GET", path, wanted, params=parameters)
 
-    async def post(self, path: str, body: dict[str, Any]) -> Any:
-        return await self._send("POST", path, json=body)
+    async def post(self, path: str, wanted: type[_Answer], body: dict[str, Any]) -> _Answer:
+        return await self._send("POST", path, wanted, json=body)
 
-    async def _send(self, method: str, path: str, **arguments: Any) -> Any:
+    async def _send(self, method: str, path: str, wanted: type[_Answer], **arguments: Any) -> _Answer:
         url = httpx.URL(f"{self._url}{path}")
         plain = url.scheme == "http"
         try:
@@ -88,9 +93,12 @@ class ForgeApi:
         if not answer.is_success:
             raise RepositoryError(f"{self._url} answers {answer.status_code}: {text.decode('utf-8', 'replace')[:500]}")
         try:
-            return json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise RepositoryError(f"{self._url} answers with something that is no JSON; is forge_url right?") from error
+            return TypeAdapter(wanted).validate_json(text)
+        except ValidationError as error:
+            problem = error.errors(include_url=False, include_input=False)[0]
+            place = ".".join(map(str, problem["loc"])) or "the whole"
+            message = f"{self._url} answers with something else than was asked for ({place}: {problem['msg']})"
+            raise RepositoryError(f"{message}; is forge_url right?") from error
 
     async def _read(self, answer: httpx.Response) -> bytes:
         text = bytearray()

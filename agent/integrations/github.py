@@ -1,8 +1,8 @@
 """Pull requests by GitHub's REST API (docs.github.com/rest/pulls/pulls), which others speak too."""
 
-from typing import Any
+from pydantic import BaseModel
 
-from agent.integrations.forge import ForgeApi, NewPullRequest, PullRequest
+from agent.integrations.forge import ForgeApi, NewPullRequest, PullRequest, WebAddress
 from agent.integrations.remote import Reach
 
 
@@ -20,8 +20,8 @@ class GitHub:
         self._pulls = f"{self._repository}/pulls"
 
     async def find(self, branch: str) -> PullRequest | None:
-        found = await self._api.get(self._pulls, head=f"{self._owner}:{branch}", state="all")
-        return PullRequest(found[0]["number"], found[0]["html_url"]) if found else None
+        found = await self._api.get(self._pulls, list[_Pull], head=f"{self._owner}:{branch}", state="all")
+        return found[0].as_pull_request() if found else None
 
     async def open(self, wanted: NewPullRequest) -> PullRequest:
         body = {
@@ -31,26 +31,24 @@ class GitHub:
             "base": wanted.base,
             "draft": wanted.draft,
         }
-        made = await self._api.post(self._pulls, body)
-        return PullRequest(made["number"], made["html_url"])
+        return (await self._api.post(self._pulls, _Pull, body)).as_pull_request()
 
     async def branch(self, number: int) -> str | None:
         """What a pull request would merge; None where that is in another repository."""
-        found = await self._api.get(f"{self._pulls}/{number}")
-        head, base = found["head"], found["base"]
-        return str(head["ref"]) if head["repo"] and head["repo"]["id"] == base["repo"]["id"] else None
+        found = await self._api.get(f"{self._pulls}/{number}", _Branches)
+        return found.head.ref if found.head.repo == found.base.repo else None
 
     async def remarks(self, number: int, review: int) -> list[str]:
         """What a review says at lines, oldest first; of the newest hundred of the pull request."""
-        found = await self._api.get(
-            f"{self._pulls}/{number}/comments", sort="created", direction="desc", per_page="100"
-        )
-        return [_remark(each) for each in reversed(found) if each["pull_request_review_id"] == review]
+        path = f"{self._pulls}/{number}/comments"
+        found = await self._api.get(path, list[_Remark], sort="created", direction="desc", per_page="100")
+        return [each.in_words() for each in reversed(found) if each.pull_request_review_id == review]
 
     async def failed_checks(self, suite: int) -> list[str]:
         """Names and outcomes, with what the checks say of it themselves."""
-        found = await self._api.get(f"{self._repository}/check-suites/{suite}/check-runs", per_page="100")
-        return [_failure(each) for each in found["check_runs"] if each["conclusion"] in FAILED]
+        path = f"{self._repository}/check-suites/{suite}/check-runs"
+        found = await self._api.get(path, _CheckRuns, per_page="100")
+        return [each.in_words() for each in found.check_runs if each.conclusion in FAILED]
 
 
 FAILED = frozenset({"failure", "timed_out", "startup_failure"})
@@ -59,12 +57,58 @@ FAILED = frozenset({"failure", "timed_out", "startup_failure"})
 _MOST_CHARS = 4000
 
 
-def _remark(comment: dict[str, Any]) -> str:
-    line = f", line {comment['line']}" if comment.get("line") else ""
-    return f"`{comment['path']}`{line}: {comment['body'][:_MOST_CHARS]}"
+class _Pull(BaseModel):
+    number: int
+    html_url: WebAddress
+
+    def as_pull_request(self) -> PullRequest:
+        return PullRequest(self.number, self.html_url)
 
 
-def _failure(check: dict[str, Any]) -> str:
-    output = check["output"]
-    said = "\n".join(filter(None, (output["title"], output["summary"])))
-    return f"- {check['name']}: {check['conclusion']}\n{said[:_MOST_CHARS]}".rstrip()
+class _Repository(BaseModel):
+    id: int
+
+
+class _Base(BaseModel):
+    repo: _Repository
+
+
+class _Head(BaseModel):
+    ref: str
+    repo: _Repository | None
+    """None where it was deleted."""
+
+
+class _Branches(BaseModel):
+    head: _Head
+    base: _Base
+
+
+class _Remark(BaseModel):
+    pull_request_review_id: int | None
+    path: str
+    line: int | None = None
+    body: str
+
+    def in_words(self) -> str:
+        line = f", line {self.line}" if self.line else ""
+        return f"`{self.path}`{line}: {self.body[:_MOST_CHARS]}"
+
+
+class _CheckOutput(BaseModel):
+    title: str | None
+    summary: str | None
+
+
+class _CheckRun(BaseModel):
+    name: str
+    conclusion: str | None
+    output: _CheckOutput
+
+    def in_words(self) -> str:
+        said = "\n".join(filter(None, (self.output.title, self.output.summary)))
+        return f"- {self.name}: {self.conclusion}\n{said[:_MOST_CHARS]}".rstrip()
+
+
+class _CheckRuns(BaseModel):
+    check_runs: list[_CheckRun]

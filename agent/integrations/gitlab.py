@@ -2,7 +2,9 @@
 
 from urllib.parse import quote
 
-from agent.integrations.forge import ForgeApi, NewPullRequest, PullRequest
+from pydantic import BaseModel
+
+from agent.integrations.forge import ForgeApi, NewPullRequest, PullRequest, WebAddress
 from agent.integrations.remote import Reach
 
 
@@ -17,8 +19,8 @@ class GitLab:
         self._merges = f"/projects/{quote(path, safe='')}/merge_requests"
 
     async def find(self, branch: str) -> PullRequest | None:
-        found = await self._api.get(self._merges, source_branch=branch)
-        return PullRequest(found[0]["iid"], found[0]["web_url"]) if found else None
+        found = await self._api.get(self._merges, list[_MergeRequest], source_branch=branch)
+        return found[0].as_pull_request() if found else None
 
     async def open(self, wanted: NewPullRequest) -> PullRequest:
         body = {
@@ -27,5 +29,12 @@ class GitLab:
             "source_branch": wanted.branch,
             "target_branch": wanted.base,
         }
-        made = await self._api.post(self._merges, body)
-        return PullRequest(made["iid"], made["web_url"])
+        return (await self._api.post(self._merges, _MergeRequest, body)).as_pull_request()
+
+
+class _MergeRequest(BaseModel):
+    iid: int
+    web_url: WebAddress
+
+    def as_pull_request(self) -> PullRequest:
+        return PullRequest(self.iid, self.web_url)

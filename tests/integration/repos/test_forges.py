@@ -20,11 +20,13 @@ LOOPBACK = Reach(networks=(ip_network("127.0.0.0/8"),))
     ("answer", "says"),
     [
         (Response(b" " * 2**25), "more than 16777216 bytes"),
-        (Response(gzip.compress(b"[" + b" " * 2**25 + b"]"), headers={"Content-Encoding": "gzip"}), "no JSON"),
-        (Response(b"[" * 99_999), "no JSON"),
+        (Response(gzip.compress(b"[" + b" " * 2**25 + b"]"), headers={"Content-Encoding": "gzip"}), "Invalid JSON"),
+        (Response(b"[" * 99_999), "Invalid JSON"),
+        (Response(b'[{"number": 7}]'), r"0\.html_url: Field required"),
+        (Response(b'[{"number": 7, "html_url": "javascript:alert()"}]'), r"0\.html_url: String should match"),
         (Response(b"gone away\xff", 502), "answers 502: gone away\ufffd"),
     ],
-    ids=["large", "folded", "deep", "refused"],
+    ids=["large", "folded", "deep", "other", "script", "refused"],
 )
 async def test_an_answer_that_no_host_gives_is_refused_with_what_to_look_at(answer: Response, says: str) -> None:
     with serving(answer) as port:
