@@ -13,6 +13,9 @@ from .conftest import Agent, Tab, task
 
 pytestmark = pytest.mark.anyio
 
+_MOST_TABS = 60
+"""More than any page has places to stop at."""
+
 
 async def _said(tasks: ProjectStore, task_id: str, kind: str) -> list[Event]:
     return [event for event in await tasks.events(task_id) if event.type == kind]
@@ -105,6 +108,43 @@ async def test_a_permission_is_asked_on_the_page_that_is_open(
     await page.locator(".ask").get_by_role("button", name="Allow once").click()
 
     await expect(page.locator("#status [role=status]")).to_contain_text("queued")
+
+
+async def test_keys_alone_submit_a_task_and_allow_what_it_asks_for(
+    service: str, store: Store, tasks: ProjectStore, page: Page
+) -> None:
+    async def go_to(name: str) -> None:
+        """By the Tab key, from where the focus is."""
+        wanted = page.get_by_role("link", name=name).or_(page.get_by_role("button", name=name))
+        wanted = wanted.or_(page.get_by_label(name)).first
+        await wanted.wait_for()
+        for _ in range(_MOST_TABS):
+            if await wanted.evaluate("element => element === document.activeElement"):
+                return
+            await page.keyboard.press("Tab")
+        pytest.fail(f"the Tab key does not come to {name}")
+
+    await page.goto(f"{service}/tasks")
+    await go_to("New task")
+    await page.keyboard.press("Enter")
+    for label, words in {"What is wrong": "add() subtracts", "Repository": "/srv/calculator"}.items():
+        await go_to(label)
+        await page.keyboard.type(words)
+    await go_to("Submit task")
+    await page.keyboard.press("Enter")
+    await expect(page.locator("#status [role=status]")).to_contain_text("queued")
+    agent = await Agent.claims(store)
+    await go_to("Message to the agent")
+    await agent.asks("git reset --hard && make")
+    await expect(page.locator(".ask")).to_contain_text("git reset --hard && make")
+    await expect(page.get_by_label("Message to the agent")).to_be_focused()
+    await go_to("Allow once")
+    await page.keyboard.press("Enter")
+
+    await expect(page.locator("#status [role=status]")).to_contain_text("queued")
+    [submitted] = (await tasks.list_tasks()).tasks
+    [event] = await _said(tasks, submitted.id, "approval.decided")
+    assert (event.body["decision"], event.body["scope"]) == ("allow", "once")
 
 
 async def test_a_question_is_answered(service: str, store: Store, tasks: ProjectStore, page: Page) -> None:
