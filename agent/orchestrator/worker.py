@@ -231,6 +231,8 @@ class Worker:
             await self._store.finish(claim.run_id, claim.generation, result)
         except (LeaseLost, StoreUnavailable) as lost:
             _log.info("action=lose task=%s run=%s reason=%r", claim.task.id, claim.run_id, str(lost))
+        except Exception:  # noqa: BLE001 - what is said of a run may be what its bug is about
+            _log.exception("action=abandon task=%s run=%s", claim.task.id, claim.run_id)
 
 
 class _Kept:

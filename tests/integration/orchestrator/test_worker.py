@@ -88,6 +88,34 @@ async def test_bug_in_one_run_fails_that_run_and_the_worker_goes_on(
     assert (await users(store).get(second.id)).status is Status.SUCCEEDED
 
 
+async def test_a_run_of_which_nothing_can_be_stored_any_more_ends_no_other_of_the_worker(
+    store: SqlStore, make_worker: MakeWorker, make_request: MakeRequest, caplog: pytest.LogCaptureFixture
+) -> None:
+    damaged, sound = (
+        await users(store).submit(make_request()),
+        await users(store).submit(make_request()),
+    )
+
+    class DamagingModel(ScriptedModel):
+        """Meanwhile somebody writes into the database."""
+
+        async def complete(self, *args: Any, **kwargs: Any) -> Completion:
+            async with store.database.writing() as transaction:
+                change = update(tasks).where(tasks.c.task_id == damaged.id).values(request={})
+                await transaction.db.execute(change)
+            return await super().complete(*args, **kwargs)
+
+    with caplog.at_level(logging.ERROR):
+        stopping = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(make_worker(model=DamagingModel(turns(*REPAIR))).run(stopping))
+            ended = await over(store, sound)
+            stopping.set()
+
+    assert ended.status is Status.SUCCEEDED
+    assert f"action=abandon task={damaged.id}" in caplog.text
+
+
 async def test_stopping_worker_gives_its_run_back_and_another_finishes_it(
     store: SqlStore, make_worker: MakeWorker, make_request: MakeRequest
 ) -> None:
