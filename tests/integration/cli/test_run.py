@@ -276,6 +276,21 @@ def test_endpoint_that_is_too_slow_ends_the_run_at_its_time(mimo: Mimo, checkout
     assert json.loads(ended.out)["stop_reason"] == "wall_clock"
 
 
+def test_an_endpoint_that_does_not_begin_to_answer_is_asked_again(mimo: Mimo, checkout: Path) -> None:
+    with ScriptedEndpoint(REPAIR, faults=[Stalled()]).running() as url:
+        ended = mimo("run", "x", "--repo", checkout, "--model-url", url, "--check", CHECK, "--first-answer", 1)
+
+    assert ended.code == 0, ended.err
+
+
+def test_cost_limit_ends_the_run(mimo: Mimo, checkout: Path, repairing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIMO_MODEL_PRICES", '{"prompt": 10000, "cached": 0, "completion": 0}')
+    ended = mimo("run", "x", "--repo", checkout, "--model-url", repairing, "--max-cost", 1.5, "-o", "json")
+
+    task = json.loads(ended.out)
+    assert (ended.code, task["stop_reason"], task["usage"]["prompt_tokens"]) == (4, "cost_budget", 200)
+
+
 def test_ctrl_c_ends_the_run_with_what_there_is(checkout: Path, tmp_path: Path) -> None:
     script = turns(
         call("str_replace", path="calc.py", old_str="a - b", new_str="a + b"),
