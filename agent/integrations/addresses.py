@@ -2,11 +2,14 @@
 
 import asyncio
 import ipaddress
+import logging
 import socket
 from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from agent.errors import SettingsError
+
+logger = logging.getLogger(__name__)
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -33,7 +36,8 @@ def allowed_networks(environment: Mapping[str, str], variable: str = NETWORKS_VA
 
 
 class ForbiddenAddress(Exception):
-    """A name leads to where no request may go, or nowhere."""
+    """A name leads to where no request may go, or nowhere. Users read it, so it does not say which: they would learn
+    the names of the service's own network. The service's log does."""
 
 
 async def resolve(host: str, port: int, allowed: tuple[Network, ...] = (), *, plain: bool = False) -> str:
@@ -50,14 +54,20 @@ async def resolve(host: str, port: int, allowed: tuple[Network, ...] = (), *, pl
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        raise ForbiddenAddress(f"{host} has no address") from error
+        logger.info("action=forbid host=%r reason=%r", host, str(error))
+        raise _not_public(host) from error
     addresses = [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
     for address in addresses:
         if not is_public(address) and not any(address in network for network in allowed):
-            raise ForbiddenAddress(f"{host} leads to {address}, which is not on the public internet")
+            logger.info("action=forbid host=%r reason=%r", host, f"it leads to {address}")
+            raise _not_public(host)
     if plain and is_public(addresses[0]):
         raise ForbiddenAddress(f"{host} is public: it is called by https or ssh only")
     return str(addresses[0])
+
+
+def _not_public(host: str) -> ForbiddenAddress:
+    return ForbiddenAddress(f"{host} has no address on the public internet, or not only such")
 
 
 def is_public(address: Address) -> bool:

@@ -218,6 +218,22 @@ async def test_nothing_is_sent_into_private_networks(store: Store, http: httpx.A
     assert "ForbiddenAddress" in delivery["tries"][0]["error"]
 
 
+async def test_what_went_wrong_does_not_tell_which_names_the_private_network_has(
+    store: Store, http: httpx.AsyncClient
+) -> None:
+    hosts = ("localhost", "nobody.localdomain.invalid")
+    hooks = [(await _hook(http, f"https://{host}/hook"))["webhook"]["id"] for host in hosts]
+    await _finish_a_task(store)
+
+    await Sender(Webhooks(store.database)).drain()
+
+    errors = []
+    for host, webhook_id in zip(hosts, hooks, strict=True):
+        (delivery,) = (await http.get(f"/v1/webhooks/{webhook_id}/deliveries")).json()["deliveries"]
+        errors.append(delivery["tries"][0]["error"].replace(host, "HOST"))
+    assert errors[0] == errors[1]
+
+
 async def test_redirect_is_not_followed(store: Store, http: httpx.AsyncClient, service: tuple[Service, str]) -> None:
     told, url = service
     told.status = 307

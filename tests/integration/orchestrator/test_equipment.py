@@ -218,7 +218,7 @@ async def test_a_server_in_the_services_own_network_is_not_called(
     assert (await users(store).get(task.id)).status is Status.SUCCEEDED
     called, listed = (await read(store, task.id))[:2]
     assert called.startswith("[error] tracker: ")
-    assert "127.0.0.1, which is not on the public internet" in called
+    assert "127.0.0.1 has no address on the public internet" in called
     assert listed == called
     assert heard == []
 

@@ -80,7 +80,7 @@ async def test_a_commit_that_the_host_does_not_have_is_said(hosted: Hosted, tmp_
 async def test_a_host_on_a_private_network_is_not_called(hosted: Hosted) -> None:
     remote = Remote(hosted.url, Reach(ca_file=hosted.reach.ca_file))
 
-    with pytest.raises(RepositoryError, match="not on the public internet"):
+    with pytest.raises(RepositoryError, match="no address on the public internet"):
         await remote.resolve("main")
     assert hosted.host.requests == []
 
