@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import shlex
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
@@ -14,10 +13,11 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from agent.cli.chat.before import Changed
 from agent.cli.chat.conversation import Conversation
 from agent.cli.chat.folders import ConversationBusy, Listed, expect_free, fork, list_conversations, new_folder
 from agent.cli.chat.indented import Indented
-from agent.cli.chat.lines import answer, diff_lines, spent
+from agent.cli.chat.lines import answer, diff_lines, named, spent
 from agent.cli.chat.screen import Screen
 from agent.cli.terminal import age, one_line, printable, readable
 from agent.config import Prices
@@ -90,7 +90,7 @@ class Commands:
         """Do what the user typed."""
         if text.startswith("!"):
             async with self._in_turn(text):
-                await self._shell(text[1:].strip())
+                await self._do(self._shell, text[1:].strip())
             return
         typed, _, rest = text.partition(" ")
         typed = _SAME.get(typed, typed)
@@ -105,7 +105,7 @@ class Commands:
             await self._screen.submit(custom.filled(rest.strip()), steer=False)
         else:
             async with self._in_turn(text):
-                doing = self._do(meant[0], rest.strip())
+                doing = self._do(self._known[meant[0]][1], rest.strip())
                 if meant[0] not in _ASK_THE_MODEL:
                     await doing
                     return
@@ -121,9 +121,9 @@ class Commands:
     def _echo(self, text: str) -> None:
         self._screen.note(f"> {one_line(text, self._screen.width - 6)}")
 
-    async def _do(self, name: str, rest: str) -> None:
+    async def _do(self, command: Callable[[str], Awaitable[None]], rest: str) -> None:
         try:
-            await self._known[name][1](rest)
+            await command(rest)
         except (AgentError, OSError) as error:
             self._screen.note(f"! {error}", "red")
 
@@ -147,25 +147,45 @@ class Commands:
         conversation = self._conversation
         if self._busy():
             return
-        turns = conversation.state.turns
-        if not turns:
+        turns, put_back = conversation.state.turns, conversation.state.put_back
+        if not turns and not put_back:
             self._screen.note("there is nothing to go back to")
             return
-        shown = turns[-9:]
+        shown = turns[-_MOST_LISTED + len(put_back[-1:]) :]
         titles = [one_line(turn.text, self._screen.width - 6) for turn in shown]
-        chosen = await self._screen.choose("Back to before which turn? (Esc leaves all as it is)", titles)
+        undo = ["the files as they were before the newest /rewind"] if put_back else []
+        title = "Back to before which turn? (Esc leaves all as it is)"
+        chosen = await self._screen.choose(title, [*titles, *undo])
         if chosen is None:
             return
+        if chosen == len(shown):
+            await conversation.put_back(put_back[-1].until_now)
+            self._screen.note("the files are as they were before the newest /rewind", "yellow")
+            return
         turn, at = shown[chosen], len(turns) - len(shown) + chosen
-        what = await self._screen.choose("What?", ["files and conversation", "conversation alone", "files alone"])
+        changed = await conversation.changed(turn)
+        options = ["files and conversation", "conversation alone", "files alone"]
+        if len(changed) > 1:
+            options.append("files alone, to before one of its calls")
+        what = await self._screen.choose("What?", options)
         if what is None:
+            return
+        if what == 3:
+            await self._put_back_to_call(changed)
             return
         if what in (0, 2):
             await conversation.put_back(turn.before)
         if what in (0, 1):
             conversation.rewind(at)
-        undo = " (the files until now are kept: /rewind again goes back further)" if what == 2 else ""
-        self._screen.note(f"back to before: {one_line(turn.text, self._screen.width - 24)}{undo}", "yellow")
+        self._screen.note(f"back to before: {one_line(turn.text, self._screen.width - 24)}", "yellow")
+
+    async def _put_back_to_call(self, changed: Sequence[Changed]) -> None:
+        shown = changed[-_MOST_LISTED:]
+        titles = [named(each.call, self._screen.width - 6) for each in shown]
+        chosen = await self._screen.choose("Files as before which call? (Esc leaves all as it is)", titles)
+        if chosen is not None:
+            await self._conversation.put_back(shown[chosen].before)
+            self._screen.note(f"files as before: {named(shown[chosen].call, self._screen.width - 24)}", "yellow")
 
     async def _fork(self, rest: str) -> None:
         if self._busy():
@@ -267,7 +287,7 @@ class Commands:
         if not patch:
             self._screen.note("nothing changed since the conversation began")
         elif patch.count("\n") > _PAGER_LINES:
-            pager = shlex.split(os.environ.get("PAGER") or "less -R")
+            pager = ["/bin/sh", "-c", os.environ.get("PAGER") or "less -R"]  # As git starts it.
             await self._screen.outside(pager, history.root, printable(patch))
         else:
             self._screen.print(*diff_lines(patch))
@@ -279,7 +299,7 @@ class Commands:
             return
         chosen = await self._screen.choose(
             "Always allowed in this conversation; a number takes it back, Esc leaves all",
-            [str(grant) for grant in grants[:9]],
+            [str(grant) for grant in grants[:_MOST_LISTED]],
         )
         if chosen is not None:
             self._conversation.revoke(grants[chosen])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import anyio
 
+from agent.cli.chat.before import BeforeCalls, Changed, changes
 from agent.cli.chat.custom import CustomCommand
 from agent.cli.chat.files import FileHistory
 from agent.cli.chat.folders import ConversationBusy, alone
@@ -122,6 +123,7 @@ class Conversation:
         workplace: Workplace,
         setting: Setting,
         audience: Audience,
+        before: BeforeCalls,
         left: Claim | None,
     ) -> None:
         self.folder = folder
@@ -131,6 +133,7 @@ class Conversation:
         self._workplace = workplace
         self._setting = setting
         self._audience = audience
+        self._before = before
         self._turn: Turn | None = None
         self._reading: asyncio.Future[str] | None = None
         """The files, before a turn."""
@@ -231,7 +234,7 @@ class Conversation:
             lambda tree: self.history.patch(begun.before, tree),
             self._setting.loop,
         )
-        ears = Ears(self._audience.event, self._audience.delta, self._consent, self._audience.answer)
+        ears = Ears(self._heard, self._audience.delta, self._consent, self._audience.answer)
         self._turn = Turn(self._store, self._project, claim, means, ears)
         if interrupted:
             self._turn.interrupt()
@@ -244,6 +247,10 @@ class Conversation:
             return ended
         finally:
             self._turn = None
+
+    def _heard(self, event: Event) -> None:
+        self._before.event(event)
+        self._audience.event(event)
 
     async def _ask_hooks(self, turn: TurnBegan) -> None:
         """A hook that is not content with the end of a turn begins another one; but not again with the end of that."""
@@ -277,6 +284,10 @@ class Conversation:
     async def events(self, turn: TurnBegan) -> tuple[Event, ...]:
         """The log of a turn."""
         return await events_of(self._project, turn)
+
+    async def changed(self, turn: TurnBegan) -> tuple[Changed, ...]:
+        """The calls of a turn that changed files."""
+        return tuple(changes(turn, await self.events(turn), self.state.kept))
 
     async def usage(self) -> Usage:
         """Tokens of all turns, those that were rewound excepted."""
@@ -388,13 +399,14 @@ async def open_conversation(
         store = await stack.enter_async_context(open_store(f"sqlite:///{folder / 'turns.db'}"))
         left = await _unfinished(store, journal.state, wait_s)
         history = await FileHistory.open(root, folder / "files.git")
+        before = BeforeCalls(journal)
         workplace: Workplace
         if setting.backend is None:
-            workplace = Host(history)
+            workplace = Host(history, before.tree)
         else:
-            workplace = Sandboxed(history, setting.backend, folder / "checkpoints", audience.conflict)
+            workplace = Sandboxed(history, setting.backend, folder / "checkpoints", audience.conflict, before.tree)
         stack.push_async_callback(workplace.leave)
-        yield Conversation(folder, journal, store, history, workplace, setting, audience, left)
+        yield Conversation(folder, journal, store, history, workplace, setting, audience, before, left)
 
 
 async def _unfinished(store: Store, state: State, wait_s: float) -> Claim | None:

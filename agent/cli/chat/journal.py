@@ -38,6 +38,15 @@ class TurnBegan(_Line):
     """Tree of the folder just before."""
 
 
+class Kept(_Line):
+    """The user changed files within a turn: ``tree`` is the folder just before the call ``intent_id`` was made."""
+
+    type: Literal["kept"] = "kept"
+    task_id: str
+    intent_id: str
+    tree: str
+
+
 class Rewound(_Line):
     """Only the first ``turns`` turns count from now on."""
 
@@ -89,7 +98,7 @@ class Unqueued(_Line):
 
 
 Line = Annotated[
-    Opened | TurnBegan | Rewound | PutBack | Compacted | ModeChosen | Granted | Revoked | Queued | Unqueued,
+    Opened | TurnBegan | Kept | Rewound | PutBack | Compacted | ModeChosen | Granted | Revoked | Queued | Unqueued,
     Field(discriminator="type"),
 ]
 
@@ -106,6 +115,7 @@ class State:
     root: str = ""
     """Empty where nothing was written yet."""
     turns: tuple[TurnBegan, ...] = ()
+    kept: tuple[Kept, ...] = ()
     compacted: Compacted | None = None
     mode: Mode = Mode.ASK
     grants: tuple[Grant, ...] = ()
@@ -120,6 +130,8 @@ def apply(state: State, line: Line) -> State:
             return replace(state, root=line.root)
         case TurnBegan():
             return replace(state, turns=(*state.turns, line))
+        case Kept():
+            return replace(state, kept=(*state.kept, line))
         case Rewound():
             compacted = state.compacted if state.compacted and state.compacted.turns <= line.turns else None
             return replace(state, turns=state.turns[: line.turns], compacted=compacted)

@@ -47,7 +47,11 @@ class Outside:
         return await process.wait()
 
     async def edit(self, text: str, cwd: Path, environment: Mapping[str, str] = os.environ) -> str | None:
-        """The text as the user's editor left it; None where that failed, or there is none."""
+        """The text as the user's editor left it; None where that failed, or there is none.
+
+        Raises:
+            OSError: it cannot be started, or took the file away.
+        """
         command = _editor(environment)
         if command is None:
             return None
@@ -64,8 +68,13 @@ class Outside:
 
 
 def _editor(environment: Mapping[str, str]) -> Sequence[str] | None:
-    for named in (environment.get("VISUAL", ""), environment.get("EDITOR", ""), *_EDITORS):
-        command = shlex.split(named)
+    """The one that the user named, or else one that is there."""
+    chosen = environment.get("VISUAL") or environment.get("EDITOR")
+    for named in (chosen,) if chosen else _EDITORS:
+        try:
+            command = shlex.split(named)
+        except ValueError:  # an open quotation
+            return None
         if command and shutil.which(command[0]):
             return command
     return None

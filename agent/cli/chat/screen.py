@@ -319,7 +319,10 @@ class Screen(Audience):
             return None
 
     async def _edit(self) -> None:
-        text = await self._outside.edit(self._prompt.whole, self._conversation.history.root)
+        try:
+            text = await self._outside.edit(self._prompt.whole, self._conversation.history.root)
+        except OSError:
+            text = None
         if text is None:
             self._say_briefly("the editor failed, or there is none; EDITOR names one")
         else:

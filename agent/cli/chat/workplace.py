@@ -37,9 +37,22 @@ class Host(HostSandbox):
 
     sandboxed = False
 
-    def __init__(self, history: FileHistory) -> None:
+    def __init__(self, history: FileHistory, on_before: Callable[[str], None]) -> None:
+        """
+        Args:
+            on_before: hears what the folder is before each command and each write.
+        """
         super().__init__(history.root)
         self._history = history
+        self._on_before = on_before
+
+    async def exec(self, command: Command) -> Outcome:
+        self._on_before(await self._history.keep())
+        return await super().exec(command)
+
+    async def write(self, path: str, data: bytes) -> None:
+        self._on_before(await self._history.keep())
+        await super().write(path, data)
 
     async def keep(self) -> Snapshot:
         return Snapshot(await self._history.keep())
@@ -60,16 +73,19 @@ class Sandboxed:
         open_backend: Callable[[], Backend],
         checkpoints: Path,
         on_conflict: Callable[[tuple[str, ...]], None],
+        on_before: Callable[[str], None],
     ) -> None:
         """
         Args:
             checkpoints: folder for whole work trees of this conversation.
+            on_before: hears what the folder is before anything is done in the sandbox.
             on_conflict: hears which files were changed on both sides; the folder keeps the user's.
         """
         self._history = history
         self._open_backend = open_backend
         self._checkpoints = checkpoints
         self._on_conflict = on_conflict
+        self._on_before = on_before
         self._stack = AsyncExitStack()
         self.boot_id = ""
         self._sandbox: Sandbox | None = None
@@ -114,6 +130,7 @@ class Sandboxed:
     async def _entered(self) -> Sandbox:
         """The sandbox, with the folder's files as they are now."""
         now = await self._history.keep()
+        self._on_before(now)
         if self._sandbox is None:
             self._sandbox = await self._make(now)
         elif now != self._inside:

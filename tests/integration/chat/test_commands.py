@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
 from agent.testing import call, in_order
 from agent.types import AssistantMessage, Message
 from tests.integration.chat.conftest import Start, ready, say
-from tests.integration.chat.terminal import BACKSPACE, CTRL_D, ENTER, ESCAPE, Terminal
+from tests.integration.chat.terminal import BACKSPACE, CTRL_D, CTRL_G, ENTER, ESCAPE, Terminal
 
 EDIT = call("str_replace", path="calc.py", old_str="a - b", new_str="a + b")
 
@@ -53,6 +55,56 @@ def test_a_summary_a_question_aside_and_the_newest_thoughts_are_shown(start: Sta
     terminal.see("Forty-two.")
     terminal.type("/context", ENTER)
     terminal.see("turns 1 to 1 are summed up")
+
+
+def test_files_go_back_to_before_a_call_and_that_is_undone(start: Start, root: Path) -> None:
+    add = call("bash", command="echo noted > notes")
+    terminal = ready(start(in_order(EDIT, add, say("Both done.")), "--mode", "auto"))
+    terminal.type("repair it", ENTER)
+    terminal.see("Both done.")
+    terminal.see("tokens · /help")
+    terminal.type("/rewind", ENTER)
+    terminal.see("Back to before which turn?")
+    terminal.type("1")
+    terminal.see("4. files alone, to before one of its calls")
+    terminal.type("4")
+    terminal.see("2. $ echo noted > notes")
+    terminal.type("2")
+    terminal.see("files as before: $ echo noted > notes")
+    assert not (root / "notes").exists()
+    assert (root / "calc.py").read_text().endswith("a + b\n")
+
+    terminal.type("/rewind", ENTER)
+    terminal.see("2. the files as they were before the newest /rewind")
+    terminal.type("2")
+    terminal.see("the files are as they were")
+    assert (root / "notes").read_text() == "noted\n"
+
+
+def test_a_shell_or_a_pager_that_is_not_there_is_said(start: Start) -> None:
+    count = call("bash", command="seq 100 > numbers")
+    environment = {"SHELL": "/nowhere/shell", "PAGER": "/nowhere/pager 'of mine'"}
+    terminal = ready(start(in_order(count, say("Counted.")), "--mode", "auto", **environment))
+    terminal.type("count", ENTER)
+    terminal.see("tokens · /help")
+    terminal.type("!ls", ENTER)
+    terminal.see("! [Errno 2] No such file or directory: '/nowhere/shell'")
+    terminal.see("tokens · /help")
+    terminal.type("/diff", ENTER)
+    terminal.see("/nowhere/pager")
+    terminal.see("tokens · /help")
+    terminal.type("/cost", ENTER)
+    terminal.see("tokens read")
+
+
+@pytest.mark.parametrize("editor", ["'no end", "/nowhere/editor", "false", "rm"])
+def test_an_editor_that_fails_loses_no_word(start: Start, editor: str) -> None:
+    terminal = ready(start(in_order(say("received")), VISUAL="", EDITOR=editor))
+    terminal.type("a beginning", CTRL_G)
+    terminal.see("the editor failed, or there is none; EDITOR names one")
+    terminal.type(" and an end", ENTER)
+    terminal.see("> a beginning and an end")
+    terminal.see("received")
 
 
 def test_before_the_first_turn_commands_say_that_there_is_nothing(start: Start, root: Path) -> None:

@@ -232,6 +232,34 @@ async def test_rewinding_restores_files_conversation_or_both(open_chat: Open, ro
         assert await chat.messages() == []
 
 
+@pytest.mark.parametrize("sandboxed", [True, False])
+async def test_what_the_user_changed_between_two_calls_is_kept_before_the_second(
+    open_chat: Open, root: Path, recorder: Recorder, sandboxed: bool
+) -> None:
+    remove = call("bash", command="rm -f mine calc.py")
+    script = in_order(EDIT, remove, say("gone"))
+
+    def while_the_user_writes(messages: Sequence[Message]) -> AssistantMessage:
+        if len(messages) == 4:  # The edit was made; the call that loses work comes next.
+            (root / "mine").write_text("by hand\n")
+        return script(messages)
+
+    async with open_chat(while_the_user_writes, sandboxed=sandboxed) as chat:
+        chat.choose(Mode.AUTO)
+        recorder.consents = [Consent(True)]
+        await chat.say("repair it")
+        assert not (root / "mine").exists()
+    async with open_chat(in_order(), sandboxed=sandboxed) as chat:
+        edited, removed = await chat.changed(chat.state.turns[-1])
+        assert [edited.call.name, removed.call.name] == ["str_replace", "bash"]
+        await chat.put_back(removed.before)
+        assert (root / "mine").read_text() == "by hand\n"
+        assert (root / "calc.py").read_text().endswith("a + b\n")
+        await chat.put_back(edited.before)
+        assert (root / "calc.py").read_text().endswith("a - b\n")
+        assert not (root / "mine").exists()
+
+
 async def test_a_fork_goes_its_own_way(open_chat: Open, tmp_path: Path) -> None:
     async with open_chat(in_order(say("1"), say("2"))) as chat:
         await chat.say("a")

@@ -97,6 +97,9 @@ def test_a_conversation_is_pushed_and_pulled_where_it_goes_on(
             terminal.see("Handed over as ")
             assert mimo("task", "watch", terminal.text.split("Handed over as ")[1].split(".")[0]).code == 0
             terminal.see_either("scripted")
+            terminal.type("/tasks", ENTER)
+            terminal.see("succeeded")
+            terminal.see_either("scripted")
             terminal.type("/pull", ENTER)
             terminal.see("Applied to")
             terminal.see("> repair it")
