@@ -75,6 +75,7 @@ class Commands:
             "/permissions": ("what is always allowed", self._permissions),
             "/mcp": ("other programs whose tools the agent may call", self._mcp),
             "/skills": ("what the agent can read up on", self._skills),
+            "/copy": ("the newest answer into the clipboard", self._copy),
             "/thinking": ("the newest thoughts in full", self._thinking),
             "/export": ("write the conversation to a Markdown file", self._export),
             "/init": ("have AGENTS.md written", self._init),
@@ -317,6 +318,15 @@ class Commands:
         else:
             self._screen.note("none; a folder of .agents/skills with a SKILL.md is one")
 
+    async def _copy(self, rest: str) -> None:
+        said = [message["content"] for message in await self._conversation.messages() if message["role"] == "assistant"]
+        newest = next(filter(str.strip, reversed(said)), "")
+        if not newest:
+            self._screen.note("nothing was answered yet")
+            return
+        self._screen.copy(newest)
+        self._screen.note(f"{len(newest):,} characters were handed to the terminal, for its clipboard")
+
     async def _thinking(self, rest: str) -> None:
         self._screen.note(self._screen.lines.last_thought or "(none)")
 
@@ -359,6 +369,7 @@ _KEYS = [
     ("Esc", "interrupt; twice: /rewind"),
     ("Shift-Tab", "plan, ask, accept edits, auto"),
     ("Up", "take back what is queued; what was typed before"),
+    ("Ctrl-R", "search what was typed before"),
     ("Ctrl-G", "write in your editor"),
     ("Ctrl-V", "the clipboard's image; or drop a file here"),
     ("Ctrl-O", "the newest output in full"),

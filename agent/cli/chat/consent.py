@@ -44,7 +44,7 @@ def form(call: ToolCall, asked: Asked, width: int) -> Form:
     if asked.parts and asked.parts[0].command is None and call.name != "bash":
         detail = [Text(named(call, room)), *edited(call, room, "Ctrl-O")]
     else:
-        detail = list(map(Text, _commands(asked.parts, room)))
+        detail = list(map(Text, _commands(call, asked.parts, room)))
     options = [(Choice.YES, "yes")]
     if all(part.kind is Kind.EDIT for part in asked.parts):
         options.append((Choice.ALL_EDITS, one_line("yes, and accept all edits from now on", room)))
@@ -53,13 +53,17 @@ def form(call: ToolCall, asked: Asked, width: int) -> Form:
     return Form(detail, (*options, (Choice.NO, "no"), (Choice.NO_BECAUSE, "no, and tell it why")))
 
 
-def _commands(parts: Sequence[Part], room: int) -> Iterator[str]:
-    """Each as long as its share of the lines allows; what is cut can be seen whole."""
+def _commands(call: ToolCall, parts: Sequence[Part], room: int) -> Iterator[str]:
+    """The line that they are parts of, and each as long as its share of the lines allows; what is cut can be seen
+    whole."""
+    line = named(call, room)
+    if call.name == "bash" and [f"$ {part.text}" for part in parts] != [line]:
+        yield line
     shown = parts[:_MOST_LINES]
     share = room * (_MOST_LINES // max(len(shown), 1))
     lines = [one_line(part.text, share - len(_meaning(part))) for part in shown]
     yield from (line + _meaning(part) for line, part in zip(lines, shown, strict=True))
-    if len(parts) > len(shown) or any(line.endswith("…") for line in lines):
+    if len(parts) > len(shown) or any(line.endswith("…") for line in (line, *lines)):
         yield "… Ctrl-O shows all of it"
 
 

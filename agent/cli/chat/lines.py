@@ -13,7 +13,7 @@ from agent.cli.chat.indented import Indented
 from agent.cli.progress import describe, ending
 from agent.cli.terminal import diff_style, one_line, printable
 from agent.events import GuardTripped, MessageTaken, QuestionAsked, StepMessage, ToolCompleted, ToolIntent
-from agent.types import Event, ToolCall, Usage
+from agent.types import Event, StopReason, ToolCall, Usage
 
 if TYPE_CHECKING:
     from agent.api.schemas import EventView
@@ -68,6 +68,8 @@ class Lines:
             case "guard.tripped":
                 tripped = GuardTripped.model_validate(event.body)
                 yield Text(f"  ! the answer went in circles ({tripped.pattern.replace('_', ' ')}); mended", "yellow")
+            case "run.stopped" if event.body["stop_reason"] == StopReason.CANCELLED:
+                yield Text("  interrupted", "yellow")
             case "view.compacted":
                 yield Text("  ↧ the context was full: earlier steps are summed up", "yellow")
             case "sandbox.lost":
@@ -135,7 +137,8 @@ def said(text: str) -> RenderableType:
 
 def thought(seconds: float, num_tokens: int, width: int) -> Text:
     """Thinking in one line; ``/thinking`` shows all of it."""
-    line = f"  ✻ thought for {seconds:.1f} s · {tokens(num_tokens)}"
+    took = f" for {seconds:.1f} s" if seconds >= 0.1 else ""
+    line = f"  ✻ thought{took} · {tokens(num_tokens)}"
     speed = f" · {num_tokens / seconds:.0f} tokens/s" if seconds >= 1 else ""
     return Text(line + (speed if cell_len(line + speed) <= width else ""), "dim")
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from prompt_toolkit.buffer import Buffer
-from prompt_toolkit.filters import Always, Filter, has_completions
+from prompt_toolkit.filters import Always, Filter, has_completions, is_searching
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.keys import Keys
 from prompt_toolkit.layout import (
@@ -19,6 +19,7 @@ from prompt_toolkit.layout import (
     Window,
 )
 from prompt_toolkit.layout.menus import CompletionsMenu
+from prompt_toolkit.widgets import SearchToolbar
 
 from agent.cli.chat.conversation import MAX_WORDS_CHARS
 from agent.cli.chat.entry import Pastes, Vocabulary, Words
@@ -110,8 +111,14 @@ class Prompt:
 
     def container(self) -> HSplit:
         mark = FormattedTextControl(lambda: [("class:title", "? " if self._answer else "> ")])
+        search = SearchToolbar(
+            ignore_case=True, forward_search_prompt="typed later: ", backward_search_prompt="typed before: "
+        )
         typed = Window(
-            BufferControl(self.buffer), height=Dimension(min=1, max=8), dont_extend_height=True, wrap_lines=True
+            BufferControl(self.buffer, search_buffer_control=search.control, preview_search=True),
+            height=Dimension(min=1, max=8),
+            dont_extend_height=True,
+            wrap_lines=True,
         )
         completions = CompletionsMenu(max_height=8)
         assert isinstance(completions.content, Window), completions.content
@@ -121,6 +128,7 @@ class Prompt:
                 Window(height=1, char="─", style="class:rule"),
                 VSplit([Window(mark, dont_extend_width=True, width=2), typed]),
                 ConditionalContainer(completions, has_completions),
+                search,
             ]
         )
 
@@ -129,6 +137,7 @@ class Prompt:
         Args:
             shown: whether the keys are the prompt's now.
         """
+        shown = shown & ~is_searching
         keys = KeyBindings()
         buffer = self.buffer
 

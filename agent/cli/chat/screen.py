@@ -5,12 +5,13 @@ Nothing above those lines is ever drawn again, so scrolling, selecting and tmux 
 
 import asyncio
 import time
+from base64 import b64encode
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from prompt_toolkit.application import Application
-from prompt_toolkit.filters import Condition, has_completions
+from prompt_toolkit.filters import Condition, has_completions, is_searching
 from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent, merge_key_bindings
 from prompt_toolkit.layout import ConditionalContainer, FormattedTextControl, HSplit, Layout, Window
@@ -179,6 +180,11 @@ class Screen(Audience):
         await self._scrollback.written()
         self._scrollback.interrupted()
         return await self._outside.run(command, cwd, text)
+
+    def copy(self, text: str) -> None:
+        """Into the clipboard of whoever sits before the terminal, also through ssh (xterm's control sequence 52)."""
+        self._app.output.write_raw(f"\x1b]52;c;{b64encode(text.encode()).decode()}\x07")
+        self._app.output.flush()
 
     async def attach(self, file: Path | None) -> None:
         """Write into the line what stands for the image of a file, or of the clipboard."""
@@ -383,8 +389,8 @@ class Screen(Audience):
 
     # What keys do, beside those of the prompt and the menu.
 
-    def _keys(self, typing: Condition) -> KeyBindings:
-        keys = KeyBindings()
+    def _keys(self, shown: Condition) -> KeyBindings:
+        keys, typing = KeyBindings(), shown & ~is_searching
 
         @keys.add("s-tab")
         def _(event: KeyPressEvent) -> None:
@@ -412,7 +418,7 @@ class Screen(Audience):
         def _(event: KeyPressEvent) -> None:
             self._escape()
 
-        @keys.add("c-c")
+        @keys.add("c-c", filter=~is_searching)
         @keys.add("<sigint>", filter=Condition(lambda: not self._outside.busy))
         def _(event: KeyPressEvent) -> None:
             self._interrupt_or_leave()

@@ -20,7 +20,7 @@ from typing import Any, Self
 import pyte
 
 ENTER, ESCAPE, TAB, UP, SHIFT_TAB, BACKSPACE = "\r", "\x1b", "\t", "\x1b[A", "\x1b[Z", "\x7f"
-CTRL_C, CTRL_D, CTRL_G, CTRL_O, CTRL_S, CTRL_V = "\x03", "\x04", "\x07", "\x0f", "\x13", "\x16"
+CTRL_C, CTRL_D, CTRL_G, CTRL_O, CTRL_R, CTRL_S, CTRL_V = "\x03", "\x04", "\x07", "\x0f", "\x12", "\x13", "\x16"
 
 _WRITE = ("1", "64")
 """Number of the system call, on x86-64 and arm64."""

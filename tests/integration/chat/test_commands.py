@@ -1,5 +1,6 @@
 """What begins with a slash, typed at the real program."""
 
+from base64 import b64encode
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from agent.testing import call, in_order
 from agent.types import AssistantMessage, Message
 from tests.integration.chat.conftest import Start, ready, say
-from tests.integration.chat.terminal import BACKSPACE, CTRL_D, CTRL_G, ENTER, ESCAPE, Terminal
+from tests.integration.chat.terminal import BACKSPACE, CTRL_D, CTRL_G, CTRL_R, ENTER, ESCAPE, Terminal
 
 EDIT = call("str_replace", path="calc.py", old_str="a - b", new_str="a + b")
 
@@ -107,9 +108,46 @@ def test_an_editor_that_fails_loses_no_word(start: Start, editor: str) -> None:
     terminal.see("received")
 
 
+def test_the_newest_answer_goes_to_the_terminals_clipboard(start: Start) -> None:
+    terminal = _repaired(start)
+    terminal.type("/copy", ENTER)
+    terminal.see("12 characters were handed to the terminal")
+    assert b"\x1b]52;c;" + b64encode(b"It adds now.") in terminal.raw
+
+
+def test_what_was_typed_before_is_searched_and_sent_again(start: Start) -> None:
+    terminal = ready(start(in_order(say("First."), say("Second."), say("Third."))))
+    for words, answered in {"look at the parser": "First.", "something else": "Second."}.items():
+        terminal.type(words, ENTER)
+        terminal.see(answered)
+        terminal.see("tokens · /help")
+    terminal.type(CTRL_R)
+    terminal.see("typed before:")
+    terminal.type("PARS")
+    terminal.see("> look at the parser\ntyped before: PARS")
+    terminal.type(ENTER)
+    terminal.see_no_more("typed before:")
+    terminal.type(ENTER)
+    terminal.see("Third.")
+    terminal.see("> look at the parser", times=2)
+
+
+def test_a_question_shows_the_line_that_a_part_of_is_asked_for(start: Start) -> None:
+    terminal = ready(start(in_order(call("bash", command="cat calc.py; rm calc.py"), say("as you like"))))
+    terminal.type("clean up", ENTER)
+    terminal.see("$ cat calc.py; rm calc.py\n  rm calc.py  (can lose work)\n")
+    terminal.type("3")
+    terminal.see("as you like")
+
+
 def test_before_the_first_turn_commands_say_that_there_is_nothing(start: Start, root: Path) -> None:
     terminal = ready(start(in_order()))
-    nothing = {"/rewind": "nothing to go back to", "/diff": "nothing was done yet", "/thinking": "(none)"}
+    nothing = {
+        "/copy": "nothing was answered yet",
+        "/rewind": "nothing to go back to",
+        "/diff": "nothing was done yet",
+        "/thinking": "(none)",
+    }
     for name, words in nothing.items():
         terminal.type(name, ENTER)
         terminal.see(words)
