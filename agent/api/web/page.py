@@ -11,7 +11,7 @@ from fastapi.routing import APIRoute
 from agent.api.auth import needs
 from agent.api.problems import Problem
 from agent.api.web.html import Templates
-from agent.errors import InvalidCursor, TaskOver, UnknownTask
+from agent.errors import InvalidCursor, RequestUnderWay, TaskOver, UnknownTask
 from agent.identity import Scope
 
 
@@ -33,6 +33,8 @@ class _PageRoute(APIRoute):
                 return _problem_page(request, _UNKNOWN)
             except TaskOver:
                 return _problem_page(request, _OVER)
+            except RequestUnderWay:
+                return _problem_page(request, _UNDER_WAY)
             except (InvalidCursor, RequestValidationError):
                 return _problem_page(request, _MEANINGLESS)
 
@@ -41,6 +43,7 @@ class _PageRoute(APIRoute):
 
 _UNKNOWN = Problem(HTTPStatus.NOT_FOUND, "", "No task has this id.", remedy="It may be another project's.")
 _OVER = Problem(HTTPStatus.CONFLICT, "", "The task is over.", remedy="Nothing can be said to it any more.")
+_UNDER_WAY = Problem(HTTPStatus.CONFLICT, "", "The same form is being worked on.", remedy="Look in the list of tasks.")
 _MEANINGLESS = Problem(
     HTTPStatus.UNPROCESSABLE_ENTITY, "", "The address means nothing here.", remedy="Go on from here."
 )

@@ -1,5 +1,6 @@
 """The pages of tasks: the list, the form of a new one, and one task from several sides."""
 
+import secrets
 from collections.abc import Sequence
 from hashlib import sha256
 from http import HTTPStatus
@@ -15,6 +16,7 @@ from agent.api.events import EventStream
 from agent.api.images import read_images as decoded
 from agent.api.images import with_problem
 from agent.api.lasting import lasts
+from agent.api.once import first_answer
 from agent.api.problems import Problem
 from agent.api.repos import resolve_repository
 from agent.api.schemas import Image
@@ -33,6 +35,8 @@ from agent.api.web.live import draw_entries, messages
 from agent.api.web.page import Html, page_router
 from agent.api.web.state import State, read_state
 from agent.store.artifacts import NewImage
+from agent.store.base import TaskRecord
+from agent.store.idempotency import Answer, Keyed
 from agent.types import Status, TaskRequest
 
 router = page_router("tasks:read")
@@ -87,19 +91,31 @@ async def new_task(
 
 @router.post("/tasks", dependencies=[needs("tasks:write")])
 async def submit(request: Request, shared: Shared, html: Html) -> Response:
+    """Queue a task; the same form sent twice, by whatever accident, is one."""
     form = await read_form(request)
-    try:
+
+    async def do(keyed: Keyed[Answer] | None) -> Answer:
         task, images = task_request(form), read_images(form)
         shown = _contents(shared, task, images)
         pinned = await resolve_repository(shared, task)
+        record = await shared.tasks.submit(
+            pinned,
+            created_by=shared.principal.subject,
+            message=with_problem(shown),
+            images=shown,
+            keyed=keyed and keyed.of(_submitted),
+        )
+        return _submitted(record)
+
+    # The form holds a text of its own: what was changed after going back is another task.
+    key = f"page {sha256(await request.body()).hexdigest()}" if form.get("once") else None
+    try:
+        answer, _ = await first_answer(shared, request, key, do)
     except Rejected as rejected:
         return await _task_form(request, shared, html, form, rejected.errors, HTTPStatus.UNPROCESSABLE_ENTITY)
     except Problem as problem:
         return await _task_form(request, shared, html, form, {"repository": problem.detail}, problem.status)
-    record = await shared.tasks.submit(
-        pinned, created_by=shared.principal.subject, message=with_problem(shown), images=shown
-    )
-    return RedirectResponse(f"/tasks/{record.id}", HTTPStatus.SEE_OTHER)
+    return RedirectResponse(f"/tasks/{answer.task_id}", HTTPStatus.SEE_OTHER)
 
 
 @router.get("/tasks/{task_id}")
@@ -158,6 +174,10 @@ async def show_details(request: Request, task_id: str, shared: Shared, html: Htm
     return _task_page(html, request, "details", await _state(shared, task_id))
 
 
+def _submitted(record: TaskRecord) -> Answer:
+    return Answer(task_id=record.id, status=HTTPStatus.SEE_OTHER, location=None, body="")
+
+
 async def _state(shared: Context, task_id: str) -> State:
     return await read_state(shared, await shared.tasks.get(task_id))
 
@@ -204,6 +224,7 @@ async def _task_form(
         "new_task.html",
         status,
         form=shown,
+        once=secrets.token_urlsafe(12),
         errors=errors,
         repositories=repositories,
         model_name=shared.model_name,

@@ -58,6 +58,33 @@ async def test_a_link_from_elsewhere_opens_for_whoever_is_signed_in(
     await expect(page.get_by_role("heading", name="add() subtracts")).to_be_visible()
 
 
+async def test_what_is_typed_outlives_the_session(guarded: str, tasks: ProjectStore, page: Page) -> None:
+    await page.goto(f"{guarded}/tasks/new")
+    await _sign_in(page, KEY)
+    await page.get_by_label("What is wrong").fill("add() subtracts")
+    await page.get_by_label("Repository").fill("/srv/calculator")
+    await page.context.clear_cookies()
+    await page.get_by_role("button", name="Submit task").click()
+    await expect(page.get_by_role("alert")).to_contain_text("You are signed out.")
+    async with page.expect_popup() as opened:
+        await page.get_by_role("alert").get_by_role("link", name="Sign in").click()
+    other = await opened.value
+    await _sign_in(other, KEY)
+    await other.wait_for_url("**/tasks")
+
+    await page.get_by_role("button", name="Submit task").click()
+    await page.wait_for_url("**/tasks/task_*")
+    assert [task.request.problem_statement for task in (await tasks.list_tasks()).tasks] == ["add() subtracts"]
+
+
+async def test_a_list_says_that_the_session_is_over(guarded: str, page: Page) -> None:
+    await page.goto(f"{guarded}/tasks")
+    await _sign_in(page, KEY)
+    await expect(page.get_by_role("heading", name="No tasks yet")).to_be_visible()
+    await page.context.clear_cookies()
+    await expect(page.get_by_role("alert")).to_contain_text("You are signed out.")
+
+
 async def test_sign_in_leads_to_no_other_site(guarded: str) -> None:
     async with httpx.AsyncClient(base_url=guarded, trust_env=False, timeout=60, headers={"Origin": guarded}) as http:
         for address in ("//elsewhere.example", "https://elsewhere.example", "/\\elsewhere.example", "x"):

@@ -147,6 +147,32 @@ async def test_keys_alone_submit_a_task_and_allow_what_it_asks_for(
     assert (event.body["decision"], event.body["scope"]) == ("allow", "once")
 
 
+async def test_a_form_is_sent_once_however_often_it_is_pressed(service: str, tasks: ProjectStore, page: Page) -> None:
+    await page.goto(f"{service}/tasks/new")
+    await page.get_by_label("What is wrong").fill("add() subtracts")
+    await page.get_by_label("Repository").fill("/srv/calculator")
+    submit = page.get_by_role("button", name="Submit task")
+    await page.context.set_offline(True)
+    await submit.click()
+    await expect(page.get_by_role("alert")).to_contain_text("cannot be reached")
+    await expect(page.get_by_label("What is wrong")).to_have_value("add() subtracts")
+
+    await page.context.set_offline(False)
+    await submit.dblclick()
+    await page.wait_for_url("**/tasks/task_*")
+    await page.go_back()
+    await submit.click()
+    await page.wait_for_url("**/tasks/task_*")
+    assert len((await tasks.list_tasks()).tasks) == 1
+
+    await page.go_back()
+    await page.get_by_label("What is wrong").fill("sub() adds")
+    await submit.click()
+    await page.wait_for_url("**/tasks/task_*")
+    problems = [task.request.problem_statement for task in (await tasks.list_tasks()).tasks]
+    assert problems == ["sub() adds", "add() subtracts"]
+
+
 async def test_a_question_is_answered(service: str, store: Store, tasks: ProjectStore, page: Page) -> None:
     submitted = await tasks.submit(task())
     agent = await Agent.claims(store)

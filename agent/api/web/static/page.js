@@ -15,6 +15,51 @@ addEventListener("submit", (event) => {
   if (question && !confirm(question)) event.preventDefault();
 });
 
+// What was typed is sent once, and only where the service answers and knows who asks: else it would be gone.
+const TYPED = "textarea, input:not([type=hidden])";
+let asked;
+addEventListener("submit", async (event) => {
+  const { target: form, submitter } = event;
+  if (form.method !== "post" || form.hasAttribute("hx-post") || form.id === "sign-in") return;
+  if (!form.querySelector(TYPED)) return;
+  if (form === asked) {
+    asked = null;
+    return;
+  }
+  event.preventDefault();
+  if (form.dataset.sent) return;
+  form.dataset.sent = "yes";
+  if (await answers()) {
+    asked = form;
+    form.requestSubmit(submitter);
+  } else delete form.dataset.sent;
+});
+addEventListener("pageshow", () => { // Somebody went back to it.
+  for (const form of document.querySelectorAll("[data-sent]")) delete form.dataset.sent;
+});
+
+async function answers() {
+  try {
+    const { status } = await fetch("/approvals/count", { cache: "no-store" });
+    trouble(status === 401 ? SIGNED_OUT : "");
+    return status !== 401;
+  } catch {
+    trouble("The service cannot be reached. Nothing was sent; what you typed is still here.");
+    return false;
+  }
+}
+
+const SIGNED_OUT = "You are signed out. What you typed is still here.";
+function trouble(text) {
+  const place = document.getElementById("trouble");
+  place.hidden = !text;
+  if (place.dataset.text === text) return; // Nothing is announced twice.
+  place.dataset.text = place.textContent = text;
+  if (text !== SIGNED_OUT) return;
+  const there = Object.assign(document.createElement("a"), { href: "/sign-in", target: "_blank", textContent: "Sign in" });
+  place.append(" ", there, " in another tab, and go on here.");
+}
+
 addEventListener("keydown", (event) => {
   const { form } = event.target;
   if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey) || !form) return;
@@ -102,7 +147,8 @@ if (signIn && !signIn.querySelector(".error")) {
 }
 
 addEventListener("htmx:afterRequest", (event) => {
-  const { elt: form, successful } = event.detail;
+  const { elt: form, successful, xhr } = event.detail;
+  if (successful || xhr.status === 401) trouble(successful ? "" : SIGNED_OUT);
   const said = form.querySelector("[data-said]");
   if (!said) return;
   if (successful) form.reset();
