@@ -120,6 +120,10 @@ class StoreTooNew(StoreUnavailable):
     """A newer release wrote what is read here. While all are brought up to date, others understand it."""
 
 
+class StoreDamaged(AgentError):
+    """What is stored of one thing is none that any release wrote; the rest of the store can be used."""
+
+
 class StoreError(AgentError):
     """The store cannot be opened; the message says why."""
 

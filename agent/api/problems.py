@@ -24,6 +24,7 @@ from agent.errors import (
     IdempotencyConflict,
     InvalidCursor,
     RequestUnderWay,
+    StoreDamaged,
     StoreTooNew,
     StoreUnavailable,
     TaskNotOver,
@@ -236,6 +237,11 @@ _AGENT_ERRORS: dict[type[AgentError], tuple[HTTPStatus, str, str]] = {
         HTTPStatus.CONFLICT,
         "request_under_way",
         "Wait as long as the Retry-After header says, s, and send the same request again.",
+    ),
+    StoreDamaged: (
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+        "store_damaged",
+        "DELETE /v1/tasks/{id} deletes an ended task that cannot be read; operators find it in the log.",
     ),
     StoreUnavailable: (HTTPStatus.SERVICE_UNAVAILABLE, "store_unavailable", "Try again in a moment."),
     StoreTooNew: (

@@ -527,7 +527,8 @@ class Store(Protocol):
     async def claim(self, worker_id: str, ttl_s: float) -> Claim | None:
         """Take the run whose turn it is, of those nobody owns (queued, or its lease ended); None where there is none.
 
-        ``agent.store.queue`` says whose turn it is.
+        ``agent.store.queue`` says whose turn it is. A run of which something cannot be read keeps none of the others
+        waiting: where it is damaged it fails, and where a newer release wrote it, it is left to a newer worker.
         """
 
     async def tidy(self, max_idle: timedelta, *, deliveries_kept_for: timedelta = DELIVERIES_KEPT_FOR) -> None:

@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, RowMapping, and_, func, or_, select, text, update
@@ -34,7 +35,15 @@ def claimable(now: datetime) -> ColumnElement[bool]:
     return and_(runs.c.status.in_(LIVING), unowned, ~parked)
 
 
-async def take_turn(transaction: Transaction, prices: Prices | None) -> RowMapping | None:
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """The run whose turn it is. Of its row no more is read here: a damaged one would hold up all others."""
+
+    run_id: str
+    task_id: str
+
+
+async def take_turn(transaction: Transaction, prices: Prices | None) -> Taken | None:
     """The run whose turn it is, its task's row locked; its project's account begins where the turn found it."""
     db, now = transaction.db, transaction.now
     if db.dialect.name == "postgresql":
@@ -42,14 +51,14 @@ async def take_turn(transaction: Transaction, prices: Prices | None) -> RowMappi
     turn = next_turn(await _accounts(db, now, prices), await _heads(db, now))
     if turn is None:
         return None
-    row = await _first(db, turn.head, now)
+    first = await _first(db, turn.head, now)
     # A user who changes the task meanwhile may have ended the run; the caller looks again.
-    await db.execute(select(tasks.c.position).where(tasks.c.task_id == row["task_id"]).with_for_update())
-    current = select(runs).where(runs.c.run_id == row["run_id"], claimable(now))
-    found = (await db.execute(current)).mappings().first()
-    if found is not None:
-        await _save(db, turn)
-    return found
+    await db.execute(select(tasks.c.position).where(tasks.c.task_id == first.task_id).with_for_update())
+    current = select(runs.c.run_id).where(runs.c.run_id == first.run_id, claimable(now))
+    if (await db.execute(current)).first() is None:
+        return None
+    await _save(db, turn)
+    return first
 
 
 async def position_of(
@@ -58,7 +67,8 @@ async def position_of(
     """Where the task's next run stands; None where none waits."""
     waiting = claimable(now)
     mine = (runs.c.project_id == project_id, runs.c.task_id == task_id)
-    query = select(runs).where(*mine, waiting).order_by(runs.c.due, runs.c.position).limit(1)
+    columns = (runs.c.due, runs.c.position, runs.c.background, runs.c.created_by)
+    query = select(*columns).where(*mine, waiting).order_by(runs.c.due, runs.c.position).limit(1)
     row = (await db.execute(query)).mappings().first()
     if row is None:
         return None
@@ -140,14 +150,15 @@ def _costs(used: UsedByUser, prices: Prices | None) -> dict[str, float] | None:
     return None if prices is None else {user: prices.cost(usage) for user, usage in used.items()}
 
 
-async def _first(db: AsyncConnection, head: Head, now: datetime) -> RowMapping:
+async def _first(db: AsyncConnection, head: Head, now: datetime) -> Taken:
     its = (
         runs.c.project_id == head.project_id,
         runs.c.created_by == head.user,
         runs.c.background == head.background,
     )
-    query = select(runs).where(*its, claimable(now)).order_by(runs.c.due, runs.c.position).limit(1)
-    return (await db.execute(query)).mappings().one()
+    query = select(runs.c.run_id, runs.c.task_id).where(*its, claimable(now))
+    row = (await db.execute(query.order_by(runs.c.due, runs.c.position).limit(1))).one()
+    return Taken(row.run_id, row.task_id)
 
 
 async def _save(db: AsyncConnection, turn: Turn) -> None:

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
+from json import JSONDecodeError
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
@@ -22,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import QueuePool
 
 from agent.config import Prices
-from agent.errors import LeaseLost, StoreUnavailable
+from agent.errors import LeaseLost, StoreDamaged, StoreUnavailable
 from agent.store.reasoning import BOX
 
 if TYPE_CHECKING:
@@ -180,6 +181,8 @@ async def _translated() -> AsyncIterator[None]:
         raise StoreUnavailable(f"the store cannot be used: {error.orig}") from error
     except sqlalchemy.exc.TimeoutError as error:
         raise StoreUnavailable("the store cannot be used: all its connections are busy") from error
+    except JSONDecodeError as error:
+        raise StoreDamaged(f"what is stored is no JSON: {error}") from error
 
 
 class OnDatabase(Protocol):

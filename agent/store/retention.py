@@ -11,6 +11,7 @@ from agent.errors import StoreError, TaskNotOver, UnknownTask
 from agent.identity import DEFAULT_PROJECT, Deed
 from agent.store.artifacts import Artifacts
 from agent.store.base import Project, RunResult
+from agent.store.damage import UNREADABLE, set_aside
 from agent.store.database import Database, Transaction, whole
 from agent.store.journal import derive_task, end_run
 from agent.store.rows import (
@@ -18,7 +19,8 @@ from agent.store.rows import (
     MOST_IDS,
     project_record,
     read_project,
-    run_record,
+    read_run,
+    read_runs,
 )
 from agent.store.tables import (
     artifacts,
@@ -174,13 +176,18 @@ class Retention:
     async def _end_idle(self, transaction: Transaction, task_id: str, run_id: str, max_idle: timedelta) -> bool:
         """Whether it was still idle, once its task's row was locked."""
         await transaction.db.execute(select(tasks.c.position).where(tasks.c.task_id == task_id).with_for_update())
-        query = select(runs).where(runs.c.run_id == run_id, _idle_since(transaction.now - max_idle))
-        row = (await transaction.db.execute(query)).mappings().first()
-        if row is None:
+        query = select(runs.c.run_id).where(runs.c.run_id == run_id, _idle_since(transaction.now - max_idle))
+        if (await transaction.db.execute(query)).first() is None:
             return False
-        error = f"nothing went on for {max_idle}"
-        result = RunResult(status=Status.EXPIRED, stop_reason=row["stop_reason"], patch=row["patch"], error=error)
-        await end_run(transaction, task_id, run_record(row), result)
+        try:
+            run = await read_run(transaction.db, run_id)
+            await read_runs(transaction.db, runs.c.task_id == task_id)
+        except UNREADABLE as error:
+            await set_aside(transaction, task_id, run_id, error)
+            return False
+        said = f"nothing went on for {max_idle}"
+        result = RunResult(status=Status.EXPIRED, stop_reason=run.stop_reason, patch=run.patch, error=said)
+        await end_run(transaction, task_id, run, result)
         await derive_task(transaction, task_id)
         return True
 

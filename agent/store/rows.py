@@ -32,10 +32,11 @@ async def read_task(db: AsyncConnection, where: ColumnElement[bool], *, lock: bo
     return task_record(row, owned, await _submitted(db, row))
 
 
-async def _submitted(db: AsyncConnection, row: RowMapping) -> TaskRequest | None:
-    """With what was said before, as the log has it; None where the row has all: nothing else in a request is sealed."""
-    if not row["request"].get("conversation"):
-        return None
+async def _submitted(db: AsyncConnection, row: RowMapping) -> TaskRequest:
+    """With what was said before, as the log has it: nothing else in a request is sealed."""
+    request = stored_request(row["task_id"], row["request"])
+    if not request.conversation:
+        return request
     query = select(events.c.body).where(events.c.task_id == row["task_id"], events.c.seq == 1)
     body = opened(db, row["task_id"], (await db.execute(query)).scalar_one())
     # The rest is the row's: it leaves out what an older release may not know.
@@ -47,6 +48,11 @@ async def know_task(db: AsyncConnection, task_id: str) -> TaskRecord:
     task = await read_task(db, tasks.c.task_id == task_id)
     assert task is not None, task_id
     return task
+
+
+async def read_run(db: AsyncConnection, run_id: str) -> RunRecord:
+    """A run that is known to exist."""
+    return run_record((await db.execute(select(runs).where(runs.c.run_id == run_id))).mappings().one())
 
 
 async def read_runs(
@@ -67,7 +73,12 @@ async def read_events(db: AsyncConnection, where: ColumnElement[bool], limit: in
     columns = [events.c[name] for name in EVENT_FIELDS]
     query = select(*columns).where(where).order_by(events.c.seq).limit(limit)
     rows = (await db.execute(query)).mappings()
-    return tuple(Event.model_validate({**row, "body": opened(db, row["task_id"], row["body"])}) for row in rows)
+    return tuple(_event(db, row) for row in rows)
+
+
+def _event(db: AsyncConnection, row: RowMapping) -> Event:
+    content = {**row, "body": opened(db, row["task_id"], row["body"])}
+    return stored(Event, f"event {row['seq']} of task {row['task_id']}", content)
 
 
 async def read_project(db: AsyncConnection, project_id: str, *, lock: bool = False) -> Project:
@@ -127,6 +138,7 @@ def run_values(run: RunRecord) -> dict[str, Any]:
 def run_record(row: RowMapping) -> RunRecord:
     """
     Raises:
+        StoreDamaged: no release wrote it so.
         StoreTooNew: it has what this release does not know.
     """
     values = {name: row[name] for name in _RUN_FIELDS if name in row}
@@ -136,6 +148,7 @@ def run_record(row: RowMapping) -> RunRecord:
 def stored_request(task_id: str, content: Mapping[str, Any]) -> TaskRequest:
     """
     Raises:
+        StoreDamaged: no release wrote it so.
         StoreTooNew: it has what this release does not know.
     """
     return stored(TaskRequest, f"task {task_id}", content)

@@ -11,11 +11,21 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from agent.errors import ProjectExists, StoreTooNew
 from agent.log import Entry
 from agent.store.artifacts import Artifacts
-from agent.store.base import DELIVERIES_KEPT_FOR, USER_EVENTS, Claim, Project, ProjectStore, RunResult, TaskRecord
+from agent.store.base import (
+    DELIVERIES_KEPT_FOR,
+    USER_EVENTS,
+    Claim,
+    Project,
+    ProjectStore,
+    RunRecord,
+    RunResult,
+    TaskRecord,
+)
 from agent.store.batches import Batches
 from agent.store.blobs import Blobs
 from agent.store.claims import claimable, overspent_in, take_turn
-from agent.store.database import Database, whole
+from agent.store.damage import UNREADABLE, set_aside
+from agent.store.database import Database, Transaction, whole
 from agent.store.derive import advance
 from agent.store.drafts import Drafts
 from agent.store.identity import Identities
@@ -28,7 +38,6 @@ from agent.store.rows import (
     project_record,
     read_events,
     read_project,
-    run_record,
     save_run,
 )
 from agent.store.spending import Spending
@@ -93,32 +102,25 @@ class SqlStore:
 
     @whole
     async def claim(self, worker_id: str, ttl_s: float) -> Claim | None:
+        while await self._anything_waits():
+            async with self.database.writing() as transaction:
+                taken = await take_turn(transaction, self.database.prices)
+                if taken is None:
+                    return None
+                try:
+                    task = await know_task(transaction.db, taken.task_id)
+                    log = await read_events(transaction.db, events.c.run_id == taken.run_id)
+                except UNREADABLE as error:
+                    await set_aside(transaction, taken.task_id, taken.run_id, error)
+                else:
+                    run = next(run for run in task.runs if run.run_id == taken.run_id)
+                    return await _give(transaction, task.id, run, log, worker_id, ttl_s)
+        return None
+
+    async def _anything_waits(self) -> bool:
         async with self.database.reading() as db:
             waiting = select(runs.c.run_id).where(claimable(await self.database.now(db))).limit(1)
-            if (await db.execute(waiting)).first() is None:
-                return None
-        async with self.database.writing() as transaction:
-            now = transaction.now
-            row = await take_turn(transaction, self.database.prices)
-            if row is None:
-                return None
-            task_id, run = row["task_id"], run_record(row)
-            await let_go(transaction, run.run_id)
-            generation = run.generation + 1
-            body = {"worker_id": worker_id, "attempt": run.attempt}
-            event = await write_event(
-                transaction, task_id, "run.claimed", body, run_id=run.run_id, generation=generation
-            )
-            lease = {"lease_until": now + timedelta(seconds=ttl_s), "claimed_at": now}
-            await save_run(transaction.db, advance(run, event), **lease)
-            await begin_task(transaction, task_id)
-            await derive_task(transaction, task_id)
-            return Claim(
-                run_id=run.run_id,
-                task=await know_task(transaction.db, task_id),
-                generation=generation,
-                events=await read_events(transaction.db, events.c.run_id == run.run_id),
-            )
+            return (await db.execute(waiting)).first() is not None
 
     async def tidy(self, max_idle: timedelta, *, deliveries_kept_for: timedelta = DELIVERIES_KEPT_FOR) -> None:
         await Spending(self.database).tidy()  # First: what a deleted task used still counts.
@@ -223,6 +225,25 @@ class SqlStore:
             if ended_by is not None:
                 await requeue(transaction, task_id, parked, ended_by)
             await derive_task(transaction, task_id)
+
+
+async def _give(
+    transaction: Transaction, task_id: str, run: RunRecord, log: Sequence[Event], worker_id: str, ttl_s: float
+) -> Claim:
+    """
+    Args:
+        log: of the run.
+    """
+    await let_go(transaction, run.run_id)
+    generation = run.generation + 1
+    body = {"worker_id": worker_id, "attempt": run.attempt}
+    event = await write_event(transaction, task_id, "run.claimed", body, run_id=run.run_id, generation=generation)
+    lease = {"lease_until": transaction.now + timedelta(seconds=ttl_s), "claimed_at": transaction.now}
+    await save_run(transaction.db, advance(run, event), **lease)
+    await begin_task(transaction, task_id)
+    await derive_task(transaction, task_id)
+    task = await know_task(transaction.db, task_id)
+    return Claim(run_id=run.run_id, task=task, generation=generation, events=(*log, event))
 
 
 async def _waits_in_a_row(db: AsyncConnection, run_id: str) -> Sequence[Event]:

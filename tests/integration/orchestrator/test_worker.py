@@ -7,12 +7,13 @@ from typing import Any
 
 import anyio
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, text, update
 
 from agent.model import Completion, Delta, StreamGuard
 from agent.orchestrator.worker import MAX_FRUITLESS_CLAIMS, Worker
 from agent.store.base import Claim, TaskRecord
 from agent.store.journal import write_event
+from agent.store.rows import read_run
 from agent.store.sql import SqlStore
 from agent.store.tables import tasks
 from agent.testing import ScriptedModel, turns
@@ -304,6 +305,47 @@ async def test_a_run_whose_log_a_newer_release_wrote_is_left_to_a_newer_worker(
     reason = (await users(store).queue_position(first.id)).reason
     assert "a newer one wrote it" in reason or "waits for a worker" in reason
     assert await store.claim("newer", 60) is not None
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "content"),
+    [
+        ("tasks", "request", '{"repository": '),
+        ("tasks", "request", '{"repository": 5}'),
+        ("tasks", "request", "[]"),
+        ("runs", "usage", '{"prompt_tokens": '),
+        ("runs", "verdict", '{"kind": "verified", "evidence": 5}'),
+        ("events", "body", "{"),
+    ],
+)
+async def test_a_run_of_which_something_is_damaged_fails_and_keeps_no_other_waiting(
+    table: str,
+    column: str,
+    content: str,
+    store: SqlStore,
+    make_worker: MakeWorker,
+    make_request: MakeRequest,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    damaged = await users(store).submit(make_request())
+    claim = await store.claim("dead", 60)
+    assert claim is not None
+    await store.release(claim.run_id, claim.generation)
+    other = await users(store).submit(make_request())
+    async with store.database.writing() as transaction:
+        what = text(f"UPDATE {table} SET {column} = :content WHERE task_id = :task_id")
+        await transaction.db.execute(what, {"content": content, "task_id": damaged.id})
+
+    with caplog.at_level(logging.ERROR):
+        await make_worker(*REPAIR).drain()
+
+    assert (await users(store).get(other.id)).status is Status.SUCCEEDED
+    assert [record for record in caplog.records if damaged.id in record.getMessage()]
+    async with store.database.reading() as db:
+        run = await read_run(db, claim.run_id)
+        assert (await db.execute(select(tasks.c.status).where(tasks.c.task_id == damaged.id))).scalar() == "failed"
+    assert run.status is Status.FAILED
+    assert "damaged" in (run.error or "")
 
 
 @pytest.mark.parametrize("kind", ["message.added", "message.of_tomorrow"])
