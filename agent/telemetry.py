@@ -21,6 +21,7 @@ from agent.types import Event, TaskRequest
 if TYPE_CHECKING:  # An extra.
     from opentelemetry.context import Context
     from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.trace import SpanKind
 
 ENDPOINT_VARIABLE = "OTEL_EXPORTER_OTLP_ENDPOINT"
 """Where spans are sent (OTLP over HTTP). The exporter reads the other variables of OpenTelemetry by itself."""
@@ -49,21 +50,14 @@ class Telemetry:
         """The span of a request that submits tasks, within the caller's trace; yields what its runs are within."""
         from opentelemetry.trace import SpanKind
 
-        with self._tracer.start_as_current_span(
-            name,
-            _context(traceparent),
-            kind=SpanKind.SERVER,
-            record_exception=False,  # Its text may be the caller's.
-        ):
+        with self._current(name, _context(traceparent), kind=SpanKind.SERVER):
             yield _traceparent()
 
     @contextmanager
     def schedule(self, schedule_id: str) -> Iterator[str]:
         """The span of a schedule whose time has come, a trace of its own; yields it."""
         attributes = {"mimo.schedule.id": schedule_id}
-        with self._tracer.start_as_current_span(
-            "schedule", _context(None), attributes=attributes, record_exception=False
-        ):
+        with self._current("schedule", _context(None), attributes=attributes):
             yield _traceparent()
 
     def begin_trace(self, by: Literal["eval", "schedule"], cause: str) -> str:
@@ -88,10 +82,35 @@ class Telemetry:
             "gen_ai.conversation.id": task_id,
             "gen_ai.request.model": request.model.name or self._model,
         }
-        with self._tracer.start_as_current_span(
-            f"invoke_agent {request.profile}", _context(traceparent), attributes=attributes
-        ):
+        with self._current(f"invoke_agent {request.profile}", _context(traceparent), attributes=attributes):
             yield
+
+    @contextmanager
+    def _current(
+        self,
+        name: str,
+        context: "Context",
+        *,
+        kind: "SpanKind | None" = None,
+        attributes: Mapping[str, str] | None = None,
+    ) -> Iterator[None]:
+        """A span of what is done meanwhile. Of an exception it tells the class: its text may be anybody's."""
+        from opentelemetry.trace import SpanKind, Status, StatusCode
+
+        with self._tracer.start_as_current_span(
+            name,
+            context,
+            kind=kind or SpanKind.INTERNAL,
+            attributes=attributes,
+            record_exception=False,
+            set_status_on_exception=False,
+        ) as span:
+            try:
+                yield
+            except Exception as error:
+                span.set_attribute("error.type", type(error).__name__)
+                span.set_status(Status(StatusCode.ERROR))
+                raise
 
     def wrote(self, event: Event) -> None:
         """Hear of an event that was stored."""

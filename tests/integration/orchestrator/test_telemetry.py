@@ -1,5 +1,6 @@
 """Spans of a run, as a collector gets them."""
 
+import dataclasses
 import os
 import socket
 import sys
@@ -8,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import anyio
 import httpx
@@ -19,10 +21,11 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from agent.model import Completion
 from agent.orchestrator.worker import Worker
 from agent.store.sql import SqlStore
 from agent.telemetry import ENDPOINT_VARIABLE, Telemetry, open_telemetry, traceparent_of
-from agent.testing import ScriptedEndpoint
+from agent.testing import ScriptedEndpoint, ScriptedModel, call, turns
 from agent.types import AssistantMessage, Message, TaskRequest
 from tests.integration.orchestrator.conftest import REPAIR, persistent, users
 
@@ -31,6 +34,7 @@ pytestmark = pytest.mark.anyio
 MakeWorker = Callable[..., Worker]
 MakeRequest = Callable[..., TaskRequest]
 
+CANARY = "canary-5f1d"
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 TRACEPARENT = f"00-{TRACE}-b7ad6b7169203331-01"
 
@@ -103,6 +107,49 @@ async def test_run_is_one_trace_of_its_agent_answers_and_calls(
     assert {_told(span, "conversation.id") for span in spans} == {task.id}
     assert [_told(spans[0], f"usage.{kind}_tokens") for kind in ("input", "output")] == [100, 10]
     assert all(span.start_time and span.end_time and span.start_time <= span.end_time for span in spans)
+
+
+class _CanaryModel(ScriptedModel):
+    """Says a canary wherever something can be said, and fails with one in the end."""
+
+    async def complete(self, *args: Any, **kwargs: Any) -> Completion:
+        completion = await super().complete(*args, **kwargs)
+        message = completion.message
+        if message.tool_calls[0].name == "finish":
+            raise KeyError(CANARY)
+        said = {"content": f"I say {CANARY}.", "reasoning_content": f"I think {CANARY}."}
+        return dataclasses.replace(completion, message=message.model_copy(update=said))
+
+
+async def test_no_span_holds_what_was_asked_thought_said_or_run_or_how_it_failed(
+    store: SqlStore, make_worker: MakeWorker, make_request: MakeRequest
+) -> None:
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    task = await users(store).submit(make_request(problem_statement=f"Print {CANARY}."))
+    answers = (call("bash", command=f"echo {CANARY} | tee notes.txt"), call("finish", summary=CANARY))
+
+    await make_worker(model=_CanaryModel(turns(*answers)), telemetry=Telemetry(provider, "mimo")).drain()
+
+    failed = await users(store).get(task.id)
+    assert CANARY in (failed.error or "")
+    assert CANARY in "".join(str(event.body) for event in await users(store).events(task.id))
+    spans = exporter.get_finished_spans()
+    assert [span.name for span in spans] == ["chat mimo", "execute_tool bash", "invoke_agent native"]
+    assert (spans[-1].attributes or {})["error.type"] == "KeyError"
+    assert not [span.name for span in spans if CANARY in span.to_json()]
+
+
+async def test_a_failed_submission_tells_its_trace_no_text() -> None:
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+
+    with pytest.raises(ValueError, match=CANARY), Telemetry(provider, "mimo").submission(None):
+        raise ValueError(CANARY)
+
+    (span,) = exporter.get_finished_spans()
+    assert not span.status.is_ok
+    assert CANARY not in span.to_json()
 
 
 async def test_spans_reach_a_collector_where_the_environment_names_one(
