@@ -13,6 +13,8 @@ from httpx_sse import SSEError, aconnect_sse
 from agent.api.schemas import TaskView
 from agent.cli.failure import ExitCode, Failure
 from agent.config import ModelSettings
+from agent.history import assistant_message
+from agent.types import AssistantMessage, Message
 
 _TRIES = 3
 _MAX_PATCH_CHARS = 20_000
@@ -62,7 +64,7 @@ async def answer(form: AnswerForm, task: TaskView, said: str, model: ModelSettin
     Raises:
         Failure: it does not manage to, or cannot be asked.
     """
-    messages = [{"role": "user", "content": _question(form, task, said)}]
+    messages: list[Message] = [{"role": "user", "content": _question(form, task, said)}]
     enforced = True
     problem = "no answer"
     for _ in range(_TRIES):
@@ -78,7 +80,7 @@ async def answer(form: AnswerForm, task: TaskView, said: str, model: ModelSettin
         if not (problem := form.problem(text)):
             return text
         messages += [
-            {"role": "assistant", "content": text},
+            assistant_message(AssistantMessage(content=text)),
             {"role": "user", "content": f"Not of that schema: {problem}"},
         ]
     raise Failure(
@@ -94,7 +96,7 @@ def _question(form: AnswerForm, task: TaskView, said: str) -> str:
     )
 
 
-async def _ask(model: ModelSettings, messages: list[dict[str, str]], form: AnswerForm | None) -> str:
+async def _ask(model: ModelSettings, messages: list[Message], form: AnswerForm | None) -> str:
     body: dict[str, Any] = {
         "model": model.name,
         "messages": messages,

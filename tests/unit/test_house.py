@@ -102,6 +102,14 @@ def test_the_version_is_written_in_one_place() -> None:
     assert [path for path in sources if written.search(path.read_text("utf-8"))] == []
 
 
+def test_what_the_model_said_and_what_its_calls_gave_is_told_to_it_by_its_history_alone() -> None:
+    written = re.compile(r"""["']role["']\s*:\s*["'](assistant|tool)["']""")
+    folder = ROOT / "agent"
+    sources = {path.relative_to(folder).as_posix(): path.read_text("utf-8") for path in folder.rglob("*.py")}
+    found = {name for name, source in sources.items() if written.search(source) and not name.startswith("testing/")}
+    assert found == {"history.py"}
+
+
 def test_every_target_named_in_the_help_exists_and_sets_up_first() -> None:
     makefile = (ROOT / "Makefile").read_text("utf-8")
     for target in re.findall(r"@echo \"make ([\w-]+)", makefile):

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from agent.cli.chat.workplace import Workplace
 from agent.events import ApprovalDecided, ApprovalRequested, MessageAdded, RunStopped, StepMessage
-from agent.history import as_text, view
+from agent.history import as_text, observation_message, view
 from agent.inbox import Inbox
 from agent.log import Entry
 from agent.loop import run_loop
@@ -21,7 +21,7 @@ from agent.steps.settings import LoopSettings
 from agent.steps.user import Approve
 from agent.store.base import Claim, ProjectStore, RunResult, Store
 from agent.trajectory import steps
-from agent.types import Event, Message, Said, Status, StopReason, TaskRequest, WaitingOn
+from agent.types import Event, Message, Observation, Said, Status, StopReason, TaskRequest, WaitingOn
 from sandbox.errors import SandboxError, SandboxLost
 
 LEASE_TTL_S = 6.0
@@ -226,7 +226,7 @@ def said_about(request: TaskRequest, events: Sequence[Event]) -> list[Said]:
     if done and done[-1].message is not None:
         for call in done[-1].message.tool_calls[len(done[-1].results) :]:
             if call.id not in answered or len(done[-1].results) == 0:
-                messages.append({"role": "tool", "tool_call_id": call.id, "content": _INTERRUPTED})
+                messages.append(observation_message(Observation(call_id=call.id, text=_INTERRUPTED)))
     answered_by = {"model": request.model.name, "thinking": request.model.thinking}
     return [
         Said.model_validate(

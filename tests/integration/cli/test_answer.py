@@ -72,7 +72,9 @@ def test_a_question_needs_no_patch_and_a_wrong_answer_is_given_back_once_more(ru
     ended, requests = run(with_answers(GIVE_UP, '{"severity": "awful"}', '{"severity": "low"}'))
     assert ended.code == 0, ended.err
     assert json.loads(ended.out) == {"severity": "low"}
-    assert "'awful' is not one of" in requests[-1]["messages"][-1]["content"]
+    _, before, last = requests[-1]["messages"]
+    assert before == {"role": "assistant", "content": '{"severity": "awful"}', "reasoning_content": ""}
+    assert "'awful' is not one of" in last["content"]
 
 
 def test_an_answer_that_never_fits_is_a_failure_that_says_why(run: Run) -> None:
