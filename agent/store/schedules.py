@@ -16,7 +16,7 @@ from cronsim import CronSim, CronSimError
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import ColumnElement, RowMapping, Select, and_, delete, exists, insert, not_, or_, select, update
 
-from agent.errors import StoreTooNew, UnusableCron
+from agent.errors import StoreDamaged, StoreTooNew, UnusableCron
 from agent.identity import Deed
 from agent.store.database import Database, Transaction, whole
 from agent.store.ids import new_id
@@ -357,12 +357,15 @@ def _due(row: RowMapping) -> Due:
 
 
 def _due_if_known(row: RowMapping) -> Due | None:
-    """None for one that only a process of a newer release can serve."""
+    """None for one that only a process of a newer release can serve, and for a damaged one, which nobody can: the
+    others are served all the same."""
     try:
         return _due(row)
     except StoreTooNew as error:
         _log.warning("action=leave_schedule reason=%r", str(error))
-        return None
+    except StoreDamaged as error:
+        _log.error("action=leave_schedule reason=%r", str(error))
+    return None
 
 
 async def _note(transaction: Transaction, due: Due, target: str, action: str) -> None:

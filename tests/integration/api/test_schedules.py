@@ -440,6 +440,22 @@ async def test_schedule_of_a_newer_release_is_said_to_be_one_and_left_to_that(
         assert (await db.execute(select(schedules.c.taken_until).where(its))).scalar_one() is None
 
 
+async def test_a_damaged_schedule_keeps_no_other_from_being_served(
+    world: World, http: httpx.AsyncClient, process: tuple[Store, FastAPI]
+) -> None:
+    damaged, mine = await _schedule(http), await _schedule(http, name="mine")
+    async with process[0].database.writing() as transaction:
+        its = schedules.c.schedule_id == damaged["id"]
+        await transaction.db.execute(update(schedules).where(its).values(task={"repository": 5}))
+    world.now += timedelta(days=1)
+
+    assert await _serve(process[1]) == 1
+
+    assert (await _shown(http, mine))["last_task_id"] == (await _tasks(http))[0]["id"]
+    refused = await http.get(f"/v1/schedules/{damaged['id']}")
+    assert (refused.status_code, refused.json()["code"]) == (500, "store_damaged")
+
+
 async def test_schedules_and_evaluations_go_with_their_project(
     http: httpx.AsyncClient, process: tuple[Store, FastAPI]
 ) -> None:
