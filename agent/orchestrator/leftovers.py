@@ -54,7 +54,7 @@ class Leftovers:
         mark, file = await self._retention.mark(), self._folder / _MARK
         if not self._folder.is_dir():
             return False
-        if not file.exists():
+        if not (file.exists() and file.stat().st_size):  # Empty where its writer was killed, or had no room.
             file.write_text(mark, "ascii")
         same = file.read_text("ascii") == mark
         if not same:

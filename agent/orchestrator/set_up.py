@@ -54,7 +54,7 @@ class SetUps:
         await asyncio.to_thread(folder.mkdir, mode=0o700, parents=True, exist_ok=True)
         done = folder / "checkpoint"
         async with alone(folder / "turn"):
-            if not done.exists():
+            if not (done.exists() and done.stat().st_size):  # Empty where its writer was killed, or had no room.
                 checkpoint, outcome = await _run(tools, setup, place, CheckpointStore(folder))
                 await append("setup.completed", {"duration_s": outcome.run_s, "output": _end_of(outcome)})
                 done.write_text(checkpoint, "ascii")

@@ -123,6 +123,23 @@ async def test_what_a_project_shares_goes_with_it(
     assert len(kept(folder)) == 1
 
 
+async def test_a_mark_that_was_not_written_to_its_end_is_written_again(
+    store: SqlStore,
+    make_worker: Callable[..., Worker],
+    make_request: Callable[..., TaskRequest],
+    leftovers: Leftovers,
+    folder: Path,
+) -> None:
+    task = await users(store).submit(make_request())
+    await make_worker(*REPAIR).drain()
+    (folder / "store").write_text("")
+    await Retention(store.database).delete("default", task.id)
+
+    await leftovers.remove()
+
+    assert kept(folder) == set()
+
+
 async def test_the_folder_of_another_store_is_left_alone(
     store: SqlStore,
     make_worker: Callable[..., Worker],

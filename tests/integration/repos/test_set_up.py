@@ -1,5 +1,7 @@
 """A script of the repository makes its work tree ready, once."""
 
+from pathlib import Path
+
 import pytest
 
 from .conftest import Hosted, Service
@@ -38,6 +40,18 @@ async def test_a_second_task_of_the_same_commit_takes_what_was_kept(service: Ser
         assert [event["type"] for event in events].count("setup.completed") == num
     assert "+counted" in second["patch"]
     assert second["patch"].count("+counted") == 1
+
+
+async def test_what_was_not_written_to_its_end_is_made_again(service: Service, hosted: Hosted, tmp_path: Path) -> None:
+    await service.add(hosted, setup={"script": SCRIPT})
+    await service.done()
+    (kept,) = (tmp_path / "data" / "setups").glob("*/*/checkpoint")
+    kept.write_text("")
+
+    task = await service.done()
+
+    assert task["status"] == "succeeded"
+    assert kept.read_text()
 
 
 async def test_a_script_that_fails_ends_the_task_with_what_it_wrote(service: Service, hosted: Hosted) -> None:
