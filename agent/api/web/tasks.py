@@ -45,6 +45,9 @@ _FIRST_EVENTS = 200
 """So many events are in the page itself; the others come through the stream."""
 
 _PAGE_SIZE = 25
+_Words = Annotated[str, Query(max_length=256)]
+"""In titles and problems."""
+
 _QUEUE_SHOWN = 10
 """The list says of so many tasks where they stand in the queue: of those that come first."""
 
@@ -60,9 +63,10 @@ async def list_tasks(
     shared: Shared,
     html: Html,
     status: Annotated[Status | None, Query()] = None,
+    q: _Words = "",
     cursor: Annotated[str | None, Query()] = None,
 ) -> Response:
-    return html.page(request, "tasks.html", **await _listing(shared, status, cursor))
+    return html.page(request, "tasks.html", **await _listing(shared, status, q, cursor))
 
 
 @router.get("/tasks/rows")
@@ -72,9 +76,10 @@ async def refresh_tasks(
     html: Html,
     seen: Annotated[str, Query()],
     status: Annotated[Status | None, Query()] = None,
+    q: _Words = "",
 ) -> Response:
     """The newest tasks again, if they are not those that the page has seen."""
-    listing = await _listing(shared, status, None)
+    listing = await _listing(shared, status, q, None)
     if listing["seen"] == seen:
         return Response(status_code=HTTPStatus.NO_CONTENT)
     return html.page(request, "task_rows.html", **listing)
@@ -186,15 +191,23 @@ def _task_page(html: Templates, request: Request, tab: str, state: State, **valu
     return html.page(request, f"{tab}.html", task=state.task, state=state, tab=tab, **values)
 
 
-async def _listing(shared: Context, status: Status | None, cursor: str | None) -> dict[str, Any]:
+async def _listing(shared: Context, status: Status | None, words: str, cursor: str | None) -> dict[str, Any]:
     """What the list of tasks shows; ``seen`` changes when any of it does."""
-    page = await shared.tasks.list_tasks(status=status, cursor=cursor, limit=_PAGE_SIZE)
+    page = await shared.tasks.list_tasks(status=status, text=words or None, cursor=cursor, limit=_PAGE_SIZE)
     queued = [task.id for task in page.tasks if task.status is Status.QUEUED][-_QUEUE_SHOWN:]
     queue = {task_id: await shared.tasks.queue_position(task_id) for task_id in queued}
     state = [(task.id, task.last_seq, task.status, queue.get(task.id)) for task in page.tasks]
     seen = sha256(repr((state, page.next_cursor)).encode()).hexdigest()[:16]
-    statuses = tuple(Status)
-    return {"page": page, "status": status, "cursor": cursor, "seen": seen, "queue": queue, "statuses": statuses}
+    return {
+        "page": page,
+        "status": status,
+        "q": words,
+        "wanted": {name: value for name, value in (("status", status), ("q", words)) if value},
+        "cursor": cursor,
+        "seen": seen,
+        "queue": queue,
+        "statuses": tuple(Status),
+    }
 
 
 def _takes_images(shared: Context) -> bool:

@@ -171,6 +171,26 @@ async def test_the_list_follows_without_being_asked(
     await expect(page.locator(".row")).to_contain_text("verified")
 
 
+async def test_a_task_is_found_by_its_words(service: str, tasks: ProjectStore, page: Page) -> None:
+    for number in range(60):
+        problem = "the needle is here" if number == 3 else f"hay {number}"
+        await tasks.submit(task().model_copy(update={"problem_statement": problem}))
+    await page.goto(f"{service}/tasks")
+    search = page.get_by_label("Search in titles")
+    await search.fill("NEEDLE is")
+    await search.press("Enter")
+    await expect(page.locator(".row")).to_have_count(1)
+    await expect(page.locator(".row")).to_contain_text("the needle is here")
+    await page.get_by_role("link", name="Failed").click()
+    await expect(page.locator("#tasks")).to_contain_text("No task has these words and is failed.")
+    await page.get_by_role("link", name="All", exact=True).click()
+    await expect(page.locator(".row")).to_have_count(1)
+    await search.fill("hay")
+    await search.press("Enter")
+    await page.get_by_role("link", name="Older").click()
+    await expect(page.locator(".row").first).to_contain_text("hay 34")
+
+
 async def test_what_was_typed_stays_when_it_has_to_change(service: str, tasks: ProjectStore, page: Page) -> None:
     await page.goto(f"{service}/tasks/new")
     await page.get_by_label("What is wrong, or what do you want?").fill("add() subtracts")

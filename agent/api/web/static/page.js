@@ -15,13 +15,11 @@ addEventListener("submit", (event) => {
   if (question && !confirm(question)) event.preventDefault();
 });
 
-// What was typed is sent once, and only where the service answers and knows who asks: else it would be gone.
-const TYPED = "textarea, input:not([type=hidden])";
+// What took long to type is sent once, and only where the service answers and knows who asks: else it would be gone.
 let asked;
 addEventListener("submit", async (event) => {
   const { target: form, submitter } = event;
-  if (form.method !== "post" || form.hasAttribute("hx-post") || form.id === "sign-in") return;
-  if (!form.querySelector(TYPED)) return;
+  if (!("careful" in form.dataset)) return;
   if (form === asked) {
     asked = null;
     return;
