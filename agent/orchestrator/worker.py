@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from typing import Any
 
-from agent.errors import LeaseLost, StoreTooNew, StoreUnavailable
+from agent.errors import LeaseLost, StoreDamaged, StoreTooNew, StoreUnavailable
 from agent.events import check_known
 from agent.inbox import Inbox
 from agent.orchestrator.leftovers import Leftovers
@@ -191,7 +191,7 @@ class Worker:
             if said.get(task_id, 0) > kept.inbox.last_seq:
                 try:
                     kept.inbox.put(await self._store.user_events(task_id, after=kept.inbox.last_seq))
-                except StoreTooNew as error:
+                except (StoreDamaged, StoreTooNew) as error:
                     kept.lose(error)
 
     async def _renew(self) -> None:
@@ -242,9 +242,9 @@ class _Kept:
         self.claim = claim
         self.inbox = Inbox()
         self._gone = asyncio.Event()
-        self._reason: LeaseLost | StoreTooNew | None = None
+        self._reason: LeaseLost | StoreDamaged | StoreTooNew | None = None
 
-    def lose(self, reason: LeaseLost | StoreTooNew) -> None:
+    def lose(self, reason: LeaseLost | StoreDamaged | StoreTooNew) -> None:
         self._reason = reason
         self._gone.set()
 
@@ -252,6 +252,7 @@ class _Kept:
         """
         Raises:
             LeaseLost: another worker has the run now.
+            StoreDamaged: what its user said cannot be read.
             StoreTooNew: its user said what this release does not know.
         """
         await self._gone.wait()

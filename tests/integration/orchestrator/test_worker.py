@@ -364,3 +364,20 @@ async def test_a_run_is_left_to_a_newer_worker_when_its_user_says_what_only_that
 
     left = await users(store).get(task.id)
     assert (left.status, left.waiting_on) == (Status.WAITING, WaitingOn.CAPACITY)
+
+
+async def test_a_run_whose_user_said_what_cannot_be_read_fails_alone(
+    store: SqlStore, make_worker: MakeWorker, make_request: MakeRequest
+) -> None:
+    task = await users(store).submit(make_request())
+    model = HeldModel(held_from=1)
+    async with anyio.create_task_group() as group:
+        group.start_soon(make_worker(model=model).drain)
+        await model.asked.wait()
+        async with store.database.writing() as transaction:
+            event = await write_event(transaction, task.id, "message.added", {"message_id": "m1", "text": 5})
+            await transaction.db.execute(update(tasks).values(last_user_seq=event.seq))
+
+    failed = await users(store).get(task.id)
+    assert failed.status is Status.FAILED
+    assert "is damaged" in (failed.error or "")
