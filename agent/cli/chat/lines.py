@@ -13,7 +13,7 @@ from agent.cli.chat.indented import Indented
 from agent.cli.progress import describe, ending
 from agent.cli.terminal import diff_style, one_line, printable
 from agent.events import GuardTripped, MessageTaken, QuestionAsked, StepMessage, ToolCompleted, ToolIntent
-from agent.types import Event, StopReason, ToolCall, Usage
+from agent.types import Event, ToolCall, Usage
 
 if TYPE_CHECKING:
     from agent.api.schemas import EventView
@@ -68,8 +68,6 @@ class Lines:
             case "guard.tripped":
                 tripped = GuardTripped.model_validate(event.body)
                 yield Text(f"  ! the answer went in circles ({tripped.pattern.replace('_', ' ')}); mended", "yellow")
-            case "run.stopped" if event.body["stop_reason"] == StopReason.CANCELLED:
-                yield Text("  interrupted", "yellow")
             case "view.compacted":
                 yield Text("  ↧ the context was full: earlier steps are summed up", "yellow")
             case "sandbox.lost":
